@@ -1,0 +1,128 @@
+/* own_model.c -- a language model of one's own, out of the parts that llm.h's models are made of.
+ *
+ *     cc -O2 examples/own_model.c -o own_model -lm
+ *     ./own_model shakespeare.txt                          (without a file: llm.h)
+ *
+ * The neural probabilistic language model (Bengio et al., JMLR 3, 2003, eq. 1) on bytes: the last N
+ * are looked up in a table, and their vectors, side by side, go through two linear layers with a
+ * GELU between them to the logits of the next byte. Forward and backward are written out by hand.
+ * Expect a loss that falls from ln 256 = 5.5 to less than 2 nats per byte within seconds, and a
+ * sample that has the look of the file, without the sense. */
+#define LLM_IMPLEMENTATION
+#include "../llm.h"
+
+enum {
+    STEPS = 3000,
+    B = 256,                           /* examples of a step              */
+    N = 16,                            /* bytes that the model looks at   */
+    E = 16,                            /* width of a byte's vector        */
+    H = 256,                           /* width of the hidden layer       */
+    V = 256,                           /* bytes there are                 */
+    TABLE = 0,                         /* (V, E): where each parameter starts among all */
+    WEIGHT1 = TABLE + V * E,           /* (H, N E)                        */
+    BIAS1 = WEIGHT1 + H * N * E,       /* (H)                             */
+    WEIGHT2 = BIAS1 + H,               /* (V, H)                          */
+    BIAS2 = WEIGHT2 + V * H,           /* (V)                             */
+    N_PARAMETERS = BIAS2 + V
+};
+static float w[N_PARAMETERS], dw[N_PARAMETERS];                      /* parameters, gradient */
+static float adam_m[N_PARAMETERS], adam_v[N_PARAMETERS];
+static int32_t tokens[B * N], targets[B];
+static float x[B * N * E], h[B * H], g[B * H], logits[B * V], lse[B];
+static float dx[B * N * E], dh[B * H], dg[B * H], dlogits[B * V];
+static llm_error error;
+
+static void check(llm_result result) {
+    if (result == LLM_OK) return;
+    fprintf(stderr, "own_model: %s\n", error.message);
+    exit(1);
+}
+
+/* tokens (rows,N) -> logits (rows,V) */
+static void forward(llm_context *c, int rows) {
+    check(llm_embedding_forward(c, x, tokens, w + TABLE, rows * N, V, E, &error));
+    check(llm_linear_forward(c, h, x, w + WEIGHT1, w + BIAS1, rows, N * E, H));
+    llm_gelu_forward(c, g, h, (size_t)rows * H);
+    check(llm_linear_forward(c, logits, g, w + WEIGHT2, w + BIAS2, rows, H, V));
+}
+
+/* the forward's lines from last to first: dw = gradient of the mean loss, which is returned */
+static float backward(llm_context *c) {
+    float loss = 0;
+    memset(dw, 0, sizeof dw);          /* backwards add */
+    memset(dx, 0, sizeof dx);
+    memset(dh, 0, sizeof dh);
+    memset(dg, 0, sizeof dg);
+    memset(dlogits, 0, sizeof dlogits);
+    check(llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0, LLM_MEAN,
+                                    &error));
+    check(llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0, LLM_MEAN,
+                                     &error));
+    check(llm_linear_backward(c, dg, dw + WEIGHT2, dw + BIAS2, dlogits, g, w + WEIGHT2, B, H, V));
+    llm_gelu_backward(c, dh, dg, h, (size_t)B * H);
+    check(llm_linear_backward(c, dx, dw + WEIGHT1, dw + BIAS1, dh, x, w + WEIGHT1, B, N * E, H));
+    check(llm_embedding_backward(c, dw + TABLE, dx, tokens, B * N, V, E, &error));
+    return loss;
+}
+
+int main(int argc, char **argv) {
+    static unsigned char text[1 << 20];                        /* of a longer file, the start */
+    const char *path = argc > 1 ? argv[1] : "llm.h";
+    FILE *file = fopen(path, "rb");
+    const size_t size = file ? fread(text, 1, sizeof text, file) : 0;
+    llm_context *c = llm_context_create(1, NULL, &error);      /* too little work for two threads */
+    llm_train_desc schedule;
+    llm_sampling sampling;
+    double sum = 0;
+    int step, b, i;
+
+    snprintf(error.message, sizeof error.message, "%s: %s", path,
+             file ? "too short" : strerror(errno));
+    check(size > N ? LLM_OK : LLM_ERR_IO);
+    fclose(file);
+    check(c ? LLM_OK : LLM_ERR_MEMORY);
+
+    for (i = 0; i < N_PARAMETERS; i++) {                       /* 1/sqrt of the inputs, no biases */
+        const float scale = i < WEIGHT1 ? 0.1f : i < BIAS1 ? 1 / sqrtf(N * E) : 1 / sqrtf(H);
+        const int is_bias = (i >= BIAS1 && i < WEIGHT2) || i >= BIAS2;
+        w[i] = is_bias ? 0 : scale * llm_random_normal(1, (uint64_t)i);
+    }
+    memset(&schedule, 0, sizeof schedule);
+    schedule.learning_rate = 3e-3f;
+    schedule.warmup_steps = 50;
+    schedule.max_steps = STEPS;
+
+    for (step = 1; step <= STEPS; step++) {
+        for (b = 0; b < B; b++) {
+            const uint64_t at = llm_random(2, (uint64_t)(step * B + b)) % (size - N);
+            for (i = 0; i < N; i++) tokens[b * N + i] = text[at + (uint64_t)i];
+            targets[b] = text[at + N];
+        }
+        forward(c, B);
+        sum += (double)backward(c);
+        llm_clip_grad_norm(c, dw, N_PARAMETERS, 1);
+        llm_adamw_update(c, w, adam_m, adam_v, dw, N_PARAMETERS, step,
+                         llm_learning_rate(&schedule, step - 1), 0.9f, 0.95f, 1e-8f, 0.01f, 1);
+        if (step == 1 || step % 250 == 0) {
+            printf("step %4d  loss %.3f nats per byte\n", step, sum / (step == 1 ? 1 : 250));
+            fflush(stdout);
+            sum = 0;
+        }
+    }
+
+    memset(&sampling, 0, sizeof sampling);
+    sampling.temperature = 0.7f;
+    for (i = 0; i < N; i++) tokens[i] = text[i];               /* it goes on from the start */
+    printf("\n%.*s", N, (const char *)text);
+    for (step = 0; step < 600; step++) {
+        int32_t next;
+        forward(c, 1);
+        check(llm_sample(c, &next, logits, V, &sampling, NULL, 0, (uint64_t)step, &error));
+        putchar((int)next);
+        for (i = 1; i < N; i++) tokens[i - 1] = tokens[i];
+        tokens[N - 1] = next;
+    }
+    printf("\n");
+    llm_context_free(c);
+    return 0;
+}

@@ -1,0 +1,8323 @@
+/* llm.h -- train and run GPT-2 and GPT-3 language models on a CPU. One header, no dependencies.
+ *
+ *   #define LLM_IMPLEMENTATION     in exactly ONE C or C++ file, before
+ *   #include "llm.h"               everywhere else, include it plainly
+ *   cc -O2 -fopenmp program.c -lm  -fopenmp is optional: without it, one thread
+ *
+ * WHAT IT IS
+ *   Forward and backward passes written by hand, and equal to PyTorch's to rounding; AdamW,
+ *   clipping, schedules; inference with a key-value cache, sampling, streaming; byte-level BPE,
+ *   which it also trains; Hugging Face directories in and out. C99 and C++11. Kernels for AVX2,
+ *   AVX-512, AMX, NEON and plain C are all compiled in, and chosen when the program runs: -march is
+ *   not needed.
+ *
+ * WHAT IT DOES NOT DO
+ *   GPUs, other model families, downloading, and talking to other machines (it hands over one
+ *   contiguous gradient buffer; MPI or anything else sums it). DeepSeek-V3, bf16 and fp8 training,
+ *   checkpoints of a trainer and token files are declared and answer LLM_ERR_UNSUPPORTED.
+ *
+ * A COMPLETE PROGRAM: learn a text, then go on with it
+ *
+ *   #define LLM_IMPLEMENTATION
+ *   #include "llm.h"
+ *   #include <stdio.h>
+ *
+ *   static const char text[] = "the cat sat on the mat. the dog sat on the log. ";
+ *   static int print(int32_t token, void *user) { (void)user; return putchar(token) == EOF; }
+ *
+ *   int main(void) {
+ *       llm_config config = {0};
+ *       llm_train_desc train = {0};
+ *       llm_generate_desc generate = {0};
+ *       llm_error err = {{0}, LLM_OK};
+ *       int32_t tokens[32], targets[32];
+ *       config.arch = LLM_ARCH_GPT2;
+ *       config.vocab_size = 256; config.max_seq_len = 64;             // bytes are the tokens here
+ *       config.d_model = 64; config.n_layers = 2; config.n_heads = 4;
+ *       train.batch_size = 1; train.seq_len = 32;
+ *       train.learning_rate = 3e-3f; train.max_steps = 300;
+ *       llm_model *model = llm_model_create(&config, NULL, &err);
+ *       llm_trainer *trainer = model ? llm_trainer_create(model, &train, &err) : NULL;
+ *       for (int step = 0; trainer && step < 300; step++) {
+ *           for (int i = 0; i < 32; i++) {
+ *               tokens[i] = text[(step + i) % 48];
+ *               targets[i] = text[(step + i + 1) % 48];
+ *           }
+ *           if (llm_trainer_step(trainer, tokens, targets, NULL, &err) != LLM_OK) break;
+ *       }
+ *       llm_session *session = err.code == LLM_OK ? llm_session_create(model, NULL, &err) : NULL;
+ *       tokens[0] = 't';
+ *       generate.max_new_tokens = 47;
+ *       generate.on_token = print;
+ *       if (session) llm_generate(session, tokens, 1, &generate, NULL, 0, NULL, &err);
+ *       puts(err.message);
+ *       llm_session_free(session);
+ *       llm_trainer_free(trainer);
+ *       llm_model_free(model);
+ *       return err.code != LLM_OK;
+ *   }
+ *
+ * CONTENTS: search for a tag to get there
+ *   >>api         the public declarations: results, configuration, context, model, training,
+ *                 inference, text, ops
+ *   Implementation, each section on those above it:
+ *   >>platform >>error >>memory >>types >>random >>cpu >>context >>parallel
+ *   >>gemm        every matrix product
+ *   >>linear >>embedding >>layernorm >>rmsnorm >>gelu >>softmax >>dropout
+ *   >>attention   in tiles, without a T x T matrix
+ *   >>loss        cross entropy, fused with the head
+ *   >>config      presets, defaults, validation, and the table of a model's tensors
+ *   >>model       parameters
+ *   >>gpt2        the model's forward and backward
+ *   >>adamw >>schedule >>trainer >>data
+ *   >>session >>sample >>generate
+ *   >>json >>file >>bpe >>safetensors >>load >>save
+ *   >>kernels     one text, included once per instruction set
+ *
+ * GLOSSARY
+ *   B sequences of T positions, rows = B T    V vocabulary    C d_model, the stream's width
+ *   L layers (blocks)    H heads    D head dim    F d_ffn          dx is the gradient of x
+ *   loss: nats per valid target, a target being valid unless it is LLM_IGNORE_INDEX
+ *
+ * MEMORY
+ *   A model owns parameters; a trainer gradients, two moments, saved activations and scratch; a
+ *   session caches and scratch: each a few large blocks, planned before any is taken. Nothing is
+ *   allocated in a step or per token. llm_train_memory says beforehand what a training takes. Where
+ *   an object is created from a model, the model must outlive it. Freeing NULL is fine.
+ *
+ * THREADS
+ *   No mutable global state. A const model may be used by any number of threads; a trainer, a
+ *   session and a context by one thread at a time. Inside, work is shared out by OpenMP if the
+ *   program is compiled with it. On Linux with AMX, the process asks the kernel once for its tile
+ *   registers.
+ *
+ * DETERMINISM
+ *   The same call on the same machine gives the same bits, from run to run and for any number of
+ *   threads. Instruction sets differ in rounding.
+ *
+ * ERRORS
+ *   Whatever can fail returns llm_result (or NULL) and fills the caller's llm_error: a code and one
+ *   line that names file, tensor, value and bound. A failed call leaves its objects as they were, a
+ *   failed save the old file. The library never exits, prints or asserts on input. Files are not
+ *   trusted.
+ *
+ * MACROS, each defined before the implementation is included
+ *   LLM_API         how functions are declared: extern
+ *   LLM_STATIC      all functions static: for a private copy in one file
+ *   LLM_MALLOC(n), LLM_FREE(p)   instead of malloc and free: both or neither
+ *   LLM_NO_STDIO    nothing that opens files; models and tokenizers load from memory
+ *   LLM_NO_SIMD     plain C kernels only
+ *   LLM_SELF        "llm.h": how this file includes itself, if you rename it
+ *
+ * REFERENCES
+ *   GPT-2         Radford et al. 2019, Language Models are Unsupervised Multitask Learners
+ *   GPT-3         Brown et al., arXiv:2005.14165
+ *   Attention     Vaswani et al., arXiv:1706.03762; in tiles: Dao et al., 2205.14135, 2307.08691
+ *   LayerNorm     Ba et al., arXiv:1607.06450        GELU   Hendrycks & Gimpel, arXiv:1606.08415
+ *   AdamW         Loshchilov & Hutter, arXiv:1711.05101
+ *   BPE           Sennrich et al., arXiv:1508.07909  gemm   Goto & van de Geijn, TOMS 34(3), 2008
+ *
+ * Licence: MIT or public domain, at your choice; see the end of the file.
+ */
+#ifndef LLMI_PASS       /* the kernels, at the end, are included again with LLMI_PASS defined */
+
+#if defined(LLM_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_DEFAULT_SOURCE) && \
+    !defined(_POSIX_C_SOURCE) && !defined(_XOPEN_SOURCE) && !defined(_GNU_SOURCE)
+  #define _DEFAULT_SOURCE 1            /* so that -std=c99 shows fsync, mmap and clock_gettime */
+#endif
+
+/* ============================================================================================
+ * >>api          the public declarations
+ *
+ * Shapes: B sequences, T positions, V vocabulary, C d_model, L layers, H heads; row-major.
+ * Every desc is zero-initialised by the caller ({0}, or NULL for all zero); a zero selects the
+ * default written beside a field, and LLM_OFF says "really zero" where zero means a default.
+ * Every llm_error pointer may be NULL; it is written on failure only.
+ * ========================================================================================== */
+#ifndef LLM_H
+#define LLM_H
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#ifndef LLM_API
+  #ifdef LLM_STATIC
+    #if defined(__GNUC__) && !defined(__TINYC__)
+      #define LLM_API __attribute__((unused)) static
+    #else
+      #define LLM_API static
+    #endif
+  #else
+    #define LLM_API extern
+  #endif
+#endif
+
+/* ---- results --------------------------------------------------------------------------------- */
+typedef enum llm_result {
+    LLM_OK = 0,
+    LLM_ERR_ARGUMENT,    /* a caller's value is out of range: the message names it and the bound */
+    LLM_ERR_MEMORY,      /* an allocation failed; everything is as before the call            */
+    LLM_ERR_IO,          /* open, read, write or rename failed: message has path and reason   */
+    LLM_ERR_FORMAT,      /* a file is malformed: message has path, tensor or byte offset      */
+    LLM_ERR_UNSUPPORTED, /* well-formed, but asks for something llm.h does not do             */
+    LLM_ERR_NUMERIC,     /* loss or gradient is not finite: the pending accumulation is       */
+                         /* dropped; weights, moments and step are unchanged; training can go on */
+    LLM_ERR_CANCELLED    /* a callback asked to stop                                          */
+} llm_result;
+
+typedef struct llm_error {
+    char message[252];   /* one line, always terminated */
+    llm_result code;
+} llm_error;
+
+/* Where memory comes from. Must be thread-safe if objects that share it are used in several
+ * threads. NULL where one is asked for means LLM_MALLOC and LLM_FREE. The struct is copied. */
+typedef struct llm_allocator {
+    void *(*allocate)(size_t size, void *user);          /* any alignment; NULL = out of memory */
+    void (*release)(void *memory, size_t size, void *user);
+    void *user;
+} llm_allocator;
+
+#define LLM_OFF (-1.0f)
+#define LLM_IGNORE_INDEX (-100)        /* a target that counts for nothing, as in PyTorch      */
+
+/* ---- configuration --------------------------------------------------------------------------- */
+typedef enum llm_arch { LLM_ARCH_NONE = 0, LLM_ARCH_GPT2, LLM_ARCH_DEEPSEEK_V3 } llm_arch;
+typedef enum llm_dtype {
+    LLM_F32 = 0, LLM_F16, LLM_BF16, LLM_F8_E4M3, LLM_I32, LLM_Q8, LLM_Q4
+} llm_dtype;
+
+typedef struct llm_config {
+    int vocab_size, max_seq_len, d_model, n_layers, n_heads;     /* all required, 1 or more    */
+    llm_arch arch;                    /* required                                             */
+    int d_ffn;                        /* GPT-2: 4 d_model                                     */
+    float norm_eps;                   /* 1e-5 GPT-2, 1e-6 DeepSeek                            */
+    float embd_pdrop, attn_pdrop, resid_pdrop; /* dropout in [0,1); acts in trainer forward only */
+    int tie_embeddings;               /* head = token embedding; presets set it, zeroed: untied */
+    /* MLA, DeepSeek-V3 (names as in its config.json) */
+    int q_lora_rank;                  /* 0 = full-rank query projection                       */
+    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim;
+    int v_head_dim;                   /* qk_nope_head_dim                                     */
+    int attention_bias;
+    int rope_half_split;              /* 0 = interleaved pairs (DeepSeek), 1 = rotate-half    */
+    float rope_theta;                 /* 10000                                                */
+    float yarn_factor;                /* 0 = plain RoPE                                       */
+    int yarn_original_max_seq_len;
+    float yarn_beta_fast, yarn_beta_slow;        /* 32, 1                                     */
+    float yarn_mscale, yarn_mscale_all_dim;
+    /* MoE */
+    int n_routed_experts;             /* 0 = dense everywhere                                 */
+    int n_shared_experts, num_experts_per_tok;
+    int n_group, topk_group;          /* 1, n_group                                           */
+    int moe_d_ffn, first_k_dense;
+    float routed_scaling_factor;      /* 1                                                    */
+    int norm_topk_prob;
+    /* MTP */
+    int mtp_depth;
+} llm_config;
+
+/* Fills *config with a named configuration, dropout 0. Names: gpt2 gpt2-medium gpt2-large gpt2-xl
+ * gpt2-tiny; gpt3-small gpt3-medium gpt3-large gpt3-xl gpt3-2.7b gpt3-6.7b gpt3-13b gpt3-175b
+ * (arXiv:2005.14165 table 2.1, with dense attention in every layer).
+ * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
+LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
+/* the i-th preset's name, in the order above; NULL past the last or for a negative i */
+LLM_API const char *llm_config_preset_name(int i);
+/* -> LLM_OK, LLM_ERR_ARGUMENT naming the first impossible field, its value and its bound, or
+ * LLM_ERR_UNSUPPORTED. Every function that takes a configuration calls it. */
+LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err);
+/* Number of parameters: with router biases, without MTP modules; the MTP modules' own; those that
+ * one token passes through, embedding and head counted. 0 for an invalid configuration. Nothing
+ * is allocated. */
+LLM_API uint64_t llm_config_param_count(const llm_config *config);
+LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config);
+LLM_API uint64_t llm_config_active_param_count(const llm_config *config);
+/* bytes of the key-value cache of one sequence of max_seq_len positions (0 = the model's), all
+ * layers, without MTP; GPT-2: 2 L C values per position. 0 for an invalid configuration or type */
+LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
+                                      llm_dtype cache_dtype);
+
+/* ---- context --------------------------------------------------------------------------------- */
+/* The kernels of this CPU, a number of threads, and scratch memory. Ops take one; a trainer and a
+ * session own one each. One thread at a time may use a context. */
+typedef struct llm_context llm_context;
+/* n_threads: 1 to 1024; 0 = what OpenMP says (omp_get_max_threads), 1 without OpenMP. NULL on
+ * failure. Results do not depend on n_threads, to the bit. */
+LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
+                                        llm_error *err);
+LLM_API void llm_context_free(llm_context *context);             /* NULL is fine */
+
+/* ---- model ----------------------------------------------------------------------------------- */
+/* Parameters. Any number of threads may use one model while nobody trains it. It must outlive
+ * its trainer and sessions. */
+typedef struct llm_model llm_model;
+typedef struct llm_tensor {
+    const char *name; /* as in the Hugging Face file, where dims and layout are the */
+    llm_dtype dtype;  /* same, too: "transformer.h.0.attn.c_attn.weight" is [in,out]; */
+    int n_dims;                       /* every expert is a tensor of its own                  */
+    int64_t dims[4];
+    void *data;                       /* row-major; valid while the object lives               */
+} llm_tensor;
+
+typedef struct llm_model_desc {
+    uint64_t seed;                    /* of the initialisation                                */
+    llm_dtype dtype;                  /* of matrix weights kept in memory; only F32 today     */
+    const llm_allocator *allocator;   /* used by the model, its trainers and sessions         */
+    int n_threads;                    /* 0 = what OpenMP says; default of trainers, sessions  */
+} llm_model_desc;
+
+/* A model with fresh weights: GPT-2: matrices N(0, 0.02), residual projections N(0, 0.02/sqrt(2L)),
+ * biases 0, norm weights 1. The same seed gives the same weights everywhere.
+ * -> NULL: invalid configuration, or LLM_ERR_MEMORY with nothing left behind */
+LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
+                                    llm_error *err);
+/* path: a directory in Hugging Face layout (config.json, model.safetensors or its sharded index),
+ * or one .safetensors file whose metadata holds the configuration. f16 and bf16 become f32. */
+LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
+LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
+                                         const void *safetensors, size_t size,
+                                         const llm_model_desc *desc, llm_error *err);
+/* Writes a directory that transformers' from_pretrained loads, in F32 or BF16: each file
+ * atomically; a mixture of two generations of files is detected on load. */
+LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
+                                  llm_error *err);
+LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
+LLM_API const llm_config *llm_model_config(const llm_model *model);   /* defaults resolved */
+LLM_API size_t llm_model_tensor_count(const llm_model *model);
+/* the i-th tensor; all zero past the last. Writing to data while nobody else uses the model is fine
+ */
+LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
+/* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
+ * Allocates what it needs and frees it; thread-safe. */
+LLM_API llm_result llm_model_logits(const llm_model *model, const int32_t *tokens, int B, int T,
+                                    float *logits, llm_error *err);
+/* log-probabilities (B,T), natural logarithm, of targets (B,T), without ever holding (B,T,V):
+ * scoring, perplexity. A target of LLM_IGNORE_INDEX gets 0. */
+LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens,
+                                   const int32_t *targets, int B, int T, float *logprobs,
+                                   llm_error *err);
+
+/* ---- training -------------------------------------------------------------------------------- */
+typedef enum llm_precision { LLM_FP32 = 0, LLM_BF16_MIXED, LLM_FP8_MIXED } llm_precision;
+/* Learning rate of update i = 0, 1, ... (lr: learning_rate, low: lr min_lr_ratio, W: warmup_steps,
+ * M: max_steps, D: decay_steps): lr (i+1)/W while i < W, and low from M on. Between:
+ *   LLM_COSINE    low + (lr - low) (1 + cos(pi (i-W)/(M-W))) / 2
+ *   LLM_LINEAR    lr + (low - lr) (i-W)/(M-W)
+ *   LLM_WSD       lr, then over the last D (0: a tenth of M) updates linearly to low
+ *   LLM_CONSTANT  lr, without an end */
+typedef enum llm_schedule { LLM_COSINE = 0, LLM_WSD, LLM_LINEAR, LLM_CONSTANT } llm_schedule;
+
+typedef struct llm_train_desc {
+    int batch_size, seq_len;          /* B, T: required                                       */
+    int grad_accum_steps;             /* 1                                                    */
+    float learning_rate;              /* 3e-4                                                 */
+    float min_lr_ratio;               /* 0.1; LLM_OFF = 0                                     */
+    int warmup_steps, max_steps, decay_steps;  /* 0; max_steps required but for CONSTANT      */
+    llm_schedule schedule;
+    float beta1, beta2, adam_eps;     /* 0.9, 0.95, 1e-8                                      */
+    float weight_decay;               /* 0.1, on tensors of 2 dims and more; LLM_OFF = none   */
+    float grad_clip;                  /* 1.0; LLM_OFF = none                                  */
+    float label_smoothing;            /* 0; below 1                                           */
+    float mtp_lambda;                 /* 0.3; LLM_OFF = 0                                     */
+    float router_bias_speed;          /* gamma, 0.001; LLM_OFF = none                         */
+    float router_aux_alpha;           /* sequence-wise balance loss, 0.0001; LLM_OFF = none   */
+    llm_precision precision;
+    int recompute;                    /* 1 = keep block inputs only, recompute in backward    */
+    uint64_t seed;                    /* dropout                                              */
+    int n_threads;                    /* the model's                                          */
+    size_t shard_first, shard_count;  /* optimizer state of this slice of the flat weights    */
+                                      /* only (ZeRO-1); 0,0 = all                             */
+} llm_train_desc;
+
+/* bytes; total is the sum of the others, parameters included */
+typedef struct llm_memory {
+    size_t parameters, gradients, optimizer, activations, scratch, total;
+} llm_memory;
+/* what a training will hold, before anything is allocated */
+LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
+                                    llm_memory *memory, llm_error *err);
+
+typedef struct llm_train_stats {      /* of the call, not of the accumulation                 */
+    int64_t step, tokens;             /* optimizer updates; tokens seen since the start       */
+    float loss, main_loss, mtp_loss[4]; /* nats per valid target; loss = main + lambda/D sum mtp */
+    float balance_loss;               /* alpha-weighted, summed over layers; not in loss      */
+    float perplexity, accuracy;       /* of the main head, without smoothing                  */
+    float grad_norm, learning_rate;   /* of the last update                                   */
+    float expert_load_max, expert_load_min;   /* relative to the mean; 0 where no MoE         */
+} llm_train_stats;                    /* no valid target in a batch: losses 0, weight 0       */
+
+/* A model has at most one trainer. One thread at a time. */
+typedef struct llm_trainer llm_trainer;
+LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *desc,
+                                        llm_error *err);
+LLM_API void llm_trainer_free(llm_trainer *trainer);             /* NULL is fine; the model stays */
+/* tokens, targets (B,T); targets[b,t] is the token that follows tokens[b,t], or LLM_IGNORE_INDEX.
+ * Runs the head's backward, too; each forward is completed by one backward before anything else
+ * (LLM_ERR_ARGUMENT otherwise). For a loss alone: evaluate. */
+LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *tokens,
+                                       const int32_t *targets, llm_train_stats *stats,
+                                       llm_error *err);
+LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err);   /* accumulates */
+/* AdamW (Loshchilov & Hutter, arXiv:1711.05101 algorithm 2) on the mean over all valid targets
+ * since the last update, after clipping by global norm (factor c/(norm + 1e-6) when below 1) */
+LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *stats, llm_error *err);
+/* the three above, updating every grad_accum_steps calls */
+LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
+                                    const int32_t *targets, llm_train_stats *stats, llm_error *err);
+/* loss without dropout; touches no weight, gradient, load or random state; B and T up to the desc's
+ */
+LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tokens,
+                                        const int32_t *targets, int B, int T,
+                                        llm_train_stats *stats, llm_error *err);
+/* One contiguous f32 buffer: the sum over micro-batches m of n_m g_m (g_m the gradient of m's whole
+ * loss, n_m its valid main targets), then a short tail: router loads and the sum of n_m. A SUM
+ * all-reduce of it makes several processes equal one with the batches together (exactly for the
+ * main loss; for MTP and balance where valid counts are equal). Update divides by the sum of n_m.
+ */
+LLM_API float *llm_trainer_gradients(llm_trainer *trainer, size_t *count);
+LLM_API double llm_trainer_gradient_scale(const llm_trainer *trainer); /* 1 / sum n; 0 where none */
+/* same order as the model's tensors, not scaled; data NULL where there is none (router bias) */
+LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i);
+/* for sharded optimizers: the flat weights, in the gradients' order; the sum of squares of a slice
+ * of the unscaled gradient; an update of a slice, with the norm of the whole scaled gradient */
+LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count);
+LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t first, size_t count);
+LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
+                                            double grad_norm, llm_train_stats *stats,
+                                            llm_error *err);
+/* everything that the next step depends on, weights too, so that a resumed run is bit-identical;
+ * atomic. user data: bytes of the caller's (the data position), kept in the file.
+ * save and load are LLM_ERR_UNSUPPORTED today. */
+LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err);
+LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err);
+LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
+                                             llm_error *err);
+LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *size);
+
+/* ---- training data: token files, mapped (LLM_ERR_UNSUPPORTED today) ---------------------------
+ */
+typedef struct llm_data llm_data;
+typedef struct llm_data_desc {
+    int batch_size, seq_len;
+    int sequential;                   /* 0 = shuffled windows, none twice in an epoch         */
+    uint64_t seed;
+    int rank, n_ranks;                /* 0, 1: this process's part of every batch             */
+} llm_data_desc;
+LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
+                                llm_error *err);
+LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
+                                  int32_t *targets, llm_error *err);
+LLM_API int64_t llm_data_token_count(const llm_data *data);
+LLM_API void llm_data_close(llm_data *data);
+
+/* ---- inference ------------------------------------------------------------------------------- */
+/* Key-value caches and scratch; one thread at a time. Keeps nothing derived from weights: after
+ * training steps, rewind to 0 and go on. A call of at most 16 rows takes the decode path, where
+ * each row's order of summation does not depend on how many rows there are: so batches equal single
+ * sequences to the bit. */
+typedef struct llm_session llm_session;
+typedef struct llm_session_desc {
+    int max_seq_len;                  /* the model's; not above it                            */
+    int n_sequences;                  /* 1                                                    */
+    llm_dtype cache_dtype;            /* F32, the only one today                              */
+    int speculate;                    /* 1 = keep caches for the MTP modules                  */
+    int n_threads;                    /* the model's                                          */
+} llm_session_desc;
+LLM_API llm_session *llm_session_create(const llm_model *model, const llm_session_desc *desc,
+                                        llm_error *err);
+LLM_API void llm_session_free(llm_session *session);             /* NULL is fine */
+/* Appends n >= 1 tokens to one sequence; logits (V) of the last, or NULL.
+ * -> LLM_ERR_ARGUMENT: a token outside [0,V), no such sequence, or length + n above max_seq_len;
+ * the cache is then as before */
+LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const int32_t *tokens,
+                                    int n, float *logits, llm_error *err);
+/* one token for each of the n_sequences (negative: skip that sequence, whose row of logits is left
+ * alone); logits (n_sequences,V) or NULL */
+LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
+                                          float *logits, llm_error *err);
+LLM_API int llm_session_length(const llm_session *session, int sequence); /* -1: no such sequence */
+/* forgets all positions from length on; 0 <= length <= the sequence's */
+LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int length,
+                                      llm_error *err);
+LLM_API size_t
+llm_session_cache_bytes(const llm_session *session); /* trunk; MTP only with speculate */
+
+/* Filters apply in transformers' order: repetition penalty, temperature, top-k, top-p, min-p. */
+typedef struct llm_sampling {
+    float temperature; /* 0 = greedy: the largest logit, the lowest id among equals */
+    int top_k;                        /* 0 = all                                              */
+    float top_p, min_p;               /* 0 = off; top_p of 1 is off, too                      */
+    float repetition_penalty;         /* 0 = off; arXiv:1909.05858 sec. 4.1                   */
+    uint64_t seed;
+} llm_sampling;
+typedef struct llm_generate_desc {
+    llm_sampling sampling;
+    int max_new_tokens;               /* 0 = as many as fit                                   */
+    const int32_t *stop_tokens;       /* a stop token is returned, then generation ends       */
+    int n_stop_tokens;
+    int speculate;                    /* 1 = draft with the MTP modules; needs the session's  */
+    int (*on_token)(int32_t token, void *user);   /* after each new token; non-zero cancels   */
+    void *user;
+} llm_generate_desc;
+typedef struct llm_generate_stats {
+    int n_prompt, n_generated, n_drafted, n_accepted;
+    double prefill_seconds, decode_seconds;
+} llm_generate_stats;
+/* Appends the prompt (n_prompt >= 1) to sequence 0 and generates. tokens (capacity) receives the
+ * new ones only; NULL where only on_token is wanted. Ends at a stop token, max_new_tokens, capacity
+ * or a full context: prompt + new = max_seq_len is legal (the last token is not evaluated).
+ * Cancelled: LLM_ERR_CANCELLED, with stats and tokens so far. Token i of a call draws the random
+ * number i of the seed: the same call on the same state gives the same text. */
+LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
+                                const llm_generate_desc *desc, int32_t *tokens, int capacity,
+                                llm_generate_stats *stats, llm_error *err);
+
+/* ---- text ------------------------------------------------------------------------------------ */
+/* Byte-level BPE. Text is arbitrary bytes; decode returns them exactly, special tokens included.
+ * Thread-safe once created. */
+typedef struct llm_tokenizer llm_tokenizer;
+/* a tokenizer.json under any name, or a directory with it or with vocab.json + merges.txt */
+LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
+                                          llm_error *err);
+LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
+                                                 const llm_allocator *allocator, llm_error *err);
+/* Learns merges from text (n bytes) with GPT-2's pattern until the vocabulary holds vocab_size
+ * tokens (257 or more: the bytes and <|endoftext|>) or nothing is left to merge. */
+LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab_size,
+                                           const llm_allocator *allocator, llm_error *err);
+/* writes a tokenizer.json that `tokenizers` and transformers read: at path if that ends in ".json",
+ * else into the directory path; atomic */
+LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
+                                      llm_error *err);
+LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer);       /* NULL is fine */
+LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer);
+LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text,
+                                    size_t n); /* id, or -1 */
+/* *count receives the full length even where capacity is smaller (then the first capacity are
+ * written). parse_special: 1 = special tokens written out in the text become themselves. */
+LLM_API llm_result llm_tokenizer_encode(const llm_tokenizer *tokenizer, const char *text, size_t n,
+                                        int parse_special, int32_t *tokens, size_t capacity,
+                                        size_t *count, llm_error *err);
+LLM_API llm_result llm_tokenizer_decode(const llm_tokenizer *tokenizer, const int32_t *tokens,
+                                        size_t n, char *text, size_t capacity, size_t *count,
+                                        llm_error *err);
+/* how many of the n bytes are whole UTF-8 characters: print those, keep the rest for later */
+LLM_API size_t llm_utf8_complete(const char *text, size_t n);
+
+/* ---- ops: the parts, for models of one's own --------------------------------------------------
+ * The context comes first, then outputs, saved values, inputs, weights, dims. Buffers do not
+ * overlap unless the comment says so. A forward overwrites its outputs; a backward ADDS to its d*
+ * outputs, and skips those that are NULL. dims are 0 or more; with a 0 among them there is nothing
+ * to do. An op that may need memory or checks tokens returns llm_result, with err as everywhere;
+ * the others cannot fail. */
+
+/* y (rows,n_out) = x (rows,n_in) weight^T + bias; weight (n_out,n_in), bias (n_out) or NULL */
+LLM_API llm_result llm_linear_forward(llm_context *context, float *y, const float *x,
+                                      const float *weight, const float *bias, int rows, int n_in,
+                                      int n_out);
+/* dx += dy weight;  dweight += dy^T x;  dbias += sum of dy over rows */
+LLM_API llm_result llm_linear_backward(llm_context *context, float *dx, float *dweight,
+                                       float *dbias, const float *dy, const float *x,
+                                       const float *weight, int rows, int n_in, int n_out);
+
+/* y (rows,width) = weight[tokens]; weight (vocab_size,width). LLM_ERR_ARGUMENT, nothing written: a
+ * token outside [0,vocab_size) */
+LLM_API llm_result llm_embedding_forward(llm_context *context, float *y, const int32_t *tokens,
+                                         const float *weight, int rows, int vocab_size, int width,
+                                         llm_error *err);
+/* dweight[tokens] += dy */
+LLM_API llm_result llm_embedding_backward(llm_context *context, float *dweight, const float *dy,
+                                          const int32_t *tokens, int rows, int vocab_size,
+                                          int width, llm_error *err);
+
+/* LayerNorm, arXiv:1607.06450 eq. 3: y = (x - mean) rstd weight + bias, rstd = 1/sqrt(var + eps),
+ * var biased. x, y (rows,width), y may be x; mean, rstd (rows) are saved for the backward, NULL
+ * where not wanted; weight, bias (width), bias may be NULL. */
+LLM_API void llm_layernorm_forward(llm_context *context, float *y, float *mean, float *rstd,
+                                   const float *x, const float *weight, const float *bias, int rows,
+                                   int width, float eps);
+/* h = (x - mean) rstd, g = dy weight:  dx += rstd (g - mean(g) - h mean(g h));  dweight += sum dy
+ * h; dbias += sum dy */
+LLM_API void llm_layernorm_backward(llm_context *context, float *dx, float *dweight, float *dbias,
+                                    const float *dy, const float *mean, const float *rstd,
+                                    const float *x, const float *weight, int rows, int width);
+
+/* RMSNorm, arXiv:1910.07467 eq. 4: y = x rstd weight, rstd = 1/sqrt(mean(x^2) + eps), saved (rows)
+ * or NULL */
+LLM_API void llm_rmsnorm_forward(llm_context *context, float *y, float *rstd, const float *x,
+                                 const float *weight, int rows, int width, float eps);
+/* h = x rstd, g = dy weight:  dx += rstd (g - h mean(g h));  dweight += sum dy h */
+LLM_API void llm_rmsnorm_backward(llm_context *context, float *dx, float *dweight, const float *dy,
+                                  const float *rstd, const float *x, const float *weight, int rows,
+                                  int width);
+
+/* GELU, tanh form, arXiv:1606.08415 sec. 2: y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); y
+ * may be x */
+LLM_API void llm_gelu_forward(llm_context *context, float *y, const float *x, size_t n);
+/* dx += dy gelu'(x) */
+LLM_API void llm_gelu_backward(llm_context *context, float *dx, const float *dy, const float *x,
+                               size_t n);
+
+/* y = exp(x - max) / sum exp(x - max) over each row of (rows,width); y may be x */
+LLM_API void llm_softmax_forward(llm_context *context, float *y, const float *x, int rows,
+                                 int width);
+/* dx += y (dy - sum(dy y)) */
+LLM_API void llm_softmax_backward(llm_context *context, float *dx, const float *dy, const float *y,
+                                  int rows, int width);
+
+/* y = x / (1-p) where element i is kept, else 0; kept: the 32-bit random number (seed, i) is at
+ * least p 2^32. p in [0,1). y may be x. The backward draws the same mask: dx += dy / (1-p) where
+ * kept. */
+LLM_API void llm_dropout_forward(llm_context *context, float *y, const float *x, size_t n, float p,
+                                 uint64_t seed);
+LLM_API void llm_dropout_backward(llm_context *context, float *dx, const float *dy, size_t n,
+                                  float p, uint64_t seed);
+
+/* Causal multi-head attention, arXiv:1706.03762 eq. 1, tiled as arXiv:2205.14135: no (T,T) matrix
+ * exists. Position t of sequence b has its H heads side by side, at (b T + t) stride; so the three
+ * parts of a fused projection (rows, 3 C) are q = qkv, k = qkv + C, v = qkv + 2 C with strides of 3
+ * C. */
+typedef struct llm_attention_dims {
+    int B, T, n_heads;
+    int qk_head_dim;                  /* of queries and keys                                  */
+    int v_head_dim;                   /* of values and output; qk_head_dim                    */
+    size_t q_stride, k_stride, v_stride;   /* floats from position to position; heads x dim   */
+    float scale;                      /* 1/sqrt(qk_head_dim)                                  */
+    float dropout;                    /* of the probabilities, [0,1)                          */
+    uint64_t seed;                    /* of the dropout mask                                  */
+} llm_attention_dims;
+/* out (B,T,H v_head_dim) = softmax(scale q k^T, keys up to the query's own) v; lse (B,H,T): the
+ * natural logarithm of each row's sum of exponentials, saved for the backward, or NULL */
+LLM_API llm_result llm_attention_forward(llm_context *context, float *out, float *lse,
+                                         const float *q, const float *k, const float *v,
+                                         const llm_attention_dims *dims, llm_error *err);
+/* dq, dk, dv have the strides of q, k, v; none may be NULL. P = exp(scale q k^T - lse), dP = dout
+ * v^T, dS = P (dP - sum(dout out)):  dq += scale dS k;  dk += scale dS^T q;  dv += P^T dout */
+LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float *dk, float *dv,
+                                          const float *dout, const float *out, const float *lse,
+                                          const float *q, const float *k, const float *v,
+                                          const llm_attention_dims *dims, llm_error *err);
+
+/* Cross entropy as torch.nn.functional.cross_entropy has it. logits (rows,V); a target is in [0,V)
+ * or LLM_IGNORE_INDEX, whose loss is 0. With s = label_smoothing in [0,1): loss of a row = (1-s)
+ * (lse - x_target) + s (lse - mean(x)). MEAN divides by the number of valid targets (0 where there
+ * is none; PyTorch has NaN). */
+typedef enum llm_reduction { LLM_MEAN = 0, LLM_SUM, LLM_NONE } llm_reduction;
+/* losses (rows) and lse (rows, saved for the backward) may be NULL; loss: the reduced one, NULL for
+ * LLM_NONE */
+LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, float *losses,
+                                             float *lse, const float *logits,
+                                             const int32_t *targets, int rows, int vocab_size,
+                                             float label_smoothing, llm_reduction reduction,
+                                             llm_error *err);
+/* dloss: gradient of the reduced loss (one value; NULL = 1), for LLM_NONE of every row's (rows).
+ * dlogits += dloss (softmax(x) - (1-s) onehot(target) - s/V) [/ valid targets for MEAN] */
+LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogits,
+                                              const float *dloss, const float *lse,
+                                              const float *logits, const int32_t *targets, int rows,
+                                              int vocab_size, float label_smoothing,
+                                              llm_reduction reduction, llm_error *err);
+
+/* AdamW, arXiv:1711.05101 algorithm 2, update number step = 1, 2, ...: with g = grad_scale grad,
+ * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
+ * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + decay w) */
+LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, float *v,
+                              const float *grad, size_t n, int64_t step, float learning_rate,
+                              float beta1, float beta2, float eps, float weight_decay,
+                              float grad_scale);
+/* Scales n gradients in place by min(1, max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_;
+ * returns the norm before. */
+LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm);
+/* of update number step = 0, 1, ...; see llm_schedule. Zero fields of desc take their defaults. */
+LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step);
+/* Draws from logits (V). history (n_history): tokens that the repetition penalty applies to, NULL
+ * with 0. counter selects the random number of sampling->seed. sampling may be NULL: greedy.
+ * -> LLM_ERR_NUMERIC where no logit is finite */
+LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float *logits,
+                              int vocab_size, const llm_sampling *sampling, const int32_t *history,
+                              int n_history, uint64_t counter, llm_error *err);
+/* Random numbers: SplitMix64 (Steele et al., OOPSLA 2014, fig. 16) addressed by counter. The n-th
+ * output of the generator with that seed, n = 0, 1, ...; the same everywhere. A new seed for a
+ * sub-stream is an output of another stream. */
+LLM_API uint64_t llm_random(uint64_t seed, uint64_t n);
+/* uniform in [0,1): the top 24 bits of llm_random */
+LLM_API float llm_random_uniform(uint64_t seed, uint64_t n);
+/* N(0,1) to six standard deviations: the sum of twelve uniform numbers of 16 bits less its mean
+ * (Irwin-Hall), from outputs 3n .. 3n+2: integers only, so the same everywhere */
+LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* LLM_H */
+/* ---------------------------------------------------------------------------------------------
+ * IMPLEMENTATION
+ * ------------------------------------------------------------------------------------------- */
+#if defined(LLM_IMPLEMENTATION) && !defined(LLMI_IMPLEMENTED)
+#define LLMI_IMPLEMENTED
+
+/* ============================================================================================
+ * >>platform     compilers, operating systems, and what is asked of them
+ * ========================================================================================== */
+#include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef _OPENMP
+  #include <omp.h>
+#endif
+
+/* POSIX is used where the headers show it. -std=c99 hides it unless a feature macro came before
+ * the first libc header (the top of this file sees to that where it is the first). */
+#ifndef LLMI_POSIX
+  #if !defined(__unix__) && !defined(__APPLE__)
+    #define LLMI_POSIX 0
+  #elif defined(__GLIBC__) && !defined(__USE_XOPEN2K8)
+    #define LLMI_POSIX 0
+  #elif !defined(__GLIBC__) && defined(__STRICT_ANSI__) && !defined(_DEFAULT_SOURCE) && \
+        !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
+    #define LLMI_POSIX 0
+  #else
+    #define LLMI_POSIX 1
+  #endif
+#endif
+#if LLMI_POSIX
+  #include <fcntl.h>
+  #include <sys/mman.h>
+  #include <sys/stat.h>
+  #include <sys/types.h>
+  #include <unistd.h>
+#elif defined(_WIN32) && !defined(LLM_NO_STDIO)
+  #include <direct.h>
+  #include <io.h>
+#endif
+
+/* Which kernel passes exist is decided here, before any target region: inside one, compilers
+ * disagree about __AVX2__ and its kin. */
+#if defined(__GNUC__) && !defined(__TINYC__) && defined(__x86_64__) && !defined(LLM_NO_SIMD) && \
+    !(defined(_WIN32) && !defined(__OPTIMIZE__))
+  #define LLMI_X86 1                 /* Windows, unoptimised: gcc does not align spilled vectors */
+#else
+  #define LLMI_X86 0
+#endif
+#if LLMI_X86 && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+  #define LLMI_AMX 1
+#else
+  #define LLMI_AMX 0
+#endif
+#if defined(__GNUC__) && !defined(__TINYC__) && defined(__aarch64__) && defined(__ARM_NEON) && \
+    !defined(LLM_NO_SIMD)
+  #define LLMI_NEON 1
+#else
+  #define LLMI_NEON 0
+#endif
+#if LLMI_X86
+  #include <cpuid.h>
+  #include <immintrin.h>
+#elif LLMI_NEON
+  #include <arm_neon.h>
+#endif
+
+#if defined(__clang__)
+  #define LLMI_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__) && !defined(__TINYC__)
+  #define LLMI_UNROLL _Pragma("GCC unroll 32")
+#else
+  #define LLMI_UNROLL
+#endif
+#if defined(__GNUC__) && !defined(__TINYC__)
+  #define LLMI_INLINE static inline __attribute__((always_inline, unused))
+  #define LLMI_NOINLINE static __attribute__((noinline))
+  #define LLMI_PREFETCH(p) __builtin_prefetch((const void *)(p))
+  #define LLMI_PREFETCH_WRITE(p) __builtin_prefetch((const void *)(p), 1)
+  #define LLMI_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#else
+  #define LLMI_INLINE static
+  #define LLMI_NOINLINE static
+  #define LLMI_PREFETCH(p) ((void)(p))
+  #define LLMI_PREFETCH_WRITE(p) ((void)(p))
+  #define LLMI_PRINTF(text, first)
+#endif
+#define LLMI_CAT_(a, b) a##b
+#define LLMI_CAT(a, b) LLMI_CAT_(a, b)
+
+static double llmi_seconds(void) {
+#if LLMI_POSIX
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)clock() / CLOCKS_PER_SEC;
+#endif
+}
+
+static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
+static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
+static size_t llmi_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
+
+/* ============================================================================================
+ * >>error        one line of text and a code, into the caller's llm_error
+ * ========================================================================================== */
+#define LLMI_TRY(call) do { llm_result try_ = (call); if (try_ != LLM_OK) return try_; } while (0)
+
+LLMI_PRINTF(3, 4)
+static llm_result llmi_fail(llm_error *err, llm_result code, const char *format, ...) {
+    if (err) {
+        va_list arguments;
+        size_t i;
+        va_start(arguments, format);
+        vsnprintf(err->message, sizeof err->message, format, arguments);
+        va_end(arguments);
+        for (i = 0; err->message[i]; i++)       /* names from files may hold anything */
+            if ((unsigned char)err->message[i] < 32 || err->message[i] == 127)
+                err->message[i] = '?';
+        err->code = code;
+    }
+    return code;
+}
+
+/* ============================================================================================
+ * >>memory       aligned blocks from the caller's allocator; sizes saturate at SIZE_MAX
+ * ========================================================================================== */
+#ifndef LLM_MALLOC
+  #define LLM_MALLOC(size) malloc(size)
+  #define LLM_FREE(memory) free(memory)
+#endif
+#define LLMI_ALIGN 64u
+    #define LLMI_HUGE                                                                              \
+        ((size_t)2 << 20) /* from 2 of these on, a block of our own asks for huge pages */
+
+static size_t llmi_mul(size_t a, size_t b) {
+    return b && a > SIZE_MAX / b ? SIZE_MAX : a * b;
+}
+static size_t llmi_add(size_t a, size_t b) {
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+static size_t llmi_round_up(size_t n, size_t to) {        /* SIZE_MAX stays */
+    return n > SIZE_MAX - to ? SIZE_MAX : (n + to - 1) / to * to;
+}
+
+typedef struct llmi_block { void *raw; size_t size; } llmi_block;     /* stands before the memory */
+
+/* size bytes, aligned to 64, not cleared; NULL with a message that says what it was for */
+static void *llmi_alloc(const llm_allocator *allocator, size_t size, const char *what,
+                        llm_error *err) {
+    const size_t align = !allocator && size >= 2 * LLMI_HUGE ? LLMI_HUGE : LLMI_ALIGN;
+    const size_t total = llmi_add(llmi_add(size, sizeof(llmi_block)), align);
+    llmi_block block;
+    char *memory;
+    block.raw = NULL;
+    if (total < SIZE_MAX / 2)
+        block.raw = allocator ? allocator->allocate(total, allocator->user) : LLM_MALLOC(total);
+    if (!block.raw) {
+        llmi_fail(err, LLM_ERR_MEMORY, "out of memory: %s needs %.1f MiB", what,
+                  (double)size / (1024.0 * 1024.0));
+        return NULL;
+    }
+    block.size = total;
+    memory = (char *)block.raw + sizeof block;
+    memory += (align - (uintptr_t)memory % align) % align;
+    memcpy(memory - sizeof block, &block, sizeof block);
+#if LLMI_POSIX && defined(MADV_HUGEPAGE)
+    if (align == LLMI_HUGE) (void)madvise(memory, size / LLMI_HUGE * LLMI_HUGE, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+static void llmi_release(const llm_allocator *allocator, void *memory) {
+    llmi_block block;
+    if (!memory) return;
+    memcpy(&block, (char *)memory - sizeof block, sizeof block);
+    if (allocator) allocator->release(block.raw, block.size, allocator->user);
+    else LLM_FREE(block.raw);
+}
+
+/* memory that grows to hold at least size bytes and keeps its first used ones; the old block is
+ * untouched on failure */
+static llm_result llmi_grow(const llm_allocator *allocator, void **memory, size_t *capacity,
+                            size_t used, size_t size, const char *what, llm_error *err) {
+    size_t larger;
+    void *fresh;
+    if (size <= *capacity) return LLM_OK;
+    larger = llmi_max(size, llmi_add(*capacity, *capacity / 2));
+    fresh = llmi_alloc(allocator, larger, what, err);
+    if (!fresh) return LLM_ERR_MEMORY;
+    if (used) memcpy(fresh, *memory, used);
+    llmi_release(allocator, *memory);
+    *memory = fresh;
+    *capacity = larger;
+    return LLM_OK;
+}
+/* ============================================================================================
+ * >>types        bf16 and f16 to f32, and f32 to bf16
+ * ========================================================================================== */
+static float llmi_float_of_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static float llmi_bf16_to_f32(uint16_t h) { return llmi_float_of_bits((uint32_t)h << 16); }
+
+#ifndef LLM_NO_STDIO
+static uint16_t llmi_f32_to_bf16(float value) { /* to nearest, ties to even; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+#endif
+
+static float llmi_f16_to_f32(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu,
+                   fraction = h & 0x3ffu;
+    if (exponent == 31) return llmi_float_of_bits(sign | 0x7f800000u | fraction << 13);
+    if (exponent == 0) { /* zero and subnormal: fraction 2^-24 */
+        const float value = (float)fraction * (1.0f / 16777216.0f);
+        return sign ? -value : value;
+    }
+    return llmi_float_of_bits(sign | (exponent + 112u) << 23 | fraction << 13);
+}
+
+/* ============================================================================================
+ * >>random       counter-based random numbers, the same on every machine
+ * ========================================================================================== */
+LLM_API uint64_t llm_random(uint64_t seed, uint64_t n) {
+    uint64_t z = seed + (n + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return z ^ (z >> 31);
+}
+
+LLM_API float llm_random_uniform(uint64_t seed, uint64_t n) {
+    return (float)(llm_random(seed, n) >> 40) * (1.0f / 16777216.0f);
+}
+
+LLM_API float llm_random_normal(uint64_t seed, uint64_t n) {
+    int32_t sum = 0, i;
+    for (i = 0; i < 3; i++) {
+        const uint64_t z = llm_random(seed, 3 * n + (uint64_t)i);
+        sum += (int32_t)(z & 0xffff) + (int32_t)(z >> 16 & 0xffff) + (int32_t)(z >> 32 & 0xffff) +
+               (int32_t)(z >> 48);
+    }
+    return (float)(sum - 12 * 65535 / 2) * (1.0f / 65536.0f);
+}
+
+/* ============================================================================================
+ * >>cpu          the table of kernels, one per instruction set; the text is in >>kernels
+ * ========================================================================================== */
+typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_update */
+    float beta1, beta2, eps, grad_scale;
+    float step_size;                   /* lr / (1 - beta1^step)  */
+    float root_correction;             /* 1 / sqrt(1 - beta2^step) */
+    float keep;                        /* 1 - lr decay           */
+} llmi_adamw;
+
+typedef struct llmi_kernels {
+    const char *name;
+    size_t w;                          /* floats in a vector                                    */
+    size_t mr, nr;                     /* tile of C that stays in registers                     */
+    size_t kc, mc, nc;                 /* blocks of A (mc,kc) for L2, of B (kc,nc) for L3       */
+    size_t k_group, value_bytes; /* of a panel: k is padded to the one, a value takes the other */
+    /* Panels: groups of mr rows of A (nr columns of B), padded with zeros, in the order in which
+     * block reads them. Element (i,j) of the source stands at [i row + j col]; one of the two is 1.
+     */
+    void (*pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k);
+    void (*pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
+    /* C (m,n) = [C +] A B [+ bias] from panels */
+    void (*block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
+                  size_t ldc, const float *bias, int accumulate);
+    /* y (m,n) = [y +] x (m,k) W [+ bias] for few rows; W unpacked, stored (n,k) for dot and (k,n)
+     * for axpy. What a row gets does not depend on the other rows, nor on where n was cut. */
+    void (*rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
+                     size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
+    void (*rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
+                      size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
+    /* vectors of n */
+    float (*dot)(const float *a, const float *b, size_t n);
+    double (*square_sum)(const float *x, size_t n);
+    float (*max)(const float *x, size_t n);                                  /* n >= 1 */
+    void (*add)(float *y, const float *a, const float *b, size_t n);         /* y = a + b */
+    void (*axpy)(float *y, float a, const float *x, size_t n);               /* y += a x */
+    void (*affine)(float *y, const float *x, float a, float b, size_t n);    /* y = a x + b */
+    float (*exp_sum)(float *y, const float *x, float a, float b,
+                     size_t n); /* sum of y = exp(a x - b); y NULL: sum only */
+    void (*softmax_backward)(float *dx, const float *dy, const float *y, float sum, float scale,
+                             size_t n, int accumulate); /* dx = [dx +] scale y (dy - sum) */
+    void (*gelu)(float *y, const float *x, size_t n);
+    void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
+                          int accumulate); /* y = gelu(x) too, unless NULL */
+    void (*adamw)(float *weight, float *m, float *v, const float *grad, size_t n,
+                  const llmi_adamw *step);
+    /* LayerNorm (centered) or RMSNorm of one row; the sums over rows of their weight gradients */
+    void (*norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
+                 const float *bias, size_t n, float eps, int centered);
+    void (*norm_backward)(float *dx, const float *dy, const float *x, const float *weight,
+                          float mean, float rstd, size_t n, int centered);
+    void (*norm_backward_weight)(float *dweight, float *dbias, const float *dy, const float *x,
+                                 const float *mean, const float *rstd, size_t rows, size_t ld,
+                                 size_t n);
+    void (*column_sum)(float *sum, const float *x, size_t rows, size_t ld, size_t n);   /* sum += */
+} llmi_kernels;
+
+static const llmi_kernels *llmi_kernels_at(int i);     /* defined after the passes */
+
+/* floats that k values of one lane take in a panel */
+static size_t llmi_panel(const llmi_kernels *kernels, size_t k) {
+    return llmi_round_up(k, kernels->k_group) * kernels->value_bytes / sizeof(float);
+}
+
+/* ============================================================================================
+ * >>context      kernels, threads, and memory that ops may use while they run
+ * ========================================================================================== */
+struct llm_context {
+    const llmi_kernels *kernels;
+    int n_threads;
+    llm_allocator allocator_copy;
+    const llm_allocator *allocator;    /* NULL or the copy */
+    float *a_panel, *b_panel; /* of gemm: the blocks of A and B at work, in one allocation */
+    void *scratch;                     /* of the op that runs now */
+    size_t scratch_size;
+};
+
+LLM_API void llm_context_free(llm_context *context) {
+    llm_allocator copy;
+    if (!context) return;
+    llmi_release(context->allocator, context->a_panel);
+    llmi_release(context->allocator, context->scratch);
+    copy = context->allocator_copy;
+    llmi_release(context->allocator ? &copy : NULL, context);
+}
+
+static int llmi_thread_count(int n_threads) {
+    if (n_threads > 0) return n_threads;
+#ifdef _OPENMP
+    n_threads = omp_get_max_threads();
+    return n_threads > 1024 ? 1024 : n_threads;
+#else
+    return 1;
+#endif
+}
+
+#define LLMI_A_ROWS 2048u              /* rows of A that are packed at a time */
+
+/* Kernels and threads; -> floats of A's panel, and in *both of A's and B's. Room for every table's
+ * blocks, as the context's table may be exchanged. */
+static size_t llmi_context_plan(llm_context *context, int n_threads, size_t *both) {
+    const llmi_kernels *kernels;
+    size_t a = 0, b = 0;
+    int i;
+    memset(context, 0, sizeof *context);
+    context->n_threads = llmi_thread_count(n_threads);
+    for (i = 0; (kernels = llmi_kernels_at(i)) != NULL; i++) { /* the last one is the fastest */
+        context->kernels = kernels;
+        a = llmi_max(a, LLMI_A_ROWS * llmi_panel(kernels, kernels->kc + 4));
+        b = llmi_max(b, kernels->nc * llmi_panel(kernels, kernels->kc + 4));
+    }
+    *both = a + b;
+    return a;
+}
+
+LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
+                                        llm_error *err) {
+    llm_context *context;
+    size_t a_panel, panels;
+    if (n_threads < 0 || n_threads > 1024) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "n_threads %d is not in [0, 1024]", n_threads);
+        return NULL;
+    }
+    context = (llm_context *)llmi_alloc(allocator, sizeof *context, "context", err);
+    if (!context) return NULL;
+    a_panel = llmi_context_plan(context, n_threads, &panels);
+    if (allocator) {
+        context->allocator_copy = *allocator;
+        context->allocator = &context->allocator_copy;
+    }
+    context->a_panel = (float *)llmi_alloc(allocator, panels * sizeof(float), "gemm panels", err);
+    if (!context->a_panel) {
+        llm_context_free(context);
+        return NULL;
+    }
+    context->b_panel = context->a_panel + a_panel;
+    return context;
+}
+
+/* At least size bytes of scratch, whose old contents are lost. A trainer or session asks once for
+ * its largest need, so that nothing is allocated in a step. */
+static llm_result llmi_scratch_reserve(llm_context *context, size_t size, llm_error *err) {
+    return llmi_grow(context->allocator, &context->scratch, &context->scratch_size, 0, size,
+                     "scratch", err);
+}
+
+/* Memory is carved from a base; with a NULL base the same code measures (the pointers are then
+ * NULL). */
+typedef struct llmi_arena { char *base; size_t used; } llmi_arena;
+
+static void *llmi_carve(llmi_arena *arena, size_t count, size_t size) {
+    void *memory = arena->base ? arena->base + arena->used : NULL;
+    arena->used = llmi_add(arena->used, llmi_round_up(llmi_mul(count, size), LLMI_ALIGN));
+    return memory;
+}
+static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
+    return (float *)llmi_carve(arena, count, sizeof(float));
+}
+
+/* ============================================================================================
+ * >>parallel     the one place where threads are used
+ *
+ * Work is cut into tasks by sizes of its own, never by the number of threads, and no two tasks
+ * write the same value: so results do not depend on the number of threads.
+ * ========================================================================================== */
+typedef void llmi_task(void *argument, size_t index, int thread);
+
+static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
+                          void *argument) {
+    ptrdiff_t i;
+#ifdef _OPENMP
+    if (context->n_threads > 1 && n_tasks > 1) {
+        #pragma omp parallel for schedule(dynamic, 1) num_threads(context->n_threads)
+        for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, omp_get_thread_num());
+        return;
+    }
+#else
+    (void)context;
+#endif
+    for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, 0);
+}
+
+/* ============================================================================================
+ * >>gemm         every matrix product: packing, blocking, threading
+ *
+ * Three loops of blocks around a tile (Goto & van de Geijn, ACM TOMS 34(3), 2008). An element of C
+ * is always summed over k in the same order, in equal slices of at most kc: however the rest is
+ * cut, the result has the same bits. Products of few rows read the weight once, unpacked: they are
+ * bound by memory.
+ * ========================================================================================== */
+#define LLMI_FEW_ROWS 16
+
+typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bias (n)] */
+    size_t m, n, k;
+    const float *a;
+    size_t a_row, a_col; /* A(i,j) at a[i a_row + j a_col]; one of the two is 1 */
+    const float *b; size_t b_row, b_col;
+    float *c; size_t ldc;
+    const float *bias;                 /* NULL = none */
+    int accumulate;
+} llmi_gemm;
+
+typedef struct llmi_gemm_job {
+    const llm_context *context;
+    const llmi_gemm *g;
+    size_t step;                       /* rows path: columns per task                       */
+    size_t i0, m, j0, n, k0, k;        /* the blocks of A and B at work                     */
+    size_t tiles, row_blocks;          /* tiles of A's rows, shared out evenly             */
+    size_t panels, column_blocks;      /* panels of B's columns, likewise                  */
+    size_t b_tasks;                    /* packing: B's tasks come first, then A's          */
+} llmi_gemm_job;
+
+static void llmi_gemm_rows_task(void *argument, size_t index, int thread) {
+    const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
+    const llmi_gemm *g = job->g;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t j = index * job->step, n = llmi_min(job->step, g->n - j);
+    const int dot = g->b_row == 1;
+    (void)thread;
+    (dot ? kernels->rows_dot : kernels->rows_axpy)(
+        g->m, n, g->k, g->a, g->a_row, g->b + j * g->b_col, dot ? g->b_col : g->b_row, g->c + j,
+        g->ldc, g->bias ? g->bias + j : NULL, g->accumulate);
+}
+
+#define LLMI_PACK_PANELS 4             /* panels per packing task */
+
+static void llmi_gemm_pack_task(void *argument, size_t index, int thread) {
+    const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
+    const llmi_gemm *g = job->g;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t panel = llmi_panel(kernels, job->k);
+    (void)thread;
+    if (index < job->b_tasks) {
+        const size_t j = index * LLMI_PACK_PANELS * kernels->nr;
+        kernels->pack_b(job->context->b_panel + j * panel,
+                        g->b + (job->j0 + j) * g->b_col + job->k0 * g->b_row, g->b_row, g->b_col,
+                        job->k, llmi_min(LLMI_PACK_PANELS * kernels->nr, job->n - j));
+    } else {
+        const size_t i = (index - job->b_tasks) * LLMI_PACK_PANELS * kernels->mr;
+        kernels->pack_a(job->context->a_panel + i * panel,
+                        g->a + (job->i0 + i) * g->a_row + job->k0 * g->a_col, g->a_row, g->a_col,
+                        llmi_min(LLMI_PACK_PANELS * kernels->mr, job->m - i), job->k);
+    }
+}
+
+static void llmi_gemm_block_task(void *argument, size_t index, int thread) {
+    const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
+    const llmi_gemm *g = job->g;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t panel = llmi_panel(kernels, job->k);
+    const size_t row = index / job->column_blocks, column = index % job->column_blocks;
+    const size_t i = row * job->tiles / job->row_blocks * kernels->mr;
+    const size_t m = llmi_min((row + 1) * job->tiles / job->row_blocks * kernels->mr, job->m) - i;
+    const size_t j = column * job->panels / job->column_blocks * kernels->nr;
+    const size_t n = llmi_min((column + 1) * job->panels / job->column_blocks * kernels->nr,
+                              job->n) -
+                     j;
+    (void)thread;
+    kernels->block(m, n, job->k, job->context->a_panel + i * panel,
+                   job->context->b_panel + j * panel, g->c + (job->i0 + i) * g->ldc + job->j0 + j,
+                   g->ldc, job->k0 == 0 && g->bias ? g->bias + job->j0 + j : NULL,
+                   job->k0 != 0 || g->accumulate);
+}
+
+static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
+    const llmi_kernels *kernels = context->kernels;
+    const size_t threads = (size_t)context->n_threads, mr = kernels->mr, nr = kernels->nr;
+    const size_t m_step = LLMI_A_ROWS / mr * mr, n_step = kernels->nc / nr * nr;
+    const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernels->kc));
+    const size_t k_step = llmi_max(
+        4, llmi_round_up(llmi_ceil_div(g->k, k_slices), llmi_max(4, kernels->k_group)));
+    llmi_gemm_job job;
+    if (g->m == 0 || g->n == 0) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.g = g;
+    if (g->m <= LLMI_FEW_ROWS && g->a_col == 1) {
+        const size_t share = llmi_round_up(llmi_ceil_div(g->n, threads), 64);
+        job.step = g->n * g->k < 32768 ? g->n : share;
+        if (g->b_row != 1) job.step = llmi_min(job.step, 4096 / g->m / 64 * 64); /* y stays in L1 */
+        llmi_parallel(context, llmi_ceil_div(g->n, job.step), llmi_gemm_rows_task, &job);
+        return;
+    }
+    for (job.i0 = 0; job.i0 < g->m; job.i0 += m_step)
+        for (job.k0 = 0; job.k0 == 0 || job.k0 < g->k; job.k0 += k_step)
+            for (job.j0 = 0; job.j0 < g->n; job.j0 += n_step) {
+                size_t a_tasks;
+                job.m = llmi_min(m_step, g->m - job.i0);
+                job.k = llmi_min(k_step, g->k - job.k0);
+                job.n = llmi_min(n_step, g->n - job.j0);
+                job.tiles = llmi_ceil_div(job.m, mr);
+                job.panels = llmi_ceil_div(job.n, nr);
+                job.row_blocks = llmi_ceil_div(job.m, kernels->mc);
+                if (threads > 1)
+                    job.row_blocks = llmi_min(llmi_round_up(job.row_blocks, threads), job.tiles);
+                job.column_blocks = threads > 1
+                                        ? llmi_min(llmi_ceil_div(4 * threads, job.row_blocks),
+                                                   job.panels)
+                                        : 1;
+                job.b_tasks = llmi_ceil_div(job.panels, LLMI_PACK_PANELS);
+                a_tasks = job.j0 == 0 ? llmi_ceil_div(job.tiles, LLMI_PACK_PANELS) : 0;
+                llmi_parallel(context, job.b_tasks + a_tasks, llmi_gemm_pack_task, &job);
+                llmi_parallel(context, job.row_blocks * job.column_blocks, llmi_gemm_block_task,
+                              &job);
+            }
+}
+
+/* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */
+typedef struct llmi_matrix {
+    const float *data;
+    size_t n_out, n_in;
+    int transposed; /* stored (n_in,n_out), as GPT-2's Conv1D; else (n_out,n_in) */
+} llmi_matrix;
+
+static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, int transposed) {
+    llmi_matrix matrix;
+    matrix.data = data;
+    matrix.n_out = n_out;
+    matrix.n_in = n_in;
+    matrix.transposed = transposed;
+    return matrix;
+}
+
+/* y (rows,n_out), its rows ldy apart, = [y +] x (rows,n_in) W^T [+ bias] */
+static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const float *x,
+                        llmi_matrix w, const float *bias, size_t rows, int accumulate) {
+    llmi_gemm g;
+    g.m = rows; g.n = w.n_out; g.k = w.n_in;
+    g.a = x; g.a_row = w.n_in; g.a_col = 1;
+    g.b = w.data; g.b_row = w.transposed ? w.n_out : 1; g.b_col = w.transposed ? 1 : w.n_in;
+    g.c = y; g.ldc = ldy;
+    g.bias = bias;
+    g.accumulate = accumulate;
+    llmi_gemm_run(context, &g);
+}
+
+/* dx (rows,n_in) = [dx +] dy W */
+static void llmi_matmul_dx(const llm_context *context, float *dx, const float *dy, size_t lddy,
+                           llmi_matrix w, size_t rows, int accumulate) {
+    llmi_gemm g;
+    g.m = rows; g.n = w.n_in; g.k = w.n_out;
+    g.a = dy; g.a_row = lddy; g.a_col = 1;
+    g.b = w.data; g.b_row = w.transposed ? 1 : w.n_in; g.b_col = w.transposed ? w.n_out : 1;
+    g.c = dx; g.ldc = w.n_in;
+    g.bias = NULL;
+    g.accumulate = accumulate;
+    llmi_gemm_run(context, &g);
+}
+
+/* dW = [dW +] dy^T x, stored as W is; w.data is not read */
+static void llmi_matmul_dw(const llm_context *context, float *dw, const float *dy, size_t lddy,
+                           const float *x, llmi_matrix w, size_t rows, int accumulate) {
+    llmi_gemm g;
+    g.k = rows;
+    if (w.transposed) {
+        g.m = w.n_in; g.n = w.n_out;
+        g.a = x; g.a_row = 1; g.a_col = w.n_in;
+        g.b = dy; g.b_row = lddy; g.b_col = 1;
+    } else {
+        g.m = w.n_out; g.n = w.n_in;
+        g.a = dy; g.a_row = 1; g.a_col = lddy;
+        g.b = x; g.b_row = w.n_in; g.b_col = 1;
+    }
+    g.c = dw; g.ldc = g.n;
+    g.bias = NULL;
+    g.accumulate = accumulate;
+    llmi_gemm_run(context, &g);
+}
+/* ============================================================================================
+ * >>linear       y = x W^T + b
+ * ========================================================================================== */
+#define LLMI_STRIP 128u                /* columns per task where sums run over rows */
+#define LLMI_PIECE 16384u              /* values per task of an elementwise op */
+#define LLMI_ROWS 8u                   /* rows per task of a rowwise op */
+
+typedef struct llmi_columns {          /* sums over rows, cut by columns */
+    const llm_context *context;
+    float *dweight, *dbias;
+    const float *dy, *x, *mean, *rstd;
+    size_t rows, width;
+} llmi_columns;
+
+static void llmi_column_sum_task(void *argument, size_t index, int thread) {
+    const llmi_columns *job = (const llmi_columns *)argument;
+    const size_t at = index * LLMI_STRIP;
+    (void)thread;
+    job->context->kernels->column_sum(job->dbias + at, job->dy + at, job->rows, job->width,
+                                      llmi_min(LLMI_STRIP, job->width - at));
+}
+
+/* dbias (width) += sum over rows of dy (rows,width) */
+static void llmi_add_column_sums(const llm_context *context, float *dbias, const float *dy,
+                                 size_t rows, size_t width) {
+    llmi_columns job;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.dbias = dbias;
+    job.dy = dy;
+    job.rows = rows;
+    job.width = width;
+    llmi_parallel(context, llmi_ceil_div(width, LLMI_STRIP), llmi_column_sum_task, &job);
+}
+
+LLM_API llm_result llm_linear_forward(llm_context *context, float *y, const float *x,
+                                      const float *weight, const float *bias, int rows, int n_in,
+                                      int n_out) {
+    if (!context || !y || !x || !weight || rows < 0 || n_in < 0 || n_out < 0)
+        return LLM_ERR_ARGUMENT;
+    llmi_matmul(context, y, (size_t)n_out, x,
+                llmi_matrix_of(weight, (size_t)n_out, (size_t)n_in, 0), bias, (size_t)rows, 0);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_linear_backward(llm_context *context, float *dx, float *dweight,
+                                       float *dbias, const float *dy, const float *x,
+                                       const float *weight, int rows, int n_in, int n_out) {
+    const llmi_matrix w = llmi_matrix_of(weight, (size_t)n_out, (size_t)n_in, 0);
+    if (!context || !dy || (dweight && !x) || (dx && !weight) || rows < 0 || n_in < 0 || n_out < 0)
+        return LLM_ERR_ARGUMENT;
+    if (dx) llmi_matmul_dx(context, dx, dy, (size_t)n_out, w, (size_t)rows, 1);
+    if (dweight) llmi_matmul_dw(context, dweight, dy, (size_t)n_out, x, w, (size_t)rows, 1);
+    if (dbias) llmi_add_column_sums(context, dbias, dy, (size_t)rows, (size_t)n_out);
+    return LLM_OK;
+}
+
+/* ============================================================================================
+ * >>embedding    rows of a table
+ * ========================================================================================== */
+
+/* -> LLM_ERR_ARGUMENT naming the first value outside [0, limit), other than an allowed `ignored` */
+static llm_result llmi_check_tokens(const int32_t *tokens, size_t n, int limit, const char *what,
+                                    int ignored, llm_error *err) {
+    size_t i;
+    for (i = 0; i < n; i++)
+        if ((tokens[i] < 0 || tokens[i] >= limit) && !(ignored && tokens[i] == LLM_IGNORE_INDEX))
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %ld at index %lu is not in [0, %d)", what,
+                             (long)tokens[i], (unsigned long)i, limit);
+    return LLM_OK;
+}
+
+typedef struct llmi_lookup {
+    const llm_context *context;
+    float *y;                          /* forward: rows; backward: the table's gradient */
+    const float *x;                    /* forward: the table; backward: dy */
+    const int32_t *tokens;
+    size_t rows, width;
+} llmi_lookup;
+
+static void llmi_embedding_task(void *argument, size_t index, int thread) {
+    const llmi_lookup *job = (const llmi_lookup *)argument;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++)
+        memcpy(job->y + r * job->width, job->x + (size_t)job->tokens[r] * job->width,
+               job->width * sizeof(float));
+}
+static void llmi_embedding_backward_task(void *argument, size_t index, int thread) {
+    const llmi_lookup *job = (const llmi_lookup *)argument;
+    const size_t at = index * LLMI_STRIP, n = llmi_min(LLMI_STRIP, job->width - at);
+    size_t r;
+    (void)thread;
+    for (r = 0; r < job->rows; r++)
+        job->context->kernels->axpy(job->y + (size_t)job->tokens[r] * job->width + at, 1.0f,
+                                    job->x + r * job->width + at, n);
+}
+
+/* tokens are checked already */
+static void llmi_embedding(const llm_context *context, float *y, const int32_t *tokens,
+                           const float *weight, size_t rows, size_t width) {
+    llmi_lookup job;
+    job.context = context;
+    job.y = y;
+    job.x = weight;
+    job.tokens = tokens;
+    job.rows = rows;
+    job.width = width;
+    llmi_parallel(context, llmi_ceil_div(rows, LLMI_ROWS), llmi_embedding_task, &job);
+}
+static void llmi_embedding_backward(const llm_context *context, float *dweight, const float *dy,
+                                    const int32_t *tokens, size_t rows, size_t width) {
+    llmi_lookup job;
+    job.context = context;
+    job.y = dweight;
+    job.x = dy;
+    job.tokens = tokens;
+    job.rows = rows;
+    job.width = width;
+    llmi_parallel(context, llmi_ceil_div(width, LLMI_STRIP), llmi_embedding_backward_task, &job);
+}
+
+static llm_result llmi_check_embedding(const llm_context *context, const void *y, const void *x,
+                                       const int32_t *tokens, int rows, int vocab_size, int width,
+                                       llm_error *err) {
+    if (!context || !y || !x || (!tokens && rows > 0))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "embedding: context, tokens or an array is NULL");
+    if (rows < 0 || vocab_size < 0 || width < 0)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "embedding: rows %d, vocab_size %d, width %d: below 0", rows, vocab_size,
+                         width);
+    return llmi_check_tokens(tokens, (size_t)rows, vocab_size, "token", 0, err);
+}
+
+LLM_API llm_result llm_embedding_forward(llm_context *context, float *y, const int32_t *tokens,
+                                         const float *weight, int rows, int vocab_size, int width,
+                                         llm_error *err) {
+    LLMI_TRY(llmi_check_embedding(context, y, weight, tokens, rows, vocab_size, width, err));
+    llmi_embedding(context, y, tokens, weight, (size_t)rows, (size_t)width);
+    return LLM_OK;
+}
+LLM_API llm_result llm_embedding_backward(llm_context *context, float *dweight, const float *dy,
+                                          const int32_t *tokens, int rows, int vocab_size,
+                                          int width, llm_error *err) {
+    LLMI_TRY(llmi_check_embedding(context, dweight, dy, tokens, rows, vocab_size, width, err));
+    llmi_embedding_backward(context, dweight, dy, tokens, (size_t)rows, (size_t)width);
+    return LLM_OK;
+}
+
+/* ============================================================================================
+ * >>layernorm    y = (x - mean) rstd weight + bias
+ *
+ * The rows of LayerNorm and RMSNorm run through the same two tasks; without a mean it is RMSNorm.
+ * ========================================================================================== */
+typedef struct llmi_norm {
+    const llm_context *context;
+    float *y, *mean_out, *rstd_out;                        /* forward  */
+    float *dx, *dweight, *dbias;                           /* backward */
+    const float *dy, *mean, *rstd, *x, *weight, *bias;
+    size_t rows, width;
+    float eps;
+    int centered;
+} llmi_norm;
+
+static void llmi_norm_task(void *argument, size_t index, int thread) {
+    const llmi_norm *job = (const llmi_norm *)argument;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++)
+        job->context->kernels->norm(
+            job->y + r * job->width, job->mean_out ? job->mean_out + r : NULL,
+            job->rstd_out ? job->rstd_out + r : NULL, job->x + r * job->width, job->weight,
+            job->bias, job->width, job->eps, job->centered);
+}
+static void llmi_norm_backward_task(void *argument, size_t index, int thread) {
+    const llmi_norm *job = (const llmi_norm *)argument;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++)
+        job->context->kernels->norm_backward(job->dx + r * job->width, job->dy + r * job->width,
+                                             job->x + r * job->width, job->weight,
+                                             job->centered ? job->mean[r] : 0.0f, job->rstd[r],
+                                             job->width, job->centered);
+}
+static void llmi_norm_weight_task(void *argument, size_t index, int thread) {
+    const llmi_norm *job = (const llmi_norm *)argument;
+    const size_t at = index * LLMI_STRIP;
+    (void)thread;
+    job->context->kernels->norm_backward_weight(
+        job->dweight ? job->dweight + at : NULL, job->dbias ? job->dbias + at : NULL, job->dy + at,
+        job->x + at, job->centered ? job->mean : NULL, job->rstd, job->rows, job->width,
+        llmi_min(LLMI_STRIP, job->width - at));
+}
+static void llmi_norm_forward_run(const llmi_norm *job) {
+    llmi_norm copy = *job;
+    if (job->width)
+        llmi_parallel(job->context, llmi_ceil_div(job->rows, LLMI_ROWS), llmi_norm_task, &copy);
+}
+static void llmi_norm_backward_run(const llmi_norm *job) {
+    llmi_norm copy = *job;
+    if (job->dx && job->width)
+        llmi_parallel(job->context, llmi_ceil_div(job->rows, LLMI_ROWS), llmi_norm_backward_task,
+                      &copy);
+    if (job->dweight || job->dbias)
+        llmi_parallel(job->context, llmi_ceil_div(job->width, LLMI_STRIP), llmi_norm_weight_task,
+                      &copy);
+}
+
+LLM_API void llm_layernorm_forward(llm_context *context, float *y, float *mean, float *rstd,
+                                   const float *x, const float *weight, const float *bias, int rows,
+                                   int width, float eps) {
+    llmi_norm job;
+    if (!context || !y || !x || !weight || rows <= 0 || width <= 0) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.y = y; job.mean_out = mean; job.rstd_out = rstd;
+    job.x = x; job.weight = weight; job.bias = bias;
+    job.rows = (size_t)rows; job.width = (size_t)width;
+    job.eps = eps;
+    job.centered = 1;
+    llmi_norm_forward_run(&job);
+}
+
+LLM_API void llm_layernorm_backward(llm_context *context, float *dx, float *dweight, float *dbias,
+                                    const float *dy, const float *mean, const float *rstd,
+                                    const float *x, const float *weight, int rows, int width) {
+    llmi_norm job;
+    if (!context || !dy || !mean || !rstd || !x || !weight || rows <= 0 || width <= 0) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.dx = dx; job.dweight = dweight; job.dbias = dbias;
+    job.dy = dy; job.mean = mean; job.rstd = rstd; job.x = x; job.weight = weight;
+    job.rows = (size_t)rows; job.width = (size_t)width;
+    job.centered = 1;
+    llmi_norm_backward_run(&job);
+}
+
+/* ============================================================================================
+ * >>rmsnorm      y = x rstd weight
+ * ========================================================================================== */
+LLM_API void llm_rmsnorm_forward(llm_context *context, float *y, float *rstd, const float *x,
+                                 const float *weight, int rows, int width, float eps) {
+    llmi_norm job;
+    if (!context || !y || !x || !weight || rows <= 0 || width <= 0) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.y = y; job.rstd_out = rstd;
+    job.x = x; job.weight = weight;
+    job.rows = (size_t)rows; job.width = (size_t)width;
+    job.eps = eps;
+    llmi_norm_forward_run(&job);
+}
+
+LLM_API void llm_rmsnorm_backward(llm_context *context, float *dx, float *dweight, const float *dy,
+                                  const float *rstd, const float *x, const float *weight, int rows,
+                                  int width) {
+    llmi_norm job;
+    if (!context || !dy || !rstd || !x || !weight || rows <= 0 || width <= 0) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.dx = dx; job.dweight = dweight;
+    job.dy = dy; job.rstd = rstd; job.x = x; job.weight = weight;
+    job.rows = (size_t)rows; job.width = (size_t)width;
+    llmi_norm_backward_run(&job);
+}
+
+/* ============================================================================================
+ * >>gelu         y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+ * ========================================================================================== */
+typedef struct llmi_elements {         /* elementwise work on n values */
+    const llm_context *context;
+    float *y, *y2;
+    const float *x, *x2;
+    size_t n;
+    float p;
+    uint64_t seed;
+    int accumulate;
+} llmi_elements;
+
+static void llmi_gelu_task(void *argument, size_t index, int thread) {
+    const llmi_elements *job = (const llmi_elements *)argument;
+    const size_t at = index * LLMI_PIECE;
+    (void)thread;
+    job->context->kernels->gelu(job->y + at, job->x + at, llmi_min(LLMI_PIECE, job->n - at));
+}
+static void llmi_gelu_backward_task(void *argument, size_t index, int thread) {
+    const llmi_elements *job = (const llmi_elements *)argument;
+    const size_t at = index * LLMI_PIECE;
+    (void)thread;
+    job->context->kernels->gelu_backward(job->y + at, job->y2 ? job->y2 + at : NULL, job->x + at,
+                                         job->x2 + at, llmi_min(LLMI_PIECE, job->n - at),
+                                         job->accumulate);
+}
+
+/* dx = [dx +] dy gelu'(x), dx may be dy; also y = gelu(x), unless NULL */
+static void llmi_gelu_backward(const llm_context *context, float *dx, float *y, const float *dy,
+                               const float *x, size_t n, int accumulate) {
+    llmi_elements job;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.y = dx; job.y2 = y; job.x = dy; job.x2 = x;
+    job.n = n;
+    job.accumulate = accumulate;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_gelu_backward_task, &job);
+}
+
+LLM_API void llm_gelu_forward(llm_context *context, float *y, const float *x, size_t n) {
+    llmi_elements job;
+    if (!context || !y || !x) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.y = y; job.x = x;
+    job.n = n;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_gelu_task, &job);
+}
+
+LLM_API void llm_gelu_backward(llm_context *context, float *dx, const float *dy, const float *x,
+                               size_t n) {
+    if (context && dx && dy && x) llmi_gelu_backward(context, dx, NULL, dy, x, n, 1);
+}
+
+/* ============================================================================================
+ * >>softmax      y = exp(x - max) / sum
+ * ========================================================================================== */
+typedef struct llmi_softmax {
+    const llm_context *context;
+    float *y;
+    const float *x, *dy;
+    size_t rows, width;
+} llmi_softmax;
+
+static void llmi_softmax_task(void *argument, size_t index, int thread) {
+    const llmi_softmax *job = (const llmi_softmax *)argument;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++) {
+        float *y = job->y + r * job->width;
+        const float *x = job->x + r * job->width;
+        const float sum = kernels->exp_sum(y, x, 1.0f, kernels->max(x, job->width), job->width);
+        kernels->affine(y, y, 1.0f / sum, 0.0f, job->width);
+    }
+}
+static void llmi_softmax_backward_task(void *argument, size_t index, int thread) {
+    const llmi_softmax *job = (const llmi_softmax *)argument;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++) {
+        const float *dy = job->dy + r * job->width, *y = job->x + r * job->width;
+        kernels->softmax_backward(job->y + r * job->width, dy, y, kernels->dot(dy, y, job->width),
+                                  1.0f, job->width, 1);
+    }
+}
+
+LLM_API void llm_softmax_forward(llm_context *context, float *y, const float *x, int rows,
+                                 int width) {
+    llmi_softmax job;
+    if (!context || !y || !x || rows <= 0 || width <= 0) return;
+    job.context = context; job.y = y; job.x = x; job.dy = NULL;
+    job.rows = (size_t)rows; job.width = (size_t)width;
+    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_softmax_task, &job);
+}
+LLM_API void llm_softmax_backward(llm_context *context, float *dx, const float *dy, const float *y,
+                                  int rows, int width) {
+    llmi_softmax job;
+    if (!context || !dx || !dy || !y || rows <= 0 || width <= 0) return;
+    job.context = context; job.y = dx; job.x = y; job.dy = dy;
+    job.rows = (size_t)rows; job.width = (size_t)width;
+    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_softmax_backward_task, &job);
+}
+
+/* ============================================================================================
+ * >>dropout      the mask is drawn anew in the backward: it is never stored
+ * ========================================================================================== */
+static float llmi_dropout_factor(float p, uint64_t seed, uint64_t index) {
+    const double drawn = (double)(uint32_t)(llm_random(seed, index) >> 32);
+    return drawn >= (double)p * 4294967296.0 ? 1.0f / (1.0f - p) : 0.0f;
+}
+
+static void llmi_dropout_task(void *argument, size_t index, int thread) {
+    const llmi_elements *job = (const llmi_elements *)argument;
+    const size_t end = llmi_min(job->n, (index + 1) * LLMI_PIECE);
+    size_t i;
+    (void)thread;
+    for (i = index * LLMI_PIECE; i < end; i++) {
+        const float value = job->x[i] * llmi_dropout_factor(job->p, job->seed, i);
+        job->y[i] = job->accumulate ? job->y[i] + value : value;
+    }
+}
+
+/* The map is linear and diagonal: the same for values and gradients. y may be x. */
+static void llmi_dropout(const llm_context *context, float *y, const float *x, size_t n, float p,
+                         uint64_t seed, int accumulate) {
+    llmi_elements job;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.y = y; job.x = x;
+    job.n = n;
+    job.p = p;
+    job.seed = seed;
+    job.accumulate = accumulate;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_dropout_task, &job);
+}
+LLM_API void llm_dropout_forward(llm_context *context, float *y, const float *x, size_t n, float p,
+                                 uint64_t seed) {
+    if (context && y && x) llmi_dropout(context, y, x, n, p, seed, 0);
+}
+LLM_API void llm_dropout_backward(llm_context *context, float *dx, const float *dy, size_t n,
+                                  float p, uint64_t seed) {
+    if (context && dx && dy) llmi_dropout(context, dx, dy, n, p, seed, 1);
+}
+
+typedef struct llmi_sum {
+    const llm_context *context;
+    float *y;
+    const float *a, *b;
+    size_t n;
+} llmi_sum;
+
+static void llmi_add_task(void *argument, size_t index, int thread) {
+    const llmi_sum *job = (const llmi_sum *)argument;
+    const size_t at = index * LLMI_PIECE;
+    (void)thread;
+    job->context->kernels->add(job->y + at, job->a + at, job->b + at,
+                               llmi_min(LLMI_PIECE, job->n - at));
+}
+
+/* y = a + dropout(b): a residual connection. b is overwritten where p > 0. */
+static void llmi_residual(const llm_context *context, float *y, const float *a, float *b, size_t n,
+                          float p, uint64_t seed) {
+    llmi_sum job;
+    if (p > 0.0f) llmi_dropout(context, b, b, n, p, seed, 0);
+    job.context = context; job.y = y; job.a = a; job.b = b; job.n = n;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_add_task, &job);
+}
+/* ============================================================================================
+ * >>attention    causal, multi-head, in tiles: no T x T matrix exists in either direction
+ *
+ * A tile is a block of queries by LLMI_KEYS keys. Forward: online softmax (arXiv:2205.14135 alg.
+ * 1): with m the running maximum and l the running sum, a new tile scales what is there by
+ * exp(m_old - m_new). Backward: probabilities anew from the saved lse = m + log l (arXiv:2307.08691
+ * alg. 2). A task is one head of one sequence (forward: a part of its queries); it packs the keys
+ * and values that it needs into panels once, and its products are gemm's block kernel on them.
+ * ========================================================================================== */
+#define LLMI_KEYS 64u
+
+typedef struct llmi_attention {
+    size_t n_sequences, rows;          /* rows: queries per sequence, at consecutive positions    */
+    const int *position;               /* of each sequence's first query; NULL = 0                */
+    const int *slot;                   /* which of the k, v sequences is meant; NULL = the same   */
+    size_t n_heads, qk_dim, v_dim;
+    const float *q, *k, *v; /* value (s, t, h, i) of k: s k_sequence + t k_stride + h k_head + i; */
+    size_t q_stride, k_stride, v_stride;        /* of q: (s rows + t) q_stride + h qk_dim + i     */
+    size_t k_head, v_head, k_sequence, v_sequence;
+    float *out;                        /* (n_sequences, rows, n_heads, v_dim)                     */
+    float *lse;                        /* (n_sequences, n_heads, rows) or NULL                    */
+    const float *saved_out, *saved_lse, *dout;  /* backward: out and lse of the forward; as out  */
+    float *dq, *dk, *dv;               /* as q, k, v                                              */
+    int accumulate;                    /* backward: 0 = dq, dk, dv are overwritten, 1 = added to  */
+    float scale, dropout;
+    uint64_t seed;
+    /* of the run */
+    const llm_context *context;
+    size_t tile;                       /* queries in a tile                                       */
+    size_t parts;                      /* of each head's queries                                  */
+    size_t thread_size;                /* bytes of scratch per thread                             */
+} llmi_attention;
+
+/* one thread's scratch; panels are per block of LLMI_KEYS keys */
+typedef struct llmi_attention_scratch {
+    float *k_columns, *v_rows; /* forward: k^T and v as B of s = q k^T and out = p v       */
+    float *v_columns, *k_rows; /* backward: v^T and k as B of dp = dout v^T and dq = ds k  */
+    float *q_panel, *p_panel, *do_panel;        /* as A                                           */
+    float *q_rows, *do_rows;        /* as B of dk = ds^T q and dv = p^T dout                    */
+    float *scores, *dscores, *sums; /* (tile,LLMI_KEYS), the same, (tile,v_dim)                 */
+    float *max, *sum;               /* (tile)                                                   */
+} llmi_attention_scratch;
+
+static size_t llmi_attention_tile(const llm_context *context) {
+    return 64 / context->kernels->mr * context->kernels->mr;
+}
+
+static void llmi_attention_carve(llmi_attention_scratch *s, llmi_arena *arena,
+                                 const llm_context *context, size_t n_keys, size_t qk_dim,
+                                 size_t v_dim, int backward) {
+    const llmi_kernels *kernels = context->kernels;
+    const size_t tile = llmi_attention_tile(context), mr = kernels->mr,
+                 keys = llmi_round_up(n_keys, LLMI_KEYS);
+    const size_t qk_pad = llmi_round_up(qk_dim, kernels->nr),
+                 v_pad = llmi_round_up(v_dim, kernels->nr);
+    const size_t qk_panel = llmi_panel(kernels, qk_dim), v_panel = llmi_panel(kernels, v_dim);
+    const size_t block = llmi_panel(kernels, LLMI_KEYS), rows = llmi_panel(kernels, tile);
+    memset(s, 0, sizeof *s);
+    s->k_columns = llmi_carve_floats(arena, llmi_mul(keys, qk_panel));
+    if (backward) {
+        s->v_columns = llmi_carve_floats(arena, llmi_mul(keys, v_panel));
+        s->k_rows = llmi_carve_floats(arena, llmi_mul(keys / LLMI_KEYS * block, qk_pad));
+        s->do_panel = llmi_carve_floats(arena, tile * v_panel);
+        s->q_rows = llmi_carve_floats(arena, rows * qk_pad);
+        s->do_rows = llmi_carve_floats(arena, rows * v_pad);
+        s->dscores = llmi_carve_floats(arena, tile * LLMI_KEYS);
+    } else {
+        s->v_rows = llmi_carve_floats(arena, llmi_mul(keys / LLMI_KEYS * block, v_pad));
+        s->sums = llmi_carve_floats(arena, tile * v_dim);
+    }
+    s->q_panel = llmi_carve_floats(arena, tile * qk_panel);
+    s->p_panel = llmi_carve_floats(arena,
+                                   llmi_max(tile * block, llmi_round_up(LLMI_KEYS, mr) * rows));
+    s->scores = llmi_carve_floats(arena, tile * LLMI_KEYS);
+    s->max = llmi_carve_floats(arena, tile);
+    s->sum = llmi_carve_floats(arena, tile);
+}
+
+/* bytes of scratch that a run over at most n_keys keys needs, for all threads */
+static size_t llmi_attention_scratch_size(const llm_context *context, size_t n_keys, size_t qk_dim,
+                                          size_t v_dim, int backward) {
+    llmi_attention_scratch s;
+    llmi_arena arena = {NULL, 0};
+    llmi_attention_carve(&s, &arena, context, n_keys, qk_dim, v_dim, backward);
+    return llmi_mul(arena.used, (size_t)context->n_threads);
+}
+
+static uint64_t llmi_attention_mask_index(const llmi_attention *a, size_t sequence, size_t head,
+                                          size_t t, size_t key) {
+    return (((uint64_t)sequence * a->n_heads + head) * a->rows + t) * a->rows + key;
+}
+
+static void llmi_attention_task(void *argument, size_t index, int thread) {
+    const llmi_attention *a = (const llmi_attention *)argument;
+    const llmi_kernels *kernels = a->context->kernels;
+    const size_t part = index % a->parts, head = index / a->parts % a->n_heads;
+    const size_t sequence = index / a->parts / a->n_heads;
+    const size_t tiles = llmi_ceil_div(a->rows, a->tile);
+    const size_t first = part * tiles / a->parts * a->tile;
+    const size_t last = llmi_min((part + 1) * tiles / a->parts * a->tile, a->rows);
+    const size_t position = a->position ? (size_t)a->position[sequence] : 0;
+    const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
+    const float *k = a->k + slot * a->k_sequence + head * a->k_head;
+    const float *v = a->v + slot * a->v_sequence + head * a->v_head;
+    const size_t k_panel = llmi_panel(kernels, a->qk_dim), n_keys = position + last;
+    const size_t v_block = llmi_panel(kernels, LLMI_KEYS) * llmi_round_up(a->v_dim, kernels->nr);
+    llmi_attention_scratch s;
+    llmi_arena arena;
+    size_t i0, j0, r;
+    if (first >= last) return;
+    arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
+    arena.used = 0;
+    llmi_attention_carve(&s, &arena, a->context, n_keys, a->qk_dim, a->v_dim, 0);
+    for (j0 = 0; j0 < n_keys; j0 += LLMI_KEYS) {
+        const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
+        kernels->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
+                        keys);
+        kernels->pack_b(s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, a->v_stride, 1,
+                        keys, a->v_dim);
+    }
+    for (i0 = first; i0 < last; i0 += a->tile) {
+        const size_t rows = llmi_min(a->tile, last - i0);
+        kernels->pack_a(s.q_panel,
+                        a->q + (sequence * a->rows + i0) * a->q_stride + head * a->qk_dim,
+                        a->q_stride, 1, rows, a->qk_dim);
+        for (r = 0; r < rows; r++) {
+            s.max[r] = -INFINITY;
+            s.sum[r] = 0.0f;
+        }
+        memset(s.sums, 0, rows * a->v_dim * sizeof(float));
+        for (j0 = 0; j0 < position + i0 + rows; j0 += LLMI_KEYS) {
+            const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
+            const size_t seen = llmi_min(keys, position + i0 + rows - j0);     /* by the last row */
+            kernels->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
+                           LLMI_KEYS, NULL, 0);
+            for (r = 0; r < rows; r++) {
+                const size_t at = position + i0 + r; /* the query's position */
+                const size_t valid = at < j0 ? 0 : llmi_min(keys, at + 1 - j0);
+                float *p = s.scores + r * LLMI_KEYS, *sums = s.sums + r * a->v_dim;
+                if (valid) {
+                    const float most = a->scale * kernels->max(p, valid);
+                    if (most > s.max[r]) {
+                        const float shrink = expf(s.max[r] - most);
+                        if (j0) kernels->affine(sums, sums, shrink, 0.0f, a->v_dim);
+                        s.sum[r] *= shrink;
+                        s.max[r] = most;
+                    }
+                    s.sum[r] += kernels->exp_sum(p, p, a->scale, s.max[r], valid);
+                    if (a->dropout > 0.0f) {
+                        size_t j;
+                        for (j = 0; j < valid; j++)
+                            p[j] *= llmi_dropout_factor(
+                                a->dropout, a->seed,
+                                llmi_attention_mask_index(a, sequence, head, i0 + r, j0 + j));
+                    }
+                }
+                memset(p + valid, 0, (keys - valid) * sizeof(float));
+            }
+            kernels->pack_a(s.p_panel, s.scores, LLMI_KEYS, 1, rows, keys);
+            kernels->block(rows, a->v_dim, keys, s.p_panel, s.v_rows + j0 / LLMI_KEYS * v_block,
+                           s.sums, a->v_dim, NULL, 1);
+        }
+        for (r = 0; r < rows; r++) {
+            const size_t row = sequence * a->rows + i0 + r;
+            kernels->affine(a->out + (row * a->n_heads + head) * a->v_dim, s.sums + r * a->v_dim,
+                            1.0f / s.sum[r], 0.0f, a->v_dim);
+            if (a->lse)
+                a->lse[(sequence * a->n_heads + head) * a->rows + i0 + r] = s.max[r] +
+                                                                            logf(s.sum[r]);
+        }
+    }
+}
+
+static void llmi_attention_backward_task(void *argument, size_t index, int thread) {
+    const llmi_attention *a = (const llmi_attention *)argument;
+    const llmi_kernels *kernels = a->context->kernels;
+    const size_t head = index % a->n_heads, sequence = index / a->n_heads;
+    const float *k = a->k + sequence * a->k_sequence + head * a->k_head;
+    const float *v = a->v + sequence * a->v_sequence + head * a->v_head;
+    float *dk = a->dk + sequence * a->k_sequence + head * a->k_head;
+    float *dv = a->dv + sequence * a->v_sequence + head * a->v_head;
+    const size_t k_panel = llmi_panel(kernels, a->qk_dim), v_panel = llmi_panel(kernels, a->v_dim);
+    const size_t k_block = llmi_panel(kernels, LLMI_KEYS) * llmi_round_up(a->qk_dim, kernels->nr);
+    const size_t o_stride = a->n_heads * a->v_dim;
+    llmi_attention_scratch s;
+    llmi_arena arena;
+    size_t i0, j0, r;
+    arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
+    arena.used = 0;
+    llmi_attention_carve(&s, &arena, a->context, a->rows, a->qk_dim, a->v_dim, 1);
+    for (r = 0; r < a->rows && !a->accumulate; r++) {
+        memset(a->dq + (sequence * a->rows + r) * a->q_stride + head * a->qk_dim, 0,
+               a->qk_dim * sizeof(float));
+        memset(dk + r * a->k_stride, 0, a->qk_dim * sizeof(float));
+        memset(dv + r * a->v_stride, 0, a->v_dim * sizeof(float));
+    }
+    for (j0 = 0; j0 < a->rows; j0 += LLMI_KEYS) {
+        const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0);
+        kernels->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
+                        keys);
+        kernels->pack_b(s.v_columns + j0 * v_panel, v + j0 * a->v_stride, 1, a->v_stride, a->v_dim,
+                        keys);
+        kernels->pack_b(s.k_rows + j0 / LLMI_KEYS * k_block, k + j0 * a->k_stride, a->k_stride, 1,
+                        keys, a->qk_dim);
+    }
+    for (i0 = 0; i0 < a->rows; i0 += a->tile) {
+        const size_t rows = llmi_min(a->tile, a->rows - i0), row0 = sequence * a->rows + i0;
+        const float *q = a->q + row0 * a->q_stride + head * a->qk_dim;
+        const float *dout = a->dout + row0 * o_stride + head * a->v_dim;
+        const float *out = a->saved_out + row0 * o_stride + head * a->v_dim;
+        const float *lse = a->saved_lse + (sequence * a->n_heads + head) * a->rows + i0;
+        float *dq = a->dq + row0 * a->q_stride + head * a->qk_dim;
+        kernels->pack_a(s.q_panel, q, a->q_stride, 1, rows, a->qk_dim);
+        kernels->pack_a(s.do_panel, dout, o_stride, 1, rows, a->v_dim);
+        kernels->pack_b(s.q_rows, q, a->q_stride, 1, rows, a->qk_dim);
+        kernels->pack_b(s.do_rows, dout, o_stride, 1, rows, a->v_dim);
+        for (r = 0; r < rows; r++)
+            s.sum[r] = kernels->dot(dout + r * o_stride, out + r * o_stride, a->v_dim);
+        for (j0 = 0; j0 < i0 + rows; j0 += LLMI_KEYS) {
+            const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0),
+                         seen = llmi_min(keys, i0 + rows - j0);
+            kernels->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
+                           LLMI_KEYS, NULL, 0);
+            kernels->block(rows, seen, a->v_dim, s.do_panel, s.v_columns + j0 * v_panel, s.dscores,
+                           LLMI_KEYS, NULL, 0);
+            for (r = 0; r < rows; r++) {
+                const size_t valid = i0 + r < j0 ? 0 : llmi_min(keys, i0 + r + 1 - j0);
+                float *p = s.scores + r * LLMI_KEYS, *ds = s.dscores + r * LLMI_KEYS;
+                size_t j;
+                if (valid) {
+                    kernels->exp_sum(p, p, a->scale, lse[r], valid);
+                    if (a->dropout > 0.0f)
+                        for (j = 0; j < valid; j++)
+                            ds[j] *= llmi_dropout_factor(
+                                a->dropout, a->seed,
+                                llmi_attention_mask_index(a, sequence, head, i0 + r, j0 + j));
+                    kernels->softmax_backward(ds, ds, p, s.sum[r], a->scale, valid, 0);
+                    if (a->dropout > 0.0f)
+                        for (j = 0; j < valid; j++)
+                            p[j] *= llmi_dropout_factor(
+                                a->dropout, a->seed,
+                                llmi_attention_mask_index(a, sequence, head, i0 + r, j0 + j));
+                }
+                memset(p + valid, 0, (keys - valid) * sizeof(float));
+                memset(ds + valid, 0, (keys - valid) * sizeof(float));
+            }
+            kernels->pack_a(s.p_panel, s.scores, 1, LLMI_KEYS, seen, rows);
+            kernels->block(seen, a->v_dim, rows, s.p_panel, s.do_rows, dv + j0 * a->v_stride,
+                           a->v_stride, NULL, 1);
+            kernels->pack_a(s.p_panel, s.dscores, 1, LLMI_KEYS, seen, rows);
+            kernels->block(seen, a->qk_dim, rows, s.p_panel, s.q_rows, dk + j0 * a->k_stride,
+                           a->k_stride, NULL, 1);
+            kernels->pack_a(s.p_panel, s.dscores, LLMI_KEYS, 1, rows, keys);
+            kernels->block(rows, a->qk_dim, keys, s.p_panel, s.k_rows + j0 / LLMI_KEYS * k_block,
+                           dq, a->q_stride, NULL, 1);
+        }
+    }
+}
+
+/* Few queries over a long cache: bound by reading k and v, which are used where they lie. What a
+ * query gets does not depend on the others. */
+static void llmi_attention_few_task(void *argument, size_t index, int thread) {
+    const llmi_attention *a = (const llmi_attention *)argument;
+    const llmi_kernels *kernels = a->context->kernels;
+    const size_t head = index % a->n_heads, row = index / a->n_heads, sequence = row / a->rows;
+    const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
+    const size_t n_keys = (a->position ? (size_t)a->position[sequence] : 0) + row % a->rows + 1;
+    float *p = (float *)(void *)((char *)a->context->scratch + a->thread_size * (size_t)thread);
+    float *out = a->out + (row * a->n_heads + head) * a->v_dim, sum;
+    kernels->rows_dot(1, n_keys, a->qk_dim, a->q + row * a->q_stride + head * a->qk_dim,
+                      a->q_stride, a->k + slot * a->k_sequence + head * a->k_head, a->k_stride, p,
+                      n_keys, NULL, 0);
+    sum = kernels->exp_sum(p, p, a->scale, a->scale * kernels->max(p, n_keys), n_keys);
+    kernels->rows_axpy(1, a->v_dim, n_keys, p, n_keys,
+                       a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out, a->v_dim,
+                       NULL, 0);
+    kernels->affine(out, out, 1.0f / sum, 0.0f, a->v_dim);
+}
+
+/* n_keys: the longest sequence's. The scratch is reserved already. */
+static void llmi_attention_run(const llm_context *context, llmi_attention *a, size_t n_keys,
+                               int few) {
+    const size_t heads = a->n_sequences * a->n_heads, threads = (size_t)context->n_threads;
+    a->context = context;
+    a->tile = llmi_attention_tile(context);
+    if (few) {
+        a->thread_size = llmi_round_up(n_keys * sizeof(float), LLMI_ALIGN);
+        llmi_parallel(context, heads * a->rows, llmi_attention_few_task, a);
+        return;
+    }
+    a->thread_size = llmi_attention_scratch_size(context, n_keys, a->qk_dim, a->v_dim, 0) / threads;
+    a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
+                                    llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
+    llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
+}
+static void llmi_attention_backward_run(const llm_context *context, llmi_attention *a) {
+    a->context = context;
+    a->tile = llmi_attention_tile(context);
+    a->thread_size = llmi_attention_scratch_size(context, a->rows, a->qk_dim, a->v_dim, 1) /
+                     (size_t)context->n_threads;
+    llmi_parallel(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a);
+}
+
+static llm_result llmi_attention_from_dims(llmi_attention *a, const llm_attention_dims *dims,
+                                           llm_error *err) {
+    if (!dims) return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: dims is NULL");
+    if (dims->B < 0 || dims->T < 0 || dims->n_heads < 0 || dims->qk_head_dim < 0 ||
+        dims->v_head_dim < 0)
+        return llmi_fail(
+            err, LLM_ERR_ARGUMENT,
+            "attention: B %d, T %d, n_heads %d, qk_head_dim %d, v_head_dim %d: below 0", dims->B,
+            dims->T, dims->n_heads, dims->qk_head_dim, dims->v_head_dim);
+    if (!(dims->dropout >= 0.0f && dims->dropout < 1.0f))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: dropout %g is not in [0, 1)",
+                         (double)dims->dropout);
+    if (!(dims->scale >= 0.0f && dims->scale < INFINITY))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: scale %g is not in [0, inf)",
+                         (double)dims->scale);
+    memset(a, 0, sizeof *a);
+    a->n_sequences = (size_t)dims->B;
+    a->rows = (size_t)dims->T;
+    a->n_heads = (size_t)dims->n_heads;
+    a->qk_dim = a->k_head = (size_t)dims->qk_head_dim;
+    a->v_dim = a->v_head = dims->v_head_dim ? (size_t)dims->v_head_dim : a->qk_dim;
+    a->q_stride = dims->q_stride ? dims->q_stride : a->n_heads * a->qk_dim;
+    a->k_stride = dims->k_stride ? dims->k_stride : a->n_heads * a->qk_dim;
+    a->v_stride = dims->v_stride ? dims->v_stride : a->n_heads * a->v_dim;
+    if (a->q_stride < a->n_heads * a->qk_dim || a->k_stride < a->n_heads * a->qk_dim ||
+        a->v_stride < a->n_heads * a->v_dim)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "attention: a stride of q %lu, k %lu, v %lu is below heads x dim",
+                         (unsigned long)a->q_stride, (unsigned long)a->k_stride,
+                         (unsigned long)a->v_stride);
+    a->k_sequence = a->rows * a->k_stride;
+    a->v_sequence = a->rows * a->v_stride;
+    a->scale = dims->scale != 0.0f ? dims->scale : 1.0f / sqrtf((float)dims->qk_head_dim);
+    a->dropout = dims->dropout;
+    a->seed = dims->seed;
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_attention_forward(llm_context *context, float *out, float *lse,
+                                         const float *q, const float *k, const float *v,
+                                         const llm_attention_dims *dims, llm_error *err) {
+    llmi_attention a;
+    if (!context || !out || !q || !k || !v)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: context, out, q, k or v is NULL");
+    LLMI_TRY(llmi_attention_from_dims(&a, dims, err));
+    if (!a.n_sequences || !a.rows || !a.n_heads || !a.qk_dim || !a.v_dim) return LLM_OK;
+    LLMI_TRY(llmi_scratch_reserve(
+        context, llmi_attention_scratch_size(context, a.rows, a.qk_dim, a.v_dim, 0), err));
+    a.out = out; a.lse = lse; a.q = q; a.k = k; a.v = v;
+    llmi_attention_run(context, &a, a.rows, 0);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float *dk, float *dv,
+                                          const float *dout, const float *out, const float *lse,
+                                          const float *q, const float *k, const float *v,
+                                          const llm_attention_dims *dims, llm_error *err) {
+    llmi_attention a;
+    if (!context || !dq || !dk || !dv || !dout || !out || !lse || !q || !k || !v)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: context or an array is NULL");
+    LLMI_TRY(llmi_attention_from_dims(&a, dims, err));
+    if (!a.n_sequences || !a.rows || !a.n_heads || !a.qk_dim || !a.v_dim) return LLM_OK;
+    LLMI_TRY(llmi_scratch_reserve(
+        context, llmi_attention_scratch_size(context, a.rows, a.qk_dim, a.v_dim, 1), err));
+    a.saved_out = out; a.saved_lse = lse; a.q = q; a.k = k; a.v = v;
+    a.dout = dout; a.dq = dq; a.dk = dk; a.dv = dv;
+    a.accumulate = 1;
+    llmi_attention_backward_run(context, &a);
+    return LLM_OK;
+}
+/* ============================================================================================
+ * >>loss         cross entropy, as an op and fused with the head
+ *
+ * With s = label_smoothing: loss = (1-s) (lse - x_target) + s (lse - mean(x)) and
+ * dloss/dx = softmax(x) - (1-s) onehot(target) - s/V, as torch.nn.functional.cross_entropy.
+ * ========================================================================================== */
+typedef struct llmi_cross_entropy {
+    const llm_context *context;
+    const float *logits;               /* rows ld apart */
+    float *dlogits; /* as logits, or NULL; fused: the logits themselves, overwritten */
+    const int32_t *targets;
+    size_t rows, vocab, ld;
+    float smoothing;
+    float *losses, *lse, *logprobs;    /* (rows), each may be NULL; 0 where ignored               */
+    unsigned char *correct;            /* (rows) or NULL: the target is the (first) largest logit */
+    const float *saved_lse,
+        *dloss; /* the op's backward; dloss: one, or one per row if dloss_step */
+    size_t dloss_step;
+    float dloss_scale;
+} llmi_cross_entropy;
+
+static void llmi_cross_entropy_task(void *argument, size_t index, int thread) {
+    const llmi_cross_entropy *job = (const llmi_cross_entropy *)argument;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++) {
+        const float *x = job->logits + r * job->ld;
+        float *dx = job->dlogits ? job->dlogits + r * job->ld : NULL;
+        const int32_t target = job->targets[r];
+        float loss = 0.0f, lse = 0.0f, logprob = 0.0f;
+        int correct = 0;
+        if (target == LLM_IGNORE_INDEX) {
+            if (dx) memset(dx, 0, job->vocab * sizeof(float));
+            if (job->lse) {
+                const float most = kernels->max(x, job->vocab);
+                lse = most + logf(kernels->exp_sum(NULL, x, 1.0f, most, job->vocab));
+            }
+        } else {
+            const float most = kernels->max(x, job->vocab), at_target = x[target];
+            float sum, mean = 0.0f;
+            if (at_target == most) {
+                int32_t i = 0;
+                while (i < target && x[i] != most) i++;
+                correct = i == target;
+            }
+            if (job->smoothing > 0.0f) {
+                double total = 0.0;
+                size_t i;
+                for (i = 0; i < job->vocab; i++) total += (double)x[i];
+                mean = (float)(total / (double)job->vocab);
+            }
+            sum = kernels->exp_sum(dx, x, 1.0f, most, job->vocab);
+            lse = most + logf(sum);
+            logprob = at_target - most - logf(sum);
+            loss = job->smoothing > 0.0f
+                       ? -(1.0f - job->smoothing) * logprob + job->smoothing * (lse - mean)
+                       : -logprob;
+            if (dx) {
+                kernels->affine(dx, dx, 1.0f / sum, -job->smoothing / (float)job->vocab,
+                                job->vocab);
+                dx[target] -= 1.0f - job->smoothing;
+            }
+        }
+        if (job->losses) job->losses[r] = loss;
+        if (job->lse) job->lse[r] = lse;
+        if (job->logprobs) job->logprobs[r] = logprob;
+        if (job->correct) job->correct[r] = (unsigned char)correct;
+    }
+}
+
+static void llmi_cross_entropy_backward_task(void *argument, size_t index, int thread) {
+    const llmi_cross_entropy *job = (const llmi_cross_entropy *)argument;
+    const llmi_kernels *kernels = job->context->kernels;
+    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+    size_t r, i;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < end; r++) {
+        const float g = (job->dloss ? job->dloss[r * job->dloss_step] : 1.0f) * job->dloss_scale;
+        float *dx = job->dlogits + r * job->ld, part[512];
+        if (job->targets[r] == LLM_IGNORE_INDEX) continue;
+        for (i = 0; i < job->vocab; i += 512) {
+            const size_t n = llmi_min(512, job->vocab - i);
+            kernels->exp_sum(part, job->logits + r * job->ld + i, 1.0f, job->saved_lse[r], n);
+            kernels->affine(part, part, 1.0f, -job->smoothing / (float)job->vocab, n);
+            kernels->axpy(dx + i, g, part, n);
+        }
+        dx[job->targets[r]] -= g * (1.0f - job->smoothing);
+    }
+}
+
+static size_t llmi_count_valid(const int32_t *targets, size_t n) {
+    size_t i, valid = 0;
+    for (i = 0; i < n; i++) valid += targets[i] != LLM_IGNORE_INDEX;
+    return valid;
+}
+
+static llm_result llmi_check_cross_entropy(const int32_t *targets, int rows, int vocab_size,
+                                           float smoothing, llm_error *err) {
+    if (rows < 0 || vocab_size < 1)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "cross_entropy: rows %d is below 0 or vocab_size %d below 1", rows,
+                         vocab_size);
+    if (!(smoothing >= 0.0f && smoothing < 1.0f))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "cross_entropy: label_smoothing %g is not in [0, 1)", (double)smoothing);
+    return llmi_check_tokens(targets, (size_t)rows, vocab_size, "target", 1, err);
+}
+
+LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, float *losses,
+                                             float *lse, const float *logits,
+                                             const int32_t *targets, int rows, int vocab_size,
+                                             float label_smoothing, llm_reduction reduction,
+                                             llm_error *err) {
+    llmi_cross_entropy job;
+    if (!context || !logits || !targets || (!loss && reduction != LLM_NONE))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "cross_entropy: context, loss, logits or targets is NULL");
+    LLMI_TRY(llmi_check_cross_entropy(targets, rows, vocab_size, label_smoothing, err));
+    LLMI_TRY(llmi_scratch_reserve(context, (size_t)rows * sizeof(float), err));
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.logits = logits; job.targets = targets;
+    job.rows = (size_t)rows; job.vocab = job.ld = (size_t)vocab_size;
+    job.smoothing = label_smoothing;
+    job.losses = losses ? losses : (float *)context->scratch;
+    job.lse = lse;
+    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_cross_entropy_task, &job);
+    if (loss) {
+        const size_t valid = llmi_count_valid(targets, job.rows);
+        double sum = 0.0;
+        size_t r;
+        for (r = 0; r < job.rows; r++) sum += (double)job.losses[r];
+        *loss = (float)(reduction == LLM_MEAN && valid ? sum / (double)valid : sum);
+    }
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogits,
+                                              const float *dloss, const float *lse,
+                                              const float *logits, const int32_t *targets, int rows,
+                                              int vocab_size, float label_smoothing,
+                                              llm_reduction reduction, llm_error *err) {
+    llmi_cross_entropy job;
+    size_t valid;
+    if (!context || !dlogits || !lse || !logits || !targets)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "cross_entropy: context or an array is NULL");
+    LLMI_TRY(llmi_check_cross_entropy(targets, rows, vocab_size, label_smoothing, err));
+    memset(&job, 0, sizeof job);
+    valid = llmi_count_valid(targets, (size_t)rows);
+    job.context = context;
+    job.logits = logits; job.dlogits = dlogits; job.targets = targets;
+    job.rows = (size_t)rows; job.vocab = job.ld = (size_t)vocab_size;
+    job.smoothing = label_smoothing;
+    job.saved_lse = lse;
+    job.dloss = dloss;
+    job.dloss_step = reduction == LLM_NONE;
+    job.dloss_scale = reduction == LLM_MEAN && valid ? 1.0f / (float)valid : 1.0f;
+    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_cross_entropy_backward_task,
+                  &job);
+    return LLM_OK;
+}
+
+/* The head and its loss, chunk by chunk: logits exist for LLMI_LOSS_ROWS rows at a time */
+#define LLMI_LOSS_ROWS 512u            /* each chunk packs the head's weight twice: not fewer */
+
+typedef struct llmi_head {
+    const llm_context *context;
+    llmi_matrix weight;                /* (V,C) */
+    const float *x;                    /* (rows,C), after the final norm */
+    const int32_t *targets;            /* (rows) */
+    size_t rows;
+    float smoothing;
+    float *dx; /* (rows,C) of the summed loss, overwritten; NULL: loss only */
+    float *dweight;                    /* as weight */
+    int accumulate;                    /* 0: dweight is overwritten, not added to */
+    float *logprobs;                   /* (rows) or NULL */
+    /* results, over the valid targets */
+    double loss_sum, logprob_sum;
+    size_t n_valid, n_correct;
+} llmi_head;
+
+typedef struct llmi_head_scratch {
+    float *logits, *losses, *logprobs;
+    unsigned char *correct;
+} llmi_head_scratch;
+
+static void llmi_head_carve(llmi_head_scratch *s, llmi_arena *arena, size_t vocab, size_t rows) {
+    rows = llmi_min(rows, LLMI_LOSS_ROWS);
+    s->logits = llmi_carve_floats(arena, llmi_mul(rows, llmi_round_up(vocab, 16)));
+    s->losses = llmi_carve_floats(arena, rows);
+    s->logprobs = llmi_carve_floats(arena, rows);
+    s->correct = (unsigned char *)llmi_carve(arena, rows, 1);
+}
+
+/* arena: what follows the caller's own part of the scratch */
+static void llmi_head_run(llmi_head *head, llmi_arena arena) {
+    const llm_context *context = head->context;
+    const size_t vocab = head->weight.n_out, width = head->weight.n_in;
+    llmi_head_scratch s;
+    llmi_cross_entropy job;
+    size_t row, r;
+    llmi_head_carve(&s, &arena, vocab, head->rows);
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.logits = s.logits;
+    job.dlogits = head->dx ? s.logits : NULL;
+    job.vocab = vocab; job.ld = llmi_round_up(vocab, 16);
+    job.smoothing = head->smoothing;
+    job.losses = s.losses;
+    job.logprobs = s.logprobs;
+    job.correct = s.correct;
+    head->loss_sum = head->logprob_sum = 0.0;
+    head->n_valid = head->n_correct = 0;
+    for (row = 0; row < head->rows; row += LLMI_LOSS_ROWS) {
+        const size_t rows = llmi_min(LLMI_LOSS_ROWS, head->rows - row);
+        const float *x = head->x + row * width;
+        job.rows = rows;
+        job.targets = head->targets + row;
+        llmi_matmul(context, s.logits, job.ld, x, head->weight, NULL, rows, 0);
+        llmi_parallel(context, llmi_ceil_div(rows, LLMI_ROWS), llmi_cross_entropy_task, &job);
+        for (r = 0; r < rows; r++) {
+            head->loss_sum += (double)s.losses[r];
+            head->logprob_sum += (double)s.logprobs[r];
+            head->n_correct += s.correct[r];
+        }
+        head->n_valid += llmi_count_valid(job.targets, rows);
+        if (head->logprobs) memcpy(head->logprobs + row, s.logprobs, rows * sizeof(float));
+        if (!head->dx) continue;
+        llmi_matmul_dx(context, head->dx + row * width, s.logits, job.ld, head->weight, rows, 0);
+        llmi_matmul_dw(context, head->dweight, s.logits, job.ld, x, head->weight, rows,
+                       head->accumulate || row > 0);
+    }
+}
+
+/* ============================================================================================
+ * >>config       presets, defaults, validation
+ * ========================================================================================== */
+typedef struct llmi_preset {
+    const char *name;
+    int vocab_size, max_seq_len, d_model, n_layers, n_heads;
+} llmi_preset;
+
+/* arXiv:2005.14165 table 2.1 prints 24 heads of 128 for XL (2048 wide) and 5140 for the width of
+ * 13B; neither divides. Here: 16 heads of 128, and 5120. */
+static const llmi_preset llmi_presets[] = {
+    {"gpt2-tiny", 50257, 256, 128, 4, 4},        {"gpt2", 50257, 1024, 768, 12, 12},
+    {"gpt2-medium", 50257, 1024, 1024, 24, 16},  {"gpt2-large", 50257, 1024, 1280, 36, 20},
+    {"gpt2-xl", 50257, 1024, 1600, 48, 25},      {"gpt3-small", 50257, 2048, 768, 12, 12},
+    {"gpt3-medium", 50257, 2048, 1024, 24, 16},  {"gpt3-large", 50257, 2048, 1536, 24, 16},
+    {"gpt3-xl", 50257, 2048, 2048, 24, 16},      {"gpt3-2.7b", 50257, 2048, 2560, 32, 32},
+    {"gpt3-6.7b", 50257, 2048, 4096, 32, 32},    {"gpt3-13b", 50257, 2048, 5120, 40, 40},
+    {"gpt3-175b", 50257, 2048, 12288, 96, 96}
+};
+#define LLMI_N_PRESETS ((int)(sizeof llmi_presets / sizeof llmi_presets[0]))
+
+LLM_API const char *llm_config_preset_name(int i) {
+    return i >= 0 && i < LLMI_N_PRESETS ? llmi_presets[i].name : NULL;
+}
+
+/* Levenshtein distance of short names */
+static size_t llmi_edit_distance(const char *a, const char *b) {
+    size_t row[32], n = strlen(b), i, j;
+    if (n > 31) return 99;
+    for (j = 0; j <= n; j++) row[j] = j;
+    for (i = 0; a[i] && i < 64; i++) {
+        size_t diagonal = row[0];
+        row[0] = i + 1;
+        for (j = 1; j <= n; j++) {
+            const size_t change = diagonal + (a[i] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = llmi_min(change, 1 + llmi_min(row[j], row[j - 1]));
+        }
+    }
+    return row[n];
+}
+
+LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err) {
+    int i, nearest = 0;
+    if (!config || !name) return llmi_fail(err, LLM_ERR_ARGUMENT, "preset: config or name is NULL");
+    for (i = 0; i < LLMI_N_PRESETS; i++) {
+        const llmi_preset *preset = &llmi_presets[i];
+        if (strcmp(name, preset->name) == 0) {
+            memset(config, 0, sizeof *config);
+            config->arch = LLM_ARCH_GPT2;
+            config->vocab_size = preset->vocab_size;
+            config->max_seq_len = preset->max_seq_len;
+            config->d_model = preset->d_model;
+            config->n_layers = preset->n_layers;
+            config->n_heads = preset->n_heads;
+            config->tie_embeddings = 1;
+            return LLM_OK;
+        }
+        if (llmi_edit_distance(name, preset->name) <
+            llmi_edit_distance(name, llmi_presets[nearest].name))
+            nearest = i;
+    }
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "no preset is named '%.40s'; did you mean '%s'?", name,
+                     llmi_presets[nearest].name);
+}
+
+static void llmi_config_resolve(llm_config *config) {
+    if (config->arch == LLM_ARCH_GPT2) {
+        if (config->d_ffn == 0 && config->d_model <= INT_MAX / 4)
+            config->d_ffn = 4 * config->d_model;
+        if (config->norm_eps == 0.0f) config->norm_eps = 1e-5f;
+    }
+}
+
+/* ---- the tensor table: what a model consists of is written once per architecture ------------- */
+typedef struct llmi_tensor {
+    char name[72];                     /* as in the Hugging Face file */
+    int n_dims;
+    int64_t dims[4];
+    size_t count;
+    size_t offset; /* floats from the start of the flat blocks; a multiple of 16 */
+    float init_std, init_value;        /* N(0, init_std) where that is not 0, else the value   */
+    int by_product; /* its gradient's first term is written by a matrix product; */
+} llmi_tensor;                         /* others must be cleared before they are added to         */
+
+typedef struct llmi_table {
+    llmi_tensor *rows;                 /* NULL: count only */
+    size_t n;
+    uint64_t parameters, floats;       /* floats: with the padding between tensors; they saturate */
+} llmi_table;
+
+static uint64_t llmi_mul64(uint64_t a, uint64_t b) {
+    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+}
+static uint64_t llmi_add64(uint64_t a, uint64_t b) {
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+/* d1 = 0: a vector. layer < 0: name is whole, else the format takes it. */
+static void llmi_table_add(llmi_table *table, const char *name, int layer, int d0, int d1,
+                           float init_std, float init_value, int by_product) {
+    const uint64_t count = llmi_mul64((uint64_t)d0, d1 ? (uint64_t)d1 : 1);
+    if (table->rows) {
+        llmi_tensor *row = &table->rows[table->n];
+        const char *digits = strstr(name, "%d");
+        memset(row, 0, sizeof *row);
+        if (digits)
+            snprintf(row->name, sizeof row->name, "%.*s%d%s", (int)(digits - name), name, layer,
+                     digits + 2);
+        else
+            snprintf(row->name, sizeof row->name, "%s", name);
+        row->n_dims = d1 ? 2 : 1;
+        row->dims[0] = d0;
+        row->dims[1] = d1;
+        row->count = (size_t)count;
+        row->offset = (size_t)table->floats;
+        row->init_std = init_std;
+        row->init_value = init_value;
+        row->by_product = by_product;
+    }
+    table->n++;
+    table->parameters = llmi_add64(table->parameters, count);
+    table->floats = llmi_add64(table->floats, llmi_add64(count, 15) / 16 * 16);
+}
+
+/* GPT-2's tensors, in this order; matrices are [in,out], as transformers' Conv1D keeps them */
+enum {
+    LLMI_WTE, LLMI_WPE, LLMI_BLOCKS,
+    LLMI_LN1_W = 0, LLMI_LN1_B, LLMI_QKV_W, LLMI_QKV_B, LLMI_ATT_W, LLMI_ATT_B,
+    LLMI_LN2_W, LLMI_LN2_B, LLMI_FC_W, LLMI_FC_B, LLMI_MLP_W, LLMI_MLP_B, LLMI_PER_BLOCK
+};
+
+static void llmi_gpt2_table(llmi_table *table, const llm_config *config) {
+    const int C = config->d_model, F = config->d_ffn, L = config->n_layers;
+    const float std = 0.02f, residual_std = 0.02f / sqrtf(2.0f * (float)L);
+    int l;
+    table->n = 0;
+    table->parameters = table->floats = 0;
+    llmi_table_add(table, "transformer.wte.weight", -1, config->vocab_size, C, std, 0.0f,
+                   config->tie_embeddings);
+    llmi_table_add(table, "transformer.wpe.weight", -1, config->max_seq_len, C, std, 0.0f, 0);
+    for (l = 0; l < L; l++) {
+        llmi_table_add(table, "transformer.h.%d.ln_1.weight", l, C, 0, 0.0f, 1.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.ln_1.bias", l, C, 0, 0.0f, 0.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.attn.c_attn.weight", l, C, 3 * C, std, 0.0f, 1);
+        llmi_table_add(table, "transformer.h.%d.attn.c_attn.bias", l, 3 * C, 0, 0.0f, 0.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.attn.c_proj.weight", l, C, C, residual_std, 0.0f,
+                       1);
+        llmi_table_add(table, "transformer.h.%d.attn.c_proj.bias", l, C, 0, 0.0f, 0.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.ln_2.weight", l, C, 0, 0.0f, 1.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.ln_2.bias", l, C, 0, 0.0f, 0.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.mlp.c_fc.weight", l, C, F, std, 0.0f, 1);
+        llmi_table_add(table, "transformer.h.%d.mlp.c_fc.bias", l, F, 0, 0.0f, 0.0f, 0);
+        llmi_table_add(table, "transformer.h.%d.mlp.c_proj.weight", l, F, C, residual_std, 0.0f, 1);
+        llmi_table_add(table, "transformer.h.%d.mlp.c_proj.bias", l, C, 0, 0.0f, 0.0f, 0);
+    }
+    llmi_table_add(table, "transformer.ln_f.weight", -1, C, 0, 0.0f, 1.0f, 0);
+    llmi_table_add(table, "transformer.ln_f.bias", -1, C, 0, 0.0f, 0.0f, 0);
+    if (!config->tie_embeddings)
+        llmi_table_add(table, "lm_head.weight", -1, config->vocab_size, C, std, 0.0f, 1);
+}
+
+static llm_result llmi_check_int(const char *field, int value, int low, int high, llm_error *err) {
+    if (value >= low && value <= high) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
+}
+static llm_result llmi_check_dropout(const char *field, float value, llm_error *err) {
+    if (value >= 0.0f && value < 1.0f) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, 1)", field, (double)value);
+}
+
+LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err) {
+    llm_config c;
+    llmi_table table;
+    if (!config) return llmi_fail(err, LLM_ERR_ARGUMENT, "config is NULL");
+    c = *config;
+    if (c.arch == LLM_ARCH_DEEPSEEK_V3)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "arch deepseek_v3 is not implemented yet");
+    if (c.arch != LLM_ARCH_GPT2)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "arch %d is not one of llm_arch", (int)c.arch);
+    llmi_config_resolve(&c);
+    LLMI_TRY(llmi_check_int("vocab_size", c.vocab_size, 1, INT_MAX - 16, err));
+    LLMI_TRY(llmi_check_int("max_seq_len", c.max_seq_len, 1, 1 << 24, err));
+    LLMI_TRY(llmi_check_int("d_model", c.d_model, 1, 1 << 20, err));
+    LLMI_TRY(llmi_check_int("n_layers", c.n_layers, 1, 10000, err));
+    LLMI_TRY(llmi_check_int("n_heads", c.n_heads, 1, c.d_model, err));
+    LLMI_TRY(llmi_check_int("d_ffn", c.d_ffn, 1, 1 << 24, err));
+    if (c.d_model % c.n_heads)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "d_model %d is not a multiple of n_heads %d",
+                         c.d_model, c.n_heads);
+    if (!(c.norm_eps > 0.0f && c.norm_eps < 1.0f))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "norm_eps %g is not in (0, 1)", (double)c.norm_eps);
+    LLMI_TRY(llmi_check_dropout("embd_pdrop", c.embd_pdrop, err));
+    LLMI_TRY(llmi_check_dropout("attn_pdrop", c.attn_pdrop, err));
+    LLMI_TRY(llmi_check_dropout("resid_pdrop", c.resid_pdrop, err));
+    if (c.n_routed_experts || c.mtp_depth || c.kv_lora_rank || c.q_lora_rank ||
+        c.yarn_factor != 0.0f)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "arch gpt2 has no experts (n_routed_experts %d), MTP (mtp_depth %d), MLA "
+                         "(kv_lora_rank %d, "
+                         "q_lora_rank %d) or YaRN (yarn_factor %g)",
+                         c.n_routed_experts, c.mtp_depth, c.kv_lora_rank, c.q_lora_rank,
+                         (double)c.yarn_factor);
+    table.rows = NULL;
+    llmi_gpt2_table(&table, &c);
+    if (table.floats > SIZE_MAX / 4 / sizeof(float))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "vocab_size %d, max_seq_len %d, d_model %d, n_layers %d, d_ffn %d: %.3g "
+                         "parameters do not "
+                         "fit an address space of %.3g bytes",
+                         c.vocab_size, c.max_seq_len, c.d_model, c.n_layers, c.d_ffn,
+                         (double)table.parameters, (double)SIZE_MAX);
+    return LLM_OK;
+}
+
+LLM_API uint64_t llm_config_param_count(const llm_config *config) {
+    llm_config c;
+    llmi_table table;
+    if (llm_config_validate(config, NULL) != LLM_OK) return 0;
+    c = *config;
+    llmi_config_resolve(&c);
+    table.rows = NULL;
+    llmi_gpt2_table(&table, &c);
+    return table.parameters;
+}
+LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
+    (void)config;
+    return 0;
+}
+LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
+    return llm_config_param_count(config);
+}
+
+LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
+                                      llm_dtype cache_dtype) {
+    const size_t value = cache_dtype == LLM_F32                              ? 4
+                         : cache_dtype == LLM_BF16 || cache_dtype == LLM_F16 ? 2
+                                                                             : 0;
+    if (llm_config_validate(config, NULL) != LLM_OK || max_seq_len < 0) return 0;
+    if (max_seq_len == 0) max_seq_len = config->max_seq_len;
+    return llmi_mul(llmi_mul(2 * value * (size_t)config->n_layers, (size_t)config->d_model),
+                    (size_t)max_seq_len);
+}
+
+/* ============================================================================================
+ * >>model        parameters in one block, by the tensor table
+ * ========================================================================================== */
+struct llm_model {
+    llm_config config;                 /* resolved */
+    llm_allocator allocator_copy;
+    const llm_allocator *allocator;    /* NULL or the copy */
+    int n_threads;
+    int has_trainer;
+    llmi_table table;
+    void **data;                       /* data[i]: the values of tensor i, f32 */
+    float *block;                      /* table.floats of them; zero between tensors */
+};
+
+LLM_API void llm_model_free(llm_model *model) {
+    llm_allocator copy;
+    if (!model) return;
+    llmi_release(model->allocator, model->table.rows);
+    llmi_release(model->allocator, model->data);
+    llmi_release(model->allocator, model->block);
+    copy = model->allocator_copy;
+    llmi_release(model->allocator ? &copy : NULL, model);
+}
+
+/* a model whose parameters are all 0 */
+static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_desc *desc,
+                                      llm_error *err) {
+    const llm_allocator *allocator = desc ? desc->allocator : NULL;
+    llm_model *model;
+    size_t i, bytes;
+    if (llm_config_validate(config, err) != LLM_OK) return NULL;
+    if (desc && desc->dtype != LLM_F32) {
+        llmi_fail(err, LLM_ERR_UNSUPPORTED, "model desc: dtype %d: weights are kept in F32 only",
+                  (int)desc->dtype);
+        return NULL;
+    }
+    if (desc && llmi_check_int("model desc: n_threads", desc->n_threads, 0, 1024, err) != LLM_OK)
+        return NULL;
+    model = (llm_model *)llmi_alloc(allocator, sizeof *model, "model", err);
+    if (!model) return NULL;
+    memset(model, 0, sizeof *model);
+    model->config = *config;
+    llmi_config_resolve(&model->config);
+    model->n_threads = desc ? desc->n_threads : 0;
+    if (allocator) {
+        model->allocator_copy = *allocator;
+        model->allocator = &model->allocator_copy;
+    }
+    llmi_gpt2_table(&model->table, &model->config);
+    bytes = (size_t)model->table.floats * sizeof(float);
+    model->block = (float *)llmi_alloc(allocator, bytes, "parameters", err);
+    if (model->block)
+        model->table.rows = (llmi_tensor *)llmi_alloc(
+            allocator, model->table.n * sizeof(llmi_tensor), "tensor table", err);
+    if (model->table.rows)
+        model->data = (void **)llmi_alloc(allocator, model->table.n * sizeof(void *),
+                                          "tensor table", err);
+    if (!model->data) {
+        llm_model_free(model);
+        return NULL;
+    }
+    llmi_gpt2_table(&model->table, &model->config);
+    for (i = 0; i < model->table.n; i++)
+        model->data[i] = model->block + model->table.rows[i].offset;
+    memset(model->block, 0, bytes);
+    return model;
+}
+
+typedef struct llmi_init { float *to; size_t count; float std; uint64_t seed; } llmi_init;
+
+static void llmi_init_task(void *argument, size_t index, int thread) {
+    const llmi_init *job = (const llmi_init *)argument;
+    const size_t end = llmi_min(job->count, (index + 1) * LLMI_PIECE);
+    size_t i;
+    (void)thread;
+    for (i = index * LLMI_PIECE; i < end; i++)
+        job->to[i] = job->std * llm_random_normal(job->seed, i);
+}
+
+LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
+                                    llm_error *err) {
+    llm_model *model = llmi_model_allocate(config, desc, err);
+    llm_context *context;
+    size_t i, j;
+    if (!model) return NULL;
+    context = llm_context_create(model->n_threads, model->allocator, err);
+    if (!context) {
+        llm_model_free(model);
+        return NULL;
+    }
+    for (i = 0; i < model->table.n; i++) {
+        const llmi_tensor *row = &model->table.rows[i];
+        llmi_init job;
+        job.to = (float *)model->data[i];
+        job.count = row->count;
+        job.std = row->init_std;
+        job.seed = llm_random(desc ? desc->seed : 0, i);
+        if (row->init_std > 0.0f)
+            llmi_parallel(context, llmi_ceil_div(row->count, LLMI_PIECE), llmi_init_task, &job);
+        else for (j = 0; j < row->count; j++) job.to[j] = row->init_value;
+    }
+    llm_context_free(context);
+    return model;
+}
+
+LLM_API const llm_config *llm_model_config(const llm_model *model) {
+    return model ? &model->config : NULL;
+}
+LLM_API size_t llm_model_tensor_count(const llm_model *model) { return model ? model->table.n : 0; }
+
+static llm_tensor llmi_tensor_view(const llmi_table *table, size_t i, void *data) {
+    llm_tensor tensor;
+    const llmi_tensor *row = &table->rows[i];
+    tensor.name = row->name;
+    tensor.dtype = LLM_F32;
+    tensor.n_dims = row->n_dims;
+    memcpy(tensor.dims, row->dims, sizeof tensor.dims);
+    tensor.data = data;
+    return tensor;
+}
+LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i) {
+    llm_tensor none;
+    memset(&none, 0, sizeof none);
+    return model && i < model->table.n ? llmi_tensor_view(&model->table, i, model->data[i]) : none;
+}
+
+/* ============================================================================================
+ * >>gpt2         the model: one forward for training, scoring, prefill and decoding; one backward
+ *
+ *   x = wte[token] + wpe[position]
+ *   per block  x += attention(LN1 x) Wo + bo;  x += gelu(LN2 x Wfc + bfc) Wproj + bproj
+ *   logits = LNf(x) head^T
+ * (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3)
+ *
+ * Saved per block for the backward: x, the norms' mean and rstd, qkv, the attention's output and
+ * lse, the stream between the two halves, and fc before GELU: 9C + F + ... values a row. The
+ * outputs of norms and GELU are computed again.
+ * ========================================================================================== */
+typedef struct llmi_run {              /* rows of tokens on their way through the model */
+    llm_context *context;
+    const llm_model *model;
+    size_t n_sequences, rows;          /* rows: of each sequence, at consecutive positions      */
+    const int *position,
+        *slot;    /* per sequence: position of its first row (NULL: 0); place in the cache */
+    float *cache; /* layers x (k, v) x slots x heads x cache_len x head dim; NULL: the */
+    size_t cache_slots, cache_len;     /* batch's own rows are all there is                     */
+    int few;                           /* the decode path: at most LLMI_FEW_ROWS rows in all    */
+    float embd_pdrop, attn_pdrop, resid_pdrop;
+    uint64_t seed;                     /* of the dropout masks                                  */
+    float *gradients;                  /* flat; backward only                                   */
+    int accumulate;                    /* 0: gradients by_product are overwritten               */
+    /* buffers for N = n_sequences x rows rows */
+    int keep_x, keep_saved;            /* for all blocks, or each block in place of the last    */
+    float *x;                          /* (N,C) inputs of the blocks, then the last one's output */
+    char *saved;
+    size_t saved_size;                 /* bytes from block to block                             */
+    float *final_mean, *final_rstd;    /* (N)                                                   */
+    float *h, *dh;                     /* (N,C)                                                 */
+    float *wide, *dwide;               /* (N, max(F, 3C)), (N,F)                                */
+} llmi_run;
+
+typedef struct llmi_gpt2_saved {
+    float *mean1, *rstd1;              /* (N)                                                   */
+    float *qkv;                        /* (N,3C)                                                */
+    float *att;                        /* (N,C)                                                 */
+    float *lse;                        /* (n_sequences,H,rows)                                  */
+    float *mid;                        /* (N,C)                                                 */
+    float *mean2, *rstd2;              /* (N)                                                   */
+    float *fc;                         /* (N,F)                                                 */
+} llmi_gpt2_saved;
+
+static void llmi_gpt2_carve_saved(llmi_gpt2_saved *s, llmi_arena *arena, const llm_config *config,
+                                  size_t n) {
+    const size_t C = (size_t)config->d_model;
+    s->mean1 = llmi_carve_floats(arena, n);
+    s->rstd1 = llmi_carve_floats(arena, n);
+    s->qkv = llmi_carve_floats(arena, llmi_mul(n, 3 * C));
+    s->att = llmi_carve_floats(arena, llmi_mul(n, C));
+    s->lse = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->n_heads));
+    s->mid = llmi_carve_floats(arena, llmi_mul(n, C));
+    s->mean2 = llmi_carve_floats(arena, n);
+    s->rstd2 = llmi_carve_floats(arena, n);
+    s->fc = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->d_ffn));
+}
+
+/* what lives from forward to backward */
+static void llmi_gpt2_carve_activations(llmi_run *run, llmi_arena *arena, const llm_config *config,
+                                        size_t n) {
+    const size_t L = (size_t)config->n_layers;
+    llmi_gpt2_saved s;
+    llmi_arena one = {NULL, 0};
+    llmi_gpt2_carve_saved(&s, &one, config, n);
+    run->saved_size = one.used;
+    run->x = llmi_carve_floats(
+        arena, llmi_mul(llmi_mul(n, (size_t)config->d_model), run->keep_x ? L + 1 : 2));
+    run->saved = (char *)llmi_carve(arena, run->keep_saved ? L : 1, one.used);
+    run->final_mean = llmi_carve_floats(arena, n);
+    run->final_rstd = llmi_carve_floats(arena, n);
+}
+/* what lives within one block */
+static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *config,
+                                 size_t n, int backward) {
+    const size_t C = (size_t)config->d_model, F = (size_t)config->d_ffn;
+    run->h = llmi_carve_floats(arena, llmi_mul(n, C));
+    run->wide = llmi_carve_floats(arena, llmi_mul(n, backward ? llmi_max(F, 3 * C) : F));
+    run->dh = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
+    run->dwide = backward ? llmi_carve_floats(arena, llmi_mul(n, F)) : NULL;
+}
+
+static size_t llmi_run_rows(const llmi_run *run) { return run->n_sequences * run->rows; }
+static float *llmi_run_x(const llmi_run *run, int layer) {
+    return run->x + (size_t)(run->keep_x ? layer : layer % 2) * llmi_run_rows(run) *
+                        (size_t)run->model->config.d_model;
+}
+static const float *llmi_weight(const llmi_run *run, int i) {
+    return (const float *)run->model->data[i];
+}
+static float *llmi_gradient(const llmi_run *run, int i) {
+    return run->gradients + run->model->table.rows[i].offset;
+}
+static llmi_matrix llmi_conv1d(const llmi_run *run, int i) {        /* stored [in,out] */
+    const int64_t *dims = run->model->table.rows[i].dims;
+    return llmi_matrix_of(llmi_weight(run, i), (size_t)dims[1], (size_t)dims[0], 1);
+}
+static int llmi_final_norm(const llm_model *model) {
+    return LLMI_BLOCKS + model->config.n_layers * LLMI_PER_BLOCK;
+}
+static int llmi_head_index(const llm_model *model) {
+    return model->config.tie_embeddings ? LLMI_WTE : llmi_final_norm(model) + 2;
+}
+static llmi_matrix llmi_head_matrix(const llm_model *model) {
+    return llmi_matrix_of((const float *)model->data[llmi_head_index(model)],
+                          (size_t)model->config.vocab_size, (size_t)model->config.d_model, 0);
+}
+
+/* independent masks for embedding (0), and per block attention (1), first (2) and second half (3)
+ */
+static uint64_t llmi_dropout_seed(const llmi_run *run, int layer, int which) {
+    return llm_random(run->seed, (uint64_t)layer * 4 + (uint64_t)which);
+}
+
+typedef struct llmi_gpt2_rows {
+    const llmi_run *run;
+    const int32_t *tokens;
+    const float *qkv;
+    int layer;
+} llmi_gpt2_rows;
+
+static void llmi_gpt2_embed_task(void *argument, size_t index, int thread) {
+    const llmi_gpt2_rows *job = (const llmi_gpt2_rows *)argument;
+    const llmi_run *run = job->run;
+    const size_t C = (size_t)run->model->config.d_model, n = llmi_run_rows(run);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < llmi_min(n, (index + 1) * LLMI_ROWS); r++) {
+        const size_t position = (run->position ? (size_t)run->position[r / run->rows] : 0) +
+                                r % run->rows;
+        run->context->kernels->add(run->x + r * C,
+                                   llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[r] * C,
+                                   llmi_weight(run, LLMI_WPE) + position * C, C);
+    }
+}
+
+static float *llmi_gpt2_cache(const llmi_run *run, int layer, int value) {
+    return run->cache + (size_t)(2 * layer + value) * run->cache_slots * run->cache_len *
+                            (size_t)run->model->config.d_model;
+}
+/* keys and values of a row, head by head, to their places in the cache */
+static void llmi_gpt2_store_task(void *argument, size_t index, int thread) {
+    const llmi_gpt2_rows *job = (const llmi_gpt2_rows *)argument;
+    const llmi_run *run = job->run;
+    const size_t C = (size_t)run->model->config.d_model, H = (size_t)run->model->config.n_heads,
+                 D = C / H;
+    const size_t sequence = index / run->rows,
+                 position = (size_t)run->position[sequence] + index % run->rows;
+    size_t h;
+    int value;
+    (void)thread;
+    for (value = 0; value < 2; value++)
+        for (h = 0; h < H; h++)
+            memcpy(llmi_gpt2_cache(run, job->layer, value) +
+                       (((size_t)run->slot[sequence] * H + h) * run->cache_len + position) * D,
+                   job->qkv + index * 3 * C + (size_t)(1 + value) * C + h * D, D * sizeof(float));
+}
+
+static void llmi_gpt2_attention(const llmi_run *run, llmi_attention *a, const llmi_gpt2_saved *s,
+                                int layer) {
+    const llm_config *config = &run->model->config;
+    const size_t C = (size_t)config->d_model;
+    memset(a, 0, sizeof *a);
+    a->n_sequences = run->n_sequences;
+    a->rows = run->rows;
+    a->n_heads = (size_t)config->n_heads;
+    a->qk_dim = a->v_dim = C / a->n_heads;
+    a->q = s->qkv;
+    a->q_stride = 3 * C;
+    if (run->cache) {
+        a->position = run->position;
+        a->slot = run->slot;
+        a->k = llmi_gpt2_cache(run, layer, 0);
+        a->v = llmi_gpt2_cache(run, layer, 1);
+        a->k_stride = a->v_stride = a->qk_dim;
+        a->k_head = a->v_head = run->cache_len * a->qk_dim;
+        a->k_sequence = a->v_sequence = run->cache_len * C;
+    } else {
+        a->k = s->qkv + C;
+        a->v = s->qkv + 2 * C;
+        a->k_stride = a->v_stride = 3 * C;
+        a->k_head = a->v_head = a->qk_dim;
+        a->k_sequence = a->v_sequence = run->rows * 3 * C;
+    }
+    a->scale = 1.0f / sqrtf((float)a->qk_dim);
+    a->dropout = run->attn_pdrop;
+    a->seed = llmi_dropout_seed(run, layer, 1);
+}
+
+static void llmi_gpt2_saved_at(const llmi_run *run, llmi_gpt2_saved *s, int layer) {
+    llmi_arena arena = {NULL, 0};
+    arena.base = run->saved + (run->keep_saved ? (size_t)layer * run->saved_size : 0);
+    llmi_gpt2_carve_saved(s, &arena, &run->model->config, llmi_run_rows(run));
+}
+
+/* longest: keys of the longest sequence, this call's included */
+static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longest) {
+    const llm_config *config = &run->model->config;
+    llm_context *context = run->context;
+    const int w = LLMI_BLOCKS + layer * LLMI_PER_BLOCK, C = config->d_model;
+    const size_t n = llmi_run_rows(run), width = (size_t)C;
+    const float *x = llmi_run_x(run, layer);
+    llmi_gpt2_saved s;
+    llmi_attention a;
+    llmi_gpt2_saved_at(run, &s, layer);
+    llm_layernorm_forward(context, run->h, s.mean1, s.rstd1, x, llmi_weight(run, w + LLMI_LN1_W),
+                          llmi_weight(run, w + LLMI_LN1_B), (int)n, C, config->norm_eps);
+    llmi_matmul(context, s.qkv, 3 * width, run->h, llmi_conv1d(run, w + LLMI_QKV_W),
+                llmi_weight(run, w + LLMI_QKV_B), n, 0);
+    if (run->cache) {
+        llmi_gpt2_rows job;
+        job.run = run; job.tokens = NULL; job.qkv = s.qkv; job.layer = layer;
+        llmi_parallel(context, n, llmi_gpt2_store_task, &job);
+    }
+    llmi_gpt2_attention(run, &a, &s, layer);
+    a.out = s.att;
+    a.lse = s.lse;
+    llmi_attention_run(context, &a, longest, run->few);
+    llmi_matmul(context, run->h, width, s.att, llmi_conv1d(run, w + LLMI_ATT_W),
+                llmi_weight(run, w + LLMI_ATT_B), n, 0);
+    llmi_residual(context, s.mid, x, run->h, n * width, run->resid_pdrop,
+                  llmi_dropout_seed(run, layer, 2));
+    llm_layernorm_forward(context, run->h, s.mean2, s.rstd2, s.mid,
+                          llmi_weight(run, w + LLMI_LN2_W), llmi_weight(run, w + LLMI_LN2_B),
+                          (int)n, C, config->norm_eps);
+    llmi_matmul(context, s.fc, (size_t)config->d_ffn, run->h, llmi_conv1d(run, w + LLMI_FC_W),
+                llmi_weight(run, w + LLMI_FC_B), n, 0);
+    llm_gelu_forward(context, run->wide, s.fc, n * (size_t)config->d_ffn);
+    llmi_matmul(context, run->h, width, run->wide, llmi_conv1d(run, w + LLMI_MLP_W),
+                llmi_weight(run, w + LLMI_MLP_B), n, 0);
+    llmi_residual(context, llmi_run_x(run, layer + 1), s.mid, run->h, n * width, run->resid_pdrop,
+                  llmi_dropout_seed(run, layer, 3));
+}
+
+/* dW += dy^T x and db += sum dy of y = x W + b; then dx = dy W^T, unless NULL */
+static void llmi_conv1d_backward(const llmi_run *run, float *dx, const float *dy, const float *x,
+                                 int weight, size_t n) {
+    const llmi_matrix w = llmi_conv1d(run, weight);
+    llmi_matmul_dw(run->context, llmi_gradient(run, weight), dy, w.n_out, x, w, n, run->accumulate);
+    llmi_add_column_sums(run->context, llmi_gradient(run, weight + 1), dy, n, w.n_out);
+    if (dx) llmi_matmul_dx(run->context, dx, dy, w.n_out, w, n, 0);
+}
+
+/* the gradient of one half's output: through the dropout of its residual */
+static const float *llmi_gpt2_branch(const llmi_run *run, const float *dx, size_t count, int layer,
+                                     int half) {
+    if (run->resid_pdrop <= 0.0f) return dx;
+    llmi_dropout(run->context, run->dh, dx, count, run->resid_pdrop,
+                 llmi_dropout_seed(run, layer, 1 + half), 0);
+    return run->dh;
+}
+
+/* dx (N,C): the gradient of the block's output, becomes that of its input */
+static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) {
+    const llm_config *config = &run->model->config;
+    llm_context *context = run->context;
+    const int w = LLMI_BLOCKS + layer * LLMI_PER_BLOCK, C = config->d_model;
+    const size_t n = llmi_run_rows(run), width = (size_t)C, F = (size_t)config->d_ffn;
+    const float *x = llmi_run_x(run, layer), *dy;
+    llmi_gpt2_saved s;
+    llmi_attention a;
+    llmi_gpt2_saved_at(run, &s, layer);
+
+    dy = llmi_gpt2_branch(run, dx, n * width, layer, 2);
+    llmi_matmul_dx(context, run->dwide, dy, width, llmi_conv1d(run, w + LLMI_MLP_W), n, 0);
+    llmi_gelu_backward(context, run->dwide, run->wide, run->dwide, s.fc, n * F, 0);
+    llmi_conv1d_backward(run, NULL, dy, run->wide, w + LLMI_MLP_W, n);
+    llm_layernorm_forward(context, run->h, NULL, NULL, s.mid, llmi_weight(run, w + LLMI_LN2_W),
+                          llmi_weight(run, w + LLMI_LN2_B), (int)n, C, config->norm_eps);
+    llmi_conv1d_backward(run, run->dh, run->dwide, run->h, w + LLMI_FC_W, n);
+    llm_layernorm_backward(context, dx, llmi_gradient(run, w + LLMI_LN2_W),
+                           llmi_gradient(run, w + LLMI_LN2_B), run->dh, s.mean2, s.rstd2, s.mid,
+                           llmi_weight(run, w + LLMI_LN2_W), (int)n, C);
+
+    dy = llmi_gpt2_branch(run, dx, n * width, layer, 1);
+    llmi_conv1d_backward(run, run->h, dy, s.att, w + LLMI_ATT_W, n);       /* h: gradient of att */
+    llmi_gpt2_attention(run, &a, &s, layer);
+    a.saved_out = s.att; a.saved_lse = s.lse; a.dout = run->h;
+    a.dq = run->wide;
+    a.dk = run->wide + width;
+    a.dv = run->wide + 2 * width; /* wide: gradient of qkv */
+    llmi_attention_backward_run(context, &a);
+    llm_layernorm_forward(context, run->h, NULL, NULL, x, llmi_weight(run, w + LLMI_LN1_W),
+                          llmi_weight(run, w + LLMI_LN1_B), (int)n, C, config->norm_eps);
+    llmi_conv1d_backward(run, run->dh, run->wide, run->h, w + LLMI_QKV_W, n);
+    llm_layernorm_backward(context, dx, llmi_gradient(run, w + LLMI_LN1_W),
+                           llmi_gradient(run, w + LLMI_LN1_B), run->dh, s.mean1, s.rstd1, x,
+                           llmi_weight(run, w + LLMI_LN1_W), (int)n, C);
+}
+
+/* tokens (N), checked. Leaves the stream after the last block in llmi_run_x(run, L). */
+static void llmi_gpt2_forward(const llmi_run *run, const int32_t *tokens) {
+    const size_t n = llmi_run_rows(run);
+    size_t longest = run->rows, i;
+    llmi_gpt2_rows job;
+    int l;
+    for (i = 0; run->position && i < run->n_sequences; i++)
+        longest = llmi_max(longest, (size_t)run->position[i] + run->rows);
+    job.run = run; job.tokens = tokens; job.qkv = NULL; job.layer = 0;
+    llmi_parallel(run->context, llmi_ceil_div(n, LLMI_ROWS), llmi_gpt2_embed_task, &job);
+    if (run->embd_pdrop > 0.0f)
+        llmi_dropout(run->context, run->x, run->x, n * (size_t)run->model->config.d_model,
+                     run->embd_pdrop, llmi_dropout_seed(run, 0, 0), 0);
+    for (l = 0; l < run->model->config.n_layers; l++) llmi_gpt2_block_forward(run, l, longest);
+}
+
+/* y (rows,C) = LNf(x) for some rows of the last stream; mean and rstd (rows) or NULL */
+static void llmi_gpt2_final_norm(const llmi_run *run, float *y, float *mean, float *rstd,
+                                 const float *x, size_t rows) {
+    const int w = llmi_final_norm(run->model);
+    llm_layernorm_forward(run->context, y, mean, rstd, x, llmi_weight(run, w),
+                          llmi_weight(run, w + 1), (int)rows, run->model->config.d_model,
+                          run->model->config.norm_eps);
+}
+
+typedef struct llmi_wpe_backward { const llmi_run *run; const float *dx; } llmi_wpe_backward;
+
+static void llmi_wpe_task(void *argument, size_t index, int thread) {
+    const llmi_wpe_backward *job = (const llmi_wpe_backward *)argument;
+    const llmi_run *run = job->run;
+    const size_t C = (size_t)run->model->config.d_model;
+    size_t b;
+    (void)thread;
+    for (b = 0; b < run->n_sequences; b++)
+        run->context->kernels->axpy(llmi_gradient(run, LLMI_WPE) + index * C, 1.0f,
+                                    job->dx + (b * run->rows + index) * C, C);
+}
+
+/* dy (N,C): gradient of LNf's output; dx (N,C): room for the stream's gradient. The head's own
+ * gradient is in run->gradients already. With keep_saved 0, each block's forward runs again. */
+static void llmi_gpt2_backward(const llmi_run *run, float *dx, const float *dy,
+                               const int32_t *tokens) {
+    const llm_model *model = run->model;
+    const int w = llmi_final_norm(model), L = model->config.n_layers, C = model->config.d_model;
+    const size_t n = llmi_run_rows(run);
+    llmi_wpe_backward wpe;
+    size_t i;
+    int l;
+    if (!run->accumulate)
+        for (i = 0; i < model->table.n; i++)
+            if (!model->table.rows[i].by_product)
+                memset(llmi_gradient(run, (int)i), 0, model->table.rows[i].count * sizeof(float));
+    memset(dx, 0, n * (size_t)C * sizeof(float));
+    llm_layernorm_backward(run->context, dx, llmi_gradient(run, w), llmi_gradient(run, w + 1), dy,
+                           run->final_mean, run->final_rstd, llmi_run_x(run, L),
+                           llmi_weight(run, w), (int)n, C);
+    for (l = L - 1; l >= 0; l--) {
+        if (!run->keep_saved) llmi_gpt2_block_forward(run, l, run->rows);
+        llmi_gpt2_block_backward(run, dx, l);
+    }
+    if (run->embd_pdrop > 0.0f)
+        llmi_dropout(run->context, dx, dx, n * (size_t)C, run->embd_pdrop,
+                     llmi_dropout_seed(run, 0, 0), 0);
+    llmi_embedding_backward(run->context, llmi_gradient(run, LLMI_WTE), dx, tokens, n, (size_t)C);
+    wpe.run = run;
+    wpe.dx = dx;
+    llmi_parallel(run->context, run->rows, llmi_wpe_task, &wpe);
+}
+
+/* ---- whole batches without a cache ----------------------------------------------------------- */
+static llm_result llmi_check_batch(const llm_model *model, const int32_t *tokens, int B, int T,
+                                   int max_B, int max_T, llm_error *err) {
+    if (!model || !tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or tokens is NULL");
+    LLMI_TRY(llmi_check_int("B", B, 1, max_B, err));
+    LLMI_TRY(llmi_check_int("T", T, 1, max_T, err));
+    if (B > INT_MAX / T)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "B %d x T %d is more than %d rows", B, T, INT_MAX);
+    return llmi_check_tokens(tokens, (size_t)B * (size_t)T, model->config.vocab_size, "token", 0,
+                             err);
+}
+
+/* logits (B,T,V), or logprobs (B,T) of targets */
+static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
+                                 const int32_t *targets, int B, int T, float *logits,
+                                 float *logprobs, llm_error *err) {
+    const size_t n = (size_t)B * (size_t)T;
+    const llm_config *config = &model->config;
+    llm_context *context = llm_context_create(model->n_threads, model->allocator, err);
+    llmi_arena arena = {NULL, 0};
+    llmi_head_scratch s;
+    llmi_run run;
+    llm_result result;
+    void *memory;
+    int pass;
+    if (!context) return LLM_ERR_MEMORY;
+    memset(&run, 0, sizeof run);
+    run.context = context;
+    run.model = model;
+    run.n_sequences = (size_t)B;
+    run.rows = (size_t)T;
+    memory = NULL;
+    result = llmi_scratch_reserve(context, llmi_attention_scratch_size(context, run.rows,
+                                  (size_t)(config->d_model / config->n_heads),
+                                  (size_t)(config->d_model / config->n_heads), 0), err);
+    for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
+        if (pass) {
+            memory = llmi_alloc(model->allocator, arena.used, "activations", err);
+            if (!memory) result = LLM_ERR_MEMORY;
+            arena.base = (char *)memory;
+            arena.used = 0;
+        }
+        llmi_gpt2_carve_activations(&run, &arena, config, n);
+        llmi_gpt2_carve_work(&run, &arena, config, n, 0);
+        if (pass == 0 && logprobs) llmi_head_carve(&s, &arena, (size_t)config->vocab_size, n);
+    }
+    if (result == LLM_OK) {
+        llmi_gpt2_forward(&run, tokens);
+        llmi_gpt2_final_norm(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
+        if (logits) {
+            llmi_matmul(context, logits, (size_t)config->vocab_size, run.h, llmi_head_matrix(model),
+                        NULL, n, 0);
+        } else {
+            llmi_head head;
+            memset(&head, 0, sizeof head);
+            head.context = context;
+            head.weight = llmi_head_matrix(model);
+            head.x = run.h;
+            head.targets = targets;
+            head.rows = n;
+            head.logprobs = logprobs;
+            llmi_head_run(&head, arena);
+        }
+    }
+    llmi_release(model->allocator, memory);
+    llm_context_free(context);
+    return result;
+}
+
+LLM_API llm_result llm_model_logits(const llm_model *model, const int32_t *tokens, int B, int T,
+                                    float *logits, llm_error *err) {
+    if (!logits) return llmi_fail(err, LLM_ERR_ARGUMENT, "logits is NULL");
+    LLMI_TRY(
+        llmi_check_batch(model, tokens, B, T, INT_MAX, model ? model->config.max_seq_len : 0, err));
+    return llmi_model_run(model, tokens, NULL, B, T, logits, NULL, err);
+}
+
+LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens,
+                                   const int32_t *targets, int B, int T, float *logprobs,
+                                   llm_error *err) {
+    if (!targets || !logprobs)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "targets or logprobs is NULL");
+    LLMI_TRY(
+        llmi_check_batch(model, tokens, B, T, INT_MAX, model ? model->config.max_seq_len : 0, err));
+    LLMI_TRY(llmi_check_tokens(targets, (size_t)B * (size_t)T, model->config.vocab_size, "target",
+                               1, err));
+    return llmi_model_run(model, tokens, targets, B, T, NULL, logprobs, err);
+}
+/* ============================================================================================
+ * >>adamw        the optimizer and clipping
+ * ========================================================================================== */
+typedef struct llmi_update {
+    const llm_context *context;
+    float *weight, *m, *v;
+    const float *grad;
+    size_t n;
+    llmi_adamw with_decay, without_decay;
+    const llmi_table *table;           /* says who decays; NULL: everything does */
+    size_t first;                      /* where weight stands in the flat block  */
+} llmi_update;
+
+static llmi_adamw llmi_adamw_constants(int64_t step, float learning_rate, float beta1, float beta2,
+                                       float eps, float weight_decay, double grad_scale) {
+    llmi_adamw a;
+    a.beta1 = beta1;
+    a.beta2 = beta2;
+    a.eps = eps;
+    a.grad_scale = (float)grad_scale;
+    a.step_size = (float)((double)learning_rate / (1.0 - pow((double)beta1, (double)step)));
+    a.root_correction = (float)(1.0 / sqrt(1.0 - pow((double)beta2, (double)step)));
+    a.keep = (float)(1.0 - (double)learning_rate * (double)weight_decay);
+    return a;
+}
+
+static void llmi_update_task(void *argument, size_t index, int thread) {
+    const llmi_update *job = (const llmi_update *)argument;
+    size_t at = index * LLMI_PIECE, low = 0;
+    const size_t end = llmi_min(job->n, at + LLMI_PIECE);
+    (void)thread;
+    if (job->table) { /* the last tensor that starts at or before job->first + at */
+        size_t high = job->table->n;
+        while (high - low > 1) {
+            const size_t middle = (low + high) / 2;
+            if (job->table->rows[middle].offset <= job->first + at) low = middle;
+            else high = middle;
+        }
+    }
+    while (at < end) {
+        size_t stop = end;
+        int decays = 1;
+        if (job->table) {
+            if (low + 1 < job->table->n)
+                stop = llmi_min(end, job->table->rows[low + 1].offset - job->first);
+            decays = job->table->rows[low].n_dims >= 2;
+            low++;
+        }
+        job->context->kernels->adamw(job->weight + at, job->m + at, job->v + at, job->grad + at,
+                                     stop - at, decays ? &job->with_decay : &job->without_decay);
+        at = stop;
+    }
+}
+
+LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, float *v,
+                              const float *grad, size_t n, int64_t step, float learning_rate,
+                              float beta1, float beta2, float eps, float weight_decay,
+                              float grad_scale) {
+    llmi_update job;
+    if (!context || !weight || !m || !v || !grad || step < 1) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.weight = weight; job.m = m; job.v = v; job.grad = grad;
+    job.n = n;
+    job.with_decay = llmi_adamw_constants(step, learning_rate, beta1, beta2, eps, weight_decay,
+                                          (double)grad_scale);
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_update_task, &job);
+}
+
+typedef struct llmi_squares {
+    const llm_context *context;
+    const float *x;
+    size_t n, first;
+    double *parts;
+} llmi_squares;
+
+static void llmi_square_sum_task(void *argument, size_t index, int thread) {
+    const llmi_squares *job = (const llmi_squares *)argument;
+    const size_t at = (job->first + index) * LLMI_PIECE;
+    (void)thread;
+    job->parts[index] = job->context->kernels->square_sum(job->x + at,
+                                                          llmi_min(LLMI_PIECE, job->n - at));
+}
+
+/* in pieces, 256 at a time, added in order */
+static double llmi_square_sum(const llm_context *context, const float *x, size_t n) {
+    double parts[256], sum = 0.0;
+    const size_t pieces = llmi_ceil_div(n, LLMI_PIECE);
+    llmi_squares job;
+    job.context = context; job.x = x; job.n = n; job.parts = parts;
+    for (job.first = 0; job.first < pieces; job.first += 256) {
+        const size_t count = llmi_min(256, pieces - job.first);
+        size_t i;
+        llmi_parallel(context, count, llmi_square_sum_task, &job);
+        for (i = 0; i < count; i++) sum += parts[i];
+    }
+    return sum;
+}
+
+static double llmi_clip_factor(double norm, double max_norm) {
+    const double factor = max_norm / (norm + 1e-6);
+    return max_norm > 0.0 && factor < 1.0 ? factor : 1.0;
+}
+
+LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm) {
+    double norm, factor;
+    size_t i;
+    if (!context || !grad) return 0.0f;
+    norm = sqrt(llmi_square_sum(context, grad, n));
+    factor = llmi_clip_factor(norm, (double)max_norm);
+    for (i = 0; i < n && factor != 1.0; i += LLMI_PIECE)
+        context->kernels->affine(grad + i, grad + i, (float)factor, 0.0f,
+                                 llmi_min(LLMI_PIECE, n - i));
+    return (float)norm;
+}
+
+/* ============================================================================================
+ * >>schedule     defaults of a training, and its learning rate
+ * ========================================================================================== */
+static float llmi_default(float value, float standard) {
+    return value == 0.0f ? standard : value == LLM_OFF ? 0.0f : value;
+}
+
+static void llmi_train_resolve(llm_train_desc *d) {
+    if (d->grad_accum_steps == 0) d->grad_accum_steps = 1;
+    d->learning_rate = llmi_default(d->learning_rate, 3e-4f);
+    d->min_lr_ratio = llmi_default(d->min_lr_ratio, 0.1f);
+    d->beta1 = llmi_default(d->beta1, 0.9f);
+    d->beta2 = llmi_default(d->beta2, 0.95f);
+    d->adam_eps = llmi_default(d->adam_eps, 1e-8f);
+    d->weight_decay = llmi_default(d->weight_decay, 0.1f);
+    d->grad_clip = llmi_default(d->grad_clip, 1.0f);
+    if (d->decay_steps == 0)
+        d->decay_steps = d->max_steps / 10 < d->max_steps - d->warmup_steps
+                             ? d->max_steps / 10
+                             : d->max_steps - d->warmup_steps;
+}
+
+LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
+    const double pi = 3.14159265358979323846;
+    llm_train_desc d;
+    double high, low, done;
+    if (!desc) return 0.0f;
+    d = *desc;
+    llmi_train_resolve(&d);
+    high = (double)d.learning_rate;
+    low = high * (double)d.min_lr_ratio;
+    if (step < d.warmup_steps) return (float)(high * (double)(step + 1) / (double)d.warmup_steps);
+    if (d.schedule == LLM_CONSTANT) return (float)high;
+    if (step >= d.max_steps) return (float)low;
+    done = (double)(step - d.warmup_steps) / (double)(d.max_steps - d.warmup_steps);
+    if (d.schedule == LLM_LINEAR) return (float)(high + (low - high) * done);
+    if (d.schedule == LLM_WSD) {
+        const int64_t start = d.max_steps - d.decay_steps;
+        if (step < start) return (float)high;
+        return (float)(high + (low - high) * (double)(step - start) / (double)d.decay_steps);
+    }
+    return (float)(low + (high - low) * 0.5 * (1.0 + cos(pi * done)));
+}
+
+/* ============================================================================================
+ * >>trainer      gradients, optimizer state, activations, and the order of their calls
+ * ========================================================================================== */
+#define LLMI_TAIL 1u                   /* floats behind the gradients: the sum of n_m */
+
+struct llm_trainer {
+    llm_model *model;
+    llm_context *context;
+    llm_train_desc desc;               /* resolved */
+    size_t floats;                     /* of the flat blocks */
+    float *gradients;                  /* floats, then the tail */
+    float *m, *v;                      /* of the slice desc.shard_first, shard_count */
+    void *activations, *work;          /* two blocks, cut up by the plan */
+    llmi_run run;
+    float *dx, *dhead; /* (N,C): the stream's gradient; that of the final norm's output */
+    int32_t *tokens;                   /* (N) of the pending forward */
+    llmi_arena head_arena;             /* the head's scratch, over that of the blocks */
+    int pending;                       /* a forward waits for its backward */
+    size_t pending_valid;
+    int n_accumulated;                 /* backwards since the last update */
+    int64_t step, n_tokens, n_forwards;
+    void *user_data;
+    size_t user_data_size, user_data_capacity;
+    float last_grad_norm, last_learning_rate;
+};
+
+static llm_result llmi_check_float(const char *field, float value, float low, float high,
+                                   llm_error *err) {
+    if (value >= low && value <= high) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: %s %g is not in [%g, %g]", field,
+                     (double)value, (double)low, (double)high);
+}
+
+/* resolves *d, too */
+static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, size_t floats,
+                                   llm_error *err) {
+    llmi_train_resolve(d);
+    LLMI_TRY(llmi_check_int("train desc: batch_size", d->batch_size, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("train desc: seq_len", d->seq_len, 1, config->max_seq_len, err));
+    if (d->batch_size > INT_MAX / d->seq_len)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "train desc: batch_size %d x seq_len %d is more than %d rows",
+                         d->batch_size, d->seq_len, INT_MAX);
+    LLMI_TRY(llmi_check_int("train desc: grad_accum_steps", d->grad_accum_steps, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("train desc: schedule", (int)d->schedule, 0, (int)LLM_CONSTANT, err));
+    if (d->schedule != LLM_CONSTANT) {
+        LLMI_TRY(llmi_check_int("train desc: max_steps", d->max_steps, 1, INT_MAX, err));
+        LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, d->max_steps, err));
+    }
+    if (d->schedule == LLM_WSD)
+        LLMI_TRY(llmi_check_int("train desc: decay_steps", d->decay_steps, 0,
+                                d->max_steps - d->warmup_steps, err));
+    LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, INT_MAX, err));
+    LLMI_TRY(llmi_check_float("learning_rate", d->learning_rate, 0.0f, 1e6f, err));
+    LLMI_TRY(llmi_check_float("min_lr_ratio", d->min_lr_ratio, 0.0f, 1.0f, err));
+    LLMI_TRY(llmi_check_float("beta1", d->beta1, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_float("beta2", d->beta2, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_float("adam_eps", d->adam_eps, 0.0f, 1.0f, err));
+    LLMI_TRY(llmi_check_float("weight_decay", d->weight_decay, 0.0f, 1e6f, err));
+    LLMI_TRY(llmi_check_float("grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
+    if (d->precision != LLM_FP32)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "train desc: precision %d: only LLM_FP32 is implemented yet",
+                         (int)d->precision);
+    if (d->shard_first == 0 && d->shard_count == 0) d->shard_count = floats;
+    if (d->shard_first > floats || d->shard_count > floats - d->shard_first)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "train desc: shard_first %lu + shard_count %lu is above the %lu weights",
+                         (unsigned long)d->shard_first, (unsigned long)d->shard_count,
+                         (unsigned long)floats);
+    return LLM_OK;
+}
+
+/* Cuts the two blocks up; with NULL bases it measures. */
+static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, llmi_arena *activations,
+                              llmi_arena *work) {
+    const size_t n = (size_t)t->desc.batch_size * (size_t)t->desc.seq_len,
+                 C = (size_t)config->d_model;
+    llmi_head_scratch s;
+    llmi_arena head;
+    t->run.keep_x = 1;
+    t->run.keep_saved = !t->desc.recompute;
+    llmi_gpt2_carve_activations(&t->run, activations, config, n);
+    t->dx = llmi_carve_floats(activations, llmi_mul(n, C));
+    t->dhead = llmi_carve_floats(activations, llmi_mul(n, C));
+    t->tokens = (int32_t *)llmi_carve(activations, n, sizeof(int32_t));
+    llmi_gpt2_carve_work(&t->run, work, config, n, 1);
+    /* The head reads h, which is first; the rest is free while it runs. */
+    head.base = NULL;
+    head.used = llmi_round_up(llmi_mul(n, C) * sizeof(float), LLMI_ALIGN);
+    t->head_arena.base = work->base;
+    t->head_arena.used = head.used;
+    llmi_head_carve(&s, &head, (size_t)config->vocab_size, n);
+    work->used = llmi_max(work->used, head.used);
+}
+
+static size_t llmi_trainer_attention_scratch(const llm_trainer *t, const llm_context *context,
+                                             const llm_config *config) {
+    const size_t D = (size_t)(config->d_model / config->n_heads), T = (size_t)t->desc.seq_len;
+    return llmi_max(llmi_attention_scratch_size(context, T, D, D, 0),
+                    llmi_attention_scratch_size(context, T, D, D, 1));
+}
+
+LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
+                                    llm_memory *memory, llm_error *err) {
+    llmi_arena activations = {NULL, 0}, work = {NULL, 0};
+    llm_context context;
+    llm_trainer t;
+    llm_config c;
+    llmi_table table;
+    size_t panels;
+    if (!desc || !memory) return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc or memory is NULL");
+    LLMI_TRY(llm_config_validate(config, err));
+    c = *config;
+    llmi_config_resolve(&c);
+    table.rows = NULL;
+    llmi_gpt2_table(&table, &c);
+    memset(&t, 0, sizeof t);
+    t.desc = *desc;
+    LLMI_TRY(llmi_train_check(&t.desc, &c, (size_t)table.floats, err));
+    llmi_trainer_plan(&t, &c, &activations, &work);
+    (void)llmi_context_plan(&context, desc->n_threads, &panels);
+    memory->parameters = (size_t)table.floats * sizeof(float);
+    memory->gradients = ((size_t)table.floats + LLMI_TAIL) * sizeof(float);
+    memory->optimizer = 2 * t.desc.shard_count * sizeof(float);
+    memory->activations = activations.used;
+    memory->scratch = llmi_add(llmi_add(work.used, panels * sizeof(float)),
+                               llmi_trainer_attention_scratch(&t, &context, &c));
+    memory->total = llmi_add(
+        llmi_add(memory->parameters + memory->gradients + memory->optimizer, memory->activations),
+        memory->scratch);
+    return LLM_OK;
+}
+
+LLM_API void llm_trainer_free(llm_trainer *trainer) {
+    const llm_allocator *allocator;
+    if (!trainer) return;
+    allocator = trainer->model->allocator;
+    trainer->model->has_trainer = 0;
+    llm_context_free(trainer->context);
+    llmi_release(allocator, trainer->gradients);
+    llmi_release(allocator, trainer->m);
+    llmi_release(allocator, trainer->activations);
+    llmi_release(allocator, trainer->work);
+    llmi_release(allocator, trainer->user_data);
+    llmi_release(allocator, trainer);
+}
+
+static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
+    const llm_config *config = &t->model->config;
+    const llm_allocator *allocator = t->model->allocator;
+    const size_t state = t->desc.shard_count;
+    llmi_arena activations = {NULL, 0}, work = {NULL, 0};
+    t->context = llm_context_create(t->desc.n_threads, allocator, err);
+    if (!t->context) return LLM_ERR_MEMORY;
+    LLMI_TRY(llmi_scratch_reserve(t->context, llmi_trainer_attention_scratch(t, t->context, config),
+                                  err));
+    t->gradients = (float *)llmi_alloc(allocator, (t->floats + LLMI_TAIL) * sizeof(float),
+                                       "gradients", err);
+    if (!t->gradients) return LLM_ERR_MEMORY;
+    t->m = (float *)llmi_alloc(allocator, llmi_mul(2 * state, sizeof(float)), "optimizer state",
+                               err);
+    if (!t->m) return LLM_ERR_MEMORY;
+    t->v = t->m + state;
+    llmi_trainer_plan(t, config, &activations, &work);
+    t->activations = llmi_alloc(allocator, activations.used, "activations", err);
+    if (!t->activations) return LLM_ERR_MEMORY;
+    t->work = llmi_alloc(allocator, work.used, "activations", err);
+    if (!t->work) return LLM_ERR_MEMORY;
+    activations.base = (char *)t->activations;
+    work.base = (char *)t->work;
+    activations.used = work.used = 0;
+    llmi_trainer_plan(t, config, &activations, &work);
+    memset(t->gradients, 0, (t->floats + LLMI_TAIL) * sizeof(float));
+    memset(t->m, 0, 2 * state * sizeof(float));
+    return LLM_OK;
+}
+
+LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *desc,
+                                        llm_error *err) {
+    llm_train_desc d;
+    llm_trainer *t;
+    if (!model || !desc) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "model or train desc is NULL");
+        return NULL;
+    }
+    if (model->has_trainer) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "the model has a trainer already: free it first");
+        return NULL;
+    }
+    d = *desc;
+    if (llmi_train_check(&d, &model->config, (size_t)model->table.floats, err) != LLM_OK)
+        return NULL;
+    if (d.n_threads == 0) d.n_threads = model->n_threads;
+    t = (llm_trainer *)llmi_alloc(model->allocator, sizeof *t, "trainer", err);
+    if (!t) return NULL;
+    memset(t, 0, sizeof *t);
+    t->model = model;
+    t->desc = d;
+    t->floats = (size_t)model->table.floats;
+    if (llmi_trainer_allocate(t, err) != LLM_OK) {
+        llm_trainer_free(t);
+        return NULL;
+    }
+    t->run.context = t->context;
+    t->run.model = model;
+    t->run.gradients = t->gradients;
+    t->run.n_sequences = (size_t)d.batch_size;
+    t->run.rows = (size_t)d.seq_len;
+    t->run.embd_pdrop = model->config.embd_pdrop;
+    t->run.attn_pdrop = model->config.attn_pdrop;
+    t->run.resid_pdrop = model->config.resid_pdrop;
+    model->has_trainer = 1;
+    return t;
+}
+
+static void llmi_trainer_drop(llm_trainer *t) {
+    t->n_accumulated = 0;
+    t->pending = 0;
+    memset(t->gradients, 0, (t->floats + LLMI_TAIL) * sizeof(float));
+}
+
+static void llmi_head_stats(const llm_trainer *t, const llmi_head *head, llm_train_stats *stats) {
+    const double n = head->n_valid ? (double)head->n_valid : 1.0;
+    memset(stats, 0, sizeof *stats);
+    stats->step = t->step;
+    stats->tokens = t->n_tokens;
+    stats->loss = stats->main_loss = (float)(head->loss_sum / n);
+    stats->perplexity = head->n_valid ? (float)exp(-head->logprob_sum / n) : 0.0f;
+    stats->accuracy = (float)((double)head->n_correct / n);
+    stats->grad_norm = t->last_grad_norm;
+    stats->learning_rate = t->last_learning_rate;
+}
+
+static llm_result llmi_check_targets(const llm_trainer *t, const int32_t *tokens,
+                                     const int32_t *targets, int B, int T, llm_error *err) {
+    if (!t || !targets) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or targets is NULL");
+    if (t->pending)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "a forward waits for its backward (llm_trainer_backward)");
+    LLMI_TRY(llmi_check_batch(t->model, tokens, B, T, t->desc.batch_size, t->desc.seq_len, err));
+    return llmi_check_tokens(targets, (size_t)B * (size_t)T, t->model->config.vocab_size, "target",
+                             1, err);
+}
+
+/* the forward of a batch up to its loss */
+static void llmi_trainer_loss(const llm_trainer *t, const llmi_run *run, const int32_t *tokens,
+                              llmi_head *head) {
+    llmi_gpt2_forward(run, tokens);
+    llmi_gpt2_final_norm(run, run->h, run->final_mean, run->final_rstd,
+                         llmi_run_x(run, t->model->config.n_layers), llmi_run_rows(run));
+    head->context = t->context;
+    head->weight = llmi_head_matrix(t->model);
+    head->x = run->h;
+    head->rows = llmi_run_rows(run);
+    head->smoothing = t->desc.label_smoothing;
+    llmi_head_run(head, t->head_arena);
+}
+
+LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *tokens,
+                                       const int32_t *targets, llm_train_stats *stats,
+                                       llm_error *err) {
+    llm_trainer *t = trainer;
+    llmi_head head;
+    LLMI_TRY(llmi_check_targets(t, tokens, targets, t ? t->desc.batch_size : 0,
+                                t ? t->desc.seq_len : 0, err));
+    memcpy(t->tokens, tokens, llmi_run_rows(&t->run) * sizeof *tokens);
+    t->run.seed = llm_random(t->desc.seed, (uint64_t)t->n_forwards);
+    t->run.accumulate = t->n_accumulated > 0;
+    memset(&head, 0, sizeof head);
+    head.targets = targets;
+    head.dx = t->dhead;
+    head.dweight = llmi_gradient(&t->run, llmi_head_index(t->model));
+    head.accumulate = t->run.accumulate;
+    llmi_trainer_loss(t, &t->run, tokens, &head);
+    if (!isfinite(head.loss_sum)) {
+        llmi_trainer_drop(t);
+        return llmi_fail(err, LLM_ERR_NUMERIC,
+                         "the loss is %g at step %lld: the pending accumulation is dropped",
+                         head.loss_sum, (long long)t->step);
+    }
+    t->pending = 1;
+    t->pending_valid = head.n_valid;
+    t->n_forwards++;
+    t->n_tokens += (int64_t)llmi_run_rows(&t->run);
+    if (stats) llmi_head_stats(t, &head, stats);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err) {
+    llm_trainer *t = trainer;
+    if (!t) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer is NULL");
+    if (!t->pending)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "backward without a forward (llm_trainer_forward)");
+    llmi_gpt2_backward(&t->run, t->dx, t->dhead, t->tokens);
+    if (t->n_accumulated == 0) t->gradients[t->floats] = 0.0f;
+    t->gradients[t->floats] += (float)t->pending_valid;
+    t->n_accumulated++;
+    t->pending = 0;
+    return LLM_OK;
+}
+
+LLM_API float *llm_trainer_gradients(llm_trainer *trainer, size_t *count) {
+    if (count) *count = trainer ? trainer->floats + LLMI_TAIL : 0;
+    return trainer ? trainer->gradients : NULL;
+}
+LLM_API double llm_trainer_gradient_scale(const llm_trainer *trainer) {
+    const double n = trainer && trainer->n_accumulated ? (double)trainer->gradients[trainer->floats]
+                                                       : 0.0;
+    return n > 0.0 ? 1.0 / n : 0.0;
+}
+LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i) {
+    llm_tensor none;
+    memset(&none, 0, sizeof none);
+    if (!trainer || i >= trainer->model->table.n) return none;
+    return llmi_tensor_view(&trainer->model->table, i,
+                            trainer->gradients + trainer->model->table.rows[i].offset);
+}
+LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count) {
+    if (count) *count = trainer ? trainer->floats : 0;
+    return trainer ? trainer->model->block : NULL;
+}
+LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t first, size_t count) {
+    if (!trainer || first > trainer->floats || count > trainer->floats - first) return 0.0;
+    return llmi_square_sum(trainer->context, trainer->gradients + first, count);
+}
+
+/* what must hold before an update; *scale: 1 / sum n */
+static llm_result llmi_update_check(const llm_trainer *t, double *scale, llm_error *err) {
+    if (!t) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer is NULL");
+    if (t->pending)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "update: a forward waits for its backward");
+    if (t->n_accumulated == 0)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "update: no backward since the last one");
+    *scale = llm_trainer_gradient_scale(t);
+    if (*scale == 0.0)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "update: 0 valid targets in %d batches since the last one, 1 is needed",
+                         t->n_accumulated);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
+                                            double grad_norm, llm_train_stats *stats,
+                                            llm_error *err) {
+    llm_trainer *t = trainer;
+    const size_t low = t ? t->desc.shard_first : 0, high = t ? low + t->desc.shard_count : 0;
+    double scale;
+    float rate;
+    llmi_update job;
+    LLMI_TRY(llmi_update_check(t, &scale, err));
+    if (first < low || first > high || count > high - first)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "update: weights %lu + %lu are not within this trainer's %lu to %lu",
+                         (unsigned long)first, (unsigned long)count, (unsigned long)low,
+                         (unsigned long)high);
+    if (!isfinite(grad_norm)) {
+        llmi_trainer_drop(t);
+        return llmi_fail(
+            err, LLM_ERR_NUMERIC,
+            "the gradient's norm is %g at step %lld: the pending accumulation is dropped",
+            grad_norm, (long long)t->step);
+    }
+    rate = llm_learning_rate(&t->desc, t->step);
+    scale *= llmi_clip_factor(grad_norm, (double)t->desc.grad_clip);
+    memset(&job, 0, sizeof job);
+    job.context = t->context;
+    job.weight = t->model->block + first;
+    job.m = t->m + (first - low);
+    job.v = t->v + (first - low);
+    job.grad = t->gradients + first;
+    job.n = count;
+    job.with_decay = llmi_adamw_constants(t->step + 1, rate, t->desc.beta1, t->desc.beta2,
+                                          t->desc.adam_eps, t->desc.weight_decay, scale);
+    job.without_decay = job.with_decay;
+    job.without_decay.keep = 1.0f;
+    job.table = &t->model->table;
+    job.first = first;
+    llmi_parallel(t->context, llmi_ceil_div(count, LLMI_PIECE), llmi_update_task, &job);
+    t->last_grad_norm = (float)grad_norm;
+    t->last_learning_rate = rate;
+    if (first + count == high) {       /* the last slice completes the update */
+        t->step++;
+        t->n_accumulated = 0;
+    }
+    if (stats) {
+        stats->step = t->step;
+        stats->tokens = t->n_tokens;
+        stats->grad_norm = t->last_grad_norm;
+        stats->learning_rate = t->last_learning_rate;
+    }
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *stats,
+                                      llm_error *err) {
+    double scale, norm;
+    LLMI_TRY(llmi_update_check(trainer, &scale, err));
+    norm = sqrt(llmi_square_sum(trainer->context, trainer->gradients, trainer->floats)) * scale;
+    return llm_trainer_update_range(trainer, trainer->desc.shard_first, trainer->desc.shard_count,
+                                    norm, stats, err);
+}
+
+LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
+                                    const int32_t *targets, llm_train_stats *stats,
+                                    llm_error *err) {
+    LLMI_TRY(llm_trainer_forward(trainer, tokens, targets, stats, err));
+    LLMI_TRY(llm_trainer_backward(trainer, err));
+    if (trainer->n_accumulated < trainer->desc.grad_accum_steps) return LLM_OK;
+    if (llm_trainer_gradient_scale(trainer) == 0.0) {
+        const llm_result result = llm_trainer_update(trainer, stats, err);
+        llmi_trainer_drop(trainer);    /* nothing is lost, and the next step starts anew */
+        return result;
+    }
+    return llm_trainer_update(trainer, stats, err);
+}
+
+LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tokens,
+                                        const int32_t *targets, int B, int T,
+                                        llm_train_stats *stats, llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llmi_head head;
+    llmi_run run;
+    LLMI_TRY(llmi_check_targets(trainer, tokens, targets, B, T, err));
+    run = trainer->run;                /* the same buffers: no forward is pending */
+    run.n_sequences = (size_t)B;
+    run.rows = (size_t)T;
+    run.embd_pdrop = run.attn_pdrop = run.resid_pdrop = 0.0f;
+    arena.base = (char *)trainer->activations;
+    llmi_gpt2_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
+    memset(&head, 0, sizeof head);
+    head.targets = targets;
+    llmi_trainer_loss(trainer, &run, tokens, &head);
+    if (!isfinite(head.loss_sum))
+        return llmi_fail(err, LLM_ERR_NUMERIC, "evaluate: the loss is %g", head.loss_sum);
+    if (stats) llmi_head_stats(trainer, &head, stats);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err) {
+    (void)trainer;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: saving a trainer is not implemented yet",
+                     path ? path : "NULL");
+}
+LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
+    (void)trainer;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: loading a trainer is not implemented yet",
+                     path ? path : "NULL");
+}
+LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
+                                             llm_error *err) {
+    if (!trainer || (!data && size))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or user data is NULL");
+    LLMI_TRY(llmi_grow(trainer->model->allocator, &trainer->user_data, &trainer->user_data_capacity,
+                       0, size, "user data", err));
+    if (size) memcpy(trainer->user_data, data, size);
+    trainer->user_data_size = size;
+    return LLM_OK;
+}
+LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *size) {
+    if (size) *size = trainer ? trainer->user_data_size : 0;
+    return trainer ? trainer->user_data : NULL;
+}
+
+/* ============================================================================================
+ * >>data         token files
+ * ========================================================================================== */
+LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
+                                llm_error *err) {
+    (void)paths; (void)n_paths; (void)desc;
+    llmi_fail(err, LLM_ERR_UNSUPPORTED, "token files are not implemented yet");
+    return NULL;
+}
+LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
+                                  int32_t *targets, llm_error *err) {
+    (void)data; (void)step; (void)tokens; (void)targets;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "token files are not implemented yet");
+}
+LLM_API int64_t llm_data_token_count(const llm_data *data) {
+    (void)data;
+    return 0;
+}
+LLM_API void llm_data_close(llm_data *data) { (void)data; }
+
+/* ============================================================================================
+ * >>session      key-value caches of several sequences
+ * ========================================================================================== */
+#define LLMI_PREFILL_ROWS 512          /* a longer call runs in pieces: the buffers stay small */
+
+struct llm_session {
+    const llm_model *model;
+    llm_context *context;
+    llm_session_desc desc;             /* resolved */
+    size_t cache_size;                 /* bytes */
+    float *cache;
+    void *memory;                      /* the rest, cut up by the plan */
+    llmi_run run;
+    int *length;                       /* (n_sequences) */
+    int *position, *slot;              /* (n_sequences), of a run */
+    int32_t *tokens;                   /* (n_sequences,max_seq_len): what was evaluated */
+    int32_t *batch;                    /* (n_sequences) */
+    float *head_logits; /* (n_sequences,V): of eval_batch, where sequences are skipped */
+    float *sample_logits;              /* (V): of generate */
+};
+
+static size_t llmi_session_rows(const llm_session *s) {
+    return llmi_max(llmi_min((size_t)s->desc.max_seq_len, LLMI_PREFILL_ROWS),
+                    (size_t)s->desc.n_sequences);
+}
+
+static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
+    const llm_config *config = &s->model->config;
+    const size_t n = (size_t)s->desc.n_sequences, rows = llmi_session_rows(s),
+                 V = (size_t)config->vocab_size;
+    llmi_gpt2_carve_activations(&s->run, arena, config, rows);
+    llmi_gpt2_carve_work(&s->run, arena, config, rows, 0);
+    s->length = (int *)llmi_carve(arena, n, sizeof(int));
+    s->position = (int *)llmi_carve(arena, n, sizeof(int));
+    s->slot = (int *)llmi_carve(arena, n, sizeof(int));
+    s->tokens = (int32_t *)llmi_carve(arena, llmi_mul(n, (size_t)s->desc.max_seq_len),
+                                      sizeof(int32_t));
+    s->batch = (int32_t *)llmi_carve(arena, n, sizeof(int32_t));
+    s->head_logits = n > 1 ? llmi_carve_floats(arena, llmi_mul(n, V)) : NULL;
+    s->sample_logits = llmi_carve_floats(arena, V);
+}
+
+LLM_API void llm_session_free(llm_session *session) {
+    const llm_allocator *allocator;
+    if (!session) return;
+    allocator = session->model->allocator;
+    llm_context_free(session->context);
+    llmi_release(allocator, session->cache);
+    llmi_release(allocator, session->memory);
+    llmi_release(allocator, session);
+}
+
+static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
+    const llm_config *config = &s->model->config;
+    const llm_allocator *allocator = s->model->allocator;
+    const size_t D = (size_t)(config->d_model / config->n_heads), T = (size_t)s->desc.max_seq_len;
+    llmi_arena arena = {NULL, 0};
+    size_t scratch;
+    s->context = llm_context_create(s->desc.n_threads, allocator, err);
+    if (!s->context) return LLM_ERR_MEMORY;
+    scratch = llmi_max(
+        llmi_attention_scratch_size(s->context, T, D, D, 0),
+        llmi_mul(llmi_round_up(T * sizeof(float), LLMI_ALIGN), (size_t)s->context->n_threads));
+    scratch = llmi_max(scratch, llmi_mul((size_t)config->vocab_size, 16)); /* sampling */
+    LLMI_TRY(llmi_scratch_reserve(s->context, scratch, err));
+    s->cache_size = llmi_mul(
+        llm_config_cache_bytes(config, s->desc.max_seq_len, s->desc.cache_dtype),
+        (size_t)s->desc.n_sequences);
+    s->cache = (float *)llmi_alloc(allocator, s->cache_size, "key-value cache", err);
+    if (!s->cache) return LLM_ERR_MEMORY;
+    llmi_session_plan(s, &arena);
+    s->memory = llmi_alloc(allocator, arena.used, "activations", err);
+    if (!s->memory) return LLM_ERR_MEMORY;
+    arena.base = (char *)s->memory;
+    arena.used = 0;
+    llmi_session_plan(s, &arena);
+    memset(s->length, 0, (size_t)s->desc.n_sequences * sizeof(int));
+    return LLM_OK;
+}
+
+LLM_API llm_session *llm_session_create(const llm_model *model, const llm_session_desc *desc,
+                                        llm_error *err) {
+    llm_session_desc d;
+    llm_session *s;
+    memset(&d, 0, sizeof d);
+    if (!model) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "model is NULL");
+        return NULL;
+    }
+    if (desc) d = *desc;
+    if (d.max_seq_len == 0) d.max_seq_len = model->config.max_seq_len;
+    if (d.n_sequences == 0) d.n_sequences = 1;
+    if (llmi_check_int("session desc: max_seq_len", d.max_seq_len, 1, model->config.max_seq_len,
+                       err) != LLM_OK ||
+        llmi_check_int("session desc: n_sequences", d.n_sequences, 1, 1 << 20, err) != LLM_OK ||
+        llmi_check_int("session desc: n_threads", d.n_threads, 0, 1024, err) != LLM_OK)
+        return NULL;
+    if (d.cache_dtype != LLM_F32) {
+        llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                  "session desc: cache_dtype %d: only F32 is implemented yet", (int)d.cache_dtype);
+        return NULL;
+    }
+    if (d.speculate) {
+        llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                  "session desc: speculate %d: the model has no MTP modules", d.speculate);
+        return NULL;
+    }
+    if (d.n_threads == 0) d.n_threads = model->n_threads;
+    s = (llm_session *)llmi_alloc(model->allocator, sizeof *s, "session", err);
+    if (!s) return NULL;
+    memset(s, 0, sizeof *s);
+    s->model = model;
+    s->desc = d;
+    if (llmi_session_allocate(s, err) != LLM_OK) {
+        llm_session_free(s);
+        return NULL;
+    }
+    s->run.context = s->context;
+    s->run.model = model;
+    s->run.position = s->position;
+    s->run.slot = s->slot;
+    s->run.cache = s->cache;
+    s->run.cache_slots = (size_t)d.n_sequences;
+    s->run.cache_len = (size_t)d.max_seq_len;
+    return s;
+}
+
+LLM_API int llm_session_length(const llm_session *session, int sequence) {
+    return session && sequence >= 0 && sequence < session->desc.n_sequences
+               ? session->length[sequence]
+               : -1;
+}
+LLM_API size_t llm_session_cache_bytes(const llm_session *session) {
+    return session ? session->cache_size : 0;
+}
+
+static llm_result llmi_check_sequence(const llm_session *s, int sequence, llm_error *err) {
+    if (!s) return llmi_fail(err, LLM_ERR_ARGUMENT, "session is NULL");
+    return llmi_check_int("sequence", sequence, 0, s->desc.n_sequences - 1, err);
+}
+
+LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int length,
+                                      llm_error *err) {
+    LLMI_TRY(llmi_check_sequence(session, sequence, err));
+    LLMI_TRY(llmi_check_int("rewind: length", length, 0, session->length[sequence], err));
+    session->length[sequence] = length;
+    return LLM_OK;
+}
+
+/* logits (n,V) of the rows first, first + step, ... of the run just made */
+static void llmi_session_logits(llm_session *s, float *logits, size_t first, size_t n) {
+    const size_t V = (size_t)s->model->config.vocab_size, C = (size_t)s->model->config.d_model;
+    llmi_gpt2_final_norm(&s->run, s->run.h, NULL, NULL,
+                         llmi_run_x(&s->run, s->model->config.n_layers) + first * C, n);
+    llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model), NULL, n, 0);
+}
+
+LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const int32_t *tokens,
+                                    int n, float *logits, llm_error *err) {
+    llm_session *s = session;
+    int at;
+    LLMI_TRY(llmi_check_sequence(s, sequence, err));
+    if (!tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "tokens is NULL");
+    if (n < 1 || n > s->desc.max_seq_len - s->length[sequence])
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "eval: %d tokens do not fit: sequence %d holds %d of max_seq_len %d", n,
+                         sequence, s->length[sequence], s->desc.max_seq_len);
+    LLMI_TRY(llmi_check_tokens(tokens, (size_t)n, s->model->config.vocab_size, "token", 0, err));
+    for (at = 0; at < n; at += (int)s->run.rows) {
+        s->run.n_sequences = 1;
+        s->run.rows = llmi_min((size_t)(n - at), LLMI_PREFILL_ROWS);
+        s->run.few = n <= (int)LLMI_FEW_ROWS;
+        s->position[0] = s->length[sequence] + at;
+        s->slot[0] = sequence;
+        llmi_gpt2_forward(&s->run, tokens + at);
+    }
+    memcpy(s->tokens + (size_t)sequence * (size_t)s->desc.max_seq_len + s->length[sequence], tokens,
+           (size_t)n * sizeof *tokens);
+    s->length[sequence] += n;
+    if (logits) llmi_session_logits(s, logits, s->run.rows - 1, 1);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
+                                          float *logits, llm_error *err) {
+    llm_session *s = session;
+    const size_t V = s ? (size_t)s->model->config.vocab_size : 0;
+    int i, n = 0, first;
+    if (!s || !tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "session or tokens is NULL");
+    for (i = 0; i < s->desc.n_sequences; i++) {
+        if (tokens[i] < 0) continue;
+        LLMI_TRY(llmi_check_tokens(tokens + i, 1, s->model->config.vocab_size, "token", 0, err));
+        if (s->length[i] >= s->desc.max_seq_len)
+            return llmi_fail(err, LLM_ERR_ARGUMENT,
+                             "eval_batch: sequence %d is full: it holds %d of max_seq_len %d", i,
+                             s->length[i], s->desc.max_seq_len);
+    }
+    for (first = 0; first < s->desc.n_sequences;
+         first = i) { /* few rows at a time: the decode path */
+        for (n = 0, i = first; i < s->desc.n_sequences && n < (int)LLMI_FEW_ROWS; i++) {
+            if (tokens[i] < 0) continue;
+            s->batch[n] = tokens[i];
+            s->slot[n] = i;
+            s->position[n++] = s->length[i];
+        }
+        if (n == 0) break;
+        s->run.n_sequences = (size_t)n;
+        s->run.rows = 1;
+        s->run.few = 1;
+        llmi_gpt2_forward(&s->run, s->batch);
+        if (logits) {
+            float *out = s->head_logits ? s->head_logits : logits;
+            int row;
+            llmi_session_logits(s, out, 0, (size_t)n);
+            for (row = 0; row < n && out != logits; row++)
+                memcpy(logits + (size_t)s->slot[row] * V, out + (size_t)row * V, V * sizeof(float));
+        }
+        while (n--) {
+            const int sequence = s->slot[n];
+            s->tokens[(size_t)sequence * (size_t)s->desc.max_seq_len +
+                      (size_t)s->length[sequence]++] = s->batch[n];
+        }
+    }
+    return LLM_OK;
+}
+
+/* ============================================================================================
+ * >>sample       one token from logits
+ *
+ * Filters keep a set of tokens and leave their proportions: so they only need the tokens in order
+ * of logit, as far down as they keep any. A heap gives that without sorting the vocabulary.
+ * ========================================================================================== */
+typedef struct llmi_candidate { float logit; int32_t token; } llmi_candidate;
+
+static int llmi_candidate_before(const llmi_candidate *a, const llmi_candidate *b) {
+    return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
+}
+static void llmi_heap_sift(llmi_candidate *heap, size_t n, size_t i) {
+    const llmi_candidate moving = heap[i];
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= n) break;
+        if (child + 1 < n && llmi_candidate_before(&heap[child + 1], &heap[child])) child++;
+        if (!llmi_candidate_before(&heap[child], &moving)) break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = moving;
+}
+
+static llm_result llmi_check_sampling(const llm_sampling *p, llm_error *err) {
+    LLMI_TRY(llmi_check_int("sampling: top_k", p->top_k, 0, INT_MAX, err));
+    if (p->temperature >= 0.0f && p->temperature <= FLT_MAX && p->top_p >= 0.0f &&
+        p->top_p <= 1.0f && p->min_p >= 0.0f && p->min_p <= 1.0f && p->repetition_penalty >= 0.0f &&
+        p->repetition_penalty <= FLT_MAX)
+        return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT,
+                     "sampling: temperature %g or repetition_penalty %g is below 0 or not finite, "
+                     "or top_p %g or min_p %g is not in [0, 1]",
+                     (double)p->temperature, (double)p->repetition_penalty, (double)p->top_p,
+                     (double)p->min_p);
+}
+
+LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float *logits,
+                              int vocab_size, const llm_sampling *sampling, const int32_t *history,
+                              int n_history, uint64_t counter, llm_error *err) {
+    llm_sampling p;
+    llmi_candidate *heap;
+    double *weights, top, draw, sum = 0.0;
+    size_t V = (size_t)vocab_size, left, all, best, n_kept = 0, i;
+    int filter_k, filter_p, ordered;
+    memset(&p, 0, sizeof p);
+    if (sampling) p = *sampling;
+    if (!context || !token || !logits || (n_history > 0 && !history))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "sample: context, token, logits or history is NULL");
+    LLMI_TRY(llmi_check_int("sample: vocab_size", vocab_size, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("sample: n_history", n_history, 0, INT_MAX, err));
+    LLMI_TRY(llmi_check_sampling(&p, err));
+    LLMI_TRY(llmi_check_tokens(history, (size_t)n_history, vocab_size, "sample: history", 0, err));
+    LLMI_TRY(llmi_scratch_reserve(context, llmi_mul(V, sizeof *heap + sizeof *weights), err));
+    weights = (double *)context->scratch;
+    heap = (llmi_candidate *)(void *)(weights + V);
+    filter_k = p.top_k > 0;
+    filter_p = p.top_p > 0.0f && p.top_p < 1.0f;
+    ordered = filter_k || filter_p || p.min_p > 0.0f;
+    for (i = 0; i < V; i++) {
+        heap[i].logit = logits[i];
+        heap[i].token = (int32_t)i;
+    }
+    if (p.repetition_penalty > 0.0f && p.repetition_penalty != 1.0f)
+        for (i = 0; i < (size_t)n_history;
+             i++) { /* from logits: once however often a token occurs */
+            const float x = logits[history[i]];
+            heap[history[i]].logit = x < 0.0f ? x * p.repetition_penalty : x / p.repetition_penalty;
+        }
+    for (i = left = 0; i < V; i++)                         /* NaN and infinities are never drawn */
+        if (heap[i].logit >= -FLT_MAX && heap[i].logit <= FLT_MAX) heap[left++] = heap[i];
+    if (!left)
+        return llmi_fail(err, LLM_ERR_NUMERIC, "sample: none of %d logits is finite", vocab_size);
+    best = 0;
+    for (i = 1; i < left; i++)
+        if (llmi_candidate_before(&heap[i], &heap[best])) best = i;
+    top = (double)heap[best].logit;
+    all = left;
+    if (p.temperature == 0.0f) {
+        *token = heap[best].token;
+        return LLM_OK;
+    }
+    if (!ordered) {
+        for (i = 0; i < all; i++)
+            sum += weights[i] = exp(((double)heap[i].logit - top) / (double)p.temperature);
+        n_kept = all;
+    } else {
+        const size_t limit = filter_k ? llmi_min((size_t)p.top_k, all) : all;
+        float least = 0.0f;            /* of the top k; its equals stay, too */
+        double total = 0.0, reached = 0.0;
+        if (filter_p && !filter_k)
+            for (i = 0; i < all; i++)
+                total += exp(((double)heap[i].logit - top) / (double)p.temperature);
+        for (i = all / 2; i-- > 0;) llmi_heap_sift(heap, all, i);
+        while (left) { /* the k-th largest goes to the heap's freed end, heap[all - k] */
+            const llmi_candidate next = heap[0];
+            const double weight = exp(((double)next.logit - top) / (double)p.temperature);
+            if (n_kept >= limit && next.logit < least) break;
+            if (n_kept && !filter_k &&
+                (weight < (double)p.min_p || (filter_p && reached >= (double)p.top_p * total)))
+                break;
+            heap[0] = heap[--left];
+            llmi_heap_sift(heap, left, 0);
+            heap[left] = next;
+            weights[n_kept++] = weight;
+            least = next.logit;
+            reached += weight;
+        }
+        if (filter_p) {                /* the smallest set that reaches top_p of what top-k left */
+            if (filter_k) total = reached;
+            for (i = 0, reached = 0.0; i < n_kept && reached < (double)p.top_p * total; i++)
+                reached += weights[i];
+            n_kept = llmi_max(i, 1);
+        }
+        while (n_kept > 1 && weights[n_kept - 1] < (double)p.min_p) n_kept--;
+        for (i = 0; i < n_kept; i++) sum += weights[i];
+    }
+    draw = (double)(llm_random(p.seed, counter) >> 11) / 9007199254740992.0 * sum;
+    for (i = 0; i + 1 < n_kept; i++) {
+        draw -= weights[i];
+        if (draw < 0.0) break;
+    }
+    *token = heap[ordered ? all - 1 - i : i].token;
+    return LLM_OK;
+}
+
+/* ============================================================================================
+ * >>generate     prompt in, tokens out
+ * ========================================================================================== */
+LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
+                                const llm_generate_desc *desc, int32_t *tokens, int capacity,
+                                llm_generate_stats *stats, llm_error *err) {
+    llm_session *s = session;
+    llm_generate_stats count;
+    llm_generate_desc d;
+    llm_result result = LLM_OK;
+    double start = llmi_seconds();
+    int limit, i;
+    memset(&count, 0, sizeof count);
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!s || !prompt)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: session or prompt is NULL");
+    if (d.n_stop_tokens > 0 && !d.stop_tokens)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: stop_tokens is NULL");
+    LLMI_TRY(llmi_check_int("generate: capacity", capacity, 0, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("generate: max_new_tokens", d.max_new_tokens, 0, INT_MAX, err));
+    if (d.speculate)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "generate: speculate %d: the model has no MTP modules", d.speculate);
+    LLMI_TRY(llmi_check_sampling(&d.sampling, err));
+    LLMI_TRY(llm_session_eval(s, 0, prompt, n_prompt, s->sample_logits, err));
+    count.n_prompt = n_prompt;
+    limit = s->desc.max_seq_len - s->length[0];
+    if (d.max_new_tokens > 0 && limit > d.max_new_tokens) limit = d.max_new_tokens;
+    if (tokens && limit > capacity) limit = capacity;
+    count.prefill_seconds = llmi_seconds() - start;
+    start = llmi_seconds();
+    while (count.n_generated < limit) {
+        int32_t token;
+        int stop = 0;
+        result = llm_sample(s->context, &token, s->sample_logits, s->model->config.vocab_size,
+                            &d.sampling, s->tokens, s->length[0], (uint64_t)count.n_generated, err);
+        if (result != LLM_OK) break;
+        if (tokens) tokens[count.n_generated] = token;
+        count.n_generated++;
+        if (d.on_token && d.on_token(token, d.user)) {
+            result = llmi_fail(err, LLM_ERR_CANCELLED, "generate: cancelled after %d tokens",
+                               count.n_generated);
+            break;
+        }
+        for (i = 0; i < d.n_stop_tokens; i++) stop |= token == d.stop_tokens[i];
+        if (stop || count.n_generated == limit) break;
+        result = llm_session_eval(s, 0, &token, 1, s->sample_logits, err);
+        if (result != LLM_OK) break;
+    }
+    count.decode_seconds = llmi_seconds() - start;
+    if (stats) *stats = count;
+    return result;
+}
+
+/* ============================================================================================
+ * >>json         UTF-8, a growing buffer for text, and a strict reader of JSON (RFC 8259)
+ * ========================================================================================== */
+
+/* the character at the start of n bytes -> its length, 1 to 4; 0 if broken or incomplete there */
+static size_t llmi_utf8_decode(const char *text, size_t n, uint32_t *code) {
+    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint32_t lead = n ? (unsigned char)text[0] : 0xFF;
+    const size_t size = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    uint32_t c = size == 1 ? lead : size == 2 ? lead & 31 : size == 3 ? lead & 15 : lead & 7;
+    size_t i;
+    if (lead > 0xF4 || size > n) return 0;
+    for (i = 1; i < size; i++) {
+        const uint32_t next = (unsigned char)text[i];
+        if ((next & 0xC0) != 0x80) return 0;
+        c = c << 6 | (next & 63);
+    }
+    if (c < smallest[size] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000)) return 0;
+    *code = c;
+    return size;
+}
+
+static size_t llmi_utf8_encode(char out[4], uint32_t code) {     /* -> bytes written */
+    const size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const uint32_t lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
+    size_t i;
+    for (i = size; i-- > 1; code >>= 6) out[i] = (char)(0x80 | (code & 63));
+    out[0] = (char)(lead[size] | code);
+    return size;
+}
+
+/* ---- text being written: a failure sticks, and is looked at once, at the end -------------- */
+typedef struct llmi_text {
+    char *data;
+    size_t size, capacity;
+    const llm_allocator *allocator;
+    llm_result failed;
+} llmi_text;
+
+static int llmi_text_reserve(llmi_text *text, size_t n) {        /* room for n more bytes? */
+    void *data = text->data;
+    const size_t need = llmi_add(text->size, n);
+    if (text->failed == LLM_OK && need > text->capacity) {
+        text->failed = llmi_grow(text->allocator, &data, &text->capacity, text->size,
+                                 llmi_max(need, 256), "text", NULL);
+        text->data = (char *)data;
+    }
+    return text->failed == LLM_OK;
+}
+
+static void llmi_text_add(llmi_text *text, const char *bytes, size_t n) {
+    if (!n || !llmi_text_reserve(text, n)) return;
+    memcpy(text->data + text->size, bytes, n);
+    text->size += n;
+}
+
+#ifndef LLM_NO_STDIO              /* all that is written goes to files */
+/* Not for %f, %e and %g where the text is JSON: they follow the locale's decimal point. */
+LLMI_PRINTF(2, 3)
+static void llmi_text_format(llmi_text *text, const char *format, ...) {
+    char line[512];
+    va_list arguments;
+    int n;
+    va_start(arguments, format);
+    n = vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    if (n < 0 || (size_t)n >= sizeof line) text->failed = LLM_ERR_ARGUMENT;
+    else llmi_text_add(text, line, (size_t)n);
+}
+
+/* a JSON string with its quotes; a byte that is not UTF-8 becomes U+FFFD */
+static void llmi_text_string(llmi_text *text, const char *bytes, size_t n) {
+    size_t i = 0, plain = 0;
+    llmi_text_add(text, "\"", 1);
+    while (i < n) {
+        uint32_t code = 0;
+        const size_t size = llmi_utf8_decode(bytes + i, n - i, &code);
+        const int escape = size == 0 || code < 32 || code == '"' || code == '\\';
+        if (escape) {
+            llmi_text_add(text, bytes + plain, i - plain);
+            if (size && code >= 32) llmi_text_format(text, "\\%c", (int)code);
+            else llmi_text_format(text, "\\u%04x", size ? (unsigned)code : 0xFFFDu);
+        }
+        i += llmi_max(size, 1);
+        if (escape) plain = i;
+    }
+    llmi_text_add(text, bytes + plain, n - plain);
+    llmi_text_add(text, "\"", 1);
+}
+#endif
+
+static void llmi_text_free(llmi_text *text) {
+    llmi_release(text->allocator, text->data);
+    text->data = NULL;
+    text->size = text->capacity = 0;
+}
+
+/* ---- a parsed document: nodes over text that the caller keeps ------------------------------ */
+typedef enum llmi_json_type {
+    LLMI_JSON_NULL, LLMI_JSON_FALSE, LLMI_JSON_TRUE, LLMI_JSON_NUMBER, LLMI_JSON_STRING,
+    LLMI_JSON_ARRAY, LLMI_JSON_OBJECT
+} llmi_json_type;
+
+typedef struct llmi_json_node {
+    llmi_json_type type;
+    size_t begin, end;            /* bytes of the text; of a string, inside its quotes           */
+    int n_children;               /* items of an array, pairs of an object                       */
+    int first_child, next;        /* nodes, -1 = none; an object's children: key, value, key, .. */
+} llmi_json_node;
+
+typedef struct llmi_json {
+    const char *name;             /* for messages */
+    const char *text;
+    size_t size;
+    llmi_json_node *nodes;        /* the root is node 0 */
+    int n_nodes;
+    const llm_allocator *allocator;
+} llmi_json;
+
+static void llmi_json_free(llmi_json *json) {
+    llmi_release(json->allocator, json->nodes);
+    json->nodes = NULL;
+    json->n_nodes = 0;
+}
+
+static uint32_t llmi_json_hex(const char *text) {                /* of four digits that are valid */
+    uint32_t value = 0;
+    int i;
+    for (i = 0; i < 4; i++) {
+        const uint32_t c = (unsigned char)text[i];
+        value = value << 4 | (c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
+    }
+    return value;
+}
+
+/* reads a string's decoded bytes, one after the other */
+typedef struct llmi_json_cursor {
+    const char *text;
+    size_t at, end;
+    char unit[4];                 /* what one escape stands for */
+    size_t n_unit, i_unit;
+} llmi_json_cursor;
+
+static llmi_json_cursor llmi_json_open(const llmi_json *json, int node) {
+    llmi_json_cursor cursor;
+    memset(&cursor, 0, sizeof cursor);
+    cursor.text = json->text;
+    cursor.at = json->nodes[node].begin;
+    cursor.end = json->nodes[node].end;
+    return cursor;
+}
+
+static int llmi_json_byte(llmi_json_cursor *cursor) {            /* -1 = no more */
+    const char *text = cursor->text + cursor->at;
+    if (cursor->i_unit < cursor->n_unit) return (unsigned char)cursor->unit[cursor->i_unit++];
+    if (cursor->at == cursor->end) return -1;
+    if (text[0] != '\\') {
+        cursor->at++;
+        return (unsigned char)text[0];
+    }
+    cursor->at += 2;
+    if (text[1] == 'u') {
+        uint32_t code = llmi_json_hex(text + 2);
+        cursor->at += 4;
+        if (code >= 0xD800 && code < 0xDC00) {
+            code = 0x10000 + ((code - 0xD800) << 10) + (llmi_json_hex(text + 8) - 0xDC00);
+            cursor->at += 6;
+        }
+        cursor->n_unit = llmi_utf8_encode(cursor->unit, code);
+        cursor->i_unit = 1;
+        return (unsigned char)cursor->unit[0];
+    }
+    switch (text[1]) {
+    case 'b': return '\b';
+    case 'f': return '\f';
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    default: return text[1];
+    }
+}
+
+static int llmi_json_compare(const llmi_json *json, int a, int b) {      /* two strings, by bytes */
+    llmi_json_cursor left = llmi_json_open(json, a), right = llmi_json_open(json, b);
+    for (;;) {
+        const int x = llmi_json_byte(&left), y = llmi_json_byte(&right);
+        if (x != y) return x < y ? -1 : 1;
+        if (x < 0) return 0;
+    }
+}
+
+typedef struct llmi_json_key { uint64_t hash; int node; } llmi_json_key;
+
+static int llmi_json_key_less(const llmi_json *json, const llmi_json_key *a,
+                              const llmi_json_key *b) {
+    return a->hash != b->hash ? a->hash < b->hash : llmi_json_compare(json, a->node, b->node) < 0;
+}
+
+static void llmi_json_sift(const llmi_json *json, llmi_json_key *keys, size_t i, size_t n) {
+    const llmi_json_key moved = keys[i];
+    size_t child;
+    while ((child = 2 * i + 1) < n) {
+        if (child + 1 < n && llmi_json_key_less(json, &keys[child], &keys[child + 1])) child++;
+        if (!llmi_json_key_less(json, &moved, &keys[child])) break;
+        keys[i] = keys[child];
+        i = child;
+    }
+    keys[i] = moved;
+}
+
+/* Sorts the keys, by hash and then by content, so that no choice of keys makes it slow.
+ * *twice = a key that is there twice, or -1 */
+static llm_result llmi_json_duplicate(const llmi_json *json, int object, int *twice,
+                                      llm_error *err) {
+    const size_t n = (size_t)json->nodes[object].n_children;
+    llmi_json_key few[16], *keys = few;
+    size_t i = 0;
+    int node;
+    *twice = -1;
+    if (n > 16) {
+        keys = (llmi_json_key *)llmi_alloc(json->allocator, llmi_mul(n, sizeof *keys), "JSON keys",
+                                           err);
+        if (!keys) return LLM_ERR_MEMORY;
+    }
+    for (node = json->nodes[object].first_child; node >= 0; i++) {
+        llmi_json_cursor cursor = llmi_json_open(json, node);
+        uint64_t hash = 14695981039346656037u;
+        int byte;
+        while ((byte = llmi_json_byte(&cursor)) >= 0)
+            hash = (hash ^ (uint64_t)byte) * 1099511628211u;
+        keys[i].hash = hash;
+        keys[i].node = node;
+        node = json->nodes[json->nodes[node].next].next;
+    }
+    for (i = n / 2; i-- > 0;) llmi_json_sift(json, keys, i, n);
+    for (i = n; i-- > 1;) {
+        const llmi_json_key largest = keys[0];
+        keys[0] = keys[i];
+        keys[i] = largest;
+        llmi_json_sift(json, keys, 0, i);
+    }
+    for (i = 1; i < n && *twice < 0; i++)
+        if (keys[i - 1].hash == keys[i].hash &&
+            !llmi_json_compare(json, keys[i - 1].node, keys[i].node))
+            *twice = keys[i - 1].node > keys[i].node ? keys[i - 1].node : keys[i].node;
+    if (keys != few) llmi_release(json->allocator, keys);
+    return LLM_OK;
+}
+
+#define LLMI_JSON_DEPTH 64
+
+typedef struct llmi_json_parser {
+    llmi_json *json;
+    size_t at, capacity;          /* next byte; bytes of json->nodes */
+    llm_error *err;
+} llmi_json_parser;
+
+static llm_result llmi_json_bad(const llmi_json_parser *p, const char *what) {
+    return llmi_fail(p->err, LLM_ERR_FORMAT, "%s: %s at byte %zu", p->json->name, what, p->at);
+}
+
+static int llmi_json_peek(const llmi_json_parser *p) {           /* -1 at the end */
+    return p->at < p->json->size ? (unsigned char)p->json->text[p->at] : -1;
+}
+
+static int llmi_json_token(llmi_json_parser *p) {                /* the next that is not space */
+    int c;
+    while ((c = llmi_json_peek(p)) == ' ' || c == '\n' || c == '\r' || c == '\t') p->at++;
+    return c;
+}
+
+static llm_result llmi_json_add(llmi_json_parser *p, llmi_json_type type, int *index) {
+    llmi_json *json = p->json;
+    const size_t need = llmi_mul((size_t)json->n_nodes + 1, sizeof *json->nodes);
+    void *nodes = json->nodes;
+    llmi_json_node *node;
+    llm_result result;
+    if (json->n_nodes == INT_MAX) return llmi_json_bad(p, "too many values");
+    result = llmi_grow(json->allocator, &nodes, &p->capacity, need - sizeof *node,
+                       p->capacity < need ? llmi_max(need, 64 * sizeof *node) : need,
+                       "JSON values", p->err);
+    json->nodes = (llmi_json_node *)nodes;
+    if (result != LLM_OK) return result;
+    *index = json->n_nodes++;
+    node = &json->nodes[*index];
+    node->type = type;
+    node->begin = node->end = p->at;
+    node->n_children = 0;
+    node->first_child = node->next = -1;
+    return LLM_OK;
+}
+
+static int llmi_json_is_hex(const llmi_json_parser *p, size_t at) {
+    size_t i;
+    if (p->json->size - at < 4) return 0;
+    for (i = at; i < at + 4; i++) {
+        const int c = p->json->text[i];
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))) return 0;
+    }
+    return 1;
+}
+
+static llm_result llmi_json_parse_string(llmi_json_parser *p, int *index) {
+    const char *text = p->json->text;
+    const size_t size = p->json->size;
+    p->at++;
+    LLMI_TRY(llmi_json_add(p, LLMI_JSON_STRING, index));
+    while (p->at < size && text[p->at] != '"') {
+        const unsigned char c = (unsigned char)text[p->at];
+        if (c < 32) return llmi_json_bad(p, "control character in a string");
+        if (c >= 0x80) {
+            uint32_t code;
+            const size_t n = llmi_utf8_decode(text + p->at, size - p->at, &code);
+            if (!n) return llmi_json_bad(p, "invalid UTF-8");
+            p->at += n;
+        } else if (c != '\\') {
+            p->at++;
+        } else if (size - p->at >= 2 && text[p->at + 1] == 'u') {
+            uint32_t code;
+            if (!llmi_json_is_hex(p, p->at + 2)) return llmi_json_bad(p, "invalid \\u escape");
+            code = llmi_json_hex(text + p->at + 2);
+            if (code >= 0xD800 && code < 0xE000) { /* a pair of surrogates or nothing */
+                uint32_t low = 0;
+                if (size - p->at >= 12 && text[p->at + 6] == '\\' && text[p->at + 7] == 'u' &&
+                    llmi_json_is_hex(p, p->at + 8))
+                    low = llmi_json_hex(text + p->at + 8);
+                if (code >= 0xDC00 || low < 0xDC00 || low >= 0xE000)
+                    return llmi_json_bad(p, "lone surrogate");
+                p->at += 6;
+            }
+            p->at += 6;
+        } else {
+            if (size - p->at < 2 || !text[p->at + 1] || !strchr("\"\\/bfnrt", text[p->at + 1]))
+                return llmi_json_bad(p, "invalid escape");
+            p->at += 2;
+        }
+    }
+    if (p->at == size) return llmi_json_bad(p, "string without end");
+    p->json->nodes[*index].end = p->at++;
+    return LLM_OK;
+}
+
+static int llmi_json_digits(llmi_json_parser *p) {               /* how many there were */
+    int n = 0, c;
+    while ((c = llmi_json_peek(p)) >= '0' && c <= '9') {
+        p->at++;
+        n = 1;
+    }
+    return n;
+}
+
+static llm_result llmi_json_parse_number(llmi_json_parser *p, int *index) {
+    LLMI_TRY(llmi_json_add(p, LLMI_JSON_NUMBER, index));
+    if (llmi_json_peek(p) == '-') p->at++;
+    if (llmi_json_peek(p) == '0') p->at++;
+    else if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
+    if (llmi_json_peek(p) == '.') {
+        p->at++;
+        if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
+    }
+    if (llmi_json_peek(p) == 'e' || llmi_json_peek(p) == 'E') {
+        p->at++;
+        if (llmi_json_peek(p) == '-' || llmi_json_peek(p) == '+') p->at++;
+        if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
+    }
+    p->json->nodes[*index].end = p->at;
+    return LLM_OK;
+}
+
+static llm_result llmi_json_parse_word(llmi_json_parser *p, const char *word, llmi_json_type type,
+                                       int *index) {
+    const size_t n = strlen(word);
+    if (p->json->size - p->at < n || memcmp(p->json->text + p->at, word, n) != 0)
+        return llmi_json_bad(p, "invalid value");
+    LLMI_TRY(llmi_json_add(p, type, index));
+    p->at += n;
+    p->json->nodes[*index].end = p->at;
+    return LLM_OK;
+}
+
+static llm_result llmi_json_parse_value(llmi_json_parser *p, int depth, int *index) {
+    const int c = llmi_json_token(p);
+    const int is_object = c == '{';
+    const char close = is_object ? '}' : ']';
+    int last = -1, twice = -1;
+    switch (c) {
+    case '{': case '[': break;
+    case '"': return llmi_json_parse_string(p, index);
+    case 'n': return llmi_json_parse_word(p, "null", LLMI_JSON_NULL, index);
+    case 't': return llmi_json_parse_word(p, "true", LLMI_JSON_TRUE, index);
+    case 'f': return llmi_json_parse_word(p, "false", LLMI_JSON_FALSE, index);
+    case -1: return llmi_json_bad(p, "unexpected end");
+    default:
+        if (c == '-' || (c >= '0' && c <= '9')) return llmi_json_parse_number(p, index);
+        return llmi_json_bad(p, "invalid value");
+    }
+    if (depth == LLMI_JSON_DEPTH) return llmi_json_bad(p, "nested more than 64 deep");
+    LLMI_TRY(llmi_json_add(p, is_object ? LLMI_JSON_OBJECT : LLMI_JSON_ARRAY, index));
+    p->at++;
+    while (llmi_json_token(p) != close) {
+        int child = -1, key = -1;
+        if (last >= 0) {
+            if (llmi_json_peek(p) != ',')
+                return llmi_json_bad(p, "',' or the end of a list missing");
+            p->at++;
+        }
+        if (is_object) {
+            if (llmi_json_token(p) != '"') return llmi_json_bad(p, "key missing");
+            LLMI_TRY(llmi_json_parse_string(p, &key));
+            if (llmi_json_token(p) != ':') return llmi_json_bad(p, "':' missing");
+            p->at++;
+        }
+        LLMI_TRY(llmi_json_parse_value(p, depth + 1, &child));
+        if (is_object) p->json->nodes[key].next = child;
+        else key = child;
+        if (last >= 0) p->json->nodes[last].next = key;
+        else p->json->nodes[*index].first_child = key;
+        last = child;
+        p->json->nodes[*index].n_children++;
+    }
+    p->json->nodes[*index].end = ++p->at;
+    if (is_object) LLMI_TRY(llmi_json_duplicate(p->json, *index, &twice, p->err));
+    if (twice >= 0) {
+        p->at = p->json->nodes[twice].begin;
+        return llmi_json_bad(p, "key given twice");
+    }
+    return LLM_OK;
+}
+
+/* RFC 8259 to the letter, and no key twice in an object; name and text must outlive json */
+static llm_result llmi_json_parse(llmi_json *json, const char *text, size_t size, const char *name,
+                                  const llm_allocator *allocator, llm_error *err) {
+    llmi_json_parser parser;
+    llm_result result;
+    int root = -1;
+    memset(json, 0, sizeof *json);
+    json->name = name;
+    json->text = text;
+    json->size = size;
+    json->allocator = allocator;
+    memset(&parser, 0, sizeof parser);
+    parser.json = json;
+    parser.err = err;
+    result = llmi_json_parse_value(&parser, 0, &root);
+    if (result == LLM_OK && llmi_json_token(&parser) != -1)
+        result = llmi_json_bad(&parser, "more after the end of the value");
+    if (result != LLM_OK) llmi_json_free(json);
+    return result;
+}
+
+static int llmi_json_is(const llmi_json *json, int node, const char *string) {
+    llmi_json_cursor cursor;
+    int byte;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return 0;
+    cursor = llmi_json_open(json, node);
+    while ((byte = llmi_json_byte(&cursor)) > 0 && byte == (unsigned char)*string) string++;
+    return byte < 0 && !*string;
+}
+
+/* the value of a key, -1 if absent or not an object; looks through all keys */
+static int llmi_json_get(const llmi_json *json, int object, const char *key) {
+    int node = object >= 0 && json->nodes[object].type == LLMI_JSON_OBJECT
+                   ? json->nodes[object].first_child : -1;
+    while (node >= 0) {
+        const int value = json->nodes[node].next;
+        if (llmi_json_is(json, node, key)) return value;
+        node = json->nodes[value].next;
+    }
+    return -1;
+}
+
+/* decoded bytes of a string, not terminated -> their number, even where capacity is smaller */
+static size_t llmi_json_string(const llmi_json *json, int node, char *out, size_t capacity) {
+    llmi_json_cursor cursor;
+    size_t n = 0;
+    int byte;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return 0;
+    cursor = llmi_json_open(json, node);
+    for (; (byte = llmi_json_byte(&cursor)) >= 0; n++)
+        if (n < capacity) out[n] = (char)byte;
+    return n;
+}
+
+/* 1 if it is a number that a double can hold. The digits go to strtod without a point, which
+ * would depend on the locale: "12.5e3" as "125e2". */
+static int llmi_json_number(const llmi_json *json, int node, double *value) {
+    char digits[128];
+    size_t i, n = 0;
+    int64_t exponent = 0, written = 0;
+    int after_point = 0, rest = 0, negative = 0;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_NUMBER) return 0;
+    for (i = json->nodes[node].begin; i < json->nodes[node].end; i++) {
+        const char c = json->text[i];
+        if (c == 'e' || c == 'E') break;
+        if (c == '.') after_point = 1;
+        if (c < '0' || c > '9') continue;
+        exponent -= after_point;
+        if (n == 80) {
+            exponent++;
+            rest |= c != '0';
+        } else if (n || c != '0') {
+            digits[++n] = c;
+        }
+    }
+    for (i++; i < json->nodes[node].end; i++) {
+        if (json->text[i] == '-') negative = 1;
+        else if (json->text[i] != '+' && written < 1000000000)
+            written = 10 * written + (json->text[i] - '0');
+    }
+    exponent += (negative ? -written : written) - rest;
+    digits[0] = json->text[json->nodes[node].begin] == '-' ? '-' : '+';
+    if (rest) digits[++n] = '1';                                 /* for all that is beyond the 80 */
+    if (!n) digits[++n] = '0';
+    snprintf(digits + n + 1, sizeof digits - n - 1, "e%ld",
+             (long)(exponent < -100000 ? -100000 : exponent > 100000 ? 100000 : exponent));
+    *value = strtod(digits, NULL);
+    return *value - *value == 0.0;
+}
+
+/* 1 if it is an integer within int64_t, written without fraction and exponent */
+static int llmi_json_int64(const llmi_json *json, int node, int64_t *value) {
+    uint64_t magnitude = 0;
+    size_t i;
+    int negative;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_NUMBER) return 0;
+    i = json->nodes[node].begin;
+    negative = json->text[i] == '-';
+    for (i += negative ? 1u : 0u; i < json->nodes[node].end; i++) {
+        const uint64_t digit = (uint64_t)(unsigned char)json->text[i] - '0';
+        if (digit > 9 || magnitude > ((uint64_t)INT64_MAX + 1 - digit) / 10) return 0;
+        magnitude = 10 * magnitude + digit;
+    }
+    if (!negative && magnitude > (uint64_t)INT64_MAX) return 0;
+    *value = !negative ? (int64_t)magnitude : magnitude ? -(int64_t)(magnitude - 1) - 1 : 0;
+    return 1;
+}
+
+/* ============================================================================================
+ * >>file         whole files in; files out under a temporary name first
+ * ========================================================================================== */
+#ifndef LLM_NO_STDIO
+
+static llm_result llmi_fail_io(llm_error *err, const char *what, const char *path) {
+    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot %s: %.80s", path, what, strerror(errno));
+}
+
+static int llmi_file_exists(const char *path) {
+    FILE *file = fopen(path, "rb");
+    if (file) fclose(file);
+    return file != NULL;
+}
+
+static llm_result llmi_path_join(char *out, size_t capacity, const char *directory,
+                                 const char *name, llm_error *err) {
+    const size_t n = strlen(directory);
+    const char *slash = n && directory[n - 1] != '/' ? "/" : "";
+    const int length = snprintf(out, capacity, "%s%s%s", directory, slash, name);
+    if (length < 0 || (size_t)length >= capacity)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "path of %lu bytes is too long for %lu: %.80s...",
+                         (unsigned long)(n + strlen(name)), (unsigned long)capacity, directory);
+    return LLM_OK;
+}
+    #define LLMI_PATH 4096u /* bytes of the longest path */
+
+static int llmi_seek(FILE *file, int64_t at, int from) {
+#if LLMI_POSIX
+    return fseeko(file, (off_t)at, from);
+#elif defined(_WIN32)
+    return _fseeki64(file, at, from);
+#else
+    return at > LONG_MAX ? -1 : fseek(file, (long)at, from);
+#endif
+}
+static int64_t llmi_tell(FILE *file) {
+#if LLMI_POSIX
+    return (int64_t)ftello(file);
+#elif defined(_WIN32)
+    return _ftelli64(file);
+#else
+    return ftell(file);
+#endif
+}
+
+/* opens for reading; *size in bytes */
+static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, llm_error *err) {
+    errno = 0;
+    *file = fopen(path, "rb");
+    if (!*file) return llmi_fail_io(err, "open", path);
+    if (llmi_seek(*file, 0, SEEK_END) != 0 || (*size = llmi_tell(*file)) < 0 ||
+        *size == INT64_MAX || llmi_seek(*file, 0, SEEK_SET) != 0) {
+        llmi_fail_io(err, "read", path);     /* a directory, on some systems; a pipe */
+        fclose(*file);
+        return LLM_ERR_IO;
+    }
+    return LLM_OK;
+}
+
+/* the whole file, in memory of the caller's to release; never NULL on success */
+static llm_result llmi_file_read(const char *path, void **data, size_t *size,
+                                 const llm_allocator *allocator, llm_error *err) {
+    FILE *file;
+    int64_t length;
+    size_t n;
+    LLMI_TRY(llmi_file_open(path, &file, &length, err));
+    n = (uint64_t)length > SIZE_MAX / 2 ? SIZE_MAX : (size_t)length;
+    *data = llmi_alloc(allocator, n, path, err);
+    if (*data && fread(*data, 1, n, file) != n) {
+        llmi_fail_io(err, "read", path);
+        llmi_release(allocator, *data);
+        fclose(file);
+        return LLM_ERR_IO;
+    }
+    fclose(file);
+    *size = n;
+    return *data ? LLM_OK : LLM_ERR_MEMORY;
+}
+
+static llm_result llmi_directory_create(const char *path, llm_error *err) {
+#if LLMI_POSIX
+    struct stat status;
+    if (mkdir(path, 0777) == 0) return LLM_OK;
+    if (errno == EEXIST && stat(path, &status) == 0 && S_ISDIR(status.st_mode)) return LLM_OK;
+    return llmi_fail_io(err, "create directory", path);
+#elif defined(_WIN32)
+    if (_mkdir(path) == 0 || errno == EEXIST) return LLM_OK;
+    return llmi_fail_io(err, "create directory", path);
+#else
+    (void)path;
+    (void)err; /* plain C has no directories: opening a file in it will tell */
+    return LLM_OK;
+#endif
+}
+
+/* Bytes go to a temporary file beside path; close makes them durable and renames it: path holds the
+ * old file or the whole new one at any moment. */
+typedef struct llmi_writer {
+    FILE *file;
+    char path[LLMI_PATH], temporary[LLMI_PATH + 32];
+} llmi_writer;
+
+static void llmi_writer_abandon(llmi_writer *w) {
+    if (w->file) fclose(w->file);
+    w->file = NULL;
+    remove(w->temporary);
+}
+
+static llm_result llmi_writer_open(llmi_writer *w, const char *path, llm_error *err) {
+    long id = 0;
+    LLMI_TRY(llmi_path_join(w->path, sizeof w->path, "", path, err));
+#if LLMI_POSIX
+    id = (long)getpid();
+#endif
+    snprintf(w->temporary, sizeof w->temporary, "%s.tmp.%ld", path, id);
+    errno = 0;
+    w->file = fopen(w->temporary, "wb");
+    return w->file ? LLM_OK : llmi_fail_io(err, "write", w->temporary);
+}
+
+static llm_result llmi_writer_add(llmi_writer *w, const void *data, size_t n, llm_error *err) {
+    errno = 0;
+    if (fwrite(data, 1, n, w->file) == n) return LLM_OK;
+    llmi_fail_io(err, "write", w->path);
+    llmi_writer_abandon(w);
+    return LLM_ERR_IO;
+}
+
+static llm_result llmi_writer_close(llmi_writer *w, llm_error *err) {
+    int failed;
+    errno = 0;
+    failed = fflush(w->file) != 0;
+#if LLMI_POSIX
+    failed = failed || fsync(fileno(w->file)) != 0;
+#endif
+    failed = (fclose(w->file) != 0) || failed;
+    w->file = NULL;
+#ifdef _WIN32
+    if (!failed) remove(w->path);      /* rename does not replace there */
+#endif
+    if (failed || rename(w->temporary, w->path) != 0) {
+        llmi_fail_io(err, "write", w->path);
+        llmi_writer_abandon(w);
+        return LLM_ERR_IO;
+    }
+#if LLMI_POSIX
+    {                                  /* the name, too, must survive a power cut */
+        char *slash = strrchr(w->path, '/');
+        int directory;
+        if (slash) slash[slash == w->path] = 0;
+        directory = open(slash ? w->path : ".", O_RDONLY);
+        if (directory >= 0) {
+            (void)fsync(directory);
+            close(directory);
+        }
+    }
+#endif
+    return LLM_OK;
+}
+
+static llm_result llmi_file_write(const char *path, const void *data, size_t size, llm_error *err) {
+    llmi_writer w;
+    LLMI_TRY(llmi_writer_open(&w, path, err));
+    LLMI_TRY(llmi_writer_add(&w, data, size, err));
+    return llmi_writer_close(&w, err);
+}
+#endif /* LLM_NO_STDIO */
+
+/* ============================================================================================
+ * >>bpe          byte-level byte pair encoding: GPT-2's tokenizer, its training and its files
+ * ==========================================================================================
+ * Text is cut into pre-tokens by a pattern; each is a string of bytes, each byte a symbol, and
+ * the pair of neighbours that was learned first is merged until none is left (Sennrich et al.,
+ * arXiv:1508.07909; on bytes: Radford et al., "Language Models are Unsupervised Multitask
+ * Learners", 2.2). Results equal those of Hugging Face `tokenizers`. */
+
+/* ---- strings with numbers: the vocabulary, and the distinct words of a text in training ---- */
+enum { LLMI_ABSENT = 0,
+       LLMI_BYTES,                /* bytes that merges may lead to                                */
+       LLMI_OPAQUE,               /* in a vocabulary, but with characters that stand for no byte  */
+       LLMI_ADDED };              /* matched in the text before all else; not in the vocabulary   */
+
+typedef struct llmi_string {
+    size_t begin, size;           /* in llmi_strings.bytes */
+    uint32_t hash;
+    uint8_t kind;
+    uint8_t direct;               /* as a whole pre-token, this is its own encoding */
+    uint8_t is_added;
+} llmi_string;
+
+typedef struct llmi_string_slot { uint32_t hash; int32_t index; } llmi_string_slot;  /* -1 = free */
+
+typedef struct llmi_strings {
+    llmi_text bytes;
+    llmi_string *items;
+    size_t items_capacity, n;     /* capacity in bytes */
+    llmi_string_slot *slots;      /* open addressing, at most half full */
+    size_t n_slots, n_used;
+} llmi_strings;
+
+static uint32_t llmi_hash(const char *bytes, size_t n) {
+    const uint64_t factor = 0x9E3779B97F4A7C15u;
+    uint64_t hash = (n + 1) * factor, word = 0;
+    for (; n >= 8; n -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        hash = (hash ^ word) * factor;
+        hash ^= hash >> 32;
+    }
+    if (n >= 4) {                 /* two words of 4 bytes, overlapping */
+        uint32_t first, last;
+        memcpy(&first, bytes, 4);
+        memcpy(&last, bytes + n - 4, 4);
+        word = first | (uint64_t)last << 32;
+    } else if (n) {
+        word = (uint64_t)(unsigned char)bytes[0] | (uint64_t)(unsigned char)bytes[n / 2] << 8 |
+               (uint64_t)(unsigned char)bytes[n - 1] << 16;
+    }
+    if (n) {
+        hash = (hash ^ word) * factor;
+        hash ^= hash >> 32;
+    }
+    return (uint32_t)(hash * factor >> 32);
+}
+
+static int32_t llmi_strings_find_hashed(const llmi_strings *s, const char *bytes, size_t n,
+                                        int kind, uint32_t hash) {
+    size_t i;
+    if (!s->n_slots) return -1;
+    for (i = hash & (s->n_slots - 1); s->slots[i].index >= 0; i = (i + 1) & (s->n_slots - 1)) {
+        const llmi_string *item = &s->items[s->slots[i].index];
+        if (s->slots[i].hash == hash && item->size == n && item->kind == kind &&
+            (!n || !memcmp(s->bytes.data + item->begin, bytes, n)))
+            return s->slots[i].index;
+    }
+    return -1;
+}
+
+static int32_t llmi_strings_find(const llmi_strings *s, const char *bytes, size_t n, int kind) {
+    return llmi_strings_find_hashed(s, bytes, n, kind, llmi_hash(bytes, n));
+}
+
+/* string number index, which has none yet; the numbers between that and the last become absent */
+static llm_result llmi_strings_put(llmi_strings *s, int32_t index, const char *bytes, size_t n,
+                                   int kind, llm_error *err) {
+    const llm_allocator *allocator = s->bytes.allocator;
+    const size_t need = (size_t)index + 1;
+    void *items = s->items;
+    llmi_string *item;
+    size_t i, k;
+    LLMI_TRY(llmi_grow(allocator, &items, &s->items_capacity, s->n * sizeof *item,
+                       llmi_max(llmi_mul(need, sizeof *item), s->items_capacity), "tokens", err));
+    s->items = (llmi_string *)items;
+    if (2 * (s->n_used + 1) > s->n_slots) {
+        const size_t n_slots = llmi_max(2 * s->n_slots, 1024);
+        llmi_string_slot *slots = (llmi_string_slot *)llmi_alloc(
+            allocator, llmi_mul(n_slots, sizeof *slots), "token table", err);
+        if (!slots) return LLM_ERR_MEMORY;
+        for (i = 0; i < n_slots; i++) slots[i].index = -1;
+        for (k = 0; k < s->n_slots; k++) {
+            if (s->slots[k].index < 0) continue;
+            for (i = s->slots[k].hash & (n_slots - 1); slots[i].index >= 0;
+                 i = (i + 1) & (n_slots - 1)) {}
+            slots[i] = s->slots[k];
+        }
+        llmi_release(allocator, s->slots);
+        s->slots = slots;
+        s->n_slots = n_slots;
+    }
+    if (!llmi_text_reserve(&s->bytes, n))
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the text of tokens");
+    for (i = s->n; i < need; i++) memset(&s->items[i], 0, sizeof s->items[i]);
+    s->n = llmi_max(s->n, need);
+    item = &s->items[index];
+    item->begin = s->bytes.size;
+    item->size = n;
+    item->hash = llmi_hash(bytes, n);
+    item->kind = (uint8_t)kind;
+    llmi_text_add(&s->bytes, bytes, n);
+    for (i = item->hash & (s->n_slots - 1); s->slots[i].index >= 0;
+         i = (i + 1) & (s->n_slots - 1)) {}
+    s->slots[i].hash = item->hash;
+    s->slots[i].index = index;
+    s->n_used++;
+    return LLM_OK;
+}
+
+static void llmi_strings_free(llmi_strings *s) {
+    llmi_release(s->bytes.allocator, s->items);
+    llmi_release(s->bytes.allocator, s->slots);
+    llmi_text_free(&s->bytes);
+}
+
+/* ---- pairs of tokens with numbers: the merges, and the pairs counted in training ------------ */
+typedef struct llmi_pair_slot { uint64_t key; int32_t value; } llmi_pair_slot;
+
+typedef struct llmi_pairs {
+    llmi_pair_slot *slots;        /* open addressing, at most half full; key UINT64_MAX = free */
+    size_t n_slots, n;
+} llmi_pairs;
+
+static uint64_t llmi_pair(int32_t a, int32_t b) {
+    return (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
+}
+
+static size_t llmi_pairs_slot(const llmi_pairs *pairs,
+                              uint64_t key) { /* its place, or a free one */
+    size_t i = (size_t)(key * 0x9E3779B97F4A7C15u >> 32) & (pairs->n_slots - 1);
+    while (pairs->slots[i].key != key && pairs->slots[i].key != UINT64_MAX)
+        i = (i + 1) & (pairs->n_slots - 1);
+    return i;
+}
+
+static int32_t llmi_pairs_find(const llmi_pairs *pairs, uint64_t key) {  /* -1 = not there */
+    size_t i;
+    if (!pairs->n_slots) return -1;
+    i = llmi_pairs_slot(pairs, key);
+    return pairs->slots[i].key == key ? pairs->slots[i].value : -1;
+}
+
+static llm_result llmi_pairs_put(llmi_pairs *pairs, uint64_t key, int32_t value,
+                                 const llm_allocator *allocator, llm_error *err) {
+    size_t i;
+    if (2 * (pairs->n + 1) > pairs->n_slots) {
+        llmi_pairs larger;
+        larger.n_slots = llmi_max(2 * pairs->n_slots, 1024);
+        larger.n = pairs->n;
+        larger.slots = (llmi_pair_slot *)llmi_alloc(
+            allocator, llmi_mul(larger.n_slots, sizeof *larger.slots), "token pairs", err);
+        if (!larger.slots) return LLM_ERR_MEMORY;
+        for (i = 0; i < larger.n_slots; i++) larger.slots[i].key = UINT64_MAX;
+        for (i = 0; i < pairs->n_slots; i++)
+            if (pairs->slots[i].key != UINT64_MAX)
+                larger.slots[llmi_pairs_slot(&larger, pairs->slots[i].key)] = pairs->slots[i];
+        llmi_release(allocator, pairs->slots);
+        *pairs = larger;
+    }
+    i = llmi_pairs_slot(pairs, key);
+    pairs->slots[i].key = key;
+    pairs->slots[i].value = value;
+    pairs->n++;
+    return LLM_OK;
+}
+
+/* ---- a heap: the highest priority first, of equal ones the smallest key -------------------- */
+typedef struct llmi_heap_item {
+    int64_t priority;
+    uint64_t key;
+} llmi_heap_item;
+
+typedef struct llmi_heap {
+    llmi_heap_item *items;
+    size_t n, capacity;           /* capacity in bytes */
+} llmi_heap;
+
+static int llmi_heap_before(const llmi_heap_item *a, const llmi_heap_item *b) {
+    return a->priority != b->priority ? a->priority > b->priority : a->key < b->key;
+}
+
+static llm_result llmi_heap_push(llmi_heap *heap, int64_t priority, uint64_t key,
+                                 const llm_allocator *allocator, llm_error *err) {
+    llmi_heap_item item;
+    void *items = heap->items;
+    size_t i = heap->n, need = llmi_mul(heap->n + 1, sizeof item);
+    if (need > heap->capacity) need = llmi_max(need, 256 * sizeof item);
+    LLMI_TRY(llmi_grow(allocator, &items, &heap->capacity, heap->n * sizeof item, need,
+                       "merge queue", err));
+    heap->items = (llmi_heap_item *)items;
+    item.priority = priority;
+    item.key = key;
+    for (; i && llmi_heap_before(&item, &heap->items[(i - 1) / 2]); i = (i - 1) / 2)
+        heap->items[i] = heap->items[(i - 1) / 2];
+    heap->items[i] = item;
+    heap->n++;
+    return LLM_OK;
+}
+
+static llmi_heap_item llmi_heap_pop(llmi_heap *heap) {           /* of one that is not empty */
+    const llmi_heap_item top = heap->items[0], moved = heap->items[--heap->n];
+    size_t i = 0, child;
+    while ((child = 2 * i + 1) < heap->n) {
+        if (child + 1 < heap->n && llmi_heap_before(&heap->items[child + 1], &heap->items[child]))
+            child++;
+        if (!llmi_heap_before(&heap->items[child], &moved)) break;
+        heap->items[i] = heap->items[child];
+        i = child;
+    }
+    heap->items[i] = moved;
+    return top;
+}
+
+/* ---- characters ----------------------------------------------------------------------------- */
+/* Letters and numbers of Unicode 16.0.0, by tools/make_unicode.py: ranges in ascending order,
+ * each as the gap since the end of the last and 2 * length + (1 for numbers), in base 26,
+ * most significant digit first, capitals but for the last digit. */
+#define LLMI_UNICODE_END 0x323B0u       /* all beyond is neither */
+static const char llmi_unicode[] =
+    "BwvhCagCaBvchfbcddacbhbBubCkbBJgeyokhcbcEzkbecibcgcbgbcbBobGkbKsiMubCyccgDeCtCceiBtDivveebHqb"
+    "cpeheavagccqcbCiBdGwlcovaCojeecfBsecjcdcxByhwfBwbmrDgCgEedcschuevbBgeqcecBsbobcdidcqcnebgevae"
+    "cnccimeecBsbobebebeBfibchvcgqsbgbBsbobebkdcscpeevjclqcecBsbobebkdcBeebgevbcanlcbmdgbidebcbede"
+    "dgdywcvBbsqbgbBubBgdcBagccceevipbceqbgbBububkdcBfebeevbersbgbDeccqcfgbpageBnbmfBkdBwbsbccoBfv"
+    "rDsbemojvBnebcbkbBwbcbubejcckbcjvciBgcBfBpmqbCuBbkElDiucavgmeidcdehgeBamcbvgCybcfccDibZqbicob"
+    "cbicDebicCobicobcbicBebEkbicFeoBpdBgqGqcmdBVscBibCafFudhaqhBknBmoBkoBabgpEaBjcecdvgvwvgGwhkcC"
+    "qbcfFkkCkBnvaCicklDkeCagxBlBujEcBrvgvncDpDqrqdvBpCineavaDkBaCuBcvdgavaCucwfDicgBpibmbedcfOuCm"
+    "VkcmcCycmcqbcbcbcbCkcEcbobcdgbodicmeBafgboEldaccnfcavgBaDxceccubcdkgcbcbcbibwcifkecbDzaealBBy"
+    "ErDaBtYgCjBRoRqgidejdcCybcfccEihcqBujoboboboboboboboDccSbeadzthkchaeeGqggbGybifDibHgdjkCmBwBg"
+    "BgvBerbBfBgvBnBfMiTNcCmCNOkCpDocUsdBgavaeuDqqCkcFkavBnscHycFecebcbqvBgbgbibBunnkEaoDwBcvymdcb"
+    "ebvaCekBuzCghDqBccavgkbuavakbDexgbqevgBudcdDwbcdeckccbcygcwhgmmcmcmjobobDibBcgIwnvgBHBkmBueDu"
+    "MNcBCecIeBmomkfcbubBabkbcbebebIiBhBBysEycEeBoyEmkbKktvhCagCalGwdmcmcmcgBjybCabBmbebBecBcBiJmm"
+    "DnmElrfJkCgdDuqCdeCmajjBoadaqadfCykCicCueqblBqMecvgCueCueDciEamwbBebobebwbBebobedEamXyjBskqym"
+    "bDgbsCrmccbDkbedccBucraBucpaCkitBwBmbeflaBsaneCaCsEiefaeaBhcDpacpibgbCgktxCgafbCgahBgqbCeglqE"
+    "ekBscraBmfraBkxpDcFqCdDynDyhnaCumvgvaCejBuIkClbDggeqgChCgavaciBsljBbBkBuBqapuBumEcBaCjbeccnDm"
+    "BgByhvjCupveccciCsdcmDsoilvacbceBplBkbByteClobcbibBebuhDqrvlqcecBsbobebkdcscmkBeubcccbCybczcb"
+    "cBsEcsifvfgBeDsuebcivGkDqBpiBkDsuclvBmDinchvgBpBcCcvzeoHdDkEmEyaBnmqcccqbebBwpcbcovCsqcDaqcbc"
+    "BcckDchcvclDotcsFqHrCopvgsbCwrcpChfCiEiobebCyvcjvgmbebCmochvLyBmpcbBabCqBcvDicpBrBrCSyDyIprPc"
+    "DXkHmpDEmrmzLVifBSwKDdCisvCOsBRuhCkbvgGcbvgCisDsqimvbpbBqfBmQqDmdvHqEyaBvEbFufcCoBaCmebcBcSEa"
+    "iDRgBpuNFribobebWkpcBdgccoiiBEmDKuIgfBadshuGEwvCEwBpmBpEeBzFfGobFmbecccecibybcbobFabicqbobCeb"
+    "ibkbcdobBAecBybBybCkbBybCkbBybCkbBybCkbBybqcDxCQyCkgmKbEuFqDmkocvecMjCisDkevScCeevIgCiccavSro"
+    "bibebBebPectBwFghcevBElEpbhbjCyDnbBfHmibCcbebcccbubibcbcgcecbcbcbgbebcccbcbcbcbcbebccibobibib"
+    "cbubBifgbkbBiWiBbEDfvBNqEWKeBgMHogRccRBgoWCwpBVwDQwBPsCFyOPyfMKm";
+
+enum { LLMI_OTHER = 0, LLMI_LETTER, LLMI_NUMBER, LLMI_SPACE };
+#define LLMI_CLASS_BYTES (LLMI_UNICODE_END / 4 + 1)              /* 2 bits for each code point */
+
+static void llmi_classes_set(uint8_t *classes, uint32_t code, unsigned kind) {
+    classes[code / 4] = (uint8_t)(classes[code / 4] | kind << code % 4 * 2);
+}
+
+static void llmi_classes_fill(uint8_t *classes) {                /* of zeroed bytes */
+    static const uint16_t spaces[][2] = {{9, 13}, {32, 32}, {0x85, 0x85}, {0xA0, 0xA0},
+        {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F},
+        {0x3000, 0x3000}};        /* White_Space */
+    uint32_t code = 0, value = 0, i;
+    int is_range = 0;
+    const char *p;
+    for (p = llmi_unicode; *p; p++) {
+        if (*p < 'a') {
+            value = 26 * (value + (uint32_t)(*p - 'A'));
+            continue;
+        }
+        value += (uint32_t)(*p - 'a');
+        if (!is_range) code += value;
+        else for (i = value / 2; i; i--)
+            llmi_classes_set(classes, code++, value & 1 ? LLMI_NUMBER : LLMI_LETTER);
+        is_range = !is_range;
+        value = 0;
+    }
+    for (i = 0; i < sizeof spaces / sizeof spaces[0]; i++)
+        for (code = spaces[i][0]; code <= spaces[i][1]; code++)
+            llmi_classes_set(classes, code, LLMI_SPACE);
+}
+
+/* the character at the start of n > 0 bytes -> its length; a broken byte is a character, OTHER */
+static size_t llmi_class(const uint8_t *classes, const char *text, size_t n, int *kind) {
+    uint32_t code = (unsigned char)text[0];
+    size_t size = 1;
+    if (code >= 0x80) size = llmi_utf8_decode(text, n, &code);
+    *kind = size && code < LLMI_UNICODE_END ? classes[code / 4] >> code % 4 * 2 & 3 : LLMI_OTHER;
+    return size ? size : 1;
+}
+
+/* Length of the first pre-token of n > 0 bytes, by the pattern of GPT-2,
+ *   '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+ * A space goes with the word behind it; a run of white space leaves its last character there. */
+static size_t llmi_split_gpt2(const uint8_t *classes, const char *text, size_t n) {
+    size_t at, size, last = 0;
+    int first, kind = LLMI_SPACE;
+    if (text[0] == '\'' && n >= 2) {
+        const char a = text[1], b = n >= 3 ? text[2] : '\0';
+        if (a == 's' || a == 'd' || a == 'm' || a == 't') return 2;
+        if ((a == 'l' && b == 'l') || ((a == 'v' || a == 'r') && b == 'e')) return 3;
+    }
+    at = text[0] == ' ' && n >= 2 ? 1 : 0;
+    at += llmi_class(classes, text + at, n - at, &first);
+    if (first != LLMI_SPACE) {
+        while (at < n && (size = llmi_class(classes, text + at, n - at, &kind), kind == first))
+            at += size;
+        return at;
+    }
+    for (at = 0; at < n; at += size) {
+        size = llmi_class(classes, text + at, n - at, &kind);
+        if (kind != LLMI_SPACE) break;
+        last = at;
+    }
+    return at == n || last == 0 ? at : last;
+}
+
+/* Files write each byte as one visible character: itself, or one of the 68 from U+0100 on. */
+static uint32_t llmi_byte_to_char(uint32_t byte) {
+    if (byte <= 32) return 256 + byte;
+    if (byte >= 127 && byte <= 160) return 256 + 33 + byte - 127;
+    return byte == 173 ? 256 + 67 : byte;
+}
+
+static int llmi_char_to_byte(uint32_t code) {                    /* -1 = stands for none */
+    if (code >= 256 + 68) return -1;
+    if (code == 256 + 67) return 173;
+    if (code >= 256 + 33) return (int)(code - 256 - 33 + 127);
+    if (code >= 256) return (int)(code - 256);
+    return llmi_byte_to_char(code) == code ? (int)code : -1;
+}
+
+/* In place: characters to bytes, and its new length. A string with any character that stands for
+ * no byte stays what it is. -> LLMI_BYTES or LLMI_OPAQUE */
+static int llmi_chars_to_bytes(char *text, size_t *n) {
+    uint32_t code = 0;
+    size_t at, out = 0;
+    for (at = 0; at < *n; at += llmi_utf8_decode(text + at, *n - at, &code)) {
+        if (!llmi_utf8_decode(text + at, *n - at, &code) || llmi_char_to_byte(code) < 0)
+            return LLMI_OPAQUE;
+    }
+    for (at = 0; at < *n;) {
+        at += llmi_utf8_decode(text + at, *n - at, &code);
+        text[out++] = (char)llmi_char_to_byte(code);
+    }
+    *n = out;
+    return LLMI_BYTES;
+}
+
+/* ---- the tokenizer ----------------------------------------------------------------------- */
+typedef struct llmi_merge { int32_t a, b, result; } llmi_merge;
+
+typedef struct llmi_added {
+    const char *content;
+    size_t size;
+    int32_t id;
+    uint8_t special, normalized, lstrip, rstrip;
+} llmi_added;
+
+struct llm_tokenizer {
+    llm_allocator allocator_copy;
+    const llm_allocator *allocator;      /* NULL or &allocator_copy */
+    llmi_strings vocabulary;             /* string number i is token i */
+    llmi_pairs ranks;                    /* pair -> index of its merge */
+    llmi_merge *merges;                  /* earliest first */
+    size_t n_merges, merges_capacity;    /* capacity in bytes */
+    int32_t byte_tokens[256];
+    llmi_added *added;                   /* by normalized, then by content */
+    size_t n_added, n_plain;             /* n_plain: those not normalized, they come first */
+    uint8_t starts[2][256];              /* does any of the plain, of the others, start so? */
+    int add_prefix_space, ignore_merges;
+    /* the pattern: length of the first pre-token. A sequence of patterns would be a list of these,
+     * each at work on the pieces of the one before. */
+    size_t (*split)(const uint8_t *classes, const char *text, size_t n);
+    uint8_t classes[LLMI_CLASS_BYTES];
+};
+
+static const char *llmi_token_text(const llm_tokenizer *t, int32_t id, size_t *n) {
+    *n = t->vocabulary.items[id].size;
+    return t->vocabulary.bytes.data + t->vocabulary.items[id].begin;
+}
+
+static llm_tokenizer *llmi_tokenizer_new(const llm_allocator *allocator, llm_error *err) {
+    llm_tokenizer *t = (llm_tokenizer *)llmi_alloc(allocator, sizeof *t, "tokenizer", err);
+    if (!t) return NULL;
+    memset(t, 0, sizeof *t);
+    if (allocator) {
+        t->allocator_copy = *allocator;
+        t->allocator = &t->allocator_copy;
+    }
+    t->vocabulary.bytes.allocator = t->allocator;
+    t->split = llmi_split_gpt2;
+    llmi_classes_fill(t->classes);
+    return t;
+}
+
+LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
+    llm_allocator copy;
+    int is_custom;
+    if (!tokenizer) return;
+    copy = tokenizer->allocator_copy;
+    is_custom = tokenizer->allocator != NULL;
+    llmi_strings_free(&tokenizer->vocabulary);
+    llmi_release(tokenizer->allocator, tokenizer->ranks.slots);
+    llmi_release(tokenizer->allocator, tokenizer->merges);
+    llmi_release(tokenizer->allocator, tokenizer->added);
+    llmi_release(is_custom ? &copy : NULL, tokenizer);
+}
+
+LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer) {
+    return tokenizer ? (int)tokenizer->vocabulary.n : 0;
+}
+
+LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text, size_t n) {
+    int32_t id = -1;
+    int kind;
+    if (!tokenizer || (!text && n)) return -1;
+    for (kind = LLMI_ADDED; kind > LLMI_ABSENT && id < 0; kind--)
+        id = llmi_strings_find(&tokenizer->vocabulary, text, n, kind);
+    return id;
+}
+
+LLM_API llm_result llm_tokenizer_decode(const llm_tokenizer *tokenizer, const int32_t *tokens,
+                                        size_t n, char *text, size_t capacity, size_t *count,
+                                        llm_error *err) {
+    size_t i, size, total = 0;
+    if (!tokenizer || (!tokens && n) || (!text && capacity))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "llm_tokenizer_decode: NULL for tokenizer, tokens or text");
+    for (i = 0; i < n; i++)
+        if (tokens[i] < 0 || (size_t)tokens[i] >= tokenizer->vocabulary.n)
+            return llmi_fail(err, LLM_ERR_ARGUMENT,
+                             "llm_tokenizer_decode: token %zu is %ld, must be in [0, %zu)", i,
+                             (long)tokens[i], tokenizer->vocabulary.n);
+    for (i = 0; i < n; i++) {
+        const char *bytes = llmi_token_text(tokenizer, tokens[i], &size);
+        if (total < capacity && size) memcpy(text + total, bytes, llmi_min(size, capacity - total));
+        total = llmi_add(total, size);
+    }
+    if (count) *count = total;
+    return LLM_OK;
+}
+
+/* A character may be cut only at the end: its start is among the last three bytes, and some
+ * continuation would complete it. */
+LLM_API size_t llm_utf8_complete(const char *text, size_t n) {
+    size_t back;
+    for (back = 1; back <= 3 && back <= n; back++) {
+        const unsigned char lead = (unsigned char)text[n - back];
+        const size_t size = lead < 0xC2 || lead > 0xF4 ? 1 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+        char low[4], high[4];
+        uint32_t code;
+        if ((lead & 0xC0) == 0x80) continue;
+        if (size <= back) return n;
+        memset(low, 0x80, sizeof low);
+        memset(high, 0xBF, sizeof high);
+        memcpy(low, text + n - back, back);
+        memcpy(high, text + n - back, back);
+        if (!llmi_utf8_decode(low, size, &code) && !llmi_utf8_decode(high, size, &code)) return n;
+        return n - back;
+    }
+    return n;
+}
+
+/* ---- encoding ---------------------------------------------------------------------------- */
+#define LLMI_BPE_SHORT 48                /* bytes of a word up to which a scan beats the heap */
+
+typedef struct llmi_encoder {
+    const llm_tokenizer *t;
+    int32_t *tokens;
+    size_t capacity, count;
+    int parse_special;
+    llmi_heap heap;                      /* long words */
+    void *links;
+    size_t links_capacity;
+    llmi_text prefixed;                  /* a piece with a space in front */
+    llm_error *err;
+} llmi_encoder;
+
+static llmi_encoder llmi_encoder_make(const llm_tokenizer *t, int32_t *tokens, size_t capacity,
+                                      llm_error *err) {
+    llmi_encoder e;
+    memset(&e, 0, sizeof e);
+    e.t = t;
+    e.tokens = tokens;
+    e.capacity = capacity;
+    e.prefixed.allocator = t->allocator;
+    e.err = err;
+    return e;
+}
+
+static void llmi_encoder_free(llmi_encoder *e) {
+    llmi_release(e->t->allocator, e->heap.items);
+    llmi_release(e->t->allocator, e->links);
+    llmi_text_free(&e->prefixed);
+}
+
+static void llmi_emit(llmi_encoder *e, int32_t token) {
+    if (e->count < e->capacity) e->tokens[e->count] = token;
+    e->count++;
+}
+
+static int32_t llmi_rank(const llm_tokenizer *t, int32_t a, int32_t b) {     /* -1 = no merge */
+    return llmi_pairs_find(&t->ranks, llmi_pair(a, b));
+}
+
+/* merges the pair of least rank, again and again; n^2 steps of almost no work */
+static void llmi_encode_short(llmi_encoder *e, const char *word, size_t n) {
+    const llm_tokenizer *t = e->t;
+    int32_t id[LLMI_BPE_SHORT];
+    uint32_t rank[LLMI_BPE_SHORT];       /* of id[i] with id[i + 1]; UINT32_MAX: no merge */
+    size_t i, best;
+    for (i = 0; i < n; i++) id[i] = t->byte_tokens[(unsigned char)word[i]];
+    for (i = 0; i + 1 < n; i++) rank[i] = (uint32_t)llmi_rank(t, id[i], id[i + 1]);
+    while (n > 1) {
+        for (best = 0, i = 1; i + 1 < n; i++)
+            if (rank[i] < rank[best]) best = i;
+        if (rank[best] == UINT32_MAX) break;
+        id[best] = t->merges[rank[best]].result;
+        n--;
+        for (i = best + 1; i < n; i++) {
+            id[i] = id[i + 1];
+            rank[i - 1] = rank[i];
+        }
+        if (best > 0) rank[best - 1] = (uint32_t)llmi_rank(t, id[best - 1], id[best]);
+        if (best + 1 < n) rank[best] = (uint32_t)llmi_rank(t, id[best], id[best + 1]);
+    }
+    for (i = 0; i < n; i++) llmi_emit(e, id[i]);
+}
+
+/* the pair at symbol i, if it is a merge, waits in the heap under its rank and position */
+static llm_result llmi_encode_queue(llmi_encoder *e, int32_t a, int32_t b, uint32_t i) {
+    const int32_t rank = llmi_rank(e->t, a, b);
+    if (rank < 0) return LLM_OK;
+    return llmi_heap_push(&e->heap, -(int64_t)rank, i, e->t->allocator, e->err);
+}
+
+/* the same in n log n: a list of symbols, and a heap of what may be merged, old entries ignored */
+static llm_result llmi_encode_long(llmi_encoder *e, const char *word, size_t n) {
+    const llm_tokenizer *t = e->t;
+    uint32_t i, end = (uint32_t)n, *next, *previous;
+    int32_t *id;                         /* -1: merged into the one before */
+    if (n > (size_t)INT32_MAX)
+        return llmi_fail(e->err, LLM_ERR_ARGUMENT,
+                         "a word of %zu bytes, at most %ld can be encoded", n, (long)INT32_MAX);
+    LLMI_TRY(llmi_grow(t->allocator, &e->links, &e->links_capacity, 0,
+                       llmi_mul(n, 3 * sizeof *next), "encoding", e->err));
+    next = (uint32_t *)e->links;
+    previous = next + n;
+    id = (int32_t *)(void *)(previous + n);
+    e->heap.n = 0;
+    for (i = 0; i < end; i++) {
+        id[i] = t->byte_tokens[(unsigned char)word[i]];
+        next[i] = i + 1;
+        previous[i] = i - 1;
+        if (i) LLMI_TRY(llmi_encode_queue(e, id[i - 1], id[i], i - 1));
+    }
+    while (e->heap.n) {
+        const llmi_heap_item top = llmi_heap_pop(&e->heap);
+        uint32_t right;
+        i = (uint32_t)top.key;
+        right = next[i];
+        if (id[i] < 0 || right == end || llmi_rank(t, id[i], id[right]) != -top.priority) continue;
+        id[i] = t->merges[-top.priority].result;
+        id[right] = -1;
+        next[i] = right = next[right];
+        if (right < end) {
+            previous[right] = i;
+            LLMI_TRY(llmi_encode_queue(e, id[i], id[right], i));
+        }
+        if (i) LLMI_TRY(llmi_encode_queue(e, id[previous[i]], id[i], previous[i]));
+    }
+    for (i = 0; i < end; i = next[i]) llmi_emit(e, id[i]);
+    return LLM_OK;
+}
+
+/* Most pre-tokens are a token whose merges lead to itself: one look into the vocabulary. */
+static llm_result llmi_encode_word(llmi_encoder *e, const char *word, size_t n) {
+    const int32_t id = llmi_strings_find(&e->t->vocabulary, word, n, LLMI_BYTES);
+    if (id >= 0 && e->t->vocabulary.items[id].direct) llmi_emit(e, id);
+    else if (n > LLMI_BPE_SHORT) return llmi_encode_long(e, word, n);
+    else llmi_encode_short(e, word, n);
+    return LLM_OK;
+}
+
+static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n) {
+    size_t at = 0;
+    if (n && e->t->add_prefix_space && text[0] != ' ') {
+        e->prefixed.size = 0;
+        llmi_text_add(&e->prefixed, " ", 1);
+        llmi_text_add(&e->prefixed, text, n);
+        if (e->prefixed.failed != LLM_OK)
+            return llmi_fail(e->err, LLM_ERR_MEMORY, "out of memory: encoding %zu bytes", n);
+        text = e->prefixed.data;
+        n++;
+    }
+    while (at < n) {
+        const size_t size = e->t->split(e->t->classes, text + at, n - at);
+        LLMI_TRY(llmi_encode_word(e, text + at, size));
+        at += size;
+    }
+    return LLM_OK;
+}
+
+/* first of the added tokens [low, high), equal in their first i bytes, whose byte i is >= byte */
+static size_t llmi_added_bound(const llmi_added *added, size_t low, size_t high, size_t i,
+                               unsigned byte) {
+    while (low < high) {
+        const size_t middle = low + (high - low) / 2;
+        if ((unsigned char)added[middle].content[i] < byte) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* the longest added token of [low, high) at the start of text, or NULL */
+static const llmi_added *llmi_added_match(const llmi_added *added, size_t low, size_t high,
+                                          const char *text, size_t n) {
+    const llmi_added *longest = NULL;
+    size_t i;
+    for (i = 0;; i++) {
+        if (low < high && added[low].size == i) longest = &added[low++];
+        if (low == high || i == n) return longest;
+        low = llmi_added_bound(added, low, high, i, (unsigned char)text[i]);
+        high = llmi_added_bound(added, low, high, i, (unsigned char)text[i] + 1u);
+    }
+}
+
+/* White space around [*begin, *end) of text, not before lowest: the token takes it in. */
+static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, const char *text,
+                             size_t n, size_t lowest, size_t *begin, size_t *end) {
+    int kind;
+    while (token->lstrip && *begin > lowest) {
+        size_t at = *begin - 1;
+        while (at > lowest && *begin - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+        if (llmi_class(t->classes, text + at, *begin - at, &kind) != *begin - at ||
+            kind != LLMI_SPACE)
+            break;
+        *begin = at;
+    }
+    while (token->rstrip && *end < n) {
+        const size_t size = llmi_class(t->classes, text + *end, n - *end, &kind);
+        if (kind != LLMI_SPACE) break;
+        *end += size;
+    }
+}
+
+/* Added tokens cut the text: first those not normalized (set 0), then, in the pieces between, the
+ * others (set 1). A special token that is not to be parsed is found all the same, so that nothing
+ * else is found within it, and stays text. */
+static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n, int set) {
+    const llm_tokenizer *t = e->t;
+    const size_t low = set ? t->n_plain : 0, high = set ? t->n_added : t->n_plain;
+    size_t at = 0, done = 0;
+    if (set == 2) return llmi_encode_plain(e, text, n);
+    while (low < high && at < n) {
+        const llmi_added *token = NULL;
+        size_t begin = at, end;
+        if (t->starts[set][(unsigned char)text[at]])
+            token = llmi_added_match(t->added, low, high, text + at, n - at);
+        if (!token) {
+            at++;
+            continue;
+        }
+        at = end = begin + token->size;
+        if (token->special && !e->parse_special) continue;
+        llmi_added_strip(t, token, text, n, done, &begin, &end);
+        if (begin > done) LLMI_TRY(llmi_encode_piece(e, text + done, begin - done, set + 1));
+        llmi_emit(e, token->id);
+        done = end;
+    }
+    return done < n ? llmi_encode_piece(e, text + done, n - done, set + 1) : LLM_OK;
+}
+
+LLM_API llm_result llm_tokenizer_encode(const llm_tokenizer *tokenizer, const char *text, size_t n,
+                                        int parse_special, int32_t *tokens, size_t capacity,
+                                        size_t *count, llm_error *err) {
+    llmi_encoder e;
+    llm_result result;
+    if (!tokenizer || (!text && n) || (!tokens && capacity))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "llm_tokenizer_encode: NULL for tokenizer, text or tokens");
+    e = llmi_encoder_make(tokenizer, tokens, capacity, err);
+    e.parse_special = parse_special;
+    result = llmi_encode_piece(&e, text, n, 0);
+    llmi_encoder_free(&e);
+    if (result == LLM_OK && count) *count = e.count;
+    return result;
+}
+
+/* ---- building -------------------------------------------------------------------------------- */
+static llm_result llmi_tokenizer_merge(llm_tokenizer *t, int32_t a, int32_t b, int32_t result,
+                                       llm_error *err) {
+    void *merges = t->merges;
+    const size_t need = llmi_mul(t->n_merges + 1, sizeof *t->merges);
+    if (t->n_merges == INT32_MAX) return llmi_fail(err, LLM_ERR_ARGUMENT, "more than 2^31 merges");
+    LLMI_TRY(llmi_grow(t->allocator, &merges, &t->merges_capacity, need - sizeof *t->merges,
+                       need > t->merges_capacity ? llmi_max(need, 4096) : need, "merges", err));
+    t->merges = (llmi_merge *)merges;
+    LLMI_TRY(llmi_pairs_put(&t->ranks, llmi_pair(a, b), (int32_t)t->n_merges, t->allocator, err));
+    t->merges[t->n_merges].a = a;
+    t->merges[t->n_merges].b = b;
+    t->merges[t->n_merges++].result = result;
+    return LLM_OK;
+}
+
+static int llmi_added_compare(const void *left, const void *right) {
+    const llmi_added *a = (const llmi_added *)left, *b = (const llmi_added *)right;
+    int order;
+    if (a->normalized != b->normalized) return a->normalized < b->normalized ? -1 : 1;
+    order = memcmp(a->content, b->content, llmi_min(a->size, b->size));
+    return order ? order : a->size < b->size ? -1 : a->size > b->size;
+}
+
+/* vocabulary, merges and added tokens are there: what the encoder looks up is derived from them */
+static llm_result llmi_tokenizer_finish(llm_tokenizer *t, const char *name, llm_error *err) {
+    llmi_encoder e;
+    int32_t found[2];
+    llm_result result = LLM_OK;
+    size_t i;
+    for (i = 0; i < t->vocabulary.n; i++)
+        if (t->vocabulary.items[i].kind == LLMI_ABSENT)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%s: no token has id %zu, though %zu exist", name,
+                             i, t->vocabulary.n);
+    for (i = 0; i < 256; i++) {
+        const char byte = (char)i;
+        t->byte_tokens[i] = llmi_strings_find(&t->vocabulary, &byte, 1, LLMI_BYTES);
+        if (t->byte_tokens[i] < 0)
+            return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: vocab has no token for byte 0x%02X",
+                             name, (unsigned)i);
+    }
+    for (i = 0; i < t->n_added; i++) {
+        t->added[i].content = llmi_token_text(t, t->added[i].id, &t->added[i].size);
+        t->n_plain += !t->added[i].normalized;
+        t->starts[t->added[i].normalized][(unsigned char)t->added[i].content[0]] = 1;
+    }
+    if (t->n_added) qsort(t->added, t->n_added, sizeof *t->added, llmi_added_compare);
+    e = llmi_encoder_make(t, found, 2, err);
+    for (i = 0; i < t->vocabulary.n && result == LLM_OK; i++) {
+        llmi_string *item = &t->vocabulary.items[i];
+        if (item->kind != LLMI_BYTES || !item->size) continue;
+        e.count = t->ignore_merges ? 1 : 0;
+        found[0] = (int32_t)i;
+        if (!t->ignore_merges)
+            result = llmi_encode_word(&e, t->vocabulary.bytes.data + item->begin, item->size);
+        item->direct = e.count == 1 && found[0] == (int32_t)i;
+    }
+    llmi_encoder_free(&e);
+    return result;
+}
+
+static const char llmi_endoftext[] = "<|endoftext|>";
+
+/* room for n added tokens */
+static llm_result llmi_tokenizer_expect(llm_tokenizer *t, size_t n, llm_error *err) {
+    if (!n) return LLM_OK;
+    t->added = (llmi_added *)llmi_alloc(t->allocator, llmi_mul(n, sizeof *t->added), "added tokens",
+                                        err);
+    return t->added ? LLM_OK : LLM_ERR_MEMORY;
+}
+
+static llmi_added *llmi_tokenizer_add(llm_tokenizer *t, int32_t id) {
+    llmi_added *added = &t->added[t->n_added++];
+    memset(added, 0, sizeof *added);
+    added->id = id;
+    added->special = 1;
+    t->vocabulary.items[id].is_added = 1;
+    return added;
+}
+
+/* ---- training --------------------------------------------------------------------------- */
+/* The distinct pre-tokens with their counts are the text. A pair's count is exact at any time; the
+ * queue holds what it was when the pair first stood somewhere, and an entry that is out of date
+ * goes back in with the true count. Highest count first, of equal ones the pair of smallest ids:
+ * the order of `tokenizers`.
+ * Two neighbours become a new pair only where a merge has just made one of them, so all places
+ * of a pair come up in one step: one list of words and one entry in the queue are enough, no pair
+ * is merged twice, and no two merges spell the same token. */
+typedef struct llmi_count {
+    uint64_t key;                 /* the pair */
+    int64_t count;
+    int32_t words;                /* list of the words that held it when it came up, in places */
+} llmi_count;
+
+typedef struct llmi_place { int32_t word, next; } llmi_place;    /* next -1 = the last */
+
+typedef struct llmi_bpe_trainer {
+    llm_tokenizer *t;
+    llmi_strings words;
+    int64_t *word_counts;
+    int32_t *symbols;             /* of word w from words.items[w].begin on */
+    int32_t *word_sizes;          /* symbols left */
+    llmi_pairs pairs;             /* pair -> index in counts */
+    llmi_count *counts;
+    llmi_place *places;
+    llmi_heap heap;
+    size_t word_counts_capacity, counts_capacity, places_capacity;       /* in bytes */
+    size_t n_places, n_queued;    /* n_queued: the pairs that have been in the queue */
+    llmi_text token;
+    const llm_allocator *allocator;
+    llm_error *err;
+} llmi_bpe_trainer;
+
+static void llmi_bpe_trainer_free(llmi_bpe_trainer *r) {
+    llmi_strings_free(&r->words);
+    llmi_release(r->allocator, r->word_counts);
+    llmi_release(r->allocator, r->symbols);
+    llmi_release(r->allocator, r->word_sizes);
+    llmi_release(r->allocator, r->pairs.slots);
+    llmi_release(r->allocator, r->counts);
+    llmi_release(r->allocator, r->places);
+    llmi_release(r->allocator, r->heap.items);
+    llmi_text_free(&r->token);
+}
+
+/* room for item n of an array whose items have this size */
+static llm_result llmi_bpe_room(llmi_bpe_trainer *r, void **array, size_t *capacity, size_t n,
+                                size_t size) {
+    const size_t need = llmi_mul(n + 1, size);
+    if (n >= INT32_MAX)
+        return llmi_fail(r->err, LLM_ERR_ARGUMENT, "the text is too long to train on");
+    return llmi_grow(r->allocator, array, capacity, n * size,
+                     need > *capacity ? llmi_max(need, 4096) : need, "training a tokenizer",
+                     r->err);
+}
+
+#define LLMI_BPE_ROOM(r, field, n, type) do { \
+    void *room_ = (r)->field; \
+    LLMI_TRY(llmi_bpe_room(r, &room_, &(r)->field##_capacity, n, sizeof(type))); \
+    (r)->field = (type *)room_; \
+} while (0)
+
+static llm_result llmi_bpe_count_words(llmi_bpe_trainer *r, const char *text, size_t n) {
+    size_t at, size;
+    for (at = 0; at < n; at += size) {
+        const char *word = text + at;
+        int32_t w;
+        size = r->t->split(r->t->classes, word, n - at);
+        w = llmi_strings_find(&r->words, word, size, LLMI_BYTES);
+        if (w < 0) {
+            if (size > INT32_MAX)
+                return llmi_fail(r->err, LLM_ERR_ARGUMENT,
+                                 "a word of %zu bytes, at most %ld can be trained on", size,
+                                 (long)INT32_MAX);
+            w = (int32_t)r->words.n;
+            LLMI_BPE_ROOM(r, word_counts, r->words.n, int64_t);
+            LLMI_TRY(llmi_strings_put(&r->words, w, word, size, LLMI_BYTES, r->err));
+            r->word_counts[w] = 0;
+        }
+        r->word_counts[w]++;
+    }
+    return LLM_OK;
+}
+
+/* adds times (+1, -1) the word's count to the pair's; for +1, the word joins the pair's list */
+static llm_result llmi_bpe_count(llmi_bpe_trainer *r, int32_t a, int32_t b, int times,
+                                 int32_t word) {
+    const uint64_t key = llmi_pair(a, b);
+    int32_t pair = llmi_pairs_find(&r->pairs, key);
+    llmi_count *count;
+    if (pair < 0) {
+        pair = (int32_t)r->pairs.n;
+        LLMI_BPE_ROOM(r, counts, r->pairs.n, llmi_count);
+        LLMI_TRY(llmi_pairs_put(&r->pairs, key, pair, r->allocator, r->err));
+        r->counts[pair].key = key;
+        r->counts[pair].count = 0;
+        r->counts[pair].words = -1;
+    }
+    count = &r->counts[pair];
+    count->count += times * r->word_counts[word];
+    if (times < 0 || (count->words >= 0 && r->places[count->words].word == word)) return LLM_OK;
+    LLMI_BPE_ROOM(r, places, r->n_places, llmi_place);
+    r->places[r->n_places].word = word;
+    r->places[r->n_places].next = count->words;
+    count->words = (int32_t)r->n_places++;
+    return LLM_OK;
+}
+
+/* the pairs that have come up since the last call enter the queue */
+static llm_result llmi_bpe_queue(llmi_bpe_trainer *r) {
+    for (; r->n_queued < r->pairs.n; r->n_queued++) {
+        const llmi_count *count = &r->counts[r->n_queued];
+        if (count->count > 0)
+            LLMI_TRY(llmi_heap_push(&r->heap, count->count, count->key, r->allocator, r->err));
+    }
+    return LLM_OK;
+}
+
+/* merges a, b in one word, from its start on, and corrects the counts of the pairs around */
+static llm_result llmi_bpe_merge_word(llmi_bpe_trainer *r, int32_t word, int32_t a, int32_t b,
+                                      int32_t merged) {
+    int32_t *symbols = r->symbols + r->words.items[word].begin;
+    const int32_t n = r->word_sizes[word];
+    int32_t in, out;
+    for (in = out = 0; in < n; in++, out++) {
+        symbols[out] = symbols[in];
+        if (symbols[in] != a || in + 1 == n || symbols[in + 1] != b) continue;
+        symbols[out] = merged;
+        if (out) {
+            LLMI_TRY(llmi_bpe_count(r, symbols[out - 1], a, -1, word));
+            LLMI_TRY(llmi_bpe_count(r, symbols[out - 1], merged, 1, word));
+        }
+        in++;
+        if (in + 1 < n) {
+            LLMI_TRY(llmi_bpe_count(r, b, symbols[in + 1], -1, word));
+            LLMI_TRY(llmi_bpe_count(r, merged, symbols[in + 1], 1, word));
+        }
+    }
+    r->word_sizes[word] = out;
+    return LLM_OK;
+}
+
+/* a new token, and its merge */
+static llm_result llmi_bpe_join(llmi_bpe_trainer *r, int32_t a, int32_t b, int32_t merged) {
+    size_t n;
+    const char *part = llmi_token_text(r->t, a, &n);
+    r->token.size = 0;
+    llmi_text_add(&r->token, part, n);
+    part = llmi_token_text(r->t, b, &n);
+    llmi_text_add(&r->token, part, n);
+    if (r->token.failed != LLM_OK)
+        return llmi_fail(r->err, LLM_ERR_MEMORY, "out of memory: training a tokenizer");
+    LLMI_TRY(llmi_strings_put(&r->t->vocabulary, merged, r->token.data, r->token.size, LLMI_BYTES,
+                              r->err));
+    return llmi_tokenizer_merge(r->t, a, b, merged, r->err);
+}
+
+static llm_result llmi_bpe_train(llmi_bpe_trainer *r, const char *text, size_t n,
+                                 size_t vocab_size) {
+    llm_tokenizer *t = r->t;
+    uint32_t code;
+    size_t i, w;
+    for (code = 0; code < 256 + 68; code++) {                    /* ids in the order of chars */
+        const int byte = llmi_char_to_byte(code);
+        const char character = (char)byte;
+        if (byte < 0) continue;
+        t->byte_tokens[byte] = (int32_t)t->vocabulary.n;
+        LLMI_TRY(llmi_strings_put(&t->vocabulary, t->byte_tokens[byte], &character, 1, LLMI_BYTES,
+                                  r->err));
+    }
+    LLMI_TRY(llmi_bpe_count_words(r, text, n));
+    r->symbols = (int32_t *)llmi_alloc(r->allocator, llmi_mul(r->words.bytes.size, sizeof(int32_t)),
+                                       "training a tokenizer", r->err);
+    r->word_sizes = (int32_t *)llmi_alloc(r->allocator, llmi_mul(r->words.n, sizeof(int32_t)),
+                                          "training a tokenizer", r->err);
+    if (!r->symbols || !r->word_sizes) return LLM_ERR_MEMORY;
+    for (w = 0; w < r->words.n; w++) {
+        const llmi_string *word = &r->words.items[w];
+        r->word_sizes[w] = (int32_t)word->size;
+        for (i = word->begin; i < word->begin + word->size; i++) {
+            r->symbols[i] = t->byte_tokens[(unsigned char)r->words.bytes.data[i]];
+            if (i > word->begin)
+                LLMI_TRY(llmi_bpe_count(r, r->symbols[i - 1], r->symbols[i], 1, (int32_t)w));
+        }
+    }
+    LLMI_TRY(llmi_bpe_queue(r));
+    while (t->vocabulary.n < vocab_size && r->heap.n) {
+        const llmi_heap_item top = llmi_heap_pop(&r->heap);
+        const llmi_count *pair = &r->counts[llmi_pairs_find(&r->pairs, top.key)];
+        const int32_t a = (int32_t)(top.key >> 32), b = (int32_t)(top.key & 0xFFFFFFFFu);
+        const int32_t merged = (int32_t)t->vocabulary.n;
+        int32_t place = pair->words;
+        if (!pair->count) continue;
+        if (top.priority != pair->count) {
+            LLMI_TRY(llmi_heap_push(&r->heap, pair->count, top.key, r->allocator, r->err));
+            continue;
+        }
+        LLMI_TRY(llmi_bpe_join(r, a, b, merged));
+        for (; place >= 0; place = r->places[place].next)
+            LLMI_TRY(llmi_bpe_merge_word(r, r->places[place].word, a, b, merged));
+        LLMI_TRY(llmi_bpe_queue(r));
+    }
+    LLMI_TRY(llmi_tokenizer_expect(t, 1, r->err));
+    LLMI_TRY(llmi_strings_put(&t->vocabulary, (int32_t)t->vocabulary.n, llmi_endoftext,
+                              strlen(llmi_endoftext), LLMI_BYTES, r->err));
+    llmi_tokenizer_add(t, (int32_t)t->vocabulary.n - 1);
+    return llmi_tokenizer_finish(t, "trained tokenizer", r->err);
+}
+
+/* Ids as in GPT-2: 256 bytes, the merges, and <|endoftext|> last; where the text has no more pairs
+ * to merge, the vocabulary is smaller than vocab_size. <|endoftext|> in the text is mere text. */
+LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab_size,
+                                           const llm_allocator *allocator, llm_error *err) {
+    llmi_bpe_trainer r;
+    llm_result result;
+    if (!text && n) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_train: text is NULL");
+        return NULL;
+    }
+    if (vocab_size < 257) {
+        llmi_fail(err, LLM_ERR_ARGUMENT,
+                  "llm_tokenizer_train: vocab_size is %d, must be at least 257 "
+                  "(256 bytes and %s)",
+                  vocab_size, llmi_endoftext);
+        return NULL;
+    }
+    memset(&r, 0, sizeof r);
+    r.t = llmi_tokenizer_new(allocator, err);
+    if (!r.t) return NULL;
+    r.allocator = r.words.bytes.allocator = r.token.allocator = r.t->allocator;
+    r.err = err;
+    result = llmi_bpe_train(&r, text, n, (size_t)vocab_size - 1);
+    llmi_bpe_trainer_free(&r);
+    if (result == LLM_OK) return r.t;
+    llm_tokenizer_free(r.t);
+    return NULL;
+}
+
+/* ---- reading ----------------------------------------------------------------------------- */
+typedef struct llmi_bpe_reader {
+    llm_tokenizer *t;
+    llmi_json json;
+    llmi_text scratch;
+    llm_error *err;
+} llmi_bpe_reader;
+
+/* What a key may be: n null, t true, f false, 0 the number zero, e an empty string, s a string,
+ * * anything (looked at elsewhere, or without effect here: truncation and padding are settings
+ * of one call, which transformers resets, too). */
+typedef struct llmi_bpe_rule { const char *key, *values; } llmi_bpe_rule;
+
+static llm_result llmi_bpe_refuse(const llmi_bpe_reader *r, const char *key, int node) {
+    const llmi_json_node *value = node < 0 ? NULL : &r->json.nodes[node];
+    const size_t size = value ? value->end - value->begin : 0;
+    if (!value)
+        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: %s is missing", r->json.name, key);
+    return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: %s is %.*s%s, which is not supported",
+                     r->json.name, key, (int)llmi_min(size, 60), r->json.text + value->begin,
+                     size > 60 ? "..." : "");
+}
+
+static int llmi_bpe_may_be(const llmi_json *json, int node, const char *values) {
+    double number = 1;
+    if (strchr(values, '*')) return 1;
+    switch (json->nodes[node].type) {
+    case LLMI_JSON_NULL: return strchr(values, 'n') != NULL;
+    case LLMI_JSON_TRUE: return strchr(values, 't') != NULL;
+    case LLMI_JSON_FALSE: return strchr(values, 'f') != NULL;
+    case LLMI_JSON_NUMBER:
+        return strchr(values, '0') && llmi_json_number(json, node, &number) && number == 0;
+    case LLMI_JSON_STRING:
+        return strchr(values, 's') || (strchr(values, 'e') && llmi_json_is(json, node, ""));
+    default: return 0;
+    }
+}
+
+/* every key of the object has a rule (the last one's key is NULL), and a value that it allows */
+static llm_result llmi_bpe_check(const llmi_bpe_reader *r, const char *what, int object,
+                                 const llmi_bpe_rule *rules) {
+    const llmi_json *json = &r->json;
+    int key, value;
+    if (object < 0 || json->nodes[object].type != LLMI_JSON_OBJECT)
+        return llmi_bpe_refuse(r, what, object);
+    for (key = json->nodes[object].first_child; key >= 0; key = json->nodes[value].next) {
+        char name[120];
+        int i = 0;
+        value = json->nodes[key].next;
+        while (rules[i].key && !llmi_json_is(json, key, rules[i].key)) i++;
+        if (rules[i].key && llmi_bpe_may_be(json, value, rules[i].values)) continue;
+        snprintf(name, sizeof name, "%s.%.*s", what,
+                 (int)llmi_min(json->nodes[key].end - json->nodes[key].begin, 60),
+                 json->text + json->nodes[key].begin);
+        return llmi_bpe_refuse(r, name, value);
+    }
+    return LLM_OK;
+}
+
+static int llmi_bpe_is_true(const llmi_json *json, int object, const char *key) {
+    const int value = llmi_json_get(json, object, key);
+    return value >= 0 && json->nodes[value].type == LLMI_JSON_TRUE;
+}
+
+static llm_result llmi_bpe_memory(const llmi_bpe_reader *r) {
+    return llmi_fail(r->err, LLM_ERR_MEMORY, "out of memory: reading %s", r->json.name);
+}
+
+/* a string's bytes, put behind what scratch holds */
+static llm_result llmi_bpe_string(llmi_bpe_reader *r, int node, size_t *n) {
+    *n = r->json.nodes[node].end - r->json.nodes[node].begin;
+    if (!llmi_text_reserve(&r->scratch, *n + 1)) return llmi_bpe_memory(r);
+    *n = llmi_json_string(&r->json, node, r->scratch.data + r->scratch.size, *n);
+    return LLM_OK;
+}
+
+/* {"token": id, ...}; ids must be below limit */
+static llm_result llmi_bpe_read_vocabulary(llmi_bpe_reader *r, int object, size_t limit) {
+    const llmi_json *json = &r->json;
+    int key;
+    if (object < 0 || json->nodes[object].type != LLMI_JSON_OBJECT)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: vocab is not an object", json->name);
+    for (key = json->nodes[object].first_child; key >= 0;) {
+        const int value = json->nodes[key].next;
+        const int shown = (int)llmi_min(json->nodes[key].end - json->nodes[key].begin, 60);
+        int64_t id;
+        size_t n;
+        int kind;
+        if (!llmi_json_int64(json, value, &id) || id < 0 || (uint64_t)id >= limit)
+            return llmi_fail(r->err, LLM_ERR_FORMAT,
+                             "%s: vocab: id of \"%.*s\" is %.*s, must be in [0, %zu)", json->name,
+                             shown, json->text + json->nodes[key].begin,
+                             (int)llmi_min(json->nodes[value].end - json->nodes[value].begin, 24),
+                             json->text + json->nodes[value].begin, limit);
+        if ((size_t)id < r->t->vocabulary.n && r->t->vocabulary.items[id].kind != LLMI_ABSENT)
+            return llmi_fail(r->err, LLM_ERR_FORMAT,
+                             "%s: vocab: id %ld of \"%.*s\" has been given before", json->name,
+                             (long)id, shown, json->text + json->nodes[key].begin);
+        r->scratch.size = 0;
+        LLMI_TRY(llmi_bpe_string(r, key, &n));
+        kind = llmi_chars_to_bytes(r->scratch.data, &n);
+        LLMI_TRY(llmi_strings_put(&r->t->vocabulary, (int32_t)id, r->scratch.data, n, kind,
+                                  r->err));
+        key = json->nodes[value].next;
+    }
+    return LLM_OK;
+}
+
+/* scratch holds the two halves of a merge, as in the file, one behind the other */
+static llm_result llmi_bpe_read_merge(llmi_bpe_reader *r, size_t n_first, size_t n_second) {
+    llm_tokenizer *t = r->t;
+    char *first = r->scratch.data, *second = first + n_first;
+    size_t n_a = n_first, n_b = n_second;
+    int32_t a = -1, b = -1, result = -1;
+    if (llmi_chars_to_bytes(first, &n_a) == LLMI_BYTES)
+        a = llmi_strings_find(&t->vocabulary, first, n_a, LLMI_BYTES);
+    if (llmi_chars_to_bytes(second, &n_b) == LLMI_BYTES)
+        b = llmi_strings_find(&t->vocabulary, second, n_b, LLMI_BYTES);
+    if (a >= 0 && b >= 0) {
+        memmove(first + n_a, second, n_b);
+        result = llmi_strings_find(&t->vocabulary, first, n_a + n_b, LLMI_BYTES);
+    }
+    if (result < 0)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu: its %s is not in the vocabulary",
+                         r->json.name, t->n_merges,
+                         a < 0 ? "first half" : b < 0 ? "second half" : "result");
+    if (llmi_rank(t, a, b) >= 0)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu has been given before",
+                         r->json.name, t->n_merges);
+    return llmi_tokenizer_merge(t, a, b, result, r->err);
+}
+
+/* scratch holds the n bytes of "a b"; both and exactly one space must be there */
+static llm_result llmi_bpe_read_line(llmi_bpe_reader *r, size_t n) {
+    char *line = r->scratch.data;
+    char *space = n ? (char *)memchr(line, ' ', n) : NULL;
+    const size_t n_first = space ? (size_t)(space - line) : 0;
+    const size_t n_second = space ? n - n_first - 1 : 0;
+    if (!n_first || !n_second || memchr(space + 1, ' ', n_second))
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu is not two strings", r->json.name,
+                         r->t->n_merges);
+    memmove(space, space + 1, n_second);
+    return llmi_bpe_read_merge(r, n_first, n_second);
+}
+
+/* ["a b", ...] or [["a", "b"], ...] */
+static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
+    const llmi_json_node *nodes = r->json.nodes;
+    int item;
+    if (array < 0 || nodes[array].type != LLMI_JSON_ARRAY)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merges is not an array", r->json.name);
+    for (item = nodes[array].first_child; item >= 0; item = nodes[item].next) {
+        const int first = nodes[item].first_child, second = first < 0 ? -1 : nodes[first].next;
+        size_t n_first, n_second;
+        r->scratch.size = 0;
+        if (nodes[item].type == LLMI_JSON_STRING) {
+            LLMI_TRY(llmi_bpe_string(r, item, &n_first));
+            LLMI_TRY(llmi_bpe_read_line(r, n_first));
+            continue;
+        }
+        if (nodes[item].type != LLMI_JSON_ARRAY || nodes[item].n_children != 2 ||
+            nodes[first].type != LLMI_JSON_STRING || nodes[second].type != LLMI_JSON_STRING)
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu is not two strings",
+                             r->json.name, r->t->n_merges);
+        LLMI_TRY(llmi_bpe_string(r, first, &n_first));
+        r->scratch.size = n_first;
+        LLMI_TRY(llmi_bpe_string(r, second, &n_second));
+        LLMI_TRY(llmi_bpe_read_merge(r, n_first, n_second));
+    }
+    return LLM_OK;
+}
+
+static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limit) {
+    static const llmi_bpe_rule rules[] = {
+        {"id", "*"}, {"content", "*"}, {"single_word", "f"}, {"lstrip", "tf"}, {"rstrip", "tf"},
+        {"normalized", "tf"}, {"special", "tf"}, {NULL, NULL}};
+    const llmi_json *json = &r->json;
+    llmi_strings *vocabulary = &r->t->vocabulary;
+    int item;
+    if (array < 0) return LLM_OK;
+    LLMI_TRY(llmi_tokenizer_expect(r->t, (size_t)json->nodes[array].n_children, r->err));
+    for (item = json->nodes[array].first_child; item >= 0; item = json->nodes[item].next) {
+        const int content = llmi_json_get(json, item, "content");
+        llmi_added *added;
+        int32_t known;
+        int64_t id;
+        size_t n, n_bytes;
+        int kind;
+        LLMI_TRY(llmi_bpe_check(r, "added_tokens", item, rules));
+        if (content < 0 || json->nodes[content].type != LLMI_JSON_STRING ||
+            json->nodes[content].begin == json->nodes[content].end)
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu has no content",
+                             json->name, r->t->n_added);
+        if (!llmi_json_int64(json, llmi_json_get(json, item, "id"), &id) || id < 0 ||
+            (uint64_t)id >= limit)
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu: id must be in [0, %zu)",
+                             json->name, r->t->n_added, limit);
+        r->scratch.size = 0;
+        LLMI_TRY(llmi_bpe_string(r, content, &n));
+        r->scratch.size = n_bytes = n;                           /* again, to be read as bytes */
+        LLMI_TRY(llmi_bpe_string(r, content, &n));
+        kind = llmi_chars_to_bytes(r->scratch.data + n, &n_bytes);
+        known = llmi_strings_find(vocabulary, r->scratch.data + n, n_bytes, kind);
+        if (known >= 0 && kind == LLMI_BYTES &&
+            (n != n_bytes || memcmp(r->scratch.data, r->scratch.data + n, n)))
+            return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
+                             "%s: added token %zu spells other bytes in the vocabulary", json->name,
+                             r->t->n_added);
+        if (known >= 0 ? known != id
+                       : (size_t)id < vocabulary->n && vocabulary->items[id].kind != LLMI_ABSENT)
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu: id %ld is another's",
+                             json->name, r->t->n_added, (long)id);
+        if (llmi_strings_find(vocabulary, r->scratch.data, n, LLMI_ADDED) >= 0 ||
+            (known >= 0 && vocabulary->items[id].is_added))
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu has been given before",
+                             json->name, r->t->n_added);
+        if (known < 0)
+            LLMI_TRY(llmi_strings_put(vocabulary, (int32_t)id, r->scratch.data, n, LLMI_ADDED,
+                                      r->err));
+        added = llmi_tokenizer_add(r->t, (int32_t)id);
+        added->special = (uint8_t)llmi_bpe_is_true(json, item, "special");
+        added->normalized = (uint8_t)llmi_bpe_is_true(json, item, "normalized");
+        added->lstrip = (uint8_t)llmi_bpe_is_true(json, item, "lstrip");
+        added->rstrip = (uint8_t)llmi_bpe_is_true(json, item, "rstrip");
+    }
+    return LLM_OK;
+}
+
+/* a Sequence of one part is that part */
+static int llmi_bpe_unwrap(const llmi_json *json, int node, const char *parts) {
+    int list;
+    while (llmi_json_is(json, llmi_json_get(json, node, "type"), "Sequence") &&
+           json->nodes[node].n_children == 2 && (list = llmi_json_get(json, node, parts)) >= 0 &&
+           json->nodes[list].type == LLMI_JSON_ARRAY && json->nodes[list].n_children == 1)
+        node = json->nodes[list].first_child;
+    return node;
+}
+
+static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
+    static const llmi_bpe_rule file[] = {
+        {"version", "*"}, {"truncation", "*"}, {"padding", "*"}, {"added_tokens", "*"},
+        {"normalizer", "*"}, {"pre_tokenizer", "*"}, {"post_processor", "*"}, {"decoder", "*"},
+        {"model", "*"}, {NULL, NULL}};
+    static const llmi_bpe_rule byte_level[] = {
+        {"type", "*"}, {"add_prefix_space", "tf"}, {"trim_offsets", "tf"}, {"use_regex", "tf"},
+        {NULL, NULL}};
+    static const llmi_bpe_rule bpe[] = {
+        {"type", "*"}, {"dropout", "n0"}, {"unk_token", "ns"}, {"continuing_subword_prefix", "ne"},
+        {"end_of_word_suffix", "ne"}, {"fuse_unk", "tf"}, {"byte_fallback", "nf"},
+        {"ignore_merges", "tf"}, {"vocab", "*"}, {"merges", "*"}, {NULL, NULL}};
+    const llmi_json *json = &r->json;
+    const int version = llmi_json_get(json, 0, "version");
+    const int normalizer = llmi_json_get(json, 0, "normalizer");
+    const int none = llmi_json_get(json, normalizer, "normalizers");
+    const int pre = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "pre_tokenizer"), "pretokenizers");
+    const int regex = llmi_json_get(json, pre, "use_regex");
+    const int post = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "post_processor"), "processors");
+    const int decoder = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "decoder"), "decoders");
+    const int added = llmi_json_get(json, 0, "added_tokens");
+    const int model = llmi_json_get(json, 0, "model"), type = llmi_json_get(json, model, "type");
+    const int vocabulary = llmi_json_get(json, model, "vocab");
+    size_t n;
+    if (json->nodes[0].type != LLMI_JSON_OBJECT)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: not an object", json->name);
+    LLMI_TRY(llmi_bpe_check(r, "file", 0, file));
+    if (version >= 0 && !llmi_json_is(json, version, "1.0"))
+        return llmi_bpe_refuse(r, "version", version);
+    if (normalizer >= 0 && json->nodes[normalizer].type != LLMI_JSON_NULL &&
+        (none < 0 || json->nodes[none].type != LLMI_JSON_ARRAY || json->nodes[none].n_children ||
+         !llmi_json_is(json, llmi_json_get(json, normalizer, "type"), "Sequence")))
+        return llmi_bpe_refuse(r, "normalizer", normalizer);
+    if (!llmi_json_is(json, llmi_json_get(json, pre, "type"), "ByteLevel"))
+        return llmi_bpe_refuse(r, "pre_tokenizer", pre);
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", pre, byte_level));
+    if (regex >= 0 && json->nodes[regex].type != LLMI_JSON_TRUE)
+        return llmi_bpe_refuse(r, "pre_tokenizer.use_regex", regex);
+    if (llmi_json_get(json, pre, "add_prefix_space") < 0)
+        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space", -1);
+    if (post >= 0 && json->nodes[post].type != LLMI_JSON_NULL) {
+        if (!llmi_json_is(json, llmi_json_get(json, post, "type"), "ByteLevel"))
+            return llmi_bpe_refuse(r, "post_processor", post);
+        LLMI_TRY(llmi_bpe_check(r, "post_processor", post, byte_level));
+    }
+    if (!llmi_json_is(json, llmi_json_get(json, decoder, "type"), "ByteLevel"))
+        return llmi_bpe_refuse(r, "decoder", decoder);
+    LLMI_TRY(llmi_bpe_check(r, "decoder", decoder, byte_level));
+    if (type >= 0 && !llmi_json_is(json, type, "BPE"))
+        return llmi_bpe_refuse(r, "model.type", type);
+    LLMI_TRY(llmi_bpe_check(r, "model", model, bpe));
+    if (added >= 0 && json->nodes[added].type != LLMI_JSON_ARRAY)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added_tokens is not an array", json->name);
+    r->t->add_prefix_space = llmi_bpe_is_true(json, pre, "add_prefix_space");
+    r->t->ignore_merges = llmi_bpe_is_true(json, model, "ignore_merges");
+    n = vocabulary < 0 ? 0 : (size_t)json->nodes[vocabulary].n_children;
+    n += added < 0 ? 0 : (size_t)json->nodes[added].n_children;
+    LLMI_TRY(llmi_bpe_read_vocabulary(r, vocabulary, n));
+    LLMI_TRY(llmi_bpe_read_added(r, added, n));
+    LLMI_TRY(llmi_bpe_read_merges(r, llmi_json_get(json, model, "merges")));
+    return llmi_tokenizer_finish(r->t, json->name, r->err);
+}
+
+/* vocab.json, whose whole content is the vocabulary, and merges.txt, a merge per line */
+static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name,
+                                     const char *merges, size_t size) {
+    const char *name = r->json.name;
+    size_t at, n;
+    int32_t special;
+    LLMI_TRY(llmi_bpe_read_vocabulary(r, 0, (size_t)r->json.nodes[0].n_children));
+    r->json.name = merges_name;
+    for (at = 0; at < size; at += n + 1) {
+        const char *line = merges + at, *end = (const char *)memchr(line, '\n', size - at);
+        n = end ? (size_t)(end - line) : size - at;
+        if (n >= 8 && !memcmp(line, "#version", 8)) continue;
+        r->scratch.size = 0;
+        llmi_text_add(&r->scratch, line, n);
+        if (r->scratch.failed != LLM_OK) return llmi_bpe_memory(r);
+        LLMI_TRY(llmi_bpe_read_line(r, n && line[n - 1] == '\r' ? n - 1 : n));
+    }
+    special = llmi_strings_find(&r->t->vocabulary, llmi_endoftext, strlen(llmi_endoftext),
+                                LLMI_BYTES);
+    if (special >= 0) {
+        LLMI_TRY(llmi_tokenizer_expect(r->t, 1, r->err));
+        llmi_tokenizer_add(r->t, special);
+    }
+    return llmi_tokenizer_finish(r->t, name, r->err);
+}
+
+/* merges_name NULL: text is a tokenizer.json; else it is vocab.json, and merges is merges.txt */
+static llm_tokenizer *llmi_tokenizer_read(const char *name, const char *text, size_t size,
+                                          const char *merges_name, const char *merges,
+                                          size_t merges_size, const llm_allocator *allocator,
+                                          llm_error *err) {
+    llmi_bpe_reader r;
+    llm_result result;
+    memset(&r, 0, sizeof r);
+    r.err = err;
+    r.t = llmi_tokenizer_new(allocator, err);
+    if (!r.t) return NULL;
+    r.scratch.allocator = r.t->allocator;
+    result = llmi_json_parse(&r.json, text, size, name, r.t->allocator, err);
+    if (result == LLM_OK)
+        result = merges_name ? llmi_bpe_read_pair(&r, merges_name, merges, merges_size)
+                             : llmi_bpe_read_json(&r);
+    llmi_json_free(&r.json);
+    llmi_text_free(&r.scratch);
+    if (result == LLM_OK) return r.t;
+    llm_tokenizer_free(r.t);
+    return NULL;
+}
+
+LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
+                                                 const llm_allocator *allocator, llm_error *err) {
+    if (!json && size) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_load_memory: json is NULL");
+        return NULL;
+    }
+    return llmi_tokenizer_read("tokenizer.json", (const char *)json, size, NULL, NULL, 0, allocator,
+                               err);
+}
+
+#ifdef LLM_NO_STDIO
+LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
+                                          llm_error *err) {
+    (void)allocator;
+    llmi_fail(err, LLM_ERR_UNSUPPORTED,
+              "%s: built with LLM_NO_STDIO, only llm_tokenizer_load_memory reads",
+              path ? path : "NULL");
+    return NULL;
+}
+
+LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
+                                      llm_error *err) {
+    (void)tokenizer;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: built with LLM_NO_STDIO, nothing can be saved",
+                     path ? path : "NULL");
+}
+#else
+LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
+                                          llm_error *err) {
+    char name[4096], merges_name[4096];
+    void *text = NULL, *merges = NULL;
+    size_t size = 0, merges_size = 0;
+    llm_tokenizer *t = NULL;
+    int is_pair = 0;
+    if (!path) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_load: path is NULL");
+        return NULL;
+    }
+    if (llmi_path_join(name, sizeof name, path, "tokenizer.json", err) != LLM_OK) return NULL;
+    if (!llmi_file_exists(name)) {
+        if (llmi_path_join(name, sizeof name, path, "vocab.json", err) != LLM_OK ||
+            llmi_path_join(merges_name, sizeof merges_name, path, "merges.txt", err) != LLM_OK)
+            return NULL;
+        is_pair = llmi_file_exists(name);
+        if (!is_pair) snprintf(name, sizeof name, "%s", path);   /* a file, then */
+    }
+    if (llmi_file_read(name, &text, &size, allocator, err) == LLM_OK &&
+        (!is_pair || llmi_file_read(merges_name, &merges, &merges_size, allocator, err) == LLM_OK))
+        t = llmi_tokenizer_read(name, (const char *)text, size, is_pair ? merges_name : NULL,
+                                (const char *)merges, merges_size, allocator, err);
+    llmi_release(allocator, text);
+    llmi_release(allocator, merges);
+    return t;
+}
+
+/* a token as files write it: bytes as characters, in quotes */
+static void llmi_bpe_write_token(llmi_text *text, const llm_tokenizer *t, int32_t id) {
+    size_t i, n;
+    const char *bytes = llmi_token_text(t, id, &n);
+    char character[4];
+    if (t->vocabulary.items[id].kind != LLMI_BYTES) {
+        llmi_text_string(text, bytes, n);
+        return;
+    }
+    llmi_text_add(text, "\"", 1);
+    for (i = 0; i < n; i++) {
+        if (bytes[i] == '"' || bytes[i] == '\\') llmi_text_add(text, "\\", 1);
+        llmi_text_add(text, character,
+                      llmi_utf8_encode(character, llmi_byte_to_char((unsigned char)bytes[i])));
+    }
+    llmi_text_add(text, "\"", 1);
+}
+
+static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
+    static const char *const no_yes[2] = {"false", "true"};
+    const char *comma = "";
+    size_t i;
+    llmi_text_format(text, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": "
+                           "null,\n  \"added_tokens\": [");
+    for (i = 0; i < t->vocabulary.n; i++) {                      /* in the order of ids */
+        const llmi_added *added = t->added;
+        if (!t->vocabulary.items[i].is_added) continue;
+        while (added->id != (int32_t)i) added++;
+        llmi_text_format(text, "%s\n    {\"id\": %zu, \"content\": ", comma, i);
+        llmi_text_string(text, added->content, added->size);
+        llmi_text_format(
+            text,
+            ", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
+            "\"special\": %s}",
+            no_yes[added->lstrip], no_yes[added->rstrip], no_yes[added->normalized],
+            no_yes[added->special]);
+        comma = ",";
+    }
+    llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n");
+    llmi_text_format(text,
+                     "  \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
+                     "\"trim_offsets\": true, \"use_regex\": true},\n",
+                     no_yes[t->add_prefix_space]);
+    llmi_text_format(text,
+                     "  \"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
+                     "\"trim_offsets\": false, \"use_regex\": true},\n",
+                     no_yes[t->add_prefix_space]);
+    llmi_text_format(text, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
+                     "\"trim_offsets\": true, \"use_regex\": true},\n");
+    llmi_text_format(
+        text,
+        "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+        "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+        "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n"
+        "    \"vocab\": {",
+        no_yes[t->ignore_merges]);
+    for (comma = "", i = 0; i < t->vocabulary.n; i++) {
+        if (t->vocabulary.items[i].kind == LLMI_ADDED) continue;
+        llmi_text_format(text, "%s\n      ", comma);
+        llmi_bpe_write_token(text, t, (int32_t)i);
+        llmi_text_format(text, ": %zu", i);
+        comma = ",";
+    }
+    llmi_text_format(text, "\n    },\n    \"merges\": [");
+    for (comma = "", i = 0; i < t->n_merges; i++) {
+        llmi_text_format(text, "%s\n      [", comma);
+        llmi_bpe_write_token(text, t, t->merges[i].a);
+        llmi_text_add(text, ", ", 2);
+        llmi_bpe_write_token(text, t, t->merges[i].b);
+        llmi_text_add(text, "]", 1);
+        comma = ",";
+    }
+    llmi_text_format(text, "\n    ]\n  }\n}\n");
+}
+
+LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
+                                      llm_error *err) {
+    char name[4096];
+    llmi_text text;
+    llm_result result;
+    const size_t n = path ? strlen(path) : 0;
+    if (!tokenizer || !path)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_save: NULL for tokenizer or path");
+    if (n >= 5 && !strcmp(path + n - 5, ".json")) {
+        if (n >= sizeof name)
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_save: path of %zu bytes", n);
+        memcpy(name, path, n + 1);
+    } else {
+        LLMI_TRY(llmi_path_join(name, sizeof name, path, "tokenizer.json", err));
+    }
+    memset(&text, 0, sizeof text);
+    text.allocator = tokenizer->allocator;
+    llmi_bpe_write(&text, tokenizer);
+    if (text.failed != LLM_OK)
+        result = llmi_fail(err, text.failed, "out of memory: writing %s", name);
+    else result = llmi_file_write(name, text.data, text.size, err);
+    llmi_text_free(&text);
+    return result;
+}
+#endif
+
+/* ============================================================================================
+ * >>safetensors  names, types, shapes and places of tensors in a file
+ *
+ * 8 bytes: length n of the header, little endian; n bytes of JSON; data. The JSON maps names to
+ * {"dtype", "shape", "data_offsets": [begin, end]}, relative to the data, and may hold
+ * "__metadata__", strings by name. The tensors cover the data without a hole or an overlap.
+ * ========================================================================================== */
+typedef struct llmi_source {           /* bytes, in a file or in memory */
+    const char *name;                  /* for messages */
+    const unsigned char *memory;       /* or NULL: file */
+    FILE *file;
+    uint64_t size;
+} llmi_source;
+
+typedef struct llmi_entry {
+    const char *name;
+    int dtype;                         /* of llmi_dtypes */
+    int n_dims;
+    int64_t dims[8];
+    uint64_t begin, end;               /* bytes from the start of the source */
+    int used;
+} llmi_entry;
+
+typedef struct llmi_shard {
+    llmi_source source;
+    char *header;                      /* the JSON text */
+    llmi_json json;
+    char *names;
+    llmi_entry *entries;               /* by name */
+    size_t n;
+} llmi_shard;
+
+static const struct { const char *name; int bytes;
+} llmi_dtypes[] = {{"F32", 4},     {"BF16", 2},    {"F16", 2}, {"F8_E4M3", 1},
+                   {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"F64", 8}, {"I64", 8},
+                   {"U64", 8},     {"I32", 4},     {"U32", 4}, {"I16", 2},
+                   {"U16", 2},     {"I8", 1},      {"U8", 1},  {"BOOL", 1}};
+enum { LLMI_DTYPE_F32, LLMI_DTYPE_BF16, LLMI_DTYPE_F16, LLMI_N_DTYPES = 16 };
+
+/* at + n is within the source: the caller has checked */
+static llm_result llmi_source_read(const llmi_source *source, uint64_t at, void *to, size_t n,
+                                   llm_error *err) {
+    if (source->memory) {
+        memcpy(to, source->memory + at, n);
+        return LLM_OK;
+    }
+#ifndef LLM_NO_STDIO
+    errno = 0;
+    if (llmi_seek(source->file, (int64_t)at, SEEK_SET) == 0 && fread(to, 1, n, source->file) == n)
+        return LLM_OK;
+#endif
+    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read %lu bytes at %llu: %.80s", source->name,
+                     (unsigned long)n, (unsigned long long)at, strerror(errno));
+}
+
+static void llmi_shard_free(llmi_shard *shard, const llm_allocator *allocator) {
+#ifndef LLM_NO_STDIO
+    if (shard->source.file) fclose(shard->source.file);
+#endif
+    llmi_json_free(&shard->json);
+    llmi_release(allocator, shard->header);
+    llmi_release(allocator, shard->names);
+    llmi_release(allocator, shard->entries);
+    memset(shard, 0, sizeof *shard);
+}
+
+static int llmi_compare_names(const void *a, const void *b) {
+    return strcmp(((const llmi_entry *)a)->name, ((const llmi_entry *)b)->name);
+}
+static int llmi_compare_begins(const void *a, const void *b) {
+    const llmi_entry *x = (const llmi_entry *)a, *y = (const llmi_entry *)b;
+    if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
+    return x->end < y->end ? -1 : x->end > y->end;
+}
+
+static llm_result llmi_entry_parse(const llmi_shard *shard, llmi_entry *entry, int node,
+                                   uint64_t data_size, llm_error *err) {
+    const llmi_json *json = &shard->json;
+    const int dtype = llmi_json_get(json, node, "dtype"),
+              shape = llmi_json_get(json, node, "shape");
+    const int offsets = llmi_json_get(json, node, "data_offsets");
+    const char *path = shard->source.name;
+    uint64_t bytes;
+    int64_t begin, end;
+    int i, child;
+    if (dtype < 0 || json->nodes[dtype].type != LLMI_JSON_STRING || shape < 0 ||
+        json->nodes[shape].type != LLMI_JSON_ARRAY || offsets < 0 ||
+        json->nodes[offsets].type != LLMI_JSON_ARRAY || json->nodes[offsets].n_children != 2)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.100s: tensor %.80s has no dtype, shape or pair of data_offsets", path,
+                         entry->name);
+    for (i = 0; i < LLMI_N_DTYPES && !llmi_json_is(json, dtype, llmi_dtypes[i].name); i++) {}
+    if (i == LLMI_N_DTYPES)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "%.100s: tensor %.80s has the unknown dtype %.*s", path, entry->name,
+                         (int)llmi_min(24, json->nodes[dtype].end - json->nodes[dtype].begin),
+                         json->text + json->nodes[dtype].begin);
+    entry->dtype = i;
+    if (json->nodes[shape].n_children > 8)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "%.100s: tensor %.80s has %d dimensions, at most 8 are known", path,
+                         entry->name, json->nodes[shape].n_children);
+    entry->n_dims = json->nodes[shape].n_children;
+    bytes = (uint64_t)llmi_dtypes[i].bytes;
+    for (i = 0, child = json->nodes[shape].first_child; child >= 0;
+         child = json->nodes[child].next, i++) {
+        if (!llmi_json_int64(json, child, &entry->dims[i]) || entry->dims[i] < 0)
+            return llmi_fail(
+                err, LLM_ERR_FORMAT,
+                "%.100s: tensor %.80s: dimension %d of its shape is not a whole number", path,
+                entry->name, i);
+        bytes = llmi_mul64(bytes, (uint64_t)entry->dims[i]);
+    }
+    child = json->nodes[offsets].first_child;
+    if (!llmi_json_int64(json, child, &begin) ||
+        !llmi_json_int64(json, json->nodes[child].next, &end) || begin < 0 || end < begin ||
+        (uint64_t)end > data_size)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.100s: tensor %.80s: data_offsets are not within the %llu bytes of data",
+                         path, entry->name, (unsigned long long)data_size);
+    if ((uint64_t)(end - begin) != bytes)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.100s: tensor %.80s: data_offsets hold %lld bytes, its shape needs %llu",
+                         path, entry->name, (long long)(end - begin), (unsigned long long)bytes);
+    entry->begin = (uint64_t)begin;
+    entry->end = (uint64_t)end;
+    return LLM_OK;
+}
+
+/* shard->source is set; on failure the caller frees the shard */
+static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *allocator,
+                                   llm_error *err) {
+    const llmi_source *source = &shard->source;
+    unsigned char bytes[8];
+    uint64_t length = 0, at = 0;
+    size_t i, used = 0;
+    int key;
+    if (source->size < 8)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: %llu bytes are too few for a safetensors file", source->name,
+                         (unsigned long long)source->size);
+    LLMI_TRY(llmi_source_read(source, 0, bytes, 8, err));
+    for (i = 8; i-- > 0;) length = length << 8 | bytes[i];
+    if (length > source->size - 8 || length > (uint64_t)100 << 20)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: a header of %llu bytes does not fit the file's %llu (or 100 MiB)",
+                         source->name, (unsigned long long)length,
+                         (unsigned long long)source->size);
+    shard->header = (char *)llmi_alloc(allocator, (size_t)length + 1, "safetensors header", err);
+    if (!shard->header) return LLM_ERR_MEMORY;
+    LLMI_TRY(llmi_source_read(source, 8, shard->header, (size_t)length, err));
+    LLMI_TRY(
+        llmi_json_parse(&shard->json, shard->header, (size_t)length, source->name, allocator, err));
+    if (shard->json.nodes[0].type != LLMI_JSON_OBJECT)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the header is not a JSON object",
+                         source->name);
+    shard->entries = (llmi_entry *)llmi_alloc(
+        allocator, llmi_mul((size_t)shard->json.nodes[0].n_children + 1, sizeof(llmi_entry)),
+        "safetensors header", err);
+    if (!shard->entries) return LLM_ERR_MEMORY;
+    shard->names = (char *)llmi_alloc(allocator, llmi_add(llmi_mul(2, (size_t)length), 1),
+                                      "safetensors header", err);
+    if (!shard->names) return LLM_ERR_MEMORY;
+    for (key = shard->json.nodes[0].first_child; key >= 0;
+         key = shard->json.nodes[shard->json.nodes[key].next].next) {
+        const int value = shard->json.nodes[key].next;
+        llmi_entry *entry = &shard->entries[shard->n];
+        char *name = shard->names + used;
+        if (llmi_json_is(&shard->json, key, "__metadata__")) continue;
+        used += llmi_json_string(&shard->json, key, name, (size_t)length);
+        shard->names[used++] = 0;
+        memset(entry, 0, sizeof *entry);
+        entry->name = name;
+        if (strlen(name) + 1 != (size_t)(shard->names + used - name))
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a tensor's name holds a zero byte",
+                             source->name);
+        LLMI_TRY(llmi_entry_parse(shard, entry, value, source->size - 8 - length, err));
+        shard->n++;
+    }
+    qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
+    for (i = 0; i < shard->n; i++) {
+        if (shard->entries[i].begin != at)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.120s: tensor %.80s begins at byte %llu of the data, %llu is next",
+                             source->name, shard->entries[i].name,
+                             (unsigned long long)shard->entries[i].begin, (unsigned long long)at);
+        at = shard->entries[i].end;
+        shard->entries[i].begin += 8 + length;
+        shard->entries[i].end += 8 + length;
+    }
+    if (at != source->size - 8 - length)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: the tensors end at byte %llu of %llu bytes of data", source->name,
+                         (unsigned long long)at, (unsigned long long)(source->size - 8 - length));
+    qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_names);
+    return LLM_OK;
+}
+
+/* ============================================================================================
+ * >>load         config.json and tensors into a model
+ * ========================================================================================== */
+typedef struct llmi_config_reader {
+    const llmi_json *json;
+    llm_result result;
+    llm_error *err;
+} llmi_config_reader;
+
+/* the value of a key or of its other name; -1 where absent or null */
+static int llmi_config_node(const llmi_config_reader *reader, const char *key, const char *alias) {
+    int node = llmi_json_get(reader->json, 0, key);
+    if (node < 0 && alias) node = llmi_json_get(reader->json, 0, alias);
+    return node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL ? -1 : node;
+}
+static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const char *key, int node,
+                            const char *wanted) {
+    const llmi_json_node *n = &reader->json->nodes[node];
+    if (reader->result != LLM_OK) return;
+    reader->result = llmi_fail(reader->err, code, "%.100s: \"%s\" is %.*s, %s", reader->json->name,
+                               key, (int)llmi_min(40, n->end - n->begin),
+                               reader->json->text + n->begin, wanted);
+}
+static int llmi_config_int(llmi_config_reader *reader, const char *key, const char *alias,
+                           int standard) {
+    const int node = llmi_config_node(reader, key, alias);
+    int64_t value;
+    if (node < 0) return standard;
+    if (!llmi_json_int64(reader->json, node, &value) || value < 1 || value > INT_MAX) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
+                        "not a whole number from 1 to 2147483647");
+        return standard;
+    }
+    return (int)value;
+}
+static float llmi_config_float(llmi_config_reader *reader, const char *key, float standard) {
+    const int node = llmi_config_node(reader, key, NULL);
+    double value;
+    if (node < 0) return standard;
+    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= 1e30)) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 1e30");
+        return standard;
+    }
+    return (float)value;
+}
+static int llmi_config_bool(llmi_config_reader *reader, const char *key, int standard) {
+    const int node = llmi_config_node(reader, key, NULL);
+    if (node < 0) return standard;
+    if (reader->json->nodes[node].type == LLMI_JSON_TRUE) return 1;
+    if (reader->json->nodes[node].type != LLMI_JSON_FALSE)
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not true or false");
+    return 0;
+}
+static void llmi_config_only(llmi_config_reader *reader, const char *key, int only) {
+    if (llmi_config_bool(reader, key, only) != only)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, llmi_config_node(reader, key, NULL),
+                        only ? "only true is supported" : "only false is supported");
+}
+
+/* transformers' GPT2Config, whose defaults stand for absent keys */
+static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
+    int node;
+    config->arch = LLM_ARCH_GPT2;
+    config->vocab_size = llmi_config_int(reader, "vocab_size", NULL, 50257);
+    config->max_seq_len = llmi_config_int(reader, "n_positions", "max_position_embeddings", 1024);
+    config->d_model = llmi_config_int(reader, "n_embd", "hidden_size", 768);
+    config->n_layers = llmi_config_int(reader, "n_layer", "num_hidden_layers", 12);
+    config->n_heads = llmi_config_int(reader, "n_head", "num_attention_heads", 12);
+    config->d_ffn = llmi_config_int(reader, "n_inner", NULL, 0);
+    config->norm_eps = llmi_config_float(reader, "layer_norm_epsilon", 1e-5f);
+    config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.1f);
+    config->attn_pdrop = llmi_config_float(reader, "attn_pdrop", 0.1f);
+    config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.1f);
+    config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 1);
+    llmi_config_only(reader, "scale_attn_weights", 1);
+    llmi_config_only(reader, "scale_attn_by_inverse_layer_idx", 0);
+    llmi_config_only(reader, "reorder_and_upcast_attn", 0);
+    llmi_config_only(reader, "add_cross_attention", 0);
+    node = llmi_config_node(reader, "activation_function", NULL);
+    if (node >= 0 && !llmi_json_is(reader->json, node, "gelu_new") &&
+        !llmi_json_is(reader->json, node, "gelu_pytorch_tanh"))
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "activation_function", node,
+                        "only gelu_new is supported");
+    node = llmi_config_node(reader, "pruned_heads", NULL);
+    if (node >= 0 && reader->json->nodes[node].n_children > 0)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "pruned_heads", node,
+                        "only none is supported");
+    node = llmi_config_node(reader, "quantization_config", NULL);
+    if (node >= 0)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
+                        "only none is supported");
+}
+
+static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
+    llmi_config_reader reader;
+    int type;
+    reader.json = json;
+    reader.result = LLM_OK;
+    reader.err = err;
+    memset(config, 0, sizeof *config);
+    if (json->nodes[0].type != LLMI_JSON_OBJECT)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the configuration is not a JSON object",
+                         json->name);
+    type = llmi_config_node(&reader, "model_type", NULL);
+    if (type < 0)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
+    if (llmi_json_is(json, type, "gpt2")) llmi_config_gpt2(&reader, config);
+    else
+        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type, "only gpt2 is supported");
+    return reader.result;
+}
+
+#define LLMI_GENERATION                                                                            \
+    "llm_h_generation" /* of config.json and of the safetensors metadata: see >>save */
+
+/* what config.json and a shard say of their generation must agree where both say something */
+static llm_result llmi_check_generation(const llmi_json *config, const llmi_shard *shard,
+                                        llm_error *err) {
+    const int a = llmi_json_get(config, 0, LLMI_GENERATION);
+    const int b = llmi_json_get(&shard->json, llmi_json_get(&shard->json, 0, "__metadata__"),
+                                LLMI_GENERATION);
+    const llmi_json_node *x, *y;
+    if (a < 0 || b < 0) return LLM_OK;
+    x = &config->nodes[a];
+    y = &shard->json.nodes[b];
+    if (x->end - x->begin == y->end - y->begin &&
+        memcmp(config->text + x->begin, shard->json.text + y->begin, x->end - x->begin) == 0)
+        return LLM_OK;
+    return llmi_fail(err, LLM_ERR_FORMAT, "%.100s and %.100s are of two different saves",
+                     config->name, shard->source.name);
+}
+
+static llmi_entry *llmi_find_entry(llmi_shard *shards, size_t n_shards, const char *name,
+                                   llmi_shard **where) {
+    llmi_entry key;
+    size_t i;
+    key.name = name;
+    for (i = 0; i < n_shards; i++) {
+        llmi_entry *entry = (llmi_entry *)bsearch(&key, shards[i].entries, shards[i].n, sizeof key,
+                                                  llmi_compare_names);
+        if (entry) {
+            *where = &shards[i];
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+/* a file may leave out "transformer." */
+static llmi_entry *llmi_find_tensor(llmi_shard *shards, size_t n_shards, const char *name,
+                                    llmi_shard **where) {
+    llmi_entry *entry = llmi_find_entry(shards, n_shards, name, where);
+    if (!entry && strncmp(name, "transformer.", 12) == 0)
+        entry = llmi_find_entry(shards, n_shards, name + 12, where);
+    return entry;
+}
+
+static void llmi_shape_text(char *out, size_t capacity, const int64_t *dims, int n) {
+    size_t used = 0;
+    int i;
+    out[0] = 0;
+    for (i = 0; i < n && used + 24 < capacity; i++)
+        used += (size_t)snprintf(out + used, capacity - used, "%s%lld", i ? "," : "",
+                                 (long long)dims[i]);
+}
+
+/* count values as f32 to `to`, or compared with what is there: then *differs is set */
+static llm_result llmi_read_values(const llmi_shard *shard, const llmi_entry *entry, float *to,
+                                   size_t count, int *differs, llm_error *err) {
+    unsigned char part[16384];
+    const size_t bytes = (size_t)llmi_dtypes[entry->dtype].bytes;
+    size_t done, i;
+    if (entry->dtype == LLMI_DTYPE_F32 && !differs)
+        return llmi_source_read(&shard->source, entry->begin, to, count * sizeof(float), err);
+    for (done = 0; done < count;) {
+        const size_t n = llmi_min(count - done, sizeof part / bytes);
+        LLMI_TRY(
+            llmi_source_read(&shard->source, entry->begin + done * bytes, part, n * bytes, err));
+        for (i = 0; i < n; i++, done++) {
+            uint16_t half;
+            float value;
+            if (bytes == 4) {
+                memcpy(&value, part + 4 * i, 4);
+            } else {
+                memcpy(&half, part + 2 * i, 2);
+                value = entry->dtype == LLMI_DTYPE_BF16 ? llmi_bf16_to_f32(half)
+                                                        : llmi_f16_to_f32(half);
+            }
+            if (differs) *differs |= memcmp(&value, to + done, sizeof value) != 0;
+            else to[done] = value;
+        }
+    }
+    return LLM_OK;
+}
+
+static llm_result llmi_check_entry(const llmi_shard *shard, const llmi_entry *entry,
+                                   const llmi_tensor *tensor, llm_error *err) {
+    char want[64], have[64];
+    if (entry->n_dims != tensor->n_dims ||
+        memcmp(entry->dims, tensor->dims, (size_t)tensor->n_dims * sizeof tensor->dims[0]) != 0) {
+        llmi_shape_text(want, sizeof want, tensor->dims, tensor->n_dims);
+        llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]",
+                         shard->source.name, entry->name, have, want);
+    }
+    if (entry->dtype != LLMI_DTYPE_F32 && entry->dtype != LLMI_DTYPE_BF16 &&
+        entry->dtype != LLMI_DTYPE_F16)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "%.100s: tensor %.80s is %s; F32, F16 and BF16 are supported",
+                         shard->source.name, entry->name, llmi_dtypes[entry->dtype].name);
+    return LLM_OK;
+}
+
+static int llmi_ends_with(const char *text, const char *end) {
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* All shards are parsed. Fills the model; every tensor of the files must have a place. */
+static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t n_shards,
+                                    llm_error *err) {
+    llmi_shard *shard = NULL;
+    llmi_entry *entry;
+    size_t i, j;
+    for (i = 0; i < model->table.n; i++) {
+        const llmi_tensor *tensor = &model->table.rows[i];
+        entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
+        if (!entry)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
+                             shards[0].source.name, tensor->name);
+        LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+        LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[i], tensor->count, NULL, err));
+        entry->used = 1;
+    }
+    entry = model->config.tie_embeddings
+                ? llmi_find_entry(shards, n_shards, "lm_head.weight", &shard)
+                : NULL;
+    if (entry) {
+        int differs = 0;
+        LLMI_TRY(llmi_check_entry(shard, entry, &model->table.rows[LLMI_WTE], err));
+        LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[LLMI_WTE],
+                                  model->table.rows[LLMI_WTE].count, &differs, err));
+        if (differs)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.100s: tensor lm_head.weight differs from the embedding, but the "
+                             "configuration ties them",
+                             shard->source.name);
+        entry->used = 1;
+    }
+    for (i = 0; i < n_shards; i++)
+        for (j = 0; j < shards[i].n; j++) {
+            entry = &shards[i].entries[j];
+            if (!entry->used && !llmi_ends_with(entry->name, ".attn.bias") &&
+                !llmi_ends_with(entry->name, ".attn.masked_bias"))
+                return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                                 "%.100s: tensor %.80s has no place in this model",
+                                 shards[i].source.name, entry->name);
+        }
+    return LLM_OK;
+}
+
+static llm_model *llmi_load_model(const char *config_text, size_t config_size,
+                                  const char *config_name, llmi_shard *shards, size_t n_shards,
+                                  const llm_model_desc *desc, llm_error *err) {
+    const llm_allocator *allocator = desc ? desc->allocator : NULL;
+    llm_model *model = NULL;
+    llmi_json json;
+    llm_config config;
+    llm_result result;
+    size_t i;
+    if (llmi_json_parse(&json, config_text, config_size, config_name, allocator, err) != LLM_OK)
+        return NULL;
+    result = llmi_config_parse(&config, &json, err);
+    for (i = 0; i < n_shards && result == LLM_OK; i++)
+        result = llmi_check_generation(&json, &shards[i], err);
+    llmi_json_free(&json);
+    if (result == LLM_OK) model = llmi_model_allocate(&config, desc, err);
+    if (model && llmi_load_tensors(model, shards, n_shards, err) != LLM_OK) {
+        llm_model_free(model);
+        model = NULL;
+    }
+    return model;
+}
+
+LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
+                                         const void *safetensors, size_t size,
+                                         const llm_model_desc *desc, llm_error *err) {
+    llm_model *model = NULL;
+    llmi_shard shard;
+    if (!config_json || !safetensors) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "config_json or safetensors is NULL");
+        return NULL;
+    }
+    memset(&shard, 0, sizeof shard);
+    shard.source.name = "safetensors in memory";
+    shard.source.memory = (const unsigned char *)safetensors;
+    shard.source.size = size;
+    if (llmi_shard_parse(&shard, desc ? desc->allocator : NULL, err) == LLM_OK)
+        model = llmi_load_model(config_json, config_size, "config.json in memory", &shard, 1, desc,
+                                err);
+    llmi_shard_free(&shard, desc ? desc->allocator : NULL);
+    return model;
+}
+
+#ifndef LLM_NO_STDIO
+static llm_result llmi_shard_open(llmi_shard *shard, const char *path,
+                                  const llm_allocator *allocator, llm_error *err) {
+    int64_t size;
+    shard->source.name = path;
+    LLMI_TRY(llmi_file_open(path, &shard->source.file, &size, err));
+    shard->source.size = (uint64_t)size;
+    return llmi_shard_parse(shard, allocator, err);
+}
+
+/* the files that an index names, each once; paths must stay valid as long as the shards */
+typedef struct llmi_shards { llmi_shard *shards; char (*paths)[LLMI_PATH]; size_t n; } llmi_shards;
+
+static llm_result llmi_index_open(llmi_shards *all, const llmi_json *index, const char *directory,
+                                  const llm_allocator *allocator, llm_error *err) {
+    const int map = llmi_json_get(index, 0, "weight_map");
+    size_t i, j;
+    int key;
+    if (map < 0 || index->nodes[map].type != LLMI_JSON_OBJECT || index->nodes[map].n_children == 0)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"weight_map\"", index->name);
+    for (key = index->nodes[map].first_child; key >= 0;
+         key = index->nodes[index->nodes[key].next].next) {
+        const int value = index->nodes[key].next;
+        char file[256], path[LLMI_PATH];
+        const size_t n = llmi_json_string(index, value, file, sizeof file - 1);
+        if (index->nodes[value].type != LLMI_JSON_STRING || n == 0 || n >= sizeof file ||
+            memchr(file, '/', n) || memchr(file, '\\', n) || memchr(file, 0, n) || file[0] == '.')
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.100s: shard name \"%.*s\" is not that of a file in the directory",
+                             index->name,
+                             (int)llmi_min(80, index->nodes[value].end - index->nodes[value].begin),
+                             index->text + index->nodes[value].begin);
+        file[n] = 0;
+        LLMI_TRY(llmi_path_join(path, sizeof path, directory, file, err));
+        for (i = all->n; i > 0 && strcmp(all->paths[i - 1], path) != 0; i--) {}
+        if (i) continue;
+        if (all->n == 1024)
+            return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: more than 1024 shards",
+                             index->name);
+        {                              /* grow by one: paths move, so names are set again */
+            size_t capacity = all->n * sizeof *all->shards,
+                   path_capacity = all->n * sizeof *all->paths;
+            void *shards = all->shards, *paths = all->paths;
+            llm_result result = llmi_grow(allocator, &shards, &capacity, capacity,
+                                          (all->n + 1) * sizeof *all->shards, "shards", err);
+            all->shards = (llmi_shard *)shards;
+            if (result == LLM_OK)
+                result = llmi_grow(allocator, &paths, &path_capacity, path_capacity,
+                                   (all->n + 1) * sizeof *all->paths, "shards", err);
+            all->paths = (char (*)[LLMI_PATH])paths;
+            if (result != LLM_OK) return result;
+        }
+        memcpy(all->paths[all->n], path, sizeof path);
+        memset(&all->shards[all->n], 0, sizeof *all->shards);
+        all->n++;
+    }
+    for (i = 0; i < all->n; i++)
+        LLMI_TRY(llmi_shard_open(&all->shards[i], all->paths[i], allocator, err));
+    for (i = 0; i < all->n; i++)
+        for (j = 0; j < all->shards[i].n; j++) {
+            llmi_shard *other = NULL;
+            const char *name = all->shards[i].entries[j].name;
+            if (llmi_find_entry(all->shards, i, name, &other))
+                return llmi_fail(err, LLM_ERR_FORMAT, "tensor %.80s is in %.70s and in %.70s", name,
+                                 other->source.name, all->paths[i]);
+        }
+    return LLM_OK;
+}
+
+/* a directory's weights: model.safetensors, or else what the index names */
+static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
+                                      const llm_allocator *allocator, llm_error *err) {
+    char path[LLMI_PATH];
+    void *text;
+    size_t size;
+    llmi_json index;
+    llm_result result;
+    LLMI_TRY(llmi_path_join(path, sizeof path, directory, "model.safetensors.index.json", err));
+    if (llmi_file_exists(path)) {
+        char single[LLMI_PATH];
+        LLMI_TRY(llmi_path_join(single, sizeof single, directory, "model.safetensors", err));
+        if (!llmi_file_exists(single)) {
+            LLMI_TRY(llmi_file_read(path, &text, &size, allocator, err));
+            result = llmi_json_parse(&index, (const char *)text, size, path, allocator, err);
+            if (result == LLM_OK) {
+                result = llmi_index_open(all, &index, directory, allocator, err);
+                llmi_json_free(&index);
+            }
+            llmi_release(allocator, text);
+            return result;
+        }
+    }
+    all->shards = (llmi_shard *)llmi_alloc(allocator, sizeof *all->shards, "shards", err);
+    if (!all->shards) return LLM_ERR_MEMORY;
+    memset(all->shards, 0, sizeof *all->shards);
+    all->n = 1;
+    all->paths = (char (*)[LLMI_PATH])llmi_alloc(allocator, sizeof *all->paths, "shards", err);
+    if (!all->paths) return LLM_ERR_MEMORY;
+    LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, directory,
+                            llmi_ends_with(directory, ".safetensors") ? "" : "model.safetensors",
+                            err));
+    return llmi_shard_open(&all->shards[0], all->paths[0], allocator, err);
+}
+#endif
+
+LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err) {
+#ifdef LLM_NO_STDIO
+    (void)desc;
+    llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO", path ? path : "NULL");
+    return NULL;
+#else
+    const llm_allocator *allocator = desc ? desc->allocator : NULL;
+    char config_path[LLMI_PATH];
+    llm_model *model = NULL;
+    llmi_shards all;
+    void *config = NULL;
+    size_t size = 0, i;
+    llm_result result;
+    memset(&all, 0, sizeof all);
+    if (!path) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "path is NULL");
+        return NULL;
+    }
+    if (llmi_ends_with(path, ".safetensors")) {
+        result = llmi_path_join(config_path, sizeof config_path, "", path, err);
+        if (result == LLM_OK) result = llmi_directory_open(&all, path, allocator, err);
+        if (result == LLM_OK) {
+            const llmi_json *json = &all.shards[0].json;
+            const int node = llmi_json_get(json, llmi_json_get(json, 0, "__metadata__"), "config");
+            if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) {
+                result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: its metadata holds no \"config\"",
+                                   path);
+            } else {
+                size = llmi_json_string(json, node, NULL, 0);
+                config = llmi_alloc(allocator, size, "configuration", err);
+                if (config) (void)llmi_json_string(json, node, (char *)config, size);
+                else result = LLM_ERR_MEMORY;
+            }
+        }
+    } else {
+        result = llmi_path_join(config_path, sizeof config_path, path, "config.json", err);
+        if (result == LLM_OK) result = llmi_file_read(config_path, &config, &size, allocator, err);
+        if (result == LLM_OK) result = llmi_directory_open(&all, path, allocator, err);
+    }
+    if (result == LLM_OK)
+        model = llmi_load_model((const char *)config, size, config_path, all.shards, all.n, desc,
+                                err);
+    for (i = 0; all.shards && i < all.n; i++) llmi_shard_free(&all.shards[i], allocator);
+    llmi_release(allocator, all.shards);
+    llmi_release(allocator, all.paths);
+    llmi_release(allocator, config);
+    return model;
+#endif
+}
+
+/* ============================================================================================
+ * >>save         a directory that transformers loads
+ *
+ * model.safetensors first, config.json last. Both carry the same hash of configuration and weights,
+ * so that one of an old save beside one of a new is noticed.
+ * ========================================================================================== */
+#ifndef LLM_NO_STDIO
+static uint64_t llmi_hash_add(uint64_t hash, const void *data, size_t n) {
+    const unsigned char *bytes = (const unsigned char *)data;
+    uint64_t word;
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        memcpy(&word, bytes + i, 8);
+        hash = (hash ^ word) * UINT64_C(0x9E3779B97F4A7C15);
+        hash ^= hash >> 29;
+    }
+    word = 0;
+    if (i < n) memcpy(&word, bytes + i, n - i);
+    return llm_random(hash ^ word, n);
+}
+
+/* printf writes a decimal comma in some locales */
+static void llmi_text_number(llmi_text *text, float value) {
+    char number[40];
+    size_t i;
+    snprintf(number, sizeof number, "%.9g", (double)value);
+    for (i = 0; number[i]; i++)
+        if (!strchr("0123456789+-e", number[i])) number[i] = '.';
+    llmi_text_add(text, number, i);
+}
+
+static void llmi_config_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
+                              const char *generation) {
+    static const char *const names[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop",
+                                        "layer_norm_epsilon"};
+    const float values[] = {config->embd_pdrop, config->attn_pdrop, config->resid_pdrop,
+                            config->norm_eps};
+    const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
+    size_t i;
+    llmi_text_format(
+        text, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n");
+    llmi_text_format(text, "  \"vocab_size\": %d,\n  \"n_positions\": %d,\n  \"n_embd\": %d,\n",
+                     config->vocab_size, config->max_seq_len, config->d_model);
+    llmi_text_format(text, "  \"n_layer\": %d,\n  \"n_head\": %d,\n  \"n_inner\": %d,\n",
+                     config->n_layers, config->n_heads, config->d_ffn);
+    for (i = 0; i < 4; i++) {
+        llmi_text_format(text, "  \"%s\": ", names[i]);
+        llmi_text_number(text, values[i]);
+        llmi_text_format(text, ",\n");
+    }
+    llmi_text_format(text,
+                     "  \"activation_function\": \"gelu_new\",\n  \"initializer_range\": 0.02,\n");
+    llmi_text_format(text, "  \"tie_word_embeddings\": %s,\n",
+                     config->tie_embeddings ? "true" : "false");
+    llmi_text_format(text, "  \"bos_token_id\": null,\n  \"eos_token_id\": null,\n");
+    llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
+    llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
+}
+
+static void llmi_header_write(llmi_text *text, const llmi_table *table, llm_dtype dtype,
+                              const char *generation) {
+    const size_t bytes = dtype == LLM_BF16 ? 2 : 4;
+    uint64_t at = 0;
+    size_t i;
+    llmi_text_format(text, "{\"__metadata__\":{\"format\":\"pt\",\"" LLMI_GENERATION "\":\"%s\"}",
+                     generation);
+    for (i = 0; i < table->n; i++) {
+        const llmi_tensor *row = &table->rows[i];
+        char shape[64];
+        llmi_shape_text(shape, sizeof shape, row->dims, row->n_dims);
+        llmi_text_format(text,
+                         ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
+                         row->name, dtype == LLM_BF16 ? "BF16" : "F32", shape,
+                         (unsigned long long)at, (unsigned long long)(at + row->count * bytes));
+        at += row->count * bytes;
+    }
+    llmi_text_add(text, "}", 1);
+    while (text->size % LLMI_ALIGN != LLMI_ALIGN - 8 && text->failed == LLM_OK)
+        llmi_text_add(text, " ", 1);
+}
+
+static llm_result llmi_tensors_write(llmi_writer *w, const llm_model *model, llm_dtype dtype,
+                                     llm_error *err) {
+    uint16_t part[4096];
+    size_t i, j, k;
+    for (i = 0; i < model->table.n; i++) {
+        const float *values = (const float *)model->data[i];
+        const size_t count = model->table.rows[i].count;
+        if (dtype == LLM_F32) {
+            LLMI_TRY(llmi_writer_add(w, values, count * sizeof *values, err));
+            continue;
+        }
+        for (j = 0; j < count; j += k) {
+            for (k = 0; k < 4096 && j + k < count; k++) part[k] = llmi_f32_to_bf16(values[j + k]);
+            LLMI_TRY(llmi_writer_add(w, part, k * sizeof *part, err));
+        }
+    }
+    return LLM_OK;
+}
+
+static llm_result llmi_weights_write(const char *path, const llm_model *model, llm_dtype dtype,
+                                     const llmi_text *header, llm_error *err) {
+    unsigned char length[8];
+    llmi_writer w;
+    int i;
+    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
+    LLMI_TRY(llmi_writer_open(&w, path, err));
+    LLMI_TRY(llmi_writer_add(&w, length, 8, err));
+    LLMI_TRY(llmi_writer_add(&w, header->data, header->size, err));
+    LLMI_TRY(llmi_tensors_write(&w, model, dtype, err));
+    return llmi_writer_close(&w, err);
+}
+#endif
+
+LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
+                                  llm_error *err) {
+#ifdef LLM_NO_STDIO
+    (void)model; (void)dtype;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
+                     directory ? directory : "NULL");
+#else
+    char path[LLMI_PATH], config_path[LLMI_PATH], generation[32];
+    llmi_text header, config;
+    llm_result result;
+    uint64_t hash;
+    size_t i;
+    if (!model || !directory) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or directory is NULL");
+    if (dtype != LLM_F32 && dtype != LLM_BF16)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "%.120s: dtype %d: models are saved in F32 or BF16", directory,
+                         (int)dtype);
+    LLMI_TRY(llmi_path_join(path, sizeof path, directory, "model.safetensors", err));
+    LLMI_TRY(llmi_path_join(config_path, sizeof config_path, directory, "config.json", err));
+    hash = llmi_hash_add((uint64_t)dtype, &model->config, sizeof model->config);
+    for (i = 0; i < model->table.n; i++)
+        hash = llmi_hash_add(hash, model->data[i], model->table.rows[i].count * sizeof(float));
+    snprintf(generation, sizeof generation, "%016llx", (unsigned long long)hash);
+    memset(&header, 0, sizeof header);
+    memset(&config, 0, sizeof config);
+    header.allocator = config.allocator = model->allocator;
+    llmi_header_write(&header, &model->table, dtype, generation);
+    llmi_config_write(&config, &model->config, dtype, generation);
+    result = header.failed != LLM_OK ? header.failed : config.failed;
+    if (result != LLM_OK) llmi_fail(err, result, "out of memory: the headers of %.120s", directory);
+    if (result == LLM_OK) result = llmi_directory_create(directory, err);
+    if (result == LLM_OK) result = llmi_weights_write(path, model, dtype, &header, err);
+    if (result == LLM_OK) result = llmi_file_write(config_path, config.data, config.size, err);
+    llmi_text_free(&header);
+    llmi_text_free(&config);
+    return result;
+#endif
+}
+/* ============================================================================================
+ * The passes: >>kernels, below, once per instruction set; then the tables
+ * ========================================================================================== */
+#ifndef LLM_SELF
+    #define LLM_SELF "llm.h" /* how this file includes itself: define it if you rename the file */
+#endif
+
+#define LLMI_PASS 0                    /* scalar */
+#include LLM_SELF
+#if LLMI_X86 || LLMI_NEON
+  #define LLMI_PASS 1                  /* SSE2 or NEON: always there */
+  #include LLM_SELF
+#endif
+#if LLMI_X86
+  #define LLMI_PASS 2                  /* AVX2 with FMA */
+  #if defined(__clang__)
+    #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+  #else
+    #pragma GCC push_options
+    #pragma GCC target("avx2,fma")
+  #endif
+  #include LLM_SELF
+  #if defined(__clang__)
+    #pragma clang attribute pop
+  #else
+    #pragma GCC pop_options
+  #endif
+  #define LLMI_PASS 3                  /* AVX-512 F, BW, VL */
+  #if defined(__clang__)
+        #pragma clang attribute push(                                                              \
+            __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl"))), apply_to = function)
+  #else
+    #pragma GCC diagnostic push        /* g++ warns inside its own avx512fintrin.h (PR105593) */
+    #pragma GCC diagnostic ignored "-Wuninitialized"
+    #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+    #pragma GCC push_options
+    #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl")
+  #endif
+  #include LLM_SELF
+  #if defined(__clang__)
+    #pragma clang attribute pop
+  #else
+    #pragma GCC pop_options
+  #endif
+  #if LLMI_AMX
+    #define LLMI_PASS 4                /* AMX with bf16, and AVX-512 */
+    #if defined(__clang__)
+            #pragma clang attribute push(                                                          \
+                __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16"))),   \
+                apply_to = function)
+    #else
+      #pragma GCC push_options
+      #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16")
+    #endif
+    #include LLM_SELF
+    #if defined(__clang__)
+      #pragma clang attribute pop
+    #else
+      #pragma GCC pop_options
+    #endif
+  #endif
+  #if !defined(__clang__)
+    #pragma GCC diagnostic pop
+  #endif
+#endif
+
+/* the last pass that this CPU and its operating system can run */
+static int llmi_last_pass(void) {
+#if LLMI_X86
+    unsigned a, b, c, d, enabled, high;
+    int last = 1;
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27)) && (c & (1u << 12))) { /* OSXSAVE, FMA */
+        __asm__ volatile("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+        (void)high;
+        if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+            if ((enabled & 0x06u) == 0x06u && (b & (1u << 5))) last = 2;           /* AVX2 */
+            if (last == 2 && (enabled & 0xe6u) == 0xe6u && (b & (1u << 16)) && (b & (1u << 30)) &&
+                (b & (1u << 31)))
+                last = 3;                                                        /* F, BW, VL */
+  #if LLMI_AMX
+            if (last == 3 && (enabled & 0x60000u) == 0x60000u && (d & (1u << 22)) &&
+                (d & (1u << 24)) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+                (a & (1u << 5))) { /* AMX, AVX512_BF16 */
+                long result =
+                    158; /* arch_prctl(ARCH_REQ_XCOMP_PERM, tile data): Linux asks to be asked */
+                __asm__ volatile("syscall"
+                                 : "+a"(result)
+                                 : "D"(0x1023L), "S"(18L)
+                                 : "rcx", "r11", "memory");
+                if (result == 0) last = 4;
+            }
+  #endif
+        }
+    }
+    return last;
+#else
+    return LLMI_NEON;
+#endif
+}
+
+/* tables in order of speed, from scalar on; NULL past the last that can run here */
+static const llmi_kernels *llmi_kernels_at(int i) {
+    if (i < 0 || i > llmi_last_pass()) return NULL;
+#if LLMI_AMX
+    if (i == 4) return &llmi_kernels_v4;
+#endif
+#if LLMI_X86
+    if (i == 3) return &llmi_kernels_v3;
+    if (i == 2) return &llmi_kernels_v2;
+#endif
+#if LLMI_X86 || LLMI_NEON
+    if (i == 1) return &llmi_kernels_v1;
+#endif
+    return &llmi_kernels_v0;
+}
+
+#endif /* LLM_IMPLEMENTATION */
+
+#else  /* LLMI_PASS */
+/* ============================================================================================
+ * >>kernels      one text, compiled once per instruction set
+ *
+ * V is a vector of W floats. The words below differ by pass, nothing else does. Vectors never cross
+ * a real call: helpers that take one are always inlined. A rest of n < W lanes is loaded with
+ * zeros.
+ * ========================================================================================== */
+#define FN(name) LLMI_CAT(name, LLMI_CAT(_v, LLMI_PASS))
+
+#if LLMI_PASS >= 3
+  #if LLMI_PASS == 4                   /* products by AMX, the rest is AVX-512's */
+    #define NAME "amx"
+    #define MR 32
+    #define MC 256
+  #else
+    #define NAME "avx512"
+    #define MR 14
+    #define MC 168
+  #endif
+  #define W 16
+  #define NV 2
+  #define KC 768
+  #define NC 3072
+  #define ROWS 4
+  #define V __m512
+  #define LD(p) _mm512_loadu_ps(p)
+  #define ST(p, v) _mm512_storeu_ps(p, v)
+  #define LDN(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
+  #define STN(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), v)
+  #define SET1(x) _mm512_set1_ps(x)
+  #define ADD(a, b) _mm512_add_ps(a, b)
+  #define SUB(a, b) _mm512_sub_ps(a, b)
+  #define MUL(a, b) _mm512_mul_ps(a, b)
+  #define DIV(a, b) _mm512_div_ps(a, b)
+  #define SQRT(a) _mm512_sqrt_ps(a)
+  #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+  #define MAX(a, b) _mm512_max_ps(a, b)
+  #define MIN(a, b) _mm512_min_ps(a, b)
+  #define HSUM(v) _mm512_reduce_add_ps(v)
+  #define HMAX(v) _mm512_reduce_max_ps(v)
+  #define VI __m512i
+  #define TO_INT(v) _mm512_cvtps_epi32(v)
+  #define TO_FLOAT(v) _mm512_cvtepi32_ps(v)
+  #define SCALE2(v, n) \
+      _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_slli_epi32(n, 23)))
+  #define ZERO_BELOW(v, x, low) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v)
+#elif LLMI_PASS == 2
+  #define NAME "avx2"
+  #define W 8
+  #define MR 6
+  #define NV 2
+  #define KC 768
+  #define MC 72
+  #define NC 1024
+  #define ROWS 2
+  #define V __m256
+  #define LD(p) _mm256_loadu_ps(p)
+  #define ST(p, v) _mm256_storeu_ps(p, v)
+  #define SET1(x) _mm256_set1_ps(x)
+  #define ADD(a, b) _mm256_add_ps(a, b)
+  #define SUB(a, b) _mm256_sub_ps(a, b)
+  #define MUL(a, b) _mm256_mul_ps(a, b)
+  #define DIV(a, b) _mm256_div_ps(a, b)
+  #define SQRT(a) _mm256_sqrt_ps(a)
+  #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+  #define MAX(a, b) _mm256_max_ps(a, b)
+  #define MIN(a, b) _mm256_min_ps(a, b)
+  #define HSUM(v) FN(llmi_hsum)(v)
+  #define HMAX(v) FN(llmi_hmax)(v)
+  #define VI __m256i
+  #define TO_INT(v) _mm256_cvtps_epi32(v)
+  #define TO_FLOAT(v) _mm256_cvtepi32_ps(v)
+  #define SCALE2(v, n) \
+      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(n, 23)))
+  #define ZERO_BELOW(v, x, low) _mm256_and_ps(v, _mm256_cmp_ps(x, low, _CMP_NLT_UQ))
+#elif LLMI_PASS == 1 && LLMI_X86
+  #define NAME "sse2"
+  #define W 4
+  #define MR 4
+  #define NV 2
+  #define KC 768
+  #define MC 72
+  #define NC 1024
+  #define ROWS 2
+  #define V __m128
+  #define LD(p) _mm_loadu_ps(p)
+  #define ST(p, v) _mm_storeu_ps(p, v)
+  #define SET1(x) _mm_set1_ps(x)
+  #define ADD(a, b) _mm_add_ps(a, b)
+  #define SUB(a, b) _mm_sub_ps(a, b)
+  #define MUL(a, b) _mm_mul_ps(a, b)
+  #define DIV(a, b) _mm_div_ps(a, b)
+  #define SQRT(a) _mm_sqrt_ps(a)
+  #define FMA(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
+  #define MAX(a, b) _mm_max_ps(a, b)
+  #define MIN(a, b) _mm_min_ps(a, b)
+  #define HSUM(v) FN(llmi_hsum)(v)
+  #define HMAX(v) FN(llmi_hmax)(v)
+  #define VI __m128i
+  #define TO_INT(v) _mm_cvtps_epi32(v)
+  #define TO_FLOAT(v) _mm_cvtepi32_ps(v)
+  #define SCALE2(v, n) _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(v), _mm_slli_epi32(n, 23)))
+  #define ZERO_BELOW(v, x, low) _mm_and_ps(v, _mm_cmpnlt_ps(x, low))
+#elif LLMI_PASS == 1
+  #define NAME "neon"
+  #define W 4
+  #define MR 8
+  #define NV 2
+  #define KC 512
+  #define MC 64
+  #define NC 1024
+  #define ROWS 4
+  #define V float32x4_t
+  #define LD(p) vld1q_f32(p)
+  #define ST(p, v) vst1q_f32(p, v)
+  #define SET1(x) vdupq_n_f32(x)
+  #define ADD(a, b) vaddq_f32(a, b)
+  #define SUB(a, b) vsubq_f32(a, b)
+  #define MUL(a, b) vmulq_f32(a, b)
+  #define DIV(a, b) vdivq_f32(a, b)
+  #define SQRT(a) vsqrtq_f32(a)
+  #define FMA(a, b, c) vfmaq_f32(c, a, b)
+  #define MAX(a, b) vmaxq_f32(a, b)
+  #define MIN(a, b) vminq_f32(a, b)
+  #define HSUM(v) vaddvq_f32(v)
+  #define HMAX(v) vmaxvq_f32(v)
+  #define VI int32x4_t
+  #define TO_INT(v) vcvtnq_s32_f32(v)
+  #define TO_FLOAT(v) vcvtq_f32_s32(v)
+  #define SCALE2(v, n) \
+      vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(n, 23)))
+  #define ZERO_BELOW(v, x, low) \
+      vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)))
+#else
+  #define NAME "scalar"
+  #define W 1
+  #define MR 4
+  #define NV 2
+  #define KC 256
+  #define MC 64
+  #define NC 1024
+  #define ROWS 2
+  #define V float
+  #define LD(p) (*(p))
+  #define ST(p, v) ((void)(*(p) = (v)))
+  #define SET1(x) (x)
+  #define ADD(a, b) ((a) + (b))
+  #define SUB(a, b) ((a) - (b))
+  #define MUL(a, b) ((a) * (b))
+  #define DIV(a, b) ((a) / (b))
+  #define SQRT(a) sqrtf(a)
+  #define FMA(a, b, c) ((a) * (b) + (c))
+  #define MAX(a, b) ((a) > (b) ? (a) : (b))
+  #define MIN(a, b) ((a) < (b) ? (a) : (b))
+  #define HSUM(v) (v)
+  #define HMAX(v) (v)
+  #define VI int
+  #define TO_INT(v) ((v) != (v) ? 0 : (int)((v) + ((v) < 0.0f ? -0.5f : 0.5f)))
+  #define TO_FLOAT(v) ((float)(v))
+  #define SCALE2(v, n) ldexpf(v, n)
+  #define ZERO_BELOW(v, x, low) ((x) < (low) ? 0.0f : (v))
+#endif
+#define NR (NV * W)
+#if LLMI_PASS == 4
+  #define K_GROUP 32
+  #define VALUE_BYTES 6
+#else
+  #define K_GROUP 1
+  #define VALUE_BYTES 4
+#endif
+
+/* 4-lane helpers for packing: plain load, 4x4 transpose */
+#if LLMI_X86 && LLMI_PASS > 0
+  #define V4 __m128
+  #define LD4(p) _mm_loadu_ps(p)
+  #define ST4(p, v) _mm_storeu_ps(p, v)
+  #define ST2(p, v) _mm_storel_pi((__m64 *)(void *)(p), v)
+  #define TRANSPOSE4(a, b, c, d) _MM_TRANSPOSE4_PS(a, b, c, d)
+#elif LLMI_NEON && LLMI_PASS > 0
+  #define V4 float32x4_t
+  #define LD4(p) vld1q_f32(p)
+  #define ST4(p, v) vst1q_f32(p, v)
+  #define ST2(p, v) vst1_f32(p, vget_low_f32(v))
+  #define TRANSPOSE4(a, b, c, d) do { \
+        const float32x4x2_t t0_ = vtrnq_f32(a, b), t1_ = vtrnq_f32(c, d); \
+        a = vcombine_f32(vget_low_f32(t0_.val[0]), vget_low_f32(t1_.val[0])); \
+        b = vcombine_f32(vget_low_f32(t0_.val[1]), vget_low_f32(t1_.val[1])); \
+        c = vcombine_f32(vget_high_f32(t0_.val[0]), vget_high_f32(t1_.val[0])); \
+        d = vcombine_f32(vget_high_f32(t0_.val[1]), vget_high_f32(t1_.val[1])); } while (0)
+#endif
+
+#if LLMI_X86 && (LLMI_PASS == 1 || LLMI_PASS == 2)
+LLMI_INLINE float FN(llmi_hsum)(V v) {
+  #if LLMI_PASS == 2
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  #else
+    __m128 x = v;
+  #endif
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+LLMI_INLINE float FN(llmi_hmax)(V v) {
+  #if LLMI_PASS == 2
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  #else
+    __m128 x = v;
+  #endif
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
+}
+#endif
+#ifndef LDN      /* through the stack: at most one per row */
+LLMI_INLINE V FN(llmi_ldn)(const float *p, size_t n) {
+    float t[W] = {0};
+    memcpy(t, p, n * sizeof *p);
+    return LD(t);
+}
+LLMI_INLINE void FN(llmi_stn)(float *p, V v, size_t n) {
+    float t[W];
+    ST(t, v);
+    memcpy(p, t, n * sizeof *p);
+}
+  #define LDN(p, n) FN(llmi_ldn)(p, n)
+  #define STN(p, v, n) FN(llmi_stn)(p, v, n)
+#endif
+
+/* min(n, W) lanes, n >= 1 */
+LLMI_INLINE V FN(llmi_load)(const float *p, size_t n) {
+    return n >= W ? LD(p) : LDN(p, n);
+}
+LLMI_INLINE void FN(llmi_store)(float *p, V v, size_t n) {
+    if (n >= W) ST(p, v);
+    else STN(p, v, n);
+}
+#define LOAD(p, n) FN(llmi_load)(p, n)
+#define STORE(p, v, n) FN(llmi_store)(p, v, n)
+
+/* ---- gemm ------------------------------------------------------------------------------------ */
+#if LLMI_PASS == 4
+/* AMX multiplies tiles of bf16 with f32 sums. An f32 is the exact sum of three bf16, high + mid +
+ * low, of 8 bits each; of the nine products of two such sums, six are taken: what is left out is
+ * below 2^-25 of the whole, less than f32 itself rounds. (Henry, Tang, Heinecke, arXiv:1904.06376.)
+ * Only infinities differ: they become NaN.
+ *
+ * A panel holds, per 32 values of k: high, mid, low, each of two tiles of 16 lanes. A tile is 16
+ * rows of 16 pairs (k, k + 16): for A a row is a lane, and k runs along it; for B a row is a k, and
+ * lanes do. */
+LLMI_INLINE void FN(llmi_transpose16)(V *x) {
+    V a[16], b[16];
+    int i;
+    LLMI_UNROLL
+    for (i = 0; i < 16; i += 2) {                    /* pairs of rows */
+        a[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+        a[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    LLMI_UNROLL
+    for (i = 0; i < 16; i += 4) { /* fours: b[i + c] = column c of each 4 x 4 block */
+        b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+    LLMI_UNROLL
+    for (i = 0; i < 4; i++) {                        /* blocks across */
+        const V p = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88),
+                q = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
+        const V r = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd),
+                s = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+        x[i] = _mm512_shuffle_f32x4(p, q, 0x88);
+        x[i + 8] = _mm512_shuffle_f32x4(p, q, 0xdd);
+        x[i + 4] = _mm512_shuffle_f32x4(r, s, 0x88);
+        x[i + 12] = _mm512_shuffle_f32x4(r, s, 0xdd);
+    }
+}
+
+/* to[i][j] = from[i stride + j], or zero outside of n rows and m columns; ahead: distance to what
+ * comes next */
+LLMI_INLINE void FN(llmi_fetch16)(V *to, const float *from, size_t stride, size_t n, size_t m,
+                                  size_t ahead) {
+    const __mmask16 mask = (__mmask16)(m >= 16 ? 0xffffu : (1u << m) - 1u);
+    size_t i;
+    if (n >= 16) {
+        LLMI_UNROLL
+        for (i = 0; i < 16; i++) {
+            to[i] = _mm512_maskz_loadu_ps(mask, from + i * stride);
+            LLMI_PREFETCH(from + i * stride + ahead);
+        }
+        return;
+    }
+    for (i = 0; i < 16; i++)
+        to[i] = i < n ? _mm512_maskz_loadu_ps(mask, from + i * stride) : SET1(0.0f);
+}
+
+/* x rounded to bf16; the last part needs no rounding, which also keeps every NaN one */
+LLMI_INLINE __m512i FN(llmi_high)(V x, int round) {
+    __m512i bits = _mm512_castps_si512(x);
+    if (round) bits = _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
+    return _mm512_and_si512(bits, _mm512_set1_epi32(-0x10000));
+}
+
+LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t lane, size_t along,
+                               size_t lanes, size_t k, int transpose) {
+    size_t l0, k0, half, i, part;
+    for (l0 = 0; l0 < lanes; l0 += 32)
+        for (k0 = 0; k0 < k; k0 += 32, to += 32 * 32 * VALUE_BYTES / 4)
+            for (half = 0; half < 2; half++) {
+                const size_t l = l0 + 16 * half, n_lanes = l < lanes ? llmi_min(16, lanes - l) : 0;
+                char *row = (char *)to + 1024 * half;
+                V pair[2][16];                       /* values k and k + 16 */
+                for (i = 0; i < 2; i++) {
+                    const size_t at = k0 + 16 * i,
+                                 n_k = n_lanes && at < k ? llmi_min(16, k - at) : 0;
+                    const float *s = n_k ? from + l * lane + at * along : from;
+                    if (along == 1) FN(llmi_fetch16)(pair[i], s, lane, n_k ? n_lanes : 0, n_k, 64);
+                    else FN(llmi_fetch16)(pair[i], s, along, n_k, n_lanes, 32 * along);
+                    if (transpose) FN(llmi_transpose16)(pair[i]);
+                }
+                for (i = 0; i < 16; i++, row += 64) {
+                    V x = pair[0][i], y = pair[1][i];
+                    LLMI_UNROLL
+                    for (part = 0; part < 3; part++) {
+                        const __m512i u = FN(llmi_high)(x, part < 2),
+                                      v = FN(llmi_high)(y, part < 2);
+                        _mm512_storeu_si512(row + 2048 * part,
+                                            _mm512_or_si512(_mm512_srli_epi32(u, 16), v));
+                        x = SUB(x, _mm512_castsi512_ps(u));
+                        y = SUB(y, _mm512_castsi512_ps(v));
+                    }
+                }
+            }
+}
+static void FN(llmi_pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k) {
+    if (col == 1) FN(llmi_pack)(to, a, row, 1, m, k, 0);
+    else FN(llmi_pack)(to, a, 1, col, m, k, 1);
+}
+static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n) {
+    if (row == 1) FN(llmi_pack)(to, b, col, 1, n, k, 1);
+    else FN(llmi_pack)(to, b, 1, row, n, k, 0);
+}
+
+/* out (32,32) = A panel^T B panel over groups of 32 k */
+LLMI_NOINLINE void FN(llmi_tile)(size_t groups, const float *a, const float *b, float *out) {
+    const char *p = (const char *)a, *q = (const char *)b;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+#define LOAD_A(part) \
+    _tile_loadd(4, p + 2048 * (part), 64); _tile_loadd(5, p + 2048 * (part) + 1024, 64)
+#define LOAD_B(part) \
+    _tile_loadd(6, q + 2048 * (part), 64); _tile_loadd(7, q + 2048 * (part) + 1024, 64)
+#define MULTIPLY \
+    _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); \
+    _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
+    for (; groups; groups--, p += 6144, q += 6144) {
+        LOAD_A(0); LOAD_B(2); MULTIPLY;              /* high low */
+        LOAD_B(1); MULTIPLY;                         /* high mid */
+        LOAD_A(1); MULTIPLY;                         /* mid mid */
+        LOAD_B(0); MULTIPLY;                         /* mid high */
+        LOAD_A(2); MULTIPLY;                         /* low high */
+        LOAD_A(0); MULTIPLY;                         /* high high */
+    }
+#undef LOAD_A
+#undef LOAD_B
+#undef MULTIPLY
+    _tile_stored(0, out, 128);
+    _tile_stored(1, out + 16, 128);
+    _tile_stored(2, out + 512, 128);
+    _tile_stored(3, out + 528, 128);
+}
+
+static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
+                           size_t ldc, const float *bias, int accumulate) {
+    static const struct {
+        unsigned char palette, start, zero[14];
+        unsigned short bytes[16];
+        unsigned char rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    const size_t groups = llmi_ceil_div(k, 32), panel = groups * 32 * 32 * VALUE_BYTES / 4;
+    float tile[32 * 32];
+    size_t i, j, r, q;
+    _tile_loadconfig(&shape);
+    for (j = 0; j < n; j += NR)
+        for (i = 0; i < m; i += MR) {
+            const size_t rows = llmi_min(m - i, MR), columns = llmi_min(n - j, NR);
+            for (r = 0; r < rows; r++) {
+                LLMI_PREFETCH_WRITE(c + (i + r) * ldc + j);
+                LLMI_PREFETCH_WRITE(c + (i + r) * ldc + j + columns - 1);
+            }
+            FN(llmi_tile)(groups, a + i / MR * panel, b + j / NR * panel, tile);
+            for (q = 0; q < columns; q += W) {
+                const size_t left = columns - q;
+                const V add = bias ? LOAD(bias + j + q, left) : SET1(0.0f);
+                float *to = c + i * ldc + j + q;
+                for (r = 0; r < rows; r++, to += ldc) {
+                    V x = ADD(LD(tile + r * 32 + q), add);
+                    if (accumulate) x = ADD(LOAD(to, left), x);
+                    STORE(to, x, left);
+                }
+            }
+        }
+    _tile_release();
+}
+#else
+
+/* lanes (m or n) in groups of P become to[k P + lane], zero-padded; lane: stride between lanes,
+ * along: stride along k, both in floats */
+LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
+                               size_t lanes, size_t k) {
+    size_t l0 = 0, i, l;
+    if (lane == 1) {     /* whole rows, 8 at a time: a panel's stride would thrash the cache sets */
+        const size_t whole = lanes / P * P;
+        size_t i0, i1;
+        for (i0 = 0; i0 < k; i0 = i1) {
+            float *d = to + i0 * P;
+            i1 = llmi_min(i0 + 8, k);
+            for (l0 = 0; l0 < whole; l0 += P, d += P * (k - (i1 - i0)))
+                for (i = i0; i < i1; i++, d += P) {
+                    const float *s = from + i * along + l0;
+#ifdef V4
+                    if (P % W) {                     /* MR is no multiple of W */
+                        LLMI_UNROLL
+                        for (l = 0; l + 4 <= P; l += 4) ST4(d + l, LD4(s + l));
+                        if (P % 4) memcpy(d + l, s + l, P % 4 * sizeof *s);
+                        continue;
+                    }
+#endif
+                    LLMI_UNROLL
+                    for (l = 0; l < P; l += W) ST(d + l, LD(s + l));
+                }
+        }
+        to += whole * k;
+        l0 = whole;
+    }
+    for (; l0 < lanes; l0 += P, to += P * k) {
+        const float *s = from + l0 * lane;
+        const size_t n = llmi_min(lanes - l0, P);
+        i = 0;
+#ifdef V4
+        if (n == P && along == 1) {
+            for (; i + 4 <= k; i += 4) {
+                float *d = to + i * P;
+                const float *h = s + i;
+                LLMI_UNROLL
+                for (l = 0; l < P; l += 4) {
+                    const size_t l2 = l + 2 < P ? l + 2 : l, l3 = l + 2 < P ? l + 3 : l;
+                    V4 a = LD4(h + l * lane), b = LD4(h + (l + 1) * lane);
+                    V4 c = LD4(h + l2 * lane), e = LD4(h + l3 * lane);
+                    TRANSPOSE4(a, b, c, e);
+                    if (l + 2 < P) {
+                        ST4(d + l, a);
+                        ST4(d + P + l, b);
+                        ST4(d + 2 * P + l, c);
+                        ST4(d + 3 * P + l, e);
+                    } else {
+                        ST2(d + l, a);
+                        ST2(d + P + l, b);
+                        ST2(d + 2 * P + l, c);
+                        ST2(d + 3 * P + l, e);
+                    }
+                }
+            }
+        }
+#endif
+        for (; i < k; i++) {
+            for (l = 0; l < n; l++) to[i * P + l] = s[l * lane + i * along];
+            for (; l < P; l++) to[i * P + l] = 0.0f;
+        }
+    }
+}
+static void FN(llmi_pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k) {
+    if (col == 1) FN(llmi_pack)(to, a, MR, row, 1, m, k);
+    else FN(llmi_pack)(to, a, MR, 1, col, m, k);
+}
+static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n) {
+    if (row == 1) FN(llmi_pack)(to, b, NR, col, 1, n, k);
+    else FN(llmi_pack)(to, b, NR, 1, row, n, k);
+}
+
+/* one whole tile: C (MR,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias] */
+LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float *c, size_t ldc,
+                                 const float *bias, int accumulate) {
+    V acc[MR][NV];
+    int i, j;
+    LLMI_UNROLL
+    for (i = 0; i < MR; i++) {
+        LLMI_UNROLL
+        for (j = 0; j < NV; j++) acc[i][j] = SET1(0.0f);
+    }
+    LLMI_UNROLL
+    for (i = 0; i < MR; i++) LLMI_PREFETCH_WRITE(c + (size_t)i * ldc);
+    for (; k; k--) {
+        V bv[NV];
+        LLMI_UNROLL
+        for (j = 0; j < NV; j++) bv[j] = LD(b + j * W);
+        LLMI_UNROLL
+        for (i = 0; i < MR; i++) {
+            const V av = SET1(a[i]);
+            LLMI_UNROLL
+            for (j = 0; j < NV; j++) acc[i][j] = FMA(av, bv[j], acc[i][j]);
+        }
+        a += MR;
+        b += NR;
+    }
+    if (bias) {
+        LLMI_UNROLL
+        for (j = 0; j < NV; j++) {
+            const V add = LD(bias + j * W);
+            LLMI_UNROLL
+            for (i = 0; i < MR; i++) acc[i][j] = ADD(acc[i][j], add);
+        }
+    }
+    if (accumulate) {
+        LLMI_UNROLL
+        for (i = 0; i < MR; i++) {
+            LLMI_UNROLL
+            for (j = 0; j < NV; j++) {
+                float *p = c + (size_t)i * ldc + j * W;
+                ST(p, ADD(LD(p), acc[i][j]));
+            }
+        }
+    } else {
+        LLMI_UNROLL
+        for (i = 0; i < MR; i++) {
+            LLMI_UNROLL
+            for (j = 0; j < NV; j++) ST(c + (size_t)i * ldc + j * W, acc[i][j]);
+        }
+    }
+}
+
+/* Tiles at the edges go through a whole one on the stack: a second epilogue in the tile would make
+ * compilers spill its accumulators. */
+static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
+                           size_t ldc, const float *bias, int accumulate) {
+    float whole[MR * NR], edge_bias[NR];
+    size_t i, j, r, q;
+    for (j = 0; j < n; j += NR) {
+        const size_t columns = llmi_min(n - j, NR);
+        const float *bias_j = bias ? bias + j : NULL;
+        if (bias && columns < NR) {
+            for (q = 0; q < NR; q++) edge_bias[q] = q < columns ? bias[j + q] : 0.0f;
+            bias_j = edge_bias;
+        }
+        for (i = 0; i < m; i += MR) {
+            float *to = c + i * ldc + j;
+            const size_t rows = llmi_min(m - i, MR);
+            if (rows == MR && columns == NR) {
+                FN(llmi_tile)(k, a + i * k, b + j * k, to, ldc, bias_j, accumulate);
+                continue;
+            }
+            FN(llmi_tile)(k, a + i * k, b + j * k, whole, NR, bias_j, 0);
+            for (r = 0; r < rows; r++, to += ldc)
+                for (q = 0; q < columns; q++)
+                    to[q] = accumulate ? to[q] + whole[r * NR + q] : whole[r * NR + q];
+        }
+    }
+}
+
+#endif
+
+#if LLMI_PASS < 4
+/* R rows of x by four rows of the weight */
+LLMI_INLINE void FN(llmi_dot4)(int R, size_t k, const float *x, size_t ldx, const float *const *w,
+                               float *out) {
+    V acc[ROWS][4];
+    size_t i;
+    int r, j;
+    LLMI_UNROLL
+    for (r = 0; r < R; r++) {
+        LLMI_UNROLL
+        for (j = 0; j < 4; j++) acc[r][j] = SET1(0.0f);
+    }
+    for (i = 0; i < k; i += W) {
+        V wv[4];
+        LLMI_UNROLL
+        for (j = 0; j < 4; j++) wv[j] = LOAD(w[j] + i, k - i);
+        LLMI_UNROLL
+        for (r = 0; r < R; r++) {
+            const V xv = LOAD(x + (size_t)r * ldx + i, k - i);
+            LLMI_UNROLL
+            for (j = 0; j < 4; j++) acc[r][j] = FMA(xv, wv[j], acc[r][j]);
+        }
+    }
+    LLMI_UNROLL
+    for (r = 0; r < R; r++) {
+        LLMI_UNROLL
+        for (j = 0; j < 4; j++) out[r * 4 + j] = HSUM(acc[r][j]);
+    }
+}
+/* Four rows of the weight a quarter of it apart are four long streams, which the prefetchers follow
+ * even where a row is short. */
+static void FN(llmi_rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
+                              const float *weight, size_t ldw, float *y, size_t ldy,
+                              const float *bias, int accumulate) {
+    const size_t quarter = llmi_ceil_div(n, 4);
+    size_t i, j, r, s, rows;
+    for (j = 0; j < quarter; j++) {
+        const float *w[4];
+        for (s = 0; s < 4; s++) w[s] = weight + llmi_min(j + s * quarter, n - 1) * ldw;
+        for (i = 0; i < m; i += rows) {
+            float out[ROWS * 4];
+            rows = m - i < ROWS ? 1 : ROWS;
+            if (rows == ROWS) FN(llmi_dot4)(ROWS, k, x + i * ldx, ldx, w, out);
+            else FN(llmi_dot4)(1, k, x + i * ldx, ldx, w, out);
+            for (r = 0; r < rows; r++)
+                for (s = 0; s < 4 && j + s * quarter < n; s++) {
+                    const size_t column = j + s * quarter;
+                    float *p = y + (i + r) * ldy + column;
+                    *p = (accumulate ? *p : 0.0f) +
+                         (bias ? out[r * 4 + s] + bias[column] : out[r * 4 + s]);
+                }
+        }
+    }
+}
+
+/* four rows of the weight per sweep over y, which stays in L1 */
+static void FN(llmi_rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
+                               const float *weight, size_t ldw, float *y, size_t ldy,
+                               const float *bias, int accumulate) {
+    size_t i, j, q;
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++)
+            y[i * ldy + j] = (accumulate ? y[i * ldy + j] : 0.0f) + (bias ? bias[j] : 0.0f);
+    for (q = 0; q < k; q += 4) {
+        const size_t rows = llmi_min(k - q, 4);
+        const float *w0 = weight + q * ldw;
+        const float *w1 = rows > 1 ? w0 + ldw : w0, *w2 = rows > 2 ? w1 + ldw : w0,
+                    *w3 = rows > 3 ? w2 + ldw : w0;
+        for (i = 0; i < m; i++) {
+            const float *xi = x + i * ldx + q;
+            float *yi = y + i * ldy;
+            const V a0 = SET1(xi[0]), a1 = SET1(rows > 1 ? xi[1] : 0.0f);
+            const V a2 = SET1(rows > 2 ? xi[2] : 0.0f), a3 = SET1(rows > 3 ? xi[3] : 0.0f);
+            for (j = 0; j < n; j += W) {
+                V u, v;
+                if (i == 0 && j % 16 == 0 && q + 8 <= k) {
+                    LLMI_PREFETCH(w0 + 4 * ldw + j);
+                    LLMI_PREFETCH(w1 + 4 * ldw + j);
+                    LLMI_PREFETCH(w2 + 4 * ldw + j);
+                    LLMI_PREFETCH(w3 + 4 * ldw + j);
+                }
+                v = FMA(a0, LOAD(w0 + j, n - j), LOAD(yi + j, n - j));
+                u = MUL(a1, LOAD(w1 + j, n - j));
+                v = FMA(a2, LOAD(w2 + j, n - j), v);
+                u = FMA(a3, LOAD(w3 + j, n - j), u);
+                STORE(yi + j, ADD(v, u), n - j);
+            }
+        }
+    }
+}
+
+/* ---- vectors --------------------------------------------------------------------------------- */
+static float FN(llmi_dot)(const float *a, const float *b, size_t n) {
+    V s0 = SET1(0.0f), s1 = SET1(0.0f);
+    size_t i;
+    for (i = 0; i + 2 * W <= n; i += 2 * W) {
+        s0 = FMA(LD(a + i), LD(b + i), s0);
+        s1 = FMA(LD(a + i + W), LD(b + i + W), s1);
+    }
+    for (; i < n; i += W) s0 = FMA(LOAD(a + i, n - i), LOAD(b + i, n - i), s0);
+    s0 = ADD(s0, s1);
+    return HSUM(s0);
+}
+static double FN(llmi_square_sum)(const float *x, size_t n) {
+    double sum = 0.0;
+    size_t i;
+    for (i = 0; i < n; i += 512) {
+        const float part = FN(llmi_dot)(x + i, x + i, llmi_min(n - i, 512));
+        sum += (double)part;
+    }
+    return sum;
+}
+static float FN(llmi_max)(const float *x, size_t n) {
+    V m = SET1(x[0]);
+    float most;
+    size_t i;
+    for (i = 0; i + W <= n; i += W) m = MAX(LD(x + i), m);
+    most = HMAX(m);
+    for (; i < n; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+static void FN(llmi_add)(float *y, const float *a, const float *b, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += W) STORE(y + i, ADD(LOAD(a + i, n - i), LOAD(b + i, n - i)), n - i);
+}
+static void FN(llmi_axpy)(float *y, float a, const float *x, size_t n) {
+    const V av = SET1(a);
+    size_t i;
+    for (i = 0; i < n; i += W) STORE(y + i, FMA(av, LOAD(x + i, n - i), LOAD(y + i, n - i)), n - i);
+}
+static void FN(llmi_affine)(float *y, const float *x, float a, float b, size_t n) {
+    const V av = SET1(a), bv = SET1(b);
+    size_t i;
+    for (i = 0; i < n; i += W) STORE(y + i, FMA(av, LOAD(x + i, n - i), bv), n - i);
+}
+
+/* exp(x): x = n ln2 + r, Taylor to degree 6 on |r| <= ln2/2; 0 below -87.3; NaN stays, as the
+ * second operand of MAX and MIN */
+LLMI_INLINE V FN(llmi_exp)(V x) {
+    const V low = SET1(-87.3f);
+    const V t = MIN(SET1(88.7f), MAX(low, x));
+    const VI n = TO_INT(MUL(t, SET1(1.44269504f)));
+    const V f = TO_FLOAT(n);
+    V p, r = FMA(f, SET1(-0.693359375f), t);
+    r = FMA(f, SET1(2.12194440e-4f), r);
+    p = SET1(1.0f / 720.0f);
+    p = FMA(p, r, SET1(1.0f / 120.0f));
+    p = FMA(p, r, SET1(1.0f / 24.0f));
+    p = FMA(p, r, SET1(1.0f / 6.0f));
+    p = FMA(p, r, SET1(0.5f));
+    p = FMA(p, r, SET1(1.0f));
+    p = FMA(p, r, SET1(1.0f));
+    p = SCALE2(p, n);
+    return ZERO_BELOW(p, x, low);
+}
+static float FN(llmi_exp_sum)(float *y, const float *x, float a, float b, size_t n) {
+    const V av = SET1(a), bv = SET1(-b);
+    V s = SET1(0.0f);
+    float sum;
+    size_t i;
+    for (i = 0; i + W <= n; i += W) {
+        const V e = FN(llmi_exp)(FMA(av, LD(x + i), bv));
+        if (y) ST(y + i, e);
+        s = ADD(s, e);
+    }
+    sum = HSUM(s);
+    if (i < n) {
+        float rest[W];
+        const size_t left = n - i;
+        size_t l;
+        ST(rest, FN(llmi_exp)(FMA(av, LDN(x + i, left), bv)));
+        for (l = 0; l < left; l++) {
+            if (y) y[i + l] = rest[l];
+            sum += rest[l];
+        }
+    }
+    return sum;
+}
+static void FN(llmi_softmax_backward)(float *dx, const float *dy, const float *y, float sum,
+                                      float scale, size_t n, int accumulate) {
+    const V minus = SET1(-sum), sv = SET1(scale);
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        V g = MUL(MUL(sv, LOAD(y + i, n - i)), ADD(LOAD(dy + i, n - i), minus));
+        if (accumulate) g = ADD(LOAD(dx + i, n - i), g);
+        STORE(dx + i, g, n - i);
+    }
+}
+
+/* sigmoid(2u) = 1/(1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); so gelu = x sigmoid(2u) */
+LLMI_INLINE V FN(llmi_gelu_gate)(V x) {
+    const V u = MUL(
+        x, FMA(MUL(x, x), SET1(-2.0f * 0.7978845608f * 0.044715f), SET1(-2.0f * 0.7978845608f)));
+    return DIV(SET1(1.0f), ADD(SET1(1.0f), FN(llmi_exp)(u)));
+}
+static void FN(llmi_gelu)(float *y, const float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        const V xv = LOAD(x + i, n - i);
+        STORE(y + i, MUL(xv, FN(llmi_gelu_gate)(xv)), n - i);
+    }
+}
+/* s = sigmoid(2u): gelu' = s + x s (1-s) 2u', 2u' = 2 sqrt(2/pi) (1 + 3 0.044715 x^2) */
+static void FN(llmi_gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
+                                   int accumulate) {
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        const V xv = LOAD(x + i, n - i), s = FN(llmi_gelu_gate)(xv), g = MUL(xv, s);
+        const V du = FMA(MUL(xv, xv), SET1(6.0f * 0.7978845608f * 0.044715f),
+                         SET1(2.0f * 0.7978845608f));
+        const V slope = FMA(MUL(g, SUB(SET1(1.0f), s)), du, s);
+        V d = MUL(LOAD(dy + i, n - i), slope);
+        if (accumulate) d = ADD(LOAD(dx + i, n - i), d);
+        STORE(dx + i, d, n - i);
+        if (y) STORE(y + i, g, n - i);
+    }
+}
+
+static void FN(llmi_adamw_range)(float *weight, float *m, float *v, const float *grad, size_t n,
+                                 const llmi_adamw *step) {
+    const V b1 = SET1(step->beta1), c1 = SET1(1.0f - step->beta1), b2 = SET1(step->beta2);
+    const V c2 = SET1(1.0f - step->beta2), eps = SET1(step->eps), scale = SET1(step->grad_scale);
+    const V size = SET1(step->step_size), root = SET1(step->root_correction),
+            keep = SET1(step->keep);
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        const size_t left = n - i;
+        const V g = MUL(scale, LOAD(grad + i, left));
+        const V mv = FMA(b1, LOAD(m + i, left), MUL(c1, g));
+        const V vv = FMA(b2, LOAD(v + i, left), MUL(c2, MUL(g, g)));
+        const V change = DIV(MUL(size, mv), FMA(SQRT(vv), root, eps));
+        STORE(m + i, mv, left);
+        STORE(v + i, vv, left);
+        STORE(weight + i, SUB(MUL(keep, LOAD(weight + i, left)), change), left);
+    }
+}
+
+/* ---- norms ----------------------------------------------------------------------------------- */
+static void FN(llmi_norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
+                          const float *bias, size_t n, float eps, int centered) {
+    V s = SET1(0.0f), mv, rv;
+    float mu = 0.0f, r;
+    size_t i;
+    if (centered) {
+        for (i = 0; i < n; i += W) s = ADD(s, LOAD(x + i, n - i));
+        mu = HSUM(s) / (float)n;
+        s = SET1(0.0f);
+    }
+    mv = SET1(mu);
+    for (i = 0; i + W <= n; i += W) {
+        const V d = SUB(LD(x + i), mv);
+        s = FMA(d, d, s);
+    }
+    r = HSUM(s);
+    for (; i < n; i++) r += (x[i] - mu) * (x[i] - mu);
+    r = 1.0f / sqrtf(r / (float)n + eps);
+    rv = SET1(r);
+    for (i = 0; i < n; i += W) {
+        const V h = MUL(MUL(SUB(LOAD(x + i, n - i), mv), rv), LOAD(weight + i, n - i));
+        STORE(y + i, bias ? ADD(h, LOAD(bias + i, n - i)) : h, n - i);
+    }
+    if (mean) *mean = mu;
+    if (rstd) *rstd = r;
+}
+/* h = (x - mean) rstd, g = dy weight: dx += rstd (g - [mean(g)] - h mean(g h)) */
+static void FN(llmi_norm_backward)(float *dx, const float *dy, const float *x, const float *weight,
+                                   float mean, float rstd, size_t n, int centered) {
+    const V mv = SET1(mean), rv = SET1(rstd);
+    V sum_g = SET1(0.0f), sum_gh = SET1(0.0f), a, b;
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        const V g = MUL(LOAD(dy + i, n - i), LOAD(weight + i, n - i));
+        const V h = MUL(SUB(LOAD(x + i, n - i), mv), rv);
+        sum_g = ADD(sum_g, g);
+        sum_gh = FMA(g, h, sum_gh);
+    }
+    a = SET1(centered ? -HSUM(sum_g) / (float)n : 0.0f);
+    b = SET1(-HSUM(sum_gh) / (float)n);
+    for (i = 0; i < n; i += W) {
+        const V g = FMA(LOAD(dy + i, n - i), LOAD(weight + i, n - i), a);
+        const V h = MUL(SUB(LOAD(x + i, n - i), mv), rv);
+        STORE(dx + i, FMA(rv, FMA(b, h, g), LOAD(dx + i, n - i)), n - i);
+    }
+}
+static void FN(llmi_norm_backward_weight)(float *dweight, float *dbias, const float *dy,
+                                          const float *x, const float *mean, const float *rstd,
+                                          size_t rows, size_t ld, size_t n) {
+    size_t r, i;
+    for (r = 0; r < rows; r++, dy += ld, x += ld) {
+        const V mv = SET1(mean ? mean[r] : 0.0f), rv = SET1(rstd[r]);
+        for (i = 0; i < n; i += W) {
+            const V g = LOAD(dy + i, n - i), h = MUL(SUB(LOAD(x + i, n - i), mv), rv);
+            if (dweight) STORE(dweight + i, FMA(g, h, LOAD(dweight + i, n - i)), n - i);
+            if (dbias) STORE(dbias + i, ADD(LOAD(dbias + i, n - i), g), n - i);
+        }
+    }
+}
+static void FN(llmi_column_sum)(float *sum, const float *x, size_t rows, size_t ld, size_t n) {
+    size_t r, i;
+    for (r = 0; r < rows; r++, x += ld)
+        for (i = 0; i < n; i += W)
+            STORE(sum + i, ADD(LOAD(sum + i, n - i), LOAD(x + i, n - i)), n - i);
+}
+
+#endif
+
+#if LLMI_PASS == 4
+  #define SHARED(name) LLMI_CAT(name, _v3)
+#else
+  #define SHARED(name) FN(name)
+#endif
+static const llmi_kernels FN(llmi_kernels) = {NAME,
+                                              W,
+                                              MR,
+                                              NR,
+                                              KC,
+                                              MC,
+                                              NC,
+                                              K_GROUP,
+                                              VALUE_BYTES,
+                                              FN(llmi_pack_a),
+                                              FN(llmi_pack_b),
+                                              FN(llmi_block),
+                                              SHARED(llmi_rows_dot),
+                                              SHARED(llmi_rows_axpy),
+                                              SHARED(llmi_dot),
+                                              SHARED(llmi_square_sum),
+                                              SHARED(llmi_max),
+                                              SHARED(llmi_add),
+                                              SHARED(llmi_axpy),
+                                              SHARED(llmi_affine),
+                                              SHARED(llmi_exp_sum),
+                                              SHARED(llmi_softmax_backward),
+                                              SHARED(llmi_gelu),
+                                              SHARED(llmi_gelu_backward),
+                                              SHARED(llmi_adamw_range),
+                                              SHARED(llmi_norm),
+                                              SHARED(llmi_norm_backward),
+                                              SHARED(llmi_norm_backward_weight),
+                                              SHARED(llmi_column_sum)};
+
+#undef FN
+#undef SHARED
+#undef K_GROUP
+#undef VALUE_BYTES
+#undef NAME
+#undef W
+#undef MR
+#undef NV
+#undef NR
+#undef KC
+#undef MC
+#undef NC
+#undef ROWS
+#undef V
+#undef VI
+#undef LD
+#undef ST
+#undef LDN
+#undef STN
+#undef LOAD
+#undef STORE
+#undef SET1
+#undef ADD
+#undef SUB
+#undef MUL
+#undef DIV
+#undef SQRT
+#undef FMA
+#undef MAX
+#undef MIN
+#undef HSUM
+#undef HMAX
+#undef TO_INT
+#undef TO_FLOAT
+#undef SCALE2
+#undef ZERO_BELOW
+#undef V4
+#undef LD4
+#undef ST4
+#undef ST2
+#undef TRANSPOSE4
+#undef LLMI_PASS
+#endif /* LLMI_PASS */
+
+/* ============================================================================================
+ * >>licence      This software is available under two licences; choose the one you prefer.
+ *
+ * ALTERNATIVE A - MIT Copyright (c) 2026 the llm.h authors Permission is hereby granted, free of
+ * charge, to any person obtaining a copy of this software and associated documentation files (the
+ * "Software"), to deal in the Software without restriction, including without limitation the rights
+ * to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software,
+ * and to permit persons to whom the Software is furnished to do so, subject to the following
+ * conditions: The above copyright notice and this permission notice shall be included in all copies
+ * or substantial portions of the Software. THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF
+ * ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+ * FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT
+ * HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT,
+ * TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER
+ * DEALINGS IN THE SOFTWARE.
+ *
+ * ALTERNATIVE B - PUBLIC DOMAIN (unlicense.org) This is free and unencumbered software released
+ * into the public domain. Anyone is free to copy, modify, publish, use, compile, sell, or
+ * distribute this software, either in source code form or as a compiled binary, for any purpose,
+ * commercial or non-commercial, and by any means. In jurisdictions that recognize copyright laws,
+ * the author or authors of this software dedicate any and all copyright interest in the software to
+ * the public domain. We make this dedication for the benefit of the public at large and to the
+ * detriment of our heirs and successors. We intend this dedication to be an overt act of
+ * relinquishment in perpetuity of all present and future rights to this software under copyright
+ * law. The warranty disclaimer above applies.
+ * ========================================================================================== */

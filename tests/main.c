@@ -1,0 +1,36 @@
+/* build/tests [-v] [FILTER]: all tests, or those whose name contains FILTER; -v names each one.
+ * One translation unit, so that the tests see what is static in llm.h. Run it in the project's root:
+ * the goldens are read from tests/data. */
+#define LLM_IMPLEMENTATION
+#include "../llm.h"
+#include "test.h"
+
+#include "test_core.c"
+#include "test_gemm.c"
+#include "test_model.c"
+#include "test_trainer.c"
+#include "test_session.c"
+#include "test_sample.c"
+#include "test_json.c"
+#include "test_bpe.c"
+
+int main(int argc, char **argv) {
+    int i;
+    for (i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "-v")) test_state.verbose = 1;
+        else if (argv[i][0] != '-' && !test_state.filter) test_state.filter = argv[i];
+        else {
+            fprintf(stderr, "usage: %s [-v] [FILTER]\n", argv[0]);
+            return 2;
+        }
+    }
+    test_file("core", run_core);
+    test_file("gemm", run_gemm);
+    test_file("model", run_model);
+    test_file("trainer", run_trainer);
+    test_file("session", run_session);
+    test_file("sample", run_sample);
+    test_file("json", run_json);
+    test_file("bpe", run_bpe);
+    return test_summary();
+}

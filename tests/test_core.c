@@ -1,0 +1,576 @@
+/* What everything stands on: random numbers, sizes, memory, errors, contexts, the tables of kernels.
+ * What this file defines before its first test serves the tests of gemm, ops, attention and loss, too. */
+
+/* ---- tools -------------------------------------------------------------------------------------- */
+
+/* a buffer of floats stands between guards, and its start is aligned to nothing but a float */
+#if defined(__SANITIZE_ADDRESS__)
+  #define GUARD_AFTER 0                /* so that the sanitizer sees what is read past the end */
+#elif defined(__has_feature)
+  #if __has_feature(address_sanitizer)
+    #define GUARD_AFTER 0
+  #endif
+#endif
+#ifndef GUARD_AFTER
+  #define GUARD_AFTER 19
+#endif
+#define GUARD_BEFORE 17
+
+static const uint32_t guard_bits = 0x7fc0beefu;    /* a NaN: whoever reads it has a wrong result */
+
+static void *plain_alloc(size_t size) {
+    void *memory = malloc(size ? size : 1);
+    if (!memory) {
+        fprintf(stderr, "the tests are out of memory\n");
+        exit(2);
+    }
+    return memory;
+}
+/* n floats that nobody has written yet: each is guard_bits */
+static float *floats(size_t n) {
+    float *raw = (float *)plain_alloc((GUARD_BEFORE + n + GUARD_AFTER) * sizeof(float));
+    size_t i;
+    for (i = 0; i < GUARD_BEFORE + n + GUARD_AFTER; i++) memcpy(raw + i, &guard_bits, sizeof(float));
+    memcpy(raw, &n, sizeof n);
+    return raw + GUARD_BEFORE;
+}
+static int unwritten(const float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++)
+        if (memcmp(x + i, &guard_bits, sizeof(float)) != 0) return 0;
+    return 1;
+}
+static void drop(float *x) {
+    const size_t head = sizeof(size_t) / sizeof(float);
+    size_t n;
+    float *raw;
+    if (!x) return;
+    raw = x - GUARD_BEFORE;
+    memcpy(&n, raw, sizeof n);
+    CHECK_MSG(unwritten(raw + head, GUARD_BEFORE - head), "something was written before a buffer of %lu floats",
+              (unsigned long)n);
+    CHECK_MSG(unwritten(x + n, GUARD_AFTER), "something was written behind a buffer of %lu floats", (unsigned long)n);
+    free(raw);
+}
+static float *filled(size_t n, float value) {
+    float *x = floats(n);
+    size_t i;
+    for (i = 0; i < n; i++) x[i] = value;
+    return x;
+}
+static float *copied(const float *from, size_t n) {
+    float *x = floats(n);
+    if (n) memcpy(x, from, n * sizeof(float));
+    return x;
+}
+static double *doubles(size_t n) {
+    double *x = (double *)plain_alloc(n * sizeof(double));
+    size_t i;
+    for (i = 0; i < n; i++) x[i] = 0.0;
+    return x;
+}
+static double *widened(const float *from, size_t n) {
+    double *x = doubles(n);
+    size_t i;
+    for (i = 0; i < n; i++) x[i] = (double)from[i];
+    return x;
+}
+
+/* the generator of Steele, Lea and Flood as Vigna wrote it down: with a state, one output after the other */
+static uint64_t plain_random(uint64_t *state) {
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+/* mean 0, the given deviation, at most 3.5 of them */
+static double plain_noise(uint64_t *state, double deviation) {
+    double sum = 0.0;
+    int i;
+    for (i = 0; i < 4; i++) sum += (double)(plain_random(state) >> 11) / 9007199254740992.0 - 0.5;
+    return deviation * sum * sqrt(3.0);
+}
+static float *noise(size_t n, double deviation, uint64_t seed) {
+    float *x = floats(n);
+    uint64_t state = seed * UINT64_C(0x5851f42d4c957f2d);
+    size_t i;
+    for (i = 0; i < n; i++) x[i] = (float)plain_noise(&state, deviation);
+    return x;
+}
+
+static int equal_bits(const float *a, const float *b, size_t n) { return n == 0 || memcmp(a, b, n * sizeof *a) == 0; }
+
+/* |got - want| <= absolute + relative |want| everywhere; NaN and infinities where they are wanted */
+#define CHECK_CLOSE(got, want, n, absolute, relative, label) \
+    check_close(__FILE__, __LINE__, got, want, n, absolute, relative, label)
+static void check_close(const char *file, int line, const float *got, const double *want, size_t n, double absolute,
+                        double relative, const char *label) {
+    double excess = 0.0;
+    size_t i, at = n;
+    for (i = 0; i < n; i++) {
+        const double g = (double)got[i], w = want[i];
+        double e = fabs(g - w) / (absolute + relative * fabs(w));
+        if (w != w) e = g != g ? 0.0 : HUGE_VAL;
+        else if (g == w) e = 0.0;
+        else if (!(e >= 0.0)) e = HUGE_VAL;
+        if (e > excess) {
+            excess = e;
+            at = i;
+        }
+    }
+    test_check(excess <= 1.0, file, line, "%s: value %lu of %lu is %.9g, not %.9g (%.2g times the tolerance)", label,
+               (unsigned long)at, (unsigned long)n, at < n ? (double)got[at] : 0.0, at < n ? want[at] : 0.0, excess);
+}
+static double largest(const double *x, size_t n) {
+    double most = 0.0;
+    size_t i;
+    for (i = 0; i < n; i++) most = fmax(most, fabs(x[i]));
+    return most;
+}
+
+/* d loss / dx by a central difference, and a whole gradient checked against it */
+static double slope(double (*loss)(void *argument), void *argument, double *x, double step) {
+    const double value = *x;
+    double above, below;
+    *x = value + step;
+    above = loss(argument);
+    *x = value - step;
+    below = loss(argument);
+    *x = value;
+    return (above - below) / (2.0 * step);
+}
+static void check_slopes(double (*loss)(void *argument), void *argument, double *x, const double *gradient, size_t n,
+                         const char *label) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const double s = slope(loss, argument, x + i, 1e-5);
+        CHECK_MSG(fabs(s - gradient[i]) <= 1e-7 * (1.0 + fabs(s)), "oracle of %s: derivative %lu is %.10g, slope %.10g",
+                  label, (unsigned long)i, gradient[i], s);
+    }
+}
+
+/* a context with the i-th table of kernels */
+static llm_context *context_at(int table, int n_threads) {
+    llm_error err;
+    llm_context *context = llm_context_create(n_threads, NULL, &err);
+    if (!context) {
+        fprintf(stderr, "no context: %s\n", err.message);
+        exit(2);
+    }
+    context->kernels = llmi_kernels_at(table);
+    return context;
+}
+
+/* the call was refused with this code, and the message holds the words (NULL: no such word) */
+static void check_error(llm_result result, llm_result want, const llm_error *err, const char *word, const char *word2) {
+    CHECK_MSG(result == want, "result %d instead of %d", (int)result, (int)want);
+    if (result != want || want == LLM_OK) return;
+    CHECK_MSG(err->code == want, "code %d instead of %d", (int)err->code, (int)want);
+    CHECK_MSG(memchr(err->message, 0, sizeof err->message) != NULL, "the message does not end");
+    CHECK_MSG(!word || strstr(err->message, word), "'%s' lacks '%s'", err->message, word);
+    CHECK_MSG(!word2 || strstr(err->message, word2), "'%s' lacks '%s'", err->message, word2);
+}
+
+/* an allocator that keeps books; it aligns to 1, and its call number fail_at fails (0 = the first, -1 = none) */
+typedef struct ledger {
+    void *memory[64];
+    size_t size[64];
+    char *raw[64];
+    int n, calls, fail_at, live, wrong;
+    llm_allocator allocator;
+} ledger;
+static void *ledger_allocate(size_t size, void *user) {
+    ledger *l = (ledger *)user;
+    if (l->calls++ == l->fail_at || l->n == 64) return NULL;
+    l->raw[l->n] = (char *)malloc(size + 64);
+    if (!l->raw[l->n]) return NULL;
+    l->memory[l->n] = l->raw[l->n] + 1 + l->n * 7 % 61;
+    l->size[l->n] = size;
+    l->live++;
+    return l->memory[l->n++];
+}
+static void ledger_release(void *memory, size_t size, void *user) {
+    ledger *l = (ledger *)user;
+    int i;
+    for (i = 0; i < l->n; i++)
+        if (l->memory[i] == memory) break;
+    if (!memory || i == l->n || l->size[i] != size) {
+        l->wrong++;
+        return;
+    }
+    free(l->raw[i]);
+    l->memory[i] = NULL;
+    l->live--;
+}
+static void ledger_init(ledger *l, int fail_at) {
+    memset(l, 0, sizeof *l);
+    l->fail_at = fail_at;
+    l->allocator.allocate = ledger_allocate;
+    l->allocator.release = ledger_release;
+    l->allocator.user = l;
+}
+
+/* ---- random numbers ----------------------------------------------------------------------------- */
+TEST(core_random_published) {
+    static const uint64_t seed_1234567[] = {
+        UINT64_C(6457827717110365317), UINT64_C(3203168211198807973), UINT64_C(9817491932198370423),
+        UINT64_C(4593380528125082431), UINT64_C(16408922859458223821)};
+    static const uint64_t seed_0[] = {UINT64_C(0xe220a8397b1dcdaf), UINT64_C(0x6e789e6aa1b965f4),
+                                      UINT64_C(0x06c45d188009454f)};
+    uint64_t i;
+    for (i = 0; i < 5; i++) CHECK(llm_random(1234567, i) == seed_1234567[i]);
+    for (i = 0; i < 3; i++) CHECK(llm_random(0, i) == seed_0[i]);
+}
+
+TEST(core_random_addresses) {
+    static const uint64_t seeds[] = {0, 1, 1234567, UINT64_C(0x8000000000000000), UINT64_MAX};
+    int s;
+    for (s = 0; s < 5; s++) {
+        uint64_t state = seeds[s], n;
+        for (n = 0; n < 1000; n++) CHECK(llm_random(seeds[s], n) == plain_random(&state));
+        for (n = 1; n; n *= 8) {       /* n steps further on, the state is n constants further on */
+            state = seeds[s] + n * UINT64_C(0x9e3779b97f4a7c15);
+            CHECK(llm_random(seeds[s], n) == plain_random(&state));
+        }
+        state = seeds[s] - UINT64_C(0x9e3779b97f4a7c15);
+        CHECK(llm_random(seeds[s], UINT64_MAX) == plain_random(&state));
+    }
+}
+
+TEST(core_random_uniform) {
+    enum { N = 200000 };
+    double sum = 0.0, squares = 0.0, product = 0.0, before = 0.5, chi = 0.0, n = (double)N;
+    int bins[64] = {0}, i, inside = 1, bits = 1;
+    /* the published 6457827717110365317 and 9817491932198370423, shifted right by 40 bits */
+    CHECK((double)llm_random_uniform(1234567, 0) * 16777216.0 == 5873360.0);
+    CHECK((double)llm_random_uniform(1234567, 2) * 16777216.0 == 8928956.0);
+    for (i = 0; i < N; i++) {
+        const double u = (double)llm_random_uniform(99, (uint64_t)i);
+        uint64_t state = 99 + (uint64_t)i * UINT64_C(0x9e3779b97f4a7c15);
+        inside = inside && u >= 0.0 && u < 1.0;
+        bits = bits && u * 16777216.0 == (double)(plain_random(&state) >> 40);
+        if (inside) bins[(int)(u * 64.0)]++;
+        sum += u;
+        squares += (u - 0.5) * (u - 0.5);
+        product += (u - 0.5) * (before - 0.5);
+        before = u;
+    }
+    CHECK(inside);
+    CHECK(bits);
+    CHECK_MSG(fabs(sum / n - 0.5) < 4.0 * sqrt(1.0 / 12.0 / n), "mean %g", sum / n);
+    CHECK_MSG(fabs(squares / n - 1.0 / 12.0) < 4.0 * sqrt(1.0 / 180.0 / n), "variance %g", squares / n);
+    CHECK_MSG(fabs(product / n) < 4.0 / 12.0 / sqrt(n), "covariance of neighbours %g", product / n);
+    for (i = 0; i < 64; i++) chi += (bins[i] - n / 64.0) * (bins[i] - n / 64.0) / (n / 64.0);
+    CHECK_MSG(chi < 63.0 + 4.0 * sqrt(2.0 * 63.0), "chi square of 64 bins: %g", chi);
+}
+
+TEST(core_random_normal) {
+    enum { N = 400000 };
+    double m1 = 0.0, m2 = 0.0, m3 = 0.0, m4 = 0.0, product = 0.0, before = 0.0, extreme = 0.0, n = (double)N;
+    int i, exact = 1;
+    for (i = 0; i < N; i++) {
+        const double x = (double)llm_random_normal(7, (uint64_t)i);
+        m1 += x / n;
+        m2 += x * x / n;
+        m3 += x * x * x / n;
+        m4 += x * x * x * x / n;
+        product += x * before / n;
+        before = x;
+        extreme = fmax(extreme, fabs(x));
+        if (i % 97 == 0) {             /* twelve uniform numbers k / 2^16 less their mean */
+            uint64_t state = 7 + 3 * (uint64_t)i * UINT64_C(0x9e3779b97f4a7c15);
+            double sum = 0.0;
+            int j, part;
+            for (j = 0; j < 3; j++) {
+                uint64_t z = plain_random(&state);
+                for (part = 0; part < 4; part++, z >>= 16) sum += ((double)(z & 0xffff) - 65535.0 / 2.0) / 65536.0;
+            }
+            exact = exact && x == sum;
+        }
+    }
+    CHECK(exact);
+    CHECK_MSG(fabs(m1) < 4.0 / sqrt(n), "mean %g", m1);
+    CHECK_MSG(fabs(m2 - 1.0) < 4.0 * sqrt(1.9 / n), "variance %g", m2);
+    CHECK_MSG(fabs(m3) < 4.0 * sqrt(14.0 / n), "third moment %g", m3);
+    /* the sum of twelve uniform numbers has kurtosis 3 - 1.2/12 = 2.9, the normal distribution 3 */
+    CHECK_MSG(fabs(m4 / (m2 * m2) - 2.9) < 4.0 * sqrt(80.0 / n), "kurtosis %g", m4 / (m2 * m2));
+    CHECK_MSG(fabs(product) < 4.0 / sqrt(n), "covariance of neighbours %g", product);
+    CHECK_MSG(extreme > 3.5 && extreme <= 6.0, "extreme %g", extreme);
+    CHECK(llm_random_normal(7, 0) != llm_random_normal(8, 0));
+}
+
+/* ---- sizes and memory --------------------------------------------------------------------------- */
+TEST(core_sizes_saturate) {
+    const size_t most = SIZE_MAX, half = SIZE_MAX / 2;
+    CHECK(llmi_add(2, 3) == 5 && llmi_add(most, 0) == most && llmi_add(0, most) == most);
+    CHECK(llmi_add(most, 1) == most && llmi_add(half + 1, half + 1) == most && llmi_add(most, most) == most);
+    CHECK(llmi_add(half, half) == most - 1);
+    CHECK(llmi_mul(6, 7) == 42 && llmi_mul(0, most) == 0 && llmi_mul(most, 0) == 0 && llmi_mul(most, 1) == most);
+    CHECK(llmi_mul(half, 2) == most - 1 && llmi_mul(half + 1, 2) == most && llmi_mul(most, 2) == most);
+    CHECK(llmi_mul(most / 3, 3) == most && llmi_mul(most / 3 + 1, 3) == most && llmi_mul(most, most) == most);
+    CHECK(llmi_round_up(0, 64) == 0 && llmi_round_up(1, 64) == 64 && llmi_round_up(64, 64) == 64);
+    CHECK(llmi_round_up(65, 64) == 128 && llmi_round_up(10, 3) == 12 && llmi_round_up(9, 3) == 9);
+    CHECK(llmi_round_up(most, 64) == most && llmi_round_up(most - 5, 64) == most);
+    CHECK(llmi_ceil_div(0, 5) == 0 && llmi_ceil_div(1, 5) == 1 && llmi_ceil_div(5, 5) == 1 && llmi_ceil_div(6, 5) == 2);
+    CHECK(llmi_ceil_div(most, 2) == half + 1 && llmi_ceil_div(most, most) == 1);
+    CHECK(llmi_min(3, 4) == 3 && llmi_min(most, 4) == 4 && llmi_max(3, 4) == 4 && llmi_max(most, 4) == most);
+}
+
+TEST(core_alloc_aligns_and_balances) {
+    static const size_t sizes[] = {0, 1, 63, 64, 65, 1000, 4096, 100001, (size_t)4 << 20, ((size_t)5 << 20) + 3};
+    void *memory[20];
+    ledger l;
+    llm_error err;
+    int i, round;
+    ledger_init(&l, -1);
+    for (round = 0; round < 2; round++) {
+        const llm_allocator *allocator = round ? &l.allocator : NULL;
+        for (i = 0; i < 10; i++) {
+            memory[i] = llmi_alloc(allocator, sizes[i], "a block", &err);
+            CHECK(memory[i] != NULL);
+            if (!memory[i]) continue;
+            CHECK_MSG((uintptr_t)memory[i] % 64 == 0, "%lu bytes at %p", (unsigned long)sizes[i], memory[i]);
+            memset(memory[i], i + 1, sizes[i]);
+        }
+        for (i = 0; i < 10; i++) {     /* no block reaches into another */
+            const unsigned char *bytes = (const unsigned char *)memory[i];
+            if (bytes && sizes[i]) CHECK(bytes[0] == i + 1 && bytes[sizes[i] - 1] == i + 1);
+            llmi_release(allocator, memory[i]);
+        }
+        llmi_release(allocator, NULL);
+    }
+    CHECK_MSG(l.calls == 10 && l.live == 0 && l.wrong == 0, "%d calls, %d live, %d releases wrong", l.calls, l.live,
+              l.wrong);
+}
+
+TEST(core_alloc_fails) {
+    static const size_t too_much[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 63, SIZE_MAX - 100, SIZE_MAX / 2};
+    ledger l;
+    llm_error err;
+    int i;
+    for (i = 0; i < 5; i++) {          /* what overflows must not come out small */
+        memset(&err, 0, sizeof err);
+        CHECK(llmi_alloc(NULL, too_much[i], "the planet", &err) == NULL);
+        check_error(err.code, LLM_ERR_MEMORY, &err, "the planet", NULL);
+        ledger_init(&l, -1);
+        CHECK(llmi_alloc(&l.allocator, too_much[i], "the planet", &err) == NULL);
+        CHECK(l.live == 0);
+    }
+    ledger_init(&l, 0);
+    memset(&err, 0, sizeof err);
+    CHECK(llmi_alloc(&l.allocator, (size_t)3 << 20, "the moon", &err) == NULL);
+    check_error(err.code, LLM_ERR_MEMORY, &err, "the moon", "3.0 MiB");
+    ledger_init(&l, 0);
+    CHECK(llmi_alloc(&l.allocator, 10, "the moon", NULL) == NULL);
+}
+
+TEST(core_grow) {
+    ledger l;
+    llm_error err;
+    void *memory = NULL, *old;
+    size_t capacity = 0, before;
+    int i, calls;
+    ledger_init(&l, -1);
+    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 0, 0, "text", &err) == LLM_OK && l.calls == 0);
+    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 0, 100, "text", &err) == LLM_OK);
+    CHECK(memory != NULL && capacity >= 100 && (uintptr_t)memory % 64 == 0);
+    if (!memory) return;
+    memset(memory, 42, 100);
+    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 100, capacity, "text", &err) == LLM_OK && l.calls == 1);
+    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 100, 5000, "text", &err) == LLM_OK);
+    CHECK(capacity >= 5000 && l.live == 1);
+    for (i = 0; i < 100; i++) CHECK(((const char *)memory)[i] == 42);
+    old = memory;
+    before = capacity;
+    l.fail_at = l.calls;
+    memset(&err, 0, sizeof err);
+    check_error(llmi_grow(&l.allocator, &memory, &capacity, 100, 100000, "text", &err), LLM_ERR_MEMORY, &err, "text", NULL);
+    CHECK(memory == old && capacity == before && ((const char *)memory)[99] == 42);
+    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 100, SIZE_MAX - 10, "text", &err) == LLM_ERR_MEMORY);
+    CHECK(memory == old && capacity == before);
+    for (i = 0, calls = l.calls; i < 10000; i++)   /* byte by byte: few allocations */
+        if (llmi_grow(&l.allocator, &memory, &capacity, capacity, capacity + 1, "text", &err) != LLM_OK) break;
+        else if (capacity > 1000000) break;
+    CHECK_MSG(l.calls - calls < 30, "%d allocations", l.calls - calls);
+    llmi_release(&l.allocator, memory);
+    CHECK(l.live == 0 && l.wrong == 0);
+}
+
+TEST(core_carve) {
+    llmi_arena measure = {NULL, 0}, bind = {NULL, 0}, over = {NULL, 0};
+    char *block;
+    float *a, *b;
+    char *c;
+    CHECK(llmi_carve_floats(&measure, 3) == NULL && llmi_carve(&measure, 1, 1) == NULL);
+    CHECK(llmi_carve_floats(&measure, 33) == NULL);
+    block = (char *)llmi_alloc(NULL, measure.used, "a block", NULL);
+    CHECK(block != NULL && measure.used >= 3 * 4 + 1 + 33 * 4);
+    if (!block) return;
+    bind.base = block;
+    a = llmi_carve_floats(&bind, 3);
+    c = (char *)llmi_carve(&bind, 1, 1);
+    b = llmi_carve_floats(&bind, 33);
+    CHECK(bind.used == measure.used);
+    CHECK((uintptr_t)a % 64 == 0 && (uintptr_t)b % 64 == 0 && (uintptr_t)c % 64 == 0);
+    CHECK((char *)a >= block && c >= (char *)(a + 3) && (char *)b >= c + 1 && (char *)(b + 33) <= block + bind.used);
+    llmi_release(NULL, block);
+    llmi_carve_floats(&over, SIZE_MAX / 3);
+    llmi_carve_floats(&over, 10);
+    CHECK(over.used == SIZE_MAX);      /* and no allocation of that size succeeds */
+}
+
+/* ---- errors ------------------------------------------------------------------------------------- */
+TEST(core_fail) {
+    char text[600], control[8] = "a\nb\tc\177";
+    llm_error err;
+    int i;
+    memset(&err, '#', sizeof err);
+    CHECK(llmi_fail(&err, LLM_ERR_FORMAT, "%s: %d of %d", "file", 3, 4) == LLM_ERR_FORMAT);
+    CHECK(err.code == LLM_ERR_FORMAT && strcmp(err.message, "file: 3 of 4") == 0);
+    CHECK(llmi_fail(NULL, LLM_ERR_IO, "%s", "nobody listens") == LLM_ERR_IO);
+    for (i = 0; i < 599; i++) text[i] = (char)('a' + i % 26);
+    text[599] = 0;
+    memset(&err, '#', sizeof err);
+    CHECK(llmi_fail(&err, LLM_ERR_NUMERIC, "%s", text) == LLM_ERR_NUMERIC);
+    CHECK(err.message[sizeof err.message - 1] == 0 && strlen(err.message) == sizeof err.message - 1);
+    CHECK(memcmp(err.message, text, sizeof err.message - 1) == 0 && err.code == LLM_ERR_NUMERIC);
+    llmi_fail(&err, LLM_ERR_FORMAT, "%s", control);            /* one line, whatever a file's name holds */
+    CHECK_MSG(strcmp(err.message, "a?b?c?") == 0, "'%s'", err.message);
+    for (i = 1; i < 256; i++) {
+        char one[2] = {0, 0};
+        one[0] = (char)i;
+        llmi_fail(&err, LLM_ERR_FORMAT, "%s", one);
+        CHECK_MSG(err.message[0] == (i < 32 || i == 127 ? '?' : one[0]) && err.message[1] == 0, "character %d", i);
+    }
+    llmi_fail(&err, LLM_ERR_CANCELLED, "%s", "");
+    CHECK(err.message[0] == 0 && err.code == LLM_ERR_CANCELLED);
+}
+
+/* ---- kernels, contexts, threads ----------------------------------------------------------------- */
+TEST(core_kernel_tables) {
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    int i, j, n = 0;
+    while (llmi_kernels_at(n)) n++;
+    CHECK(n >= 1 && n < 100);
+    CHECK(llmi_kernels_at(-1) == NULL && llmi_kernels_at(n) == NULL && llmi_kernels_at(INT_MAX) == NULL);
+    CHECK(strcmp(llmi_kernels_at(0)->name, "scalar") == 0 && llmi_kernels_at(0)->w == 1);
+    for (i = 0; i < n; i++) {
+        const llmi_kernels *k = llmi_kernels_at(i);
+        CHECK_MSG(k->w >= 1 && k->mr >= 1 && k->nr % k->w == 0 && k->nr >= k->w && k->kc >= 4 && k->mc >= k->mr &&
+                      k->nc >= k->nr, "sizes of %s", k->name);
+        CHECK_MSG(k->pack_a && k->pack_b && k->block && k->rows_dot && k->rows_axpy && k->dot && k->square_sum &&
+                      k->max && k->add && k->axpy && k->affine && k->exp_sum && k->softmax_backward && k->gelu &&
+                      k->gelu_backward && k->adamw && k->norm && k->norm_backward && k->norm_backward_weight &&
+                      k->column_sum, "a kernel of %s is missing", k->name);
+        CHECK(llmi_kernels_at(i) == k);
+        for (j = 0; j < i; j++) CHECK(strcmp(llmi_kernels_at(j)->name, k->name) != 0);
+    }
+    CHECK(context && context->kernels == llmi_kernels_at(n - 1));
+    llm_context_free(context);
+}
+
+TEST(core_context_threads) {
+    static const int bad[] = {-1, -1000, 1025, INT_MAX, INT_MIN};
+    static const int good[] = {0, 1, 2, 3, 7, 64, 1024};
+    llm_error err;
+    int i;
+    for (i = 0; i < 5; i++) {
+        char value[32];
+        snprintf(value, sizeof value, "%d", bad[i]);
+        memset(&err, 0, sizeof err);
+        CHECK(llm_context_create(bad[i], NULL, &err) == NULL);
+        check_error(err.code, LLM_ERR_ARGUMENT, &err, value, "1024");
+        CHECK(llm_context_create(bad[i], NULL, NULL) == NULL);
+    }
+    for (i = 0; i < 7; i++) {
+        llm_context *context;
+        memset(&err, '#', sizeof err);
+        context = llm_context_create(good[i], NULL, &err);
+        CHECK_MSG(context != NULL, "%d threads", good[i]);
+        if (!context) continue;
+        CHECK_MSG(context->n_threads == good[i] || good[i] == 0, "%d threads", context->n_threads);
+        if (good[i] == 0) {
+#ifdef _OPENMP
+            CHECK(context->n_threads == omp_get_max_threads());
+#else
+            CHECK(context->n_threads == 1);
+#endif
+        }
+        CHECK(err.message[0] == '#');  /* written on failure only */
+        llm_context_free(context);
+    }
+    llm_context_free(NULL);
+}
+
+TEST(core_context_allocator) {
+    ledger l;
+    llm_error err;
+    llm_context *context;
+    int fail_at;
+    for (fail_at = 0; fail_at < 20; fail_at++) {
+        llm_allocator allocator;
+        float x[64 * 33], y[64 * 33], w[33 * 33];
+        int i;
+        ledger_init(&l, fail_at);
+        allocator = l.allocator;
+        memset(&err, 0, sizeof err);
+        context = llm_context_create(2, &allocator, &err);
+        if (!context) {
+            check_error(err.code, LLM_ERR_MEMORY, &err, "memory", NULL);
+            CHECK_MSG(l.live == 0 && l.wrong == 0, "call %d fails: %d left behind, %d wrong", fail_at, l.live, l.wrong);
+            continue;
+        }
+        memset(&allocator, 0, sizeof allocator);   /* the struct was copied */
+        for (i = 0; i < 64 * 33; i++) x[i] = 1.0f;
+        for (i = 0; i < 33 * 33; i++) w[i] = 1.0f;
+        CHECK(llm_linear_forward(context, y, x, w, NULL, 64, 33, 33) == LLM_OK && y[64 * 33 - 1] == 33.0f);
+        llm_context_free(context);
+        CHECK_MSG(l.live == 0 && l.wrong == 0, "%d left behind, %d wrong", l.live, l.wrong);
+        if (l.calls <= fail_at) break;
+    }
+    CHECK_MSG(fail_at > 0 && fail_at < 20, "created at attempt %d", fail_at);
+}
+
+typedef struct visits { unsigned char count[1000]; int n_threads, bad_thread; } visits;
+static void visit(void *argument, size_t index, int thread) {
+    visits *v = (visits *)argument;
+    v->count[index]++;
+    if (thread < 0 || thread >= v->n_threads) v->bad_thread = 1;
+}
+TEST(core_parallel) {
+    static const size_t sizes[] = {0, 1, 2, 3, 16, 999, 1000};
+    static const int threads[] = {1, 2, 3, 8};
+    int s, t;
+    for (t = 0; t < 4; t++) {
+        llm_context *context = context_at(0, threads[t]);
+        for (s = 0; s < 7; s++) {
+            visits v;
+            size_t i;
+            memset(&v, 0, sizeof v);
+            v.n_threads = threads[t];
+            llmi_parallel(context, sizes[s], visit, &v);
+            for (i = 0; i < 1000; i++)
+                CHECK_MSG(v.count[i] == (i < sizes[s]), "task %lu of %lu ran %d times", (unsigned long)i,
+                          (unsigned long)sizes[s], (int)v.count[i]);
+            CHECK(!v.bad_thread);
+        }
+        llm_context_free(context);
+    }
+}
+
+static void run_core(void) {
+    RUN(core_random_published);
+    RUN(core_random_addresses);
+    RUN(core_random_uniform);
+    RUN(core_random_normal);
+    RUN(core_sizes_saturate);
+    RUN(core_alloc_aligns_and_balances);
+    RUN(core_alloc_fails);
+    RUN(core_grow);
+    RUN(core_carve);
+    RUN(core_fail);
+    RUN(core_kernel_tables);
+    RUN(core_context_threads);
+    RUN(core_context_allocator);
+    RUN(core_parallel);
+}

@@ -1,0 +1,898 @@
+/* The model: against transformers (tests/data, written by tools/make_goldens.py), presets and counts,
+ * bad input, memory that runs out. What this file defines before its first test serves the tests of
+ * trainer, session and sampling, too. */
+
+#ifndef TEST_DATA
+  #define TEST_DATA "tests/data"
+#endif
+/* sanitizers end the program where malloc is asked for too much */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  #define MALLOC_ABORTS
+#elif defined(__has_feature)
+  #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+    #define MALLOC_ABORTS
+  #endif
+#endif
+
+/* ---- goldens: a reader of safetensors that shares nothing with llm.h's ------------------------ */
+typedef struct golden {
+    char *bytes;                       /* the whole file; NULL if it could not be read */
+    size_t data;                       /* where the tensors' bytes start                */
+} golden;
+typedef struct golden_tensor {
+    size_t count;                      /* 0: there is no such tensor */
+    int dims[4];
+    const float *f;                    /* whichever fits the type    */
+    const int32_t *i;
+} golden_tensor;
+
+static golden golden_open(const char *directory, const char *file) {
+    golden g = {NULL, 0};
+    char path[512];
+    FILE *in;
+    long size = 0;
+    snprintf(path, sizeof path, "%s/%s%s%s", TEST_DATA, directory, *directory ? "/" : "", file);
+    in = fopen(path, "rb");
+    if (in && fseek(in, 0, SEEK_END) == 0) size = ftell(in);
+    if (in && size > 8) {
+        g.bytes = (char *)malloc((size_t)size);
+        rewind(in);
+        if (g.bytes && fread(g.bytes, 1, (size_t)size, in) != (size_t)size) {
+            free(g.bytes);
+            g.bytes = NULL;
+        }
+    }
+    if (in) fclose(in);
+    if (g.bytes) {
+        uint64_t header;
+        memcpy(&header, g.bytes, 8);
+        g.data = 8 + (size_t)header;
+        g.bytes[g.data - 1] = 0;       /* the header's last byte is } or a space */
+    }
+    CHECK_MSG(g.bytes != NULL, "%s cannot be read", path);
+    return g;
+}
+static void golden_close(golden *g) {
+    free(g->bytes);
+    g->bytes = NULL;
+}
+/* the header of our own files is compact JSON: "name":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]} */
+static golden_tensor golden_get(const golden *g, const char *name) {
+    golden_tensor t;
+    char key[128];
+    const char *at = NULL;
+    int n = 0;
+    memset(&t, 0, sizeof t);
+    snprintf(key, sizeof key, "\"%s\":{\"dtype\":\"", name);
+    if (g->bytes) at = strstr(g->bytes + 8, key);
+    if (at) {
+        const int integers = at[strlen(key)] == 'I';
+        const char *shape = strchr(at, '['), *offsets = strstr(at, "\"data_offsets\":[");
+        const char *data = g->bytes + g->data + strtoul(offsets + 16, NULL, 10);
+        t.count = 1;
+        while (*shape != ']' && shape[1] != ']' && n < 4) {
+            char *end;
+            t.dims[n] = (int)strtol(shape + 1, &end, 10);
+            t.count *= (size_t)t.dims[n++];
+            shape = end;
+        }
+        if (integers) t.i = (const int32_t *)(const void *)data;
+        else t.f = (const float *)(const void *)data;
+    }
+    CHECK_MSG(t.count > 0, "no golden tensor %s", name);
+    return t;
+}
+
+/* ---- small tools ------------------------------------------------------------------------------ */
+
+/* max|a-b| / max|b|; infinite where a is not finite */
+static double relative_error(const float *a, const float *b, size_t n) {
+    double difference = 0.0, size = 1e-30;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= 1e300)) return HUGE_VAL;
+        if (d > difference) difference = d;
+        if (fabs((double)b[i]) > size) size = fabs((double)b[i]);
+    }
+    return difference / size;
+}
+static int same_bits(const float *a, const float *b, size_t n) { return memcmp(a, b, n * sizeof *a) == 0; }
+
+static float *new_floats(size_t n) { return (float *)calloc(n ? n : 1, sizeof(float)); }
+
+static llm_config small_config(int vocab, int T, int C, int layers, int heads) {
+    llm_config c;
+    memset(&c, 0, sizeof c);
+    c.arch = LLM_ARCH_GPT2;
+    c.vocab_size = vocab;
+    c.max_seq_len = T;
+    c.d_model = C;
+    c.n_layers = layers;
+    c.n_heads = heads;
+    c.tie_embeddings = 1;
+    return c;
+}
+static llm_model_desc model_desc(uint64_t seed, int threads, const llm_allocator *allocator) {
+    llm_model_desc d;
+    memset(&d, 0, sizeof d);
+    d.seed = seed;
+    d.n_threads = threads;
+    d.allocator = allocator;
+    return d;
+}
+/* fresh weights, made ten times larger, biases and norms moved too: no gradient is trivial */
+static void shake_weights(llm_model *model, uint64_t seed) {
+    size_t i, j;
+    for (i = 0; i < llm_model_tensor_count(model); i++) {
+        const llm_tensor t = llm_model_tensor(model, i);
+        size_t n = 1;
+        int d;
+        for (d = 0; d < t.n_dims; d++) n *= (size_t)t.dims[d];
+        for (j = 0; j < n; j++)
+            ((float *)t.data)[j] = (t.n_dims > 1 ? 10.0f : 1.0f) * ((float *)t.data)[j] +
+                                   (t.n_dims > 1 ? 0.0f : 0.2f) * llm_random_normal(seed + i, j);
+    }
+}
+static llm_model *shaken_model(const llm_config *config, uint64_t seed, int threads, const llm_allocator *allocator) {
+    const llm_model_desc d = model_desc(seed, threads, allocator);
+    llm_error err;
+    llm_model *model = llm_model_create(config, &d, &err);
+    CHECK_MSG(model != NULL, "%s", err.message);
+    if (model) shake_weights(model, seed + 1);
+    return model;
+}
+static size_t tensor_size(const llm_tensor *t) {
+    size_t n = 1;
+    int d;
+    for (d = 0; d < t->n_dims; d++) n *= (size_t)t->dims[d];
+    return n;
+}
+static llm_model *golden_model(const char *name, int threads, const llm_allocator *allocator) {
+    const llm_model_desc d = model_desc(0, threads, allocator);
+    char path[512];
+    llm_error err;
+    llm_model *model;
+    snprintf(path, sizeof path, "%s/%s", TEST_DATA, name);
+    err.message[0] = 0;
+    model = llm_model_load(path, &d, &err);
+    CHECK_MSG(model != NULL, "%s: %s", path, err.message);
+    return model;
+}
+static void random_tokens(int32_t *tokens, size_t n, int vocab, uint64_t seed) {
+    size_t i;
+    for (i = 0; i < n; i++) tokens[i] = (int32_t)(llm_random(seed, i) % (uint64_t)vocab);
+}
+
+/* A call with `&err` among its arguments fails with this code, and says so in a message that holds every one
+ * of the words. NOT_MADE: the same for a function that creates. */
+static void check_refused(llm_result result, llm_result code, const llm_error *err, const char *const *words,
+                          const char *call) {
+    CHECK_MSG(result == code && err->code == code, "%s: result %d, err.code %d instead of %d", call, (int)result,
+              (int)err->code, (int)code);
+    CHECK_MSG(memchr(err->message, 0, sizeof err->message) != NULL && err->message[0] != 0, "%s: no message", call);
+    for (; *words; words++)
+        CHECK_MSG(strstr(err->message, *words) != NULL, "%s: '%s' is not in the message '%s'", call, *words,
+                  err->message);
+}
+#define REFUSED(want, call, ...)                                            \
+    do {                                                                    \
+        const char *const words_[] = {__VA_ARGS__, NULL};                   \
+        llm_result result_;                                                 \
+        memset(&err, 0, sizeof err);                                        \
+        result_ = (call);                                                   \
+        check_refused(result_, want, &err, words_, #call);                  \
+    } while (0)
+#define NOT_MADE(want, create, ...) REFUSED(want, (create) == NULL ? err.code : LLM_OK, __VA_ARGS__)
+
+/* an allocator that counts, checks what is released, and fails when asked to; it aligns to 8 only */
+typedef struct heap {
+    long live, calls, fail_at;         /* fail_at: the number of the call that fails, -1 = none */
+    size_t bytes, limit, largest;      /* limit: larger requests fail */
+    int wrong;                         /* releases whose size was not that of the request */
+    llm_allocator allocator;
+} heap;
+
+static void *heap_allocate(size_t size, void *user) {
+    heap *h = (heap *)user;
+    size_t *memory;
+    if (size > h->largest) h->largest = size;
+    if (h->calls++ == h->fail_at || size > h->limit) return NULL;
+    memory = (size_t *)malloc(size + 8);
+    if (!memory) return NULL;
+    memory[0] = size;
+    h->live++;
+    h->bytes += size;
+    return (char *)memory + 8;
+}
+static void heap_release(void *memory, size_t size, void *user) {
+    heap *h = (heap *)user;
+    size_t asked;
+    memory = (char *)memory - 8;
+    memcpy(&asked, memory, sizeof asked);
+    if (asked != size) h->wrong++;
+    h->live--;
+    h->bytes -= asked;
+    free(memory);
+}
+static void heap_init(heap *h) {
+    memset(h, 0, sizeof *h);
+    h->fail_at = -1;
+    h->limit = (size_t)1 << 32;
+    h->allocator.allocate = heap_allocate;
+    h->allocator.release = heap_release;
+    h->allocator.user = h;
+}
+
+/* another instruction set for a trainer or session; scratch may differ in size */
+static void trainer_use(llm_trainer *trainer, const llmi_kernels *kernels) {
+    trainer->context->kernels = kernels;
+    CHECK(llmi_scratch_reserve(trainer->context,
+                               llmi_trainer_attention_scratch(trainer, trainer->context, &trainer->model->config),
+                               NULL) == LLM_OK);
+}
+
+static llm_train_desc train_desc(int B, int T, int threads) {
+    llm_train_desc d;
+    memset(&d, 0, sizeof d);
+    d.batch_size = B;
+    d.seq_len = T;
+    d.schedule = LLM_CONSTANT;
+    d.n_threads = threads;
+    return d;
+}
+
+/* ---- goldens of GPT-2 ------------------------------------------------------------------------- */
+static const char *const golden_cases[] = {"gpt2_odd",    "gpt2_inner", "gpt2_long", "gpt2_untied",
+                                           "gpt2_smooth", "gpt2_wide",  "gpt2_one"};
+#define N_GOLDEN_CASES ((int)(sizeof golden_cases / sizeof golden_cases[0]))
+
+TEST(model_golden_logits) {
+    int c;
+    for (c = 0; c < N_GOLDEN_CASES; c++) {
+        golden g = golden_open(golden_cases[c], "golden.safetensors");
+        const golden_tensor tokens = golden_get(&g, "tokens"), targets = golden_get(&g, "targets");
+        const golden_tensor logits = golden_get(&g, "logits"), logprobs = golden_get(&g, "logprobs");
+        llm_model *model = golden_model(golden_cases[c], 2, NULL);
+        if (model && logits.count) {
+            float *out = new_floats(logits.count), *lp = new_floats(logprobs.count);
+            double error;
+            llm_error err;
+            CHECK(llm_model_logits(model, tokens.i, tokens.dims[0], tokens.dims[1], out, &err) == LLM_OK);
+            error = relative_error(out, logits.f, logits.count);
+            CHECK_MSG(error <= 1e-5, "%s: logits differ by %g", golden_cases[c], error);
+            CHECK(llm_model_score(model, tokens.i, targets.i, tokens.dims[0], tokens.dims[1], lp, &err) == LLM_OK);
+            error = relative_error(lp, logprobs.f, logprobs.count);
+            CHECK_MSG(error <= 1e-5, "%s: log-probabilities differ by %g", golden_cases[c], error);
+            free(lp);
+            free(out);
+        }
+        llm_model_free(model);
+        golden_close(&g);
+    }
+}
+
+static void golden_gradients(const char *name, const llmi_kernels *kernels, int recompute) {
+    golden g = golden_open(name, "golden.safetensors");
+    const golden_tensor tokens = golden_get(&g, "tokens"), targets = golden_get(&g, "targets");
+    const golden_tensor loss = golden_get(&g, "loss"), smoothing = golden_get(&g, "label_smoothing");
+    const golden_tensor correct = golden_get(&g, "correct"), logprobs = golden_get(&g, "logprobs");
+    llm_model *model = golden_model(name, 2, NULL);
+    llm_train_desc d = train_desc(tokens.dims[0], tokens.dims[1], 2);
+    llm_trainer *trainer;
+    llm_train_stats stats;
+    llm_error err;
+    size_t i, j;
+    double scale, n_valid = 0.0, nll = 0.0;
+    d.label_smoothing = smoothing.count ? smoothing.f[0] : 0.0f;
+    d.recompute = recompute;
+    err.message[0] = 0;
+    trainer = model ? llm_trainer_create(model, &d, &err) : NULL;
+    CHECK_MSG(trainer != NULL, "%s: %s", name, err.message);
+    if (trainer) {
+        trainer_use(trainer, kernels);
+        CHECK(llm_trainer_forward(trainer, tokens.i, targets.i, &stats, &err) == LLM_OK);
+        CHECK_MSG(fabs((double)stats.loss - (double)loss.f[0]) <= 1e-5 * (double)loss.f[0],
+                  "%s %s: loss %.8g instead of %.8g", name, kernels->name, (double)stats.loss, (double)loss.f[0]);
+        for (i = 0; i < targets.count; i++) {
+            n_valid += targets.i[i] != LLM_IGNORE_INDEX;
+            nll -= (double)logprobs.f[i];
+        }
+        CHECK_MSG(fabs((double)stats.accuracy * n_valid - (double)correct.i[0]) < 1e-3,
+                  "%s %s: accuracy %g of %g instead of %d", name, kernels->name, (double)stats.accuracy, n_valid,
+                  (int)correct.i[0]);
+        CHECK_MSG(fabs(log((double)stats.perplexity) - nll / n_valid) <= 1e-5 * (1.0 + nll / n_valid),
+                  "%s %s: perplexity %g instead of %g", name, kernels->name, (double)stats.perplexity,
+                  exp(nll / n_valid));
+        CHECK(llm_trainer_backward(trainer, &err) == LLM_OK);
+        scale = llm_trainer_gradient_scale(trainer);
+        CHECK(fabs(scale * n_valid - 1.0) < 1e-12);
+        for (i = 0; i < llm_model_tensor_count(model); i++) {
+            const llm_tensor t = llm_trainer_gradient(trainer, i), w = llm_model_tensor(model, i);
+            char key[128];
+            golden_tensor expected;
+            float *scaled = new_floats(tensor_size(&t));
+            double error;
+            CHECK(t.name && w.name && strcmp(t.name, w.name) == 0 && t.n_dims == w.n_dims);
+            snprintf(key, sizeof key, "grad.%s", t.name);
+            expected = golden_get(&g, key);
+            CHECK_MSG(expected.count == tensor_size(&t), "%s: %s has %lu values instead of %lu", name, key,
+                      (unsigned long)tensor_size(&t), (unsigned long)expected.count);
+            for (j = 0; j < tensor_size(&t); j++) scaled[j] = (float)(scale * (double)((float *)t.data)[j]);
+            error = expected.count == tensor_size(&t) ? relative_error(scaled, expected.f, expected.count) : 1.0;
+            CHECK_MSG(error <= 1e-4, "%s %s: %s differs by %g", name, kernels->name, key, error);
+            free(scaled);
+        }
+    }
+    llm_trainer_free(trainer);
+    llm_model_free(model);
+    golden_close(&g);
+}
+
+TEST(model_golden_gradients) {
+    const llmi_kernels *kernels;
+    int c, k;
+    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+        for (c = 0; c < N_GOLDEN_CASES; c++) golden_gradients(golden_cases[c], kernels, 0);
+}
+TEST(model_golden_gradients_recomputed) {
+    int c;
+    for (c = 0; c < N_GOLDEN_CASES; c++) golden_gradients(golden_cases[c], llmi_kernels_at(0), 1);
+}
+
+TEST(model_golden_config) {
+    llm_model *model = golden_model("gpt2_inner", 1, NULL);
+    if (model) {
+        const llm_config *c = llm_model_config(model);
+        CHECK(c->arch == LLM_ARCH_GPT2 && c->vocab_size == 37 && c->max_seq_len == 11 && c->d_model == 10);
+        CHECK(c->n_layers == 3 && c->n_heads == 2 && c->d_ffn == 23 && c->tie_embeddings == 1);
+    }
+    llm_model_free(model);
+    model = golden_model("gpt2_untied", 1, NULL);
+    if (model) CHECK(llm_model_config(model)->tie_embeddings == 0 && llm_model_config(model)->d_ffn == 32);
+    llm_model_free(model);
+    model = golden_model("gpt2_odd", 1, NULL);
+    if (model) CHECK(fabsf(llm_model_config(model)->norm_eps - 1e-4f) < 1e-9f);
+    llm_model_free(model);
+}
+
+/* ---- presets and counts ----------------------------------------------------------------------- */
+TEST(config_presets) {
+    /* arXiv:2005.14165 table 2.1, but for the width of 13B: 40 heads of 128 are 5120, not 5140 */
+    static const struct { const char *name; int layers, width, positions; double printed; } paper[] = {
+        {"gpt2", 12, 768, 1024, 124439808.0},      {"gpt2-medium", 24, 1024, 1024, 354823168.0},
+        {"gpt2-large", 36, 1280, 1024, 774030080.0}, {"gpt2-xl", 48, 1600, 1024, 1557611200.0},
+        {"gpt3-small", 12, 768, 2048, 125e6},      {"gpt3-medium", 24, 1024, 2048, 350e6},
+        {"gpt3-large", 24, 1536, 2048, 760e6},     {"gpt3-xl", 24, 2048, 2048, 1.3e9},
+        {"gpt3-2.7b", 32, 2560, 2048, 2.7e9},      {"gpt3-6.7b", 32, 4096, 2048, 6.7e9},
+        {"gpt3-13b", 40, 5120, 2048, 13e9},        {"gpt3-175b", 96, 12288, 2048, 175e9}};
+    llm_config c;
+    llm_error err;
+    int i, n;
+    for (i = 0; i < 12; i++) {
+        const uint64_t C = (uint64_t)paper[i].width, V = 50257;
+        const uint64_t attention = (C * 3 * C + 3 * C) + (C * C + C), mlp = (C * 4 * C + 4 * C) + (4 * C * C + C);
+        const uint64_t block = 2 * C + attention + 2 * C + mlp;
+        const uint64_t count = V * C + (uint64_t)paper[i].positions * C + (uint64_t)paper[i].layers * block + 2 * C;
+        memset(&c, 0x55, sizeof c);
+        CHECK_MSG(llm_config_preset(&c, paper[i].name, &err) == LLM_OK, "%s", paper[i].name);
+        CHECK_MSG(c.n_layers == paper[i].layers && c.d_model == paper[i].width && c.max_seq_len == paper[i].positions &&
+                      c.vocab_size == 50257 && c.tie_embeddings == 1 && c.arch == LLM_ARCH_GPT2,
+                  "%s: not the paper's sizes", paper[i].name);
+        CHECK_MSG(c.embd_pdrop == 0.0f && c.attn_pdrop == 0.0f && c.resid_pdrop == 0.0f, "%s: dropout", paper[i].name);
+        CHECK_MSG(llm_config_validate(&c, &err) == LLM_OK, "%s: %s", paper[i].name, err.message);
+        CHECK_MSG(llm_config_param_count(&c) == count, "%s: %llu parameters instead of %llu", paper[i].name,
+                  (unsigned long long)llm_config_param_count(&c), (unsigned long long)count);
+        CHECK(llm_config_active_param_count(&c) == count && llm_config_mtp_param_count(&c) == 0);
+        if (i < 4) CHECK_MSG((double)count == paper[i].printed, "%s", paper[i].name);
+        else CHECK_MSG(fabs((double)count / paper[i].printed - 1.0) < 0.025, "%s: %.4g", paper[i].name, (double)count);
+    }
+    for (n = 0; llm_config_preset_name(n); n++) CHECK(llm_config_preset(&c, llm_config_preset_name(n), NULL) == LLM_OK);
+    CHECK_MSG(n >= 13, "%d presets", n);
+    CHECK(strcmp(llm_config_preset_name(0), "gpt2-tiny") == 0 || strcmp(llm_config_preset_name(0), "gpt2") == 0);
+    CHECK(llm_config_preset_name(-1) == NULL && llm_config_preset_name(n + 1) == NULL);
+    CHECK(llm_config_preset(&c, "gpt2-tiny", NULL) == LLM_OK);
+    CHECK(c.d_model % c.n_heads == 0);
+
+    err.code = LLM_OK;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_preset(&c, "gpt2-mediun", &err), "gpt2-mediun",
+            "gpt2-medium");
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_preset(&c, "gpt3-175", &err), "gpt3-175b");
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_preset(&c, "", &err), "");
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_preset(&c, NULL, &err), "");
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_preset(NULL, "gpt2", &err), "");
+    CHECK(llm_config_preset(&c, "a name that is much, much longer than any preset's name could be, and then some more",
+                            NULL) == LLM_ERR_ARGUMENT);
+}
+
+TEST(config_counts_what_is_allocated) {
+    int variant;
+    for (variant = 0; variant < 24; variant++) {
+        llm_config c = small_config(17 + variant, 5 + variant % 7, 4 * (1 + variant % 5), 1 + variant % 4, 2);
+        llm_model *model;
+        llm_error err;
+        uint64_t count = 0;
+        size_t i, j;
+        if (variant % 3 == 1) c.d_ffn = 7 + variant;
+        c.tie_embeddings = variant % 2;
+        model = llm_model_create(&c, NULL, &err);
+        CHECK_MSG(model != NULL, "variant %d: %s", variant, err.message);
+        if (!model) continue;
+        for (i = 0; i < llm_model_tensor_count(model); i++) {
+            const llm_tensor t = llm_model_tensor(model, i);
+            count += tensor_size(&t);
+            CHECK(t.data != NULL && t.dtype == LLM_F32 && t.n_dims >= 1 && t.n_dims <= 4);
+            for (j = 0; j < i; j++) CHECK(strcmp(t.name, llm_model_tensor(model, j).name) != 0);
+        }
+        CHECK_MSG(count == llm_config_param_count(&c), "variant %d: %llu allocated, %llu counted", variant,
+                  (unsigned long long)count, (unsigned long long)llm_config_param_count(&c));
+        CHECK(llm_model_tensor_count(model) == (size_t)(2 + 12 * c.n_layers + 2 + !c.tie_embeddings));
+        CHECK(llm_model_tensor(model, i).data == NULL && llm_model_tensor(model, i).name == NULL);
+        CHECK(llm_config_cache_bytes(&c, 0, LLM_F32) ==
+              (size_t)c.n_layers * 2 * (size_t)c.d_model * (size_t)c.max_seq_len * 4);
+        CHECK(llm_config_cache_bytes(&c, 3, LLM_F32) == (size_t)c.n_layers * 2 * (size_t)c.d_model * 3 * 4);
+        llm_model_free(model);
+    }
+    {
+        llm_config c = small_config(10, 8, 12, 1, 5);
+        CHECK(llm_config_param_count(&c) == 0 && llm_config_cache_bytes(&c, 0, LLM_F32) == 0);
+        CHECK(llm_config_param_count(NULL) == 0);
+        c.n_heads = 4;
+        CHECK(llm_config_param_count(&c) != 0 && llm_config_cache_bytes(&c, 0, LLM_I32) == 0);
+    }
+}
+
+TEST(model_initialisation) {
+    llm_config c = small_config(400, 64, 64, 3, 4);
+    const llm_model_desc one = model_desc(5, 1, NULL), three = model_desc(5, 3, NULL), other = model_desc(6, 1, NULL);
+    llm_model *a = llm_model_create(&c, &one, NULL), *b = llm_model_create(&c, &three, NULL);
+    llm_model *d = llm_model_create(&c, &other, NULL);
+    size_t i, j;
+    CHECK(a && b && d);
+    for (i = 0; a && b && d && i < llm_model_tensor_count(a); i++) {
+        const llm_tensor t = llm_model_tensor(a, i);
+        const float *x = (const float *)t.data;
+        const size_t n = tensor_size(&t);
+        double sum = 0.0, squares = 0.0;
+        CHECK_MSG(same_bits(x, (const float *)llm_model_tensor(b, i).data, n), "%s depends on threads", t.name);
+        for (j = 0; j < n; j++) {
+            sum += (double)x[j];
+            squares += (double)x[j] * (double)x[j];
+        }
+        if (t.n_dims == 1) {
+            const double value = strstr(t.name, "ln_") && strstr(t.name, ".weight") ? 1.0 : 0.0;
+            for (j = 0; j < n; j++) CHECK_MSG((double)x[j] == value, "%s is not %g", t.name, value);
+        } else {
+            const double std = strstr(t.name, "c_proj") ? 0.02 / sqrt(6.0) : 0.02;
+            CHECK_MSG(fabs(sqrt(squares / (double)n) / std - 1.0) < 4.0 / sqrt(2.0 * (double)n),
+                      "%s: standard deviation %g instead of %g", t.name, sqrt(squares / (double)n), std);
+            CHECK_MSG(fabs(sum / (double)n) < 4.5 * std / sqrt((double)n), "%s: mean %g", t.name, sum / (double)n);
+            CHECK_MSG(!same_bits(x, (const float *)llm_model_tensor(d, i).data, n), "%s: seed has no effect", t.name);
+        }
+    }
+    llm_model_free(a);
+    llm_model_free(b);
+    llm_model_free(d);
+}
+
+/* ---- bad input -------------------------------------------------------------------------------- */
+TEST(config_impossible) {
+    const llm_config good = small_config(50, 16, 12, 2, 3);
+    llm_config c;
+    llm_error err;
+    heap h;
+    int i;
+    static const struct { size_t field; int value; const char *words[3]; } bad[] = {
+        {offsetof(llm_config, vocab_size), 0, {"vocab_size", "0", "1"}},
+        {offsetof(llm_config, vocab_size), -7, {"vocab_size", "-7", "1"}},
+        {offsetof(llm_config, max_seq_len), 0, {"max_seq_len", "0", "1"}},
+        {offsetof(llm_config, max_seq_len), -1, {"max_seq_len", "-1", "1"}},
+        {offsetof(llm_config, d_model), 0, {"d_model", "0", "1"}},
+        {offsetof(llm_config, d_model), -12, {"d_model", "-12", "1"}},
+        {offsetof(llm_config, n_layers), 0, {"n_layers", "0", "1"}},
+        {offsetof(llm_config, n_layers), -2147483647, {"n_layers", "-2147483647", "1"}},
+        {offsetof(llm_config, n_heads), 0, {"n_heads", "0", "1"}},
+        {offsetof(llm_config, n_heads), -3, {"n_heads", "-3", "1"}},
+        {offsetof(llm_config, n_heads), 5, {"d_model", "12", "5"}},
+        {offsetof(llm_config, n_heads), 13, {"n_heads", "13", "12"}},
+        {offsetof(llm_config, d_ffn), -4, {"d_ffn", "-4", "1"}},
+        {offsetof(llm_config, n_routed_experts), 4, {"n_routed_experts", "4", NULL}},
+        {offsetof(llm_config, mtp_depth), 2, {"mtp_depth", "2", NULL}}};
+    heap_init(&h);
+    for (i = 0; i < (int)(sizeof bad / sizeof bad[0]); i++) {
+        const llm_model_desc d = model_desc(0, 1, &h.allocator);
+        c = good;
+        memcpy((char *)&c + bad[i].field, &bad[i].value, sizeof(int));
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), bad[i].words[0], bad[i].words[1],
+                bad[i].words[2]);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), bad[i].words[0], bad[i].words[1],
+                 bad[i].words[2]);
+        CHECK(llm_config_param_count(&c) == 0);
+    }
+    for (i = 0; i < 9; i++) {
+        static const float probability[3] = {1.0f, -0.1f, (float)NAN};
+        const float value = probability[i % 3];
+        const char *name = i < 3 ? "embd_pdrop" : i < 6 ? "attn_pdrop" : "resid_pdrop";
+        c = good;
+        if (i < 3) c.embd_pdrop = value;
+        else if (i < 6) c.attn_pdrop = value;
+        else c.resid_pdrop = value;
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), name,
+                i % 3 == 0 ? "1" : i % 3 == 1 ? "-0.1" : "nan");
+    }
+    c = good;
+    c.norm_eps = -1.0f;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "norm_eps", "-1");
+    c.norm_eps = (float)NAN;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "norm_eps");
+    c = good;
+    c.arch = LLM_ARCH_NONE;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "arch", "0");
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(NULL, &err), "NULL");
+    CHECK(llm_config_validate(NULL, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_model_create(NULL, NULL, &err) == NULL && err.code == LLM_ERR_ARGUMENT);
+    CHECK(h.live == 0 && h.calls == 0);
+}
+
+TEST(model_larger_than_memory) {
+    llm_config c = small_config(2000000000, 16, 1 << 20, 1, 1);     /* 8 PiB: more than an address space has */
+    llm_error err;
+    llm_model *model;
+    heap h;
+    llm_model_desc d;
+    memset(&err, 0, sizeof err);
+    heap_init(&h);
+    d = model_desc(0, 1, &h.allocator);
+    model = llm_model_create(&c, &d, &err);
+    CHECK(model == NULL && (err.code == LLM_ERR_MEMORY || err.code == LLM_ERR_ARGUMENT));
+    CHECK_MSG(err.message[0] != 0, "no message");
+    CHECK(h.live == 0);
+    llm_model_free(model);
+#ifndef MALLOC_ABORTS
+    memset(&err, 0, sizeof err);
+    model = llm_model_create(&c, NULL, &err);
+    CHECK(model == NULL && (err.code == LLM_ERR_MEMORY || err.code == LLM_ERR_ARGUMENT));
+    llm_model_free(model);
+#endif
+    /* every product of sizes at its largest: refused, or counted without wrapping */
+    c = small_config(INT_MAX, INT_MAX, INT_MAX, INT_MAX, 1);
+    c.d_ffn = INT_MAX;
+    c.tie_embeddings = 0;
+    memset(&err, 0, sizeof err);
+    CHECK(llm_model_create(&c, &d, &err) == NULL && err.code == LLM_ERR_ARGUMENT && err.message[0] != 0);
+    CHECK(llm_config_param_count(&c) == 0 && llm_config_cache_bytes(&c, INT_MAX, LLM_F32) == 0);
+    c = small_config(1 << 30, 1 << 20, 1 << 20, 9999, 1);
+    c.d_ffn = 1 << 24;
+    c.tie_embeddings = 0;
+    if (llm_config_validate(&c, NULL) == LLM_OK) {
+        const double C = 1048576.0, F = 16777216.0;
+        const double block = 4.0 * C * C + 2.0 * C * F + 9.0 * C + F;
+        const double count = 2.0 * 1073741824.0 * C + C * C + 9999.0 * block + 2.0 * C;
+        CHECK(fabs((double)llm_config_param_count(&c) / count - 1.0) < 1e-9);
+        CHECK(llm_model_create(&c, &d, &err) == NULL && err.code == LLM_ERR_MEMORY);
+    }
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+
+TEST(model_bad_desc) {
+    const llm_config c = small_config(50, 16, 12, 2, 3);
+    llm_model_desc d;
+    llm_error err;
+    heap h;
+    heap_init(&h);
+    d = model_desc(0, 1, &h.allocator);
+    d.dtype = LLM_BF16;
+    NOT_MADE(LLM_ERR_UNSUPPORTED, llm_model_create(&c, &d, &err), "dtype");
+    d = model_desc(0, -1, &h.allocator);
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), "n_threads", "-1");
+    d = model_desc(0, 1025, &h.allocator);
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), "n_threads", "1025", "1024");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_context_create(-1, &h.allocator, &err), "n_threads", "-1");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_context_create(1025, &h.allocator, &err), "n_threads", "1025", "1024");
+    CHECK(h.live == 0 && h.calls == 0);
+    llm_context_free(NULL);
+    llm_model_free(NULL);
+    CHECK(llm_model_config(NULL) == NULL && llm_model_tensor_count(NULL) == 0);
+    CHECK(llm_model_tensor(NULL, 0).data == NULL);
+}
+
+TEST(model_bad_batch) {
+    const llm_config c = small_config(50, 16, 12, 1, 3);
+    llm_model *model;
+    llm_error err;
+    heap h;
+    llm_model_desc d;
+    long before;
+    int32_t tokens[32], targets[32];
+    float *logits = new_floats(32 * 50), *logprobs = new_floats(32);
+    int i;
+    static const int32_t outside[4] = {-1, 50, INT32_MAX, INT32_MIN};
+    heap_init(&h);
+    d = model_desc(0, 1, &h.allocator);
+    model = llm_model_create(&c, &d, &err);
+    CHECK(model != NULL);
+    if (!model) return;
+    before = h.live;
+    random_tokens(tokens, 32, 50, 1);
+    random_tokens(targets, 32, 50, 2);
+    for (i = 0; i < 4; i++) {
+        char value[32];
+        snprintf(value, sizeof value, "%ld", (long)outside[i]);
+        tokens[27] = outside[i];
+        REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, 2, 16, logits, &err), value, "27",
+                "50");
+        REFUSED(LLM_ERR_ARGUMENT, llm_model_score(model, tokens, targets, 2, 16, logprobs, &err),
+                value, "27", "50");
+        tokens[27] = 0;
+        targets[3] = outside[i];
+        REFUSED(LLM_ERR_ARGUMENT, llm_model_score(model, tokens, targets, 2, 16, logprobs, &err),
+                value, "3", "50");
+        targets[3] = 0;
+    }
+    tokens[5] = LLM_IGNORE_INDEX;      /* fine as a target only */
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, 2, 16, logits, &err), "-100", "5",
+            "50");
+    tokens[5] = 0;
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, 0, 16, logits, &err), "B", "0", "1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, -2, 16, logits, &err), "B", "-2",
+            "1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, 2, 0, logits, &err), "T", "0", "1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, 1, 17, logits, &err), "T", "17",
+            "16");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, INT_MAX, 16, logits, &err),
+            "2147483647", "16");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_score(model, tokens, targets, 1, 17, logprobs, &err), "T",
+            "17", "16");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(NULL, tokens, 1, 4, logits, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, NULL, 1, 4, logits, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_logits(model, tokens, 1, 4, NULL, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_score(NULL, tokens, targets, 1, 4, logprobs, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_score(model, NULL, targets, 1, 4, logprobs, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_score(model, tokens, NULL, 1, 4, logprobs, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_score(model, tokens, targets, 1, 4, NULL, &err), "NULL");
+    CHECK(llm_model_logits(model, tokens, 0, 0, logits, NULL) == LLM_ERR_ARGUMENT);
+    targets[0] = targets[7] = LLM_IGNORE_INDEX;
+    CHECK(llm_model_score(model, tokens, targets, 1, 16, logprobs, &err) == LLM_OK);
+    CHECK(logprobs[0] == 0.0f && logprobs[7] == 0.0f && logprobs[1] < 0.0f);
+    CHECK(h.live == before);
+    llm_model_free(model);
+    CHECK(h.live == 0 && h.bytes == 0 && h.wrong == 0);
+    free(logits);
+    free(logprobs);
+}
+
+/* ---- memory that runs out: the n-th allocation fails, for every n ----------------------------- */
+TEST(model_every_allocation_fails) {
+    const llm_config c = small_config(50, 40, 12, 2, 3);
+    llm_error err;
+    heap h;
+    llm_model_desc d;
+    llm_model *model = NULL;
+    int32_t tokens[80];
+    float *logits = new_floats(80 * 50), *expected = new_floats(80 * 50);
+    llm_result result;
+    char path[512];
+    long n, before;
+    heap_init(&h);
+    d = model_desc(3, 2, &h.allocator);
+    for (n = 0; !model && n < 100; n++) {
+        h.calls = 0;
+        h.fail_at = n;
+        memset(&err, 0, sizeof err);
+        model = llm_model_create(&c, &d, &err);
+        if (!model) {
+            CHECK_MSG(err.code == LLM_ERR_MEMORY && err.message[0] != 0, "create, allocation %ld: code %d", n,
+                      (int)err.code);
+            CHECK_MSG(h.live == 0 && h.bytes == 0, "create, allocation %ld: %ld left", n, h.live);
+        }
+    }
+    CHECK_MSG(model != NULL && n > 2, "create: after %ld", n);
+    if (!model) return;
+    h.fail_at = -1;
+    random_tokens(tokens, 80, 50, 9);
+    before = h.live;
+    CHECK(llm_model_logits(model, tokens, 2, 40, expected, &err) == LLM_OK);
+    for (n = 0, result = LLM_ERR_MEMORY; result != LLM_OK && n < 100; n++) {
+        h.calls = 0;
+        h.fail_at = n;
+        memset(&err, 0, sizeof err);
+        result = llm_model_logits(model, tokens, 2, 40, logits, &err);
+        if (result != LLM_OK) CHECK_MSG(result == LLM_ERR_MEMORY && err.code == result, "logits, allocation %ld", n);
+        CHECK_MSG(h.live == before, "logits, allocation %ld: %ld left", n, h.live - before);
+    }
+    CHECK(result == LLM_OK && n > 1 && same_bits(logits, expected, 80 * 50));
+    for (n = 0, result = LLM_ERR_MEMORY; result != LLM_OK && n < 100; n++) {
+        h.calls = 0;
+        h.fail_at = n;
+        result = llm_model_score(model, tokens, tokens, 2, 40, logits, &err);
+        if (result != LLM_OK) CHECK_MSG(result == LLM_ERR_MEMORY && err.code == result, "score, allocation %ld", n);
+        CHECK_MSG(h.live == before, "score, allocation %ld: %ld left", n, h.live - before);
+    }
+    CHECK(result == LLM_OK);
+    h.fail_at = -1;
+    llm_model_free(model);
+    CHECK(h.live == 0);
+
+    snprintf(path, sizeof path, "%s/gpt2_untied", TEST_DATA);
+    for (n = 0, model = NULL; !model && n < 1000; n++) {
+        h.calls = 0;
+        h.fail_at = n;
+        memset(&err, 0, sizeof err);
+        model = llm_model_load(path, &d, &err);
+        if (!model) {
+            CHECK_MSG(err.code == LLM_ERR_MEMORY, "load, allocation %ld: code %d, %s", n, (int)err.code, err.message);
+            CHECK_MSG(h.live == 0, "load, allocation %ld: %ld left", n, h.live);
+        }
+    }
+    CHECK(model != NULL);
+    llm_model_free(model);
+    CHECK(h.live == 0 && h.bytes == 0 && h.wrong == 0);
+    free(logits);
+    free(expected);
+}
+
+TEST(trainer_every_allocation_fails) {
+    const llm_config c = small_config(50, 40, 12, 2, 3);
+    llm_error err;
+    heap h;
+    llm_model_desc d;
+    llm_model *model;
+    llm_trainer *trainer = NULL;
+    llm_train_desc t = train_desc(2, 40, 2);
+    int32_t tokens[80];
+    long n, before;
+    heap_init(&h);
+    d = model_desc(3, 2, &h.allocator);
+    model = llm_model_create(&c, &d, &err);
+    CHECK(model != NULL);
+    if (!model) return;
+    memset(&d, 0, sizeof d);
+    before = h.live;
+    for (n = 0; !trainer && n < 100; n++) {
+        h.calls = 0;
+        h.fail_at = n;
+        memset(&err, 0, sizeof err);
+        trainer = llm_trainer_create(model, &t, &err);
+        if (!trainer) {
+            CHECK_MSG(err.code == LLM_ERR_MEMORY && err.message[0] != 0, "allocation %ld: code %d", n, (int)err.code);
+            CHECK_MSG(h.live == before, "allocation %ld: %ld left", n, h.live - before);
+        }
+    }
+    CHECK_MSG(trainer != NULL && n > 3, "after %ld", n);
+    h.fail_at = -1;
+    random_tokens(tokens, 80, 50, 9);
+    if (trainer) {
+        h.calls = 0;
+        CHECK(llm_trainer_step(trainer, tokens, tokens, NULL, &err) == LLM_OK);
+        CHECK(llm_trainer_evaluate(trainer, tokens, tokens, 1, 17, NULL, &err) == LLM_OK);
+        CHECK_MSG(h.calls == 0, "a step allocates %ld times", h.calls);
+    }
+    llm_trainer_free(trainer);
+    CHECK(h.live == before);
+    llm_model_free(model);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+
+TEST(session_every_allocation_fails) {
+    const llm_config c = small_config(50, 40, 12, 2, 3);
+    llm_error err;
+    heap h;
+    llm_model_desc d;
+    llm_model *model;
+    llm_session *session = NULL;
+    llm_session_desc s;
+    llm_generate_desc g;
+    int32_t tokens[80], fresh[8];
+    float logits[150];
+    long n, before;
+    heap_init(&h);
+    d = model_desc(3, 2, &h.allocator);
+    model = llm_model_create(&c, &d, &err);
+    CHECK(model != NULL);
+    if (!model) return;
+    memset(&s, 0, sizeof s);
+    s.n_sequences = 3;
+    before = h.live;
+    for (n = 0; !session && n < 100; n++) {
+        h.calls = 0;
+        h.fail_at = n;
+        memset(&err, 0, sizeof err);
+        session = llm_session_create(model, &s, &err);
+        if (!session) {
+            CHECK_MSG(err.code == LLM_ERR_MEMORY && err.message[0] != 0, "allocation %ld: code %d", n, (int)err.code);
+            CHECK_MSG(h.live == before, "allocation %ld: %ld left", n, h.live - before);
+        }
+    }
+    CHECK_MSG(session != NULL && n > 2, "after %ld", n);
+    h.fail_at = -1;
+    random_tokens(tokens, 80, 50, 9);
+    if (session) {
+        memset(&g, 0, sizeof g);
+        g.max_new_tokens = 8;
+        g.sampling.temperature = 1.0f;
+        g.sampling.top_p = 0.9f;
+        g.sampling.repetition_penalty = 1.1f;
+        h.calls = 0;
+        CHECK(llm_session_eval(session, 1, tokens, 20, logits, &err) == LLM_OK);
+        CHECK(llm_session_eval_batch(session, tokens, logits, &err) == LLM_OK);
+        CHECK(llm_generate(session, tokens, 5, &g, fresh, 8, NULL, &err) == LLM_OK);
+        CHECK_MSG(h.calls == 0, "a session allocates %ld times after its creation", h.calls);
+    }
+    llm_session_free(session);
+    CHECK(h.live == before);
+    llm_model_free(model);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+
+/* a model is read by several threads at once */
+TEST(model_threads_share) {
+#ifdef _OPENMP
+    const llm_config c = small_config(70, 24, 24, 2, 3);
+    llm_model *model = shaken_model(&c, 11, 1, NULL);
+    int32_t tokens[48];
+    float *expected = new_floats(48 * 70), *got = new_floats(4 * 48 * 70);
+    int i, wrong = 0;
+    if (!model) return;
+    random_tokens(tokens, 48, 70, 4);
+    CHECK(llm_model_logits(model, tokens, 2, 24, expected, NULL) == LLM_OK);
+    #pragma omp parallel for num_threads(4) schedule(static, 1) reduction(+ : wrong)
+    for (i = 0; i < 4; i++)
+        wrong += llm_model_logits(model, tokens, 2, 24, got + i * 48 * 70, NULL) != LLM_OK;
+    CHECK(wrong == 0);
+    for (i = 0; i < 4; i++) CHECK(same_bits(got + i * 48 * 70, expected, 48 * 70));
+    llm_model_free(model);
+    free(expected);
+    free(got);
+#else
+    SKIP("compiled without OpenMP");
+#endif
+}
+
+/* rows do not see each other's sequence, nor later positions; any number of threads, the same bits */
+TEST(model_causal_and_independent) {
+    const llm_config c = small_config(90, 70, 24, 2, 3);
+    int threads;
+    float *whole = new_floats(2 * 70 * 90), *other = new_floats(2 * 70 * 90);
+    int32_t tokens[140];
+    llm_model *model = shaken_model(&c, 21, 1, NULL);
+    if (!model) return;
+    random_tokens(tokens, 140, 90, 4);
+    CHECK(llm_model_logits(model, tokens, 2, 70, whole, NULL) == LLM_OK);
+    CHECK(llm_model_logits(model, tokens + 70, 1, 70, other, NULL) == LLM_OK);
+    CHECK(relative_error(other, whole + 70 * 90, 70 * 90) < 1e-5);
+    CHECK(llm_model_logits(model, tokens, 1, 33, other, NULL) == LLM_OK);
+    CHECK(relative_error(other, whole, 33 * 90) < 1e-5);
+    tokens[69] = (tokens[69] + 1) % 90;
+    CHECK(llm_model_logits(model, tokens, 2, 70, other, NULL) == LLM_OK);
+    CHECK(same_bits(other, whole, 69 * 90) && !same_bits(other + 69 * 90, whole + 69 * 90, 90));
+    CHECK(same_bits(other + 70 * 90, whole + 70 * 90, 70 * 90));
+    for (threads = 2; threads < 8; threads += 2) {
+        llm_model *again = shaken_model(&c, 21, threads, NULL);
+        if (!again) continue;
+        CHECK(llm_model_logits(again, tokens, 2, 70, whole, NULL) == LLM_OK);
+        CHECK_MSG(same_bits(other, whole, 2 * 70 * 90), "%d threads give other bits", threads);
+        llm_model_free(again);
+    }
+    llm_model_free(model);
+    free(whole);
+    free(other);
+}
+
+static void run_model(void) {
+    RUN(model_golden_logits);
+    RUN(model_golden_gradients);
+    RUN(model_golden_gradients_recomputed);
+    RUN(model_golden_config);
+    RUN(config_presets);
+    RUN(config_counts_what_is_allocated);
+    RUN(model_initialisation);
+    RUN(config_impossible);
+    RUN(model_larger_than_memory);
+    RUN(model_bad_desc);
+    RUN(model_bad_batch);
+    RUN(model_every_allocation_fails);
+    RUN(trainer_every_allocation_fails);
+    RUN(session_every_allocation_fails);
+    RUN(model_threads_share);
+    RUN(model_causal_and_independent);
+}

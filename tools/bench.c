@@ -1,0 +1,965 @@
+/* bench.c -- how fast llm.h is here, against what this machine can do.
+ *
+ *     cc -O2 -fopenmp tools/bench.c -lm -o build/bench
+ *     build/bench                      all tables, about five minutes on two cores
+ *     build/bench --quick              fewer sizes and repetitions, about one minute
+ *     build/bench --only NAME          peak bandwidth gemm attention ops step breakdown prefill decode scaling
+ *     build/bench --threads N          default: what OpenMP says
+ * and, for tools/compare_torch.py, one figure in seconds per line:
+ *     build/bench --step B T | --prefill N | --decode N | --gemm ROWS  [--reps R | --serve]
+ * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the input.
+ *
+ * Everything is measured on GPT-2 124M in f32. Each table runs in a process of its own, so that peak memory is
+ * its own; "peak" and "bandwidth" come first and are what percentages refer to. FLOPs are those of the
+ * mathematics: 2 m n k a product, causal attention half a square, backward twice the forward.
+ */
+#define LLM_IMPLEMENTATION
+#include "../llm.h"
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int quick, n_threads;
+
+typedef struct machine {               /* filled in by the first tables; shared between the processes */
+    double flops[2], bytes[2];         /* per second, of 1 and of n_threads threads */
+} machine;
+static machine *peak;
+
+/* ---- small tools --------------------------------------------------------------------------------- */
+static void die(const char *what, const llm_error *err) {
+    fprintf(stderr, "bench: %s: %s\n", what, err ? err->message : "failed");
+    exit(1);
+}
+static float *floats(size_t n) {
+    float *x = (float *)llmi_alloc(NULL, n * sizeof(float), "bench", NULL);
+    size_t i;
+    if (!x) die("out of memory", NULL);
+    for (i = 0; i < n; i++) x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-4f - 0.1f;
+    return x;
+}
+static llm_context *new_context(int threads) {
+    llm_error err;
+    llm_context *context = llm_context_create(threads, NULL, &err);
+    if (!context) die("context", &err);
+    return context;
+}
+static void gpt2(llm_config *config) {
+    if (llm_config_preset(config, "gpt2", NULL) != LLM_OK) die("gpt2", NULL);
+}
+
+typedef struct timing { double best, median; } timing;
+
+static int compare_doubles(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+static timing timing_of(double *seconds, int n) {
+    timing t;
+    qsort(seconds, (size_t)n, sizeof *seconds, compare_doubles);
+    t.best = seconds[0];
+    t.median = seconds[n / 2];
+    return t;
+}
+/* one run to warm up, then for about `budget` seconds, at least `least` times */
+static timing measure(void (*run)(void *), void *argument, double budget, int least) {
+    double seconds[200];
+    const double start = llmi_seconds();
+    int n = 0;
+    run(argument);
+    while (n < 200 && (n < least || llmi_seconds() - start < budget)) {
+        const double t = llmi_seconds();
+        run(argument);
+        seconds[n++] = llmi_seconds() - t;
+    }
+    return timing_of(seconds, n);
+}
+static double percent(double x, double of) { return of > 0.0 ? 100.0 * x / of : 0.0; }
+
+/* ---- peak: multiply and add in registers ----------------------------------------------------------- */
+#define REPEAT10(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9)
+
+static float loop_scalar(long n) {
+    volatile float start = 1.0f;
+    const float x = 0.999f * start, y = 0.001f * start;
+    float a[10];
+    int i;
+    for (i = 0; i < 10; i++) a[i] = start;
+    while (n--) {
+#define STEP(i) a[i] = a[i] * x + y;
+        REPEAT10(STEP)
+#undef STEP
+    }
+    for (i = 1; i < 10; i++) a[0] += a[i];
+    return a[0];
+}
+#if LLMI_X86
+static float loop_sse2(long n) {
+    volatile float start = 1.0f;
+    const __m128 x = _mm_set1_ps(0.999f * start), y = _mm_set1_ps(0.001f * start);
+    __m128 a[10];
+    int i;
+    for (i = 0; i < 10; i++) a[i] = _mm_set1_ps(start);
+    while (n--) {
+#define STEP(i) a[i] = _mm_add_ps(_mm_mul_ps(a[i], x), y);
+        REPEAT10(STEP)
+#undef STEP
+    }
+    for (i = 1; i < 10; i++) a[0] = _mm_add_ps(a[0], a[i]);
+    return _mm_cvtss_f32(a[0]);
+}
+__attribute__((target("avx2,fma"))) static float loop_avx2(long n) {
+    volatile float start = 1.0f;
+    const __m256 x = _mm256_set1_ps(0.999f * start), y = _mm256_set1_ps(0.001f * start);
+    __m256 a[10];
+    int i;
+    for (i = 0; i < 10; i++) a[i] = _mm256_set1_ps(start);
+    while (n--) {
+#define STEP(i) a[i] = _mm256_fmadd_ps(a[i], x, y);
+        REPEAT10(STEP)
+#undef STEP
+    }
+    for (i = 1; i < 10; i++) a[0] = _mm256_add_ps(a[0], a[i]);
+    return _mm_cvtss_f32(_mm256_castps256_ps128(a[0]));
+}
+__attribute__((target("avx512f"))) static float loop_avx512(long n) {
+    volatile float start = 1.0f;
+    const __m512 x = _mm512_set1_ps(0.999f * start), y = _mm512_set1_ps(0.001f * start);
+    __m512 a[10];
+    int i;
+    for (i = 0; i < 10; i++) a[i] = _mm512_set1_ps(start);
+    while (n--) {
+#define STEP(i) a[i] = _mm512_fmadd_ps(a[i], x, y);
+        REPEAT10(STEP)
+#undef STEP
+    }
+    for (i = 1; i < 10; i++) a[0] = _mm512_add_ps(a[0], a[i]);
+    return _mm_cvtss_f32(_mm512_castps512_ps128(a[0]));
+}
+#endif
+#if LLMI_AMX
+/* tile products of bf16; six of them make one of f32 */
+__attribute__((target("amx-tile,amx-bf16"))) static float loop_amx(long n) {
+    static const struct { unsigned char palette, start, zero[14]; unsigned short bytes[16]; unsigned char rows[16]; }
+        shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&shape);
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
+    while (n--) {
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_release();
+    return 0.0f;
+}
+#endif
+#if LLMI_NEON
+static float loop_neon(long n) {
+    volatile float start = 1.0f;
+    const float32x4_t x = vdupq_n_f32(0.999f * start), y = vdupq_n_f32(0.001f * start);
+    float32x4_t a[10];
+    int i;
+    for (i = 0; i < 10; i++) a[i] = vdupq_n_f32(start);
+    while (n--) {
+#define STEP(i) a[i] = vfmaq_f32(y, a[i], x);
+        REPEAT10(STEP)
+#undef STEP
+    }
+    for (i = 1; i < 10; i++) a[0] = vaddq_f32(a[0], a[i]);
+    return vgetq_lane_f32(a[0], 0);
+}
+#endif
+
+typedef float peak_loop(long n);
+static const struct { const char *name; peak_loop *loop; double flops; } loops[] = {   /* flops of one turn */
+    {"scalar", loop_scalar, 20.0},
+#if LLMI_X86
+    {"sse2", loop_sse2, 80.0},
+    {"avx2", loop_avx2, 160.0},
+    {"avx512", loop_avx512, 320.0},
+#endif
+#if LLMI_AMX
+    {"amx", loop_amx, 4.0 * 2.0 * 16.0 * 16.0 * 32.0 / 6.0},
+#endif
+#if LLMI_NEON
+    {"neon", loop_neon, 80.0},
+#endif
+};
+
+typedef struct peak_job { peak_loop *loop; long n; int threads; } peak_job;
+
+static void run_loop(void *argument) {
+    const peak_job *job = (const peak_job *)argument;
+    volatile float sink = 0.0f;
+#ifdef _OPENMP
+    #pragma omp parallel num_threads(job->threads)
+#endif
+    {
+        const float x = job->loop(job->n);
+        if (x == 12345.0f) sink = x;
+    }
+    (void)sink;
+}
+
+typedef struct tile_job { const llmi_kernels *kernels; float *a, *b, *c; size_t k; int turns; } tile_job;
+
+static void run_tile(void *argument) {
+    const tile_job *job = (const tile_job *)argument;
+    int i;
+    for (i = 0; i < job->turns; i++)
+        job->kernels->block(job->kernels->mr, job->kernels->nr, job->k, job->a, job->b, job->c, job->kernels->nr, NULL, 1);
+}
+
+static void table_peak(void) {
+    const llmi_kernels *kernels;
+    int k, l;
+    printf("\n== peak: multiply and add, GFLOP/s%28s\n", "gemm's tile on data in L1");
+    printf("   %-8s %11s %4d threads %17s\n", "", "1 thread", n_threads, "1 thread");
+    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+        for (l = 0; l < (int)(sizeof loops / sizeof loops[0]); l++) {
+            double rate[2];
+            int threads;
+            tile_job tile;
+            timing t;
+            if (strcmp(loops[l].name, kernels->name)) continue;
+            for (threads = 0; threads < 2; threads++) {
+                peak_job job;
+                job.loop = loops[l].loop;
+                job.n = loops[l].flops > 4000.0 ? 400000 : 4000000;
+                job.threads = threads ? n_threads : 1;
+                t = measure(run_loop, &job, quick ? 0.3 : 1.0, 5);
+                rate[threads] = (double)job.n * loops[l].flops * (double)job.threads / t.best;
+                peak->flops[threads] = rate[threads];       /* the last table is the one in use */
+            }
+            tile.kernels = kernels;
+            tile.k = 128;
+            tile.turns = 2000;
+            tile.a = floats(64 * 1024);
+            tile.b = floats(64 * 1024);
+            tile.c = floats(64 * 1024);
+            memset(tile.a, 0, 64 * 1024 * sizeof(float));
+            memset(tile.b, 0, 64 * 1024 * sizeof(float));
+            t = measure(run_tile, &tile, quick ? 0.1 : 0.3, 5);
+            {
+                const double flops = 2.0 * (double)(kernels->mr * kernels->nr * tile.k * (size_t)tile.turns) / t.best;
+                printf("   %-8s %11.1f %12.1f %13.1f  %3.0f %%\n", kernels->name, rate[0] / 1e9, rate[1] / 1e9,
+                       flops / 1e9, percent(flops, rate[0]));
+            }
+            llmi_release(NULL, tile.a);
+            llmi_release(NULL, tile.b);
+            llmi_release(NULL, tile.c);
+        }
+    printf("   percentages below refer to the last line\n");
+}
+
+/* ---- bandwidth: a sum over a buffer, in several streams side by side ---------------------------------- */
+typedef struct read_job { const float *x; size_t n; int streams, threads; } read_job;
+#define MOST_STREAMS 8
+
+#if LLMI_X86
+__attribute__((target("avx2")))
+#endif
+static float read_part(const float *x, size_t n, int streams) {
+    const size_t each = n / (size_t)streams / 32 * 32;
+    size_t i;
+    int s;
+#if LLMI_X86
+    __m256 sum[4];
+    for (s = 0; s < 4; s++) sum[s] = _mm256_setzero_ps();
+    for (i = 0; i < each; i += 32)
+        for (s = 0; s < streams; s++) {
+            const float *p = x + (size_t)s * each + i;
+            sum[0] = _mm256_add_ps(sum[0], _mm256_loadu_ps(p));
+            sum[1] = _mm256_add_ps(sum[1], _mm256_loadu_ps(p + 8));
+            sum[2] = _mm256_add_ps(sum[2], _mm256_loadu_ps(p + 16));
+            sum[3] = _mm256_add_ps(sum[3], _mm256_loadu_ps(p + 24));
+        }
+    sum[0] = _mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3]));
+    return _mm_cvtss_f32(_mm256_castps256_ps128(sum[0]));
+#else
+    float sum[32];
+    int l;
+    for (l = 0; l < 32; l++) sum[l] = 0.0f;
+    for (i = 0; i < each; i += 32)
+        for (s = 0; s < streams; s++)
+            for (l = 0; l < 32; l++) sum[l] += x[(size_t)s * each + i + (size_t)l];
+    return sum[0] + sum[31];
+#endif
+}
+static void run_read(void *argument) {
+    const read_job *job = (const read_job *)argument;
+    volatile float sink = 0.0f;
+    int t;
+#ifdef _OPENMP
+    #pragma omp parallel for num_threads(job->threads) schedule(static, 1)
+#endif
+    for (t = 0; t < job->threads; t++) {
+        const size_t part = job->n / (size_t)job->threads;
+        const float x = read_part(job->x + part * (size_t)t, part, job->streams);
+        if (x == 12345.0f) sink = x;
+    }
+    (void)sink;
+}
+static void table_bandwidth(void) {
+    const size_t n = (size_t)1 << 27;              /* 512 MiB: as much as GPT-2 124M has weights */
+    read_job job;
+    int threads;
+    job.x = floats(n);
+    job.n = n;
+    printf("\n== bandwidth: reading %d MiB, GB/s\n   %-9s %9s %9s %9s %9s\n", (int)(n >> 18), "streams", "1", "2", "4", "8");
+    for (threads = 0; threads < 2; threads++) {
+        job.threads = threads ? n_threads : 1;
+        printf("   %d thread%s ", job.threads, job.threads > 1 ? "s" : " ");
+        for (job.streams = 1; job.streams <= MOST_STREAMS; job.streams *= 2) {
+            const timing t = measure(run_read, &job, quick ? 0.5 : 1.5, 5);
+            const double rate = (double)n * sizeof(float) / t.best;
+            peak->bytes[threads] = rate > peak->bytes[threads] ? rate : peak->bytes[threads];
+            printf(" %9.1f", rate / 1e9);
+        }
+        printf("\n");
+    }
+    printf("   percentages below refer to the best of each line\n");
+}
+
+/* ---- gemm: the model's products ------------------------------------------------------------------------ */
+typedef struct product {
+    const char *name;
+    int n_in, n_out, transposed, count;            /* count: per forward                      */
+    int rows, which;                               /* which: 0 y = x W, 1 dx = dy W', 2 dW = x' dy */
+    llm_context *context;
+    float *x, *y, *w;
+} product;
+
+static const product products[] = {
+    {"attn.c_attn", 768, 2304, 1, 12, 0, 0, NULL, NULL, NULL, NULL},
+    {"attn.c_proj", 768, 768, 1, 12, 0, 0, NULL, NULL, NULL, NULL},
+    {"mlp.c_fc", 768, 3072, 1, 12, 0, 0, NULL, NULL, NULL, NULL},
+    {"mlp.c_proj", 3072, 768, 1, 12, 0, 0, NULL, NULL, NULL, NULL},
+    {"head", 768, 50257, 0, 1, 0, 0, NULL, NULL, NULL, NULL},
+};
+#define N_PRODUCTS 5
+
+static void run_product(void *argument) {
+    const product *p = (const product *)argument;
+    const llmi_matrix w = llmi_matrix_of(p->w, (size_t)p->n_out, (size_t)p->n_in, p->transposed);
+    /* the head goes in chunks of rows, whose logits lie padded */
+    const size_t chunk = p->transposed ? (size_t)p->rows : llmi_min((size_t)p->rows, LLMI_LOSS_ROWS);
+    const size_t ld = p->transposed ? (size_t)p->n_out : llmi_round_up((size_t)p->n_out, 16);
+    size_t row;
+    for (row = 0; row < (size_t)p->rows; row += chunk) {
+        float *x = p->x + row * (size_t)p->n_in;
+        const size_t rows = llmi_min(chunk, (size_t)p->rows - row);
+        if (p->which == 0) llmi_matmul(p->context, p->y, ld, x, w, NULL, rows, 0);
+        else if (p->which == 1) llmi_matmul_dx(p->context, x, p->y, ld, w, rows, 0);
+        else llmi_matmul_dw(p->context, p->w, p->y, ld, x, w, rows, row > 0);
+    }
+}
+static double product_flops(const product *p) { return 2.0 * p->rows * p->n_in * p->n_out; }
+
+/* seconds of all products of a step; seconds of the three kinds and of the head's in part[4] unless NULL */
+static double all_products(int rows, int threads, double budget, int print, double *part) {
+    static const char *const kinds[3] = {"y = x W", "dx = dy W'", "dW = x' dy"};
+    llm_context *context = new_context(threads);
+    double flops = 0.0, seconds = 0.0;
+    int i, which;
+    for (i = 0; part && i < 4; i++) part[i] = 0.0;
+    for (which = 0; which < 3; which++)
+        for (i = 0; i < N_PRODUCTS; i++) {
+            product p = products[i];
+            timing t;
+            p.rows = rows;
+            p.which = which;
+            p.context = context;
+            p.x = floats((size_t)rows * (size_t)p.n_in);
+            p.y = floats((size_t)rows * llmi_round_up((size_t)p.n_out, 16));
+            p.w = floats((size_t)p.n_in * (size_t)p.n_out);
+            t = measure(run_product, &p, budget, 2);
+            flops += p.count * product_flops(&p);
+            seconds += p.count * t.best;
+            if (part) part[p.transposed ? which : 3] += p.count * t.best;
+            if (print)
+                printf("   %-11s %-11s %4d x %5d x %5d %9.2f %8.1f %4.0f %%\n", p.name, kinds[which], rows, p.n_out, p.n_in,
+                       t.best * 1e3, product_flops(&p) / t.best / 1e9,
+                       percent(product_flops(&p) / t.best, peak->flops[threads > 1]));
+            llmi_release(NULL, p.x);
+            llmi_release(NULL, p.y);
+            llmi_release(NULL, p.w);
+        }
+    llm_context_free(context);
+    if (print)
+        printf("   %-42s %9.2f %8.1f %4.0f %%\n", "all of a step, weighted by FLOPs", seconds * 1e3, flops / seconds / 1e9,
+               percent(flops / seconds, peak->flops[threads > 1]));
+    return seconds;
+}
+static void table_gemm(void) {
+    static const int rows[2] = {1024, 256};
+    int r, threads;
+    for (r = 0; r < 2; r++)
+        for (threads = 0; threads < 2; threads++) {
+            if (threads && n_threads == 1) continue;
+            if (quick && (r || !threads) && n_threads > 1) continue;
+            printf("\n== gemm, %d rows, %d thread%s%25s %8s %6s\n", rows[r], threads ? n_threads : 1, threads ? "s" : "", "ms",
+                   "GFLOP/s", "peak");
+            all_products(rows[r], threads ? n_threads : 1, quick ? 0.1 : 0.4, 1, NULL);
+        }
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------ */
+typedef struct attention {
+    llm_context *context;
+    llm_attention_dims dims;
+    float *qkv, *dqkv, *out, *dout, *lse;
+} attention;
+
+static void new_attention(attention *a, llm_context *context, int B, int T) {
+    const size_t n = (size_t)B * (size_t)T, C = 768;
+    memset(a, 0, sizeof *a);
+    a->context = context;
+    a->dims.B = B;
+    a->dims.T = T;
+    a->dims.n_heads = 12;
+    a->dims.qk_head_dim = 64;
+    a->dims.q_stride = a->dims.k_stride = a->dims.v_stride = 3 * C;
+    a->qkv = floats(n * 3 * C);
+    a->dqkv = floats(n * 3 * C);
+    a->out = floats(n * C);
+    a->dout = floats(n * C);
+    a->lse = floats(n * 12);
+}
+static void free_attention(attention *a) {
+    llmi_release(NULL, a->qkv);
+    llmi_release(NULL, a->dqkv);
+    llmi_release(NULL, a->out);
+    llmi_release(NULL, a->dout);
+    llmi_release(NULL, a->lse);
+}
+static void run_attention_forward(void *argument) {
+    attention *a = (attention *)argument;
+    llm_attention_forward(a->context, a->out, a->lse, a->qkv, a->qkv + 768, a->qkv + 1536, &a->dims, NULL);
+}
+static void run_attention_backward(void *argument) {
+    attention *a = (attention *)argument;
+    llm_attention_backward(a->context, a->dqkv, a->dqkv + 768, a->dqkv + 1536, a->dout, a->out, a->lse, a->qkv,
+                           a->qkv + 768, a->qkv + 1536, &a->dims, NULL);
+}
+static double attention_flops(double B, double T) { return 4.0 * 768.0 * B * T * (T + 1.0) / 2.0; }
+
+static void table_attention(void) {
+    static const int sizes[4][2] = {{4, 64}, {4, 256}, {1, 1024}, {16, 256}};
+    int i;
+    llm_context *context = new_context(n_threads);
+    printf("\n== attention, 12 heads of 64, one layer, %d threads\n   %10s %11s %9s %6s %12s %9s %6s\n", n_threads, "B x T",
+           "forward ms", "GFLOP/s", "peak", "backward ms", "GFLOP/s", "peak");
+    for (i = 0; i < (quick ? 3 : 4); i++) {
+        const int B = sizes[i][0], T = sizes[i][1];
+        const double flops = attention_flops(B, T);
+        attention a;
+        timing forward, backward;
+        new_attention(&a, context, B, T);
+        forward = measure(run_attention_forward, &a, quick ? 0.1 : 0.5, 3);
+        backward = measure(run_attention_backward, &a, quick ? 0.1 : 0.5, 3);
+        printf("   %3d x %4d %11.2f %9.1f %4.0f %% %12.2f %9.1f %4.0f %%\n", B, T, forward.best * 1e3,
+               flops / forward.best / 1e9, percent(flops / forward.best, peak->flops[1]), backward.best * 1e3,
+               2.0 * flops / backward.best / 1e9, percent(2.0 * flops / backward.best, peak->flops[1]));
+        free_attention(&a);
+    }
+    llm_context_free(context);
+}
+
+/* ---- the other ops ---------------------------------------------------------------------------------------- */
+enum { OP_NORM, OP_NORM_BACK, OP_GELU, OP_GELU_BACK, OP_ADD, OP_BIAS_BACK, OP_EMBED, OP_EMBED_BACK, OP_LOSS, OP_NORM_OF, OP_ADAMW, N_OPS };
+static const struct { const char *name; double bytes; } ops[N_OPS] = {     /* bytes moved per value */
+    {"layernorm", 8.0},      {"layernorm backward", 16.0}, {"gelu", 8.0},         {"gelu backward", 16.0},
+    {"residual add", 12.0},  {"bias backward", 4.0},       {"embedding", 12.0},   {"embedding backward", 12.0},
+    {"cross entropy", 12.0}, {"gradient's norm", 4.0},     {"AdamW", 28.0}};
+
+typedef struct op_job { llm_context *context; int which, rows; float *x, *y, *z, *w, *small; int32_t *tokens; size_t n; } op_job;
+
+static void run_op(void *argument) {
+    const op_job *j = (const op_job *)argument;
+    const int rows = j->rows, C = 768;
+    const size_t n = j->n;
+    switch (j->which) {
+    case OP_NORM: llm_layernorm_forward(j->context, j->y, j->small, j->small + rows, j->x, j->w, j->w + C, rows, C, 1e-5f); break;
+    case OP_NORM_BACK:
+        llm_layernorm_backward(j->context, j->y, j->w + 2 * C, j->w + 3 * C, j->x, j->small, j->small + rows, j->z, j->w, rows, C);
+        break;
+    case OP_GELU: llm_gelu_forward(j->context, j->y, j->x, n); break;
+    case OP_GELU_BACK: llm_gelu_backward(j->context, j->y, j->x, j->z, n); break;
+    case OP_ADD: llmi_residual(j->context, j->y, j->x, j->z, n, 0.0f, 0); break;
+    case OP_BIAS_BACK: llmi_add_column_sums(j->context, j->w, j->x, (size_t)rows, 9 * (size_t)C); break;
+    case OP_EMBED: llm_embedding_forward(j->context, j->y, j->tokens, j->w, rows, 50257, C, NULL); break;
+    case OP_EMBED_BACK: llm_embedding_backward(j->context, j->w, j->y, j->tokens, rows, 50257, C, NULL); break;
+    case OP_LOSS: {
+        llmi_cross_entropy c;
+        memset(&c, 0, sizeof c);
+        c.context = j->context;
+        c.logits = j->x;
+        c.dlogits = j->y;
+        c.targets = j->tokens;
+        c.rows = (size_t)rows;
+        c.vocab = c.ld = 50257;
+        c.losses = j->small;
+        llmi_parallel(j->context, llmi_ceil_div(c.rows, LLMI_ROWS), llmi_cross_entropy_task, &c);
+        break;
+    }
+    case OP_NORM_OF: j->small[0] = (float)llmi_square_sum(j->context, j->x, n); break;
+    default: llm_adamw_update(j->context, j->w, j->y, j->z, j->x, n, 10, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f); break;
+    }
+}
+/* best seconds of one call; the number of values it goes over in *values */
+static double time_op(int which, int rows, llm_context *context, double budget, double *values) {
+    const size_t N = (size_t)rows, C = 768, V = 50257;
+    op_job j;
+    timing t;
+    size_t i;
+    j.context = context;
+    j.which = which;
+    j.rows = rows;
+    j.n = which == OP_GELU || which == OP_GELU_BACK ? N * 4 * C
+          : which == OP_BIAS_BACK                   ? N * 9 * C
+          : which == OP_LOSS                        ? N * V
+          : which == OP_NORM_OF || which == OP_ADAMW ? 124439808
+                                                    : N * C;
+    j.x = floats(j.n);
+    j.y = floats(j.n);
+    j.z = floats(which == OP_LOSS ? 1 : j.n);
+    j.w = floats(which == OP_ADAMW ? j.n : V * C);
+    j.small = floats(2 * N);
+    j.tokens = (int32_t *)(void *)floats(N);
+    for (i = 0; i < N; i++) j.tokens[i] = (int32_t)(llm_random(1, i) % V);
+    for (i = 0; which == OP_ADAMW && i < j.n; i++) j.z[i] = fabsf(j.z[i]);
+    for (i = 0; which == OP_NORM_BACK && i < N; i++) j.small[N + i] = 1.0f;
+    t = measure(run_op, &j, budget, 3);
+    *values = (double)j.n;
+    llmi_release(NULL, j.x);
+    llmi_release(NULL, j.y);
+    llmi_release(NULL, j.z);
+    llmi_release(NULL, j.w);
+    llmi_release(NULL, j.small);
+    llmi_release(NULL, j.tokens);
+    return t.best;
+}
+static void table_ops(void) {
+    llm_context *one = new_context(1), *all = new_context(n_threads);
+    int i;
+    printf("\n== other ops, 1024 rows (AdamW and norm: 124 million values)\n   %-20s %11s %14s %8s %14s\n", "", "1 thread ms",
+           "ns a value", "GB/s", "all threads ms");
+    for (i = 0; i < N_OPS; i++) {
+        const int rows = i == OP_LOSS ? 256 : 1024;
+        double n;
+        const double t1 = time_op(i, rows, one, quick ? 0.1 : 0.3, &n), tn = time_op(i, rows, all, quick ? 0.1 : 0.3, &n);
+        printf("   %-20s %11.3f %14.3f %8.1f %14.3f %8.1f GB/s\n", ops[i].name, t1 * 1e3, t1 / n * 1e9, ops[i].bytes * n / t1 / 1e9,
+               tn * 1e3, ops[i].bytes * n / tn / 1e9);
+    }
+    llm_context_free(one);
+    llm_context_free(all);
+}
+
+/* ---- the training step ---------------------------------------------------------------------------------------- */
+typedef struct training {
+    llm_model *model;
+    llm_trainer *trainer;
+    int32_t *tokens;
+    double forward, backward, update;  /* seconds of the last step */
+} training;
+
+static void new_training(training *t, const llm_config *config, int B, int T) {
+    llm_model_desc md;
+    llm_train_desc d;
+    llm_error err;
+    size_t i, n = (size_t)B * (size_t)T;
+    memset(t, 0, sizeof *t);
+    memset(&md, 0, sizeof md);
+    memset(&d, 0, sizeof d);
+    md.n_threads = n_threads;
+    d.batch_size = B;
+    d.seq_len = T;
+    d.schedule = LLM_CONSTANT;
+    d.n_threads = n_threads;
+    t->model = llm_model_create(config, &md, &err);
+    if (!t->model) die("model", &err);
+    t->trainer = llm_trainer_create(t->model, &d, &err);
+    if (!t->trainer) die("trainer", &err);
+    t->tokens = (int32_t *)malloc((n + 1) * sizeof(int32_t));
+    if (!t->tokens) die("tokens", NULL);
+    for (i = 0; i <= n; i++) t->tokens[i] = (int32_t)(llm_random(7, i) % (uint64_t)config->vocab_size);
+}
+static void free_training(training *t) {
+    llm_trainer_free(t->trainer);
+    llm_model_free(t->model);
+    free(t->tokens);
+}
+static void run_step(void *argument) {
+    training *t = (training *)argument;
+    llm_error err;
+    double a = llmi_seconds(), b;
+    if (llm_trainer_forward(t->trainer, t->tokens, t->tokens + 1, NULL, &err) != LLM_OK) die("forward", &err);
+    b = llmi_seconds();
+    t->forward = b - a;
+    if (llm_trainer_backward(t->trainer, &err) != LLM_OK) die("backward", &err);
+    a = llmi_seconds();
+    t->backward = a - b;
+    if (llm_trainer_update(t->trainer, NULL, &err) != LLM_OK) die("update", &err);
+    t->update = llmi_seconds() - a;
+}
+/* of forward and backward, per batch */
+static double step_flops(const llm_config *c, double B, double T) {
+    const double C = c->d_model, F = c->d_ffn ? c->d_ffn : 4.0 * C, L = c->n_layers;
+    return 3.0 * (2.0 * B * T * (L * (4.0 * C * C + 2.0 * C * F) + C * c->vocab_size) +
+                  L * 4.0 * C * B * T * (T + 1.0) / 2.0);
+}
+static const int step_sizes[3][2] = {{4, 64}, {4, 256}, {1, 1024}};
+static int step_index;
+
+static void table_step(void) {
+    const int B = step_sizes[step_index][0], T = step_sizes[step_index][1], n = quick ? 3 : 7;
+    double seconds[16], forward[16], backward[16], update[16];
+    llm_config config;
+    llm_train_desc d;
+    llm_memory memory;
+    training t;
+    timing whole;
+    int i;
+    gpt2(&config);
+    new_training(&t, &config, B, T);
+    run_step(&t);
+    for (i = 0; i < n; i++) {
+        run_step(&t);
+        forward[i] = t.forward;
+        backward[i] = t.backward;
+        update[i] = t.update;
+        seconds[i] = t.forward + t.backward + t.update;
+    }
+    free_training(&t);
+    memset(&d, 0, sizeof d);
+    d.batch_size = B;
+    d.seq_len = T;
+    d.schedule = LLM_CONSTANT;
+    d.n_threads = n_threads;
+    if (llm_train_memory(&config, &d, &memory, NULL) != LLM_OK) die("train_memory", NULL);
+    whole = timing_of(seconds, n);
+    printf("   %d x %4d %9.3f %9.3f %9.3f %9.3f %9.3f %8.0f %8.1f %4.0f %% %7.0f MB", B, T, whole.best, whole.median,
+           timing_of(forward, n).best, timing_of(backward, n).best, timing_of(update, n).best, B * T / whole.best,
+           step_flops(&config, B, T) / whole.best / 1e9, percent(step_flops(&config, B, T) / whole.best, peak->flops[1]),
+           (double)memory.total / 1e6);
+}
+
+/* ---- where a step's time goes: its parts by themselves ------------------------------------------------------------ */
+static void share(const char *name, double seconds, double step) {
+    printf("   %-34s %9.1f %6.1f %%\n", name, seconds * 1e3, percent(seconds, step));
+}
+static void table_breakdown(void) {
+    const int B = 4, T = quick ? 64 : 256, N = B * T;
+    const double budget = quick ? 0.1 : 0.3;
+    llm_context *context = new_context(n_threads);
+    double step, part[4], op[N_OPS], values, sum, forward, backward;
+    llm_config config;
+    training t;
+    attention a;
+    int i;
+    gpt2(&config);
+    new_training(&t, &config, B, T);
+    step = measure(run_step, &t, quick ? 1.0 : 5.0, 2).best;
+    free_training(&t);
+    all_products(N, n_threads, budget, 0, part);
+    new_attention(&a, context, B, T);
+    forward = 12.0 * measure(run_attention_forward, &a, budget, 3).best;
+    backward = 12.0 * measure(run_attention_backward, &a, budget, 3).best;
+    free_attention(&a);
+    for (i = 0; i < N_OPS; i++) op[i] = time_op(i, i == OP_LOSS ? llmi_min(256, (size_t)N) > 255 ? 256 : N : N, context, budget, &values);
+    op[OP_NORM] *= 25.0 + 24.0;        /* and again in the backward */
+    op[OP_NORM_BACK] *= 25.0;
+    op[OP_GELU] *= 12.0;
+    op[OP_GELU_BACK] *= 12.0;
+    op[OP_ADD] *= 24.0;
+    op[OP_BIAS_BACK] *= 12.0;          /* the four of a block have 9 C values */
+    op[OP_LOSS] *= N / (N < 256 ? (double)N : 256.0);
+    sum = part[0] + part[1] + part[2] + part[3] + forward + backward;
+    for (i = 0; i < N_OPS; i++) sum += op[i];
+    printf("\n== where a step's time goes, B %d, T %d, %d threads: each part by itself\n   %-34s %9s %8s\n", B, T, n_threads, "",
+           "ms", "of step");
+    share("blocks: y = x W", part[0], step);
+    share("blocks: dx = dy W'", part[1], step);
+    share("blocks: dW = x' dy", part[2], step);
+    share("head: its three products", part[3], step);
+    share("attention", forward, step);
+    share("attention backward", backward, step);
+    for (i = 0; i < N_OPS; i++) share(ops[i].name, op[i], step);
+    share("the rest: caches colder, clearing", step - sum, step);
+    share("whole step", step, step);
+    llm_context_free(context);
+}
+
+/* ---- inference ----------------------------------------------------------------------------------------------------- */
+typedef struct inference { llm_model *model; llm_session *session; int32_t *tokens; float *logits; int prompt, n; } inference;
+
+static void new_inference(inference *f, int prompt, int n) {
+    llm_model_desc md;
+    llm_config config;
+    llm_error err;
+    int i;
+    gpt2(&config);
+    memset(&md, 0, sizeof md);
+    md.n_threads = n_threads;
+    f->model = llm_model_create(&config, &md, &err);
+    if (!f->model) die("model", &err);
+    f->session = llm_session_create(f->model, NULL, &err);
+    if (!f->session) die("session", &err);
+    f->tokens = (int32_t *)(void *)floats(1024);
+    f->logits = floats(50257);
+    f->prompt = prompt;
+    f->n = n;
+    for (i = 0; i < 1024; i++) f->tokens[i] = (int32_t)(llm_random(7, (uint64_t)i) % 50257u);
+}
+static void free_inference(inference *f) {
+    llm_session_free(f->session);
+    llm_model_free(f->model);
+    llmi_release(NULL, f->tokens);
+    llmi_release(NULL, f->logits);
+}
+static void run_prefill(void *argument) {
+    inference *f = (inference *)argument;
+    llm_error err;
+    if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
+    if (llm_session_eval(f->session, 0, f->tokens, f->prompt, f->logits, &err) != LLM_OK) die("eval", &err);
+}
+/* after the prompt, which is there already */
+static void run_decode(void *argument) {
+    inference *f = (inference *)argument;
+    llm_error err;
+    int i;
+    if (llm_session_rewind(f->session, 0, f->prompt, &err) != LLM_OK) die("rewind", &err);
+    for (i = 0; i < f->n; i++)
+        if (llm_session_eval(f->session, 0, f->tokens + i, 1, f->logits, &err) != LLM_OK) die("eval", &err);
+}
+/* prompt and all, as a user sees it */
+static void run_generate(void *argument) {
+    inference *f = (inference *)argument;
+    llm_generate_desc d;
+    llm_error err;
+    int32_t tokens[1024];
+    memset(&d, 0, sizeof d);
+    d.max_new_tokens = f->n;
+    if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
+    if (llm_generate(f->session, f->tokens, f->prompt, &d, tokens, 1024, NULL, &err) != LLM_OK) die("generate", &err);
+}
+static void table_prefill(void) {
+    static const int lengths[4] = {512, 17, 64, 1024};
+    int i;
+    printf("\n== prefill, %d threads\n   %6s %9s %10s %9s %6s\n", n_threads, "tokens", "ms", "tokens/s", "GFLOP/s", "peak");
+    for (i = 0; i < (quick ? 1 : 4); i++) {
+        const double n = lengths[i], C = 768.0;
+        const double flops = n * 2.0 * 12.0 * 12.0 * C * C + 2.0 * C * 50257.0 + 12.0 * attention_flops(1.0, n);
+        inference f;
+        timing t;
+        new_inference(&f, lengths[i], 0);
+        t = measure(run_prefill, &f, quick ? 1.0 : 3.0, 3);
+        printf("   %6d %9.1f %10.0f %9.1f %4.0f %%\n", lengths[i], t.best * 1e3, n / t.best, flops / t.best / 1e9,
+               percent(flops / t.best, peak->flops[1]));
+        free_inference(&f);
+    }
+}
+static void table_decode(void) {
+    static const int prompts[3] = {1, 256, 900};
+    int i;
+    printf("\n== decode, %d threads\n   %6s %10s %10s %9s %6s\n", n_threads, "after", "ms/token", "tokens/s", "GB/s", "of what can be read");
+    for (i = 0; i < (quick ? 1 : 3); i++) {
+        const int n = quick ? 16 : 64;
+        /* the weights but for the positions', and keys and values so far */
+        const double bytes = 4.0 * (124439808.0 - 1024.0 * 768.0) + 4.0 * 2.0 * 12.0 * 768.0 * (prompts[i] + n / 2.0);
+        inference f;
+        timing t;
+        new_inference(&f, prompts[i], n);
+        run_prefill(&f);
+        t = measure(run_decode, &f, quick ? 1.0 : 4.0, 3);
+        printf("   %6d %10.2f %10.1f %9.1f %4.0f %%\n", prompts[i], t.best / n * 1e3, n / t.best, bytes * n / t.best / 1e9,
+               percent(bytes * n / t.best, peak->bytes[1]));
+        free_inference(&f);
+    }
+}
+
+/* ---- growth: time against one size at a time ------------------------------------------------------------------------- */
+static void table_scaling(void) {
+    static const char *const names[5] = {"T", "B", "layers", "width", "vocabulary"};
+    int which, i;
+    printf("\n== growth of a step around B 2, T 128, 4 layers, width 256, vocabulary 8192: ms (GFLOP/s)\n");
+    for (which = 0; which < 5; which++) {
+        printf("   %-10s", names[which]);
+        for (i = 0; i < (quick ? 2 : 4); i++) {
+            const int factor = 1 << i;
+            llm_config c;
+            training t;
+            double seconds, flops;
+            int B = 2, T = 128, sizes[5];
+            memset(&c, 0, sizeof c);
+            c.arch = LLM_ARCH_GPT2;
+            c.tie_embeddings = 1;
+            c.max_seq_len = 1024;
+            c.vocab_size = 8192 * (which == 4 ? factor : 1);
+            c.d_model = 256 * (which == 3 ? factor : 1);
+            c.n_heads = c.d_model / 64;
+            c.n_layers = 4 * (which == 2 ? factor : 1);
+            T *= which == 0 ? factor : 1;
+            B *= which == 1 ? factor : 1;
+            new_training(&t, &c, B, T);
+            seconds = measure(run_step, &t, quick ? 0.2 : 0.7, 2).best;
+            flops = step_flops(&c, B, T);
+            sizes[0] = T;
+            sizes[1] = B;
+            sizes[2] = c.n_layers;
+            sizes[3] = c.d_model;
+            sizes[4] = c.vocab_size;
+            printf("  %5d: %7.1f (%4.0f)", sizes[which], seconds * 1e3, flops / seconds / 1e9);
+            free_training(&t);
+        }
+        printf("\n");
+    }
+}
+
+/* ---- one figure per line, for other programs --------------------------------------------------------------------------- */
+typedef struct server { void (*run)(void *); void *argument; double factor; } server;
+
+static int serve(const server *s, int reps, int from_stdin) {
+    struct rusage usage;
+    char line[64];
+    int n = reps;
+    s->run(s->argument);               /* warm up */
+    printf("ready\n");
+    fflush(stdout);
+    while (!from_stdin || fgets(line, sizeof line, stdin)) {
+        if (from_stdin) n = atoi(line);
+        while (n-- > 0) {
+            const double t = llmi_seconds();
+            s->run(s->argument);
+            printf("%.6f\n", (llmi_seconds() - t) * s->factor);
+        }
+        if (!from_stdin) break;
+        printf("done\n");
+        fflush(stdout);
+    }
+    getrusage(RUSAGE_SELF, &usage);
+#ifdef __APPLE__
+    printf("maxrss %.0f\n", (double)usage.ru_maxrss);
+#else
+    printf("maxrss %.0f\n", (double)usage.ru_maxrss * 1024.0);
+#endif
+    return 0;
+}
+
+static int serve_gemm(int rows, int reps, int from_stdin) {
+    char line[64];
+    int n = reps;
+    printf("ready\n");
+    fflush(stdout);
+    while (!from_stdin || fgets(line, sizeof line, stdin)) {
+        if (from_stdin) n = atoi(line);
+        while (n-- > 0) printf("%.6f\n", all_products(rows, n_threads, 0.0, 0, NULL));
+        if (!from_stdin) break;
+        printf("done\n");
+        fflush(stdout);
+    }
+    return 0;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------------------------ */
+/* in a process of its own -> its peak memory in bytes */
+static double in_child(void (*table)(void)) {
+    struct rusage usage;
+    int status = 0;
+    pid_t pid;
+    fflush(stdout);
+    pid = fork();
+    if (pid < 0) die("fork", NULL);
+    if (pid == 0) {
+        table();
+        fflush(stdout);
+        _exit(0);
+    }
+    if (wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) || WEXITSTATUS(status)) die("a table", NULL);
+#ifdef __APPLE__
+    return (double)usage.ru_maxrss;
+#else
+    return (double)usage.ru_maxrss * 1024.0;
+#endif
+}
+
+int main(int argc, char **argv) {
+    static const struct { const char *name; void (*table)(void); } tables[] = {
+        {"peak", table_peak},           {"bandwidth", table_bandwidth}, {"gemm", table_gemm},
+        {"attention", table_attention}, {"ops", table_ops},             {"step", NULL},
+        {"breakdown", table_breakdown}, {"prefill", table_prefill},     {"decode", table_decode},
+        {"scaling", table_scaling}};
+    const int n_tables = (int)(sizeof tables / sizeof tables[0]);
+    const char *only = NULL, *mode = NULL;
+    int i, a = 0, b = 0, reps = 5, from_stdin = 0;
+    for (i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--quick")) quick = 1;
+        else if (!strcmp(argv[i], "--serve")) from_stdin = 1;
+        else if (!strcmp(argv[i], "--only") && i + 1 < argc) only = argv[++i];
+        else if (!strcmp(argv[i], "--threads") && i + 1 < argc) n_threads = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--reps") && i + 1 < argc) reps = atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--step") && i + 2 < argc) {
+            mode = argv[i];
+            a = atoi(argv[++i]);
+            b = atoi(argv[++i]);
+        } else if ((!strcmp(argv[i], "--prefill") || !strcmp(argv[i], "--decode") || !strcmp(argv[i], "--gemm")) && i + 1 < argc) {
+            mode = argv[i];
+            a = atoi(argv[++i]);
+        } else {
+            fprintf(stderr,
+                    "usage: %s [--quick] [--threads N] [--only peak|bandwidth|gemm|attention|ops|step|breakdown|prefill|decode|"
+                    "scaling]\n       %s --step B T | --prefill N | --decode N | --gemm ROWS [--reps R | --serve] [--threads N]\n",
+                    argv[0], argv[0]);
+            return strcmp(argv[i], "--help") != 0;
+        }
+    }
+#ifdef _OPENMP
+    if (n_threads < 1) n_threads = omp_get_max_threads();
+#else
+    n_threads = 1;
+#endif
+    peak = (machine *)mmap(NULL, sizeof *peak, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (peak == MAP_FAILED) die("mmap", NULL);
+    memset(peak, 0, sizeof *peak);
+    if (mode && !strcmp(mode, "--step")) {
+        llm_config config;
+        training t;
+        server s = {run_step, NULL, 1.0};
+        gpt2(&config);
+        new_training(&t, &config, a, b);
+        s.argument = &t;
+        return serve(&s, reps, from_stdin);
+    }
+    if (mode && !strcmp(mode, "--gemm")) return serve_gemm(a, reps, from_stdin);
+    if (mode) {
+        inference f;
+        server s = {run_prefill, NULL, 1.0};
+        const int decode = !strcmp(mode, "--decode");
+        new_inference(&f, decode ? 16 : a, decode ? a : 0);
+        if (decode) s.run = run_generate;
+        s.argument = &f;
+        return serve(&s, reps, from_stdin);
+    }
+    for (i = 0; only && i < n_tables && strcmp(only, tables[i].name);) i++;
+    if (only && i == n_tables) {
+        fprintf(stderr, "bench: there is no table '%s'\n", only);
+        return 2;
+    }
+    printf("llm.h, GPT-2 124M in f32, %d thread%s\n", n_threads, n_threads > 1 ? "s" : "");
+    for (i = 0; i < n_tables; i++) {
+        const int needed = i < 2 && only && strcmp(only, "ops") && strcmp(only, "scaling");
+        if (only && strcmp(only, tables[i].name) && !needed) continue;
+        if (tables[i].table) {
+            in_child(tables[i].table);
+            continue;
+        }
+        printf("\n== training step, %d threads: seconds\n   %8s %9s %9s %9s %9s %9s %8s %8s %6s %10s %9s\n", n_threads, "B x T",
+               "best", "median", "forward", "backward", "update", "tokens/s", "GFLOP/s", "peak", "planned", "in memory");
+        for (step_index = 0; step_index < (quick ? 2 : 3); step_index++) printf("%6.0f MB\n", in_child(table_step) / 1e6);
+    }
+    return 0;
+}

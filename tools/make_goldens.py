@@ -1,0 +1,403 @@
+#!/usr/bin/env python3
+"""Writes tests/data: what PyTorch and transformers say, for the tests of llm.h to compare with.
+
+    pip install torch transformers safetensors
+    tools/make_goldens.py            write tests/data
+    tools/make_goldens.py --check    make everything again elsewhere and compare it with tests/data
+
+Everything is seeded and small. Random numbers come from one generator per case; gradients, losses and
+trained weights are computed a second time in double precision, and a case where float32 is not close
+to that is refused: it would test noise.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.generation import (LogitsProcessorList, MinPLogitsWarper,
+                                     RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
+                                     TopKLogitsWarper, TopPLogitsWarper)
+from transformers.utils import logging
+
+IGNORE = -100
+
+
+def int32(x):
+    return torch.as_tensor(x).to(torch.int32).contiguous()
+
+
+def float32(x):
+    return torch.as_tensor(x).to(torch.float32).contiguous()
+
+
+def relative(a, b):
+    """max|a-b| / max|b|"""
+    return ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30)).item()
+
+
+def close(name, a, b, tolerance):
+    """refuses a golden that float32 does not determine; a tensor of zeros plus noise counts as zero"""
+    a, b = a.detach(), b.detach()
+    if b.double().abs().max() < 1e-7 and a.double().abs().max() < 1e-7:
+        return
+    error = relative(a, b)
+    if not error <= tolerance:
+        raise SystemExit(f"{name}: float32 differs from float64 by {error:.2g}: choose another seed")
+
+
+# ---- GPT-2 -----------------------------------------------------------------------------------------
+
+def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, tied=True, eps=1e-5):
+    """a GPT2LMHeadModel without dropout whose every parameter, biases and norms too, is far from its
+    usual start, so that no gradient is trivial"""
+    config = GPT2Config(vocab_size=vocab, n_positions=positions, n_embd=width, n_head=heads, n_layer=layers,
+                        n_inner=inner, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+                        layer_norm_epsilon=eps, tie_word_embeddings=tied, bos_token_id=None,
+                        eos_token_id=None, attn_implementation="eager")
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() >= 2:
+                p.normal_(0.0, 0.35 if "wte" in name or "lm_head" in name else 0.25, generator=generator)
+            elif "ln_" in name and name.endswith("weight"):
+                p.uniform_(0.5, 1.5, generator=generator)
+            else:
+                p.normal_(0.0, 0.2, generator=generator)
+    return model
+
+
+def save_tensors(tensors, path):
+    save_file(tensors, path)
+    os.chmod(path, 0o644)                        # safetensors writes 0600
+
+
+def save_model(model, directory):
+    model.save_pretrained(directory)
+    path = os.path.join(directory, "generation_config.json")
+    if os.path.exists(path):
+        os.remove(path)
+    os.chmod(os.path.join(directory, "model.safetensors"), 0o644)
+
+
+def batch(generator, vocab, B, T, ignored):
+    """random tokens and targets; a share of the targets counts for nothing"""
+    tokens = torch.randint(0, vocab, (B, T), generator=generator)
+    targets = torch.randint(0, vocab, (B, T), generator=generator)
+    targets[torch.rand((B, T), generator=generator) < ignored] = IGNORE
+    if (targets == IGNORE).all():
+        targets[0, 0] = vocab - 1
+    return tokens, targets
+
+
+def loss_of(model, tokens, targets, smoothing=0.0, reduction="mean"):
+    logits = model(input_ids=tokens, use_cache=False).logits
+    return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
+                                   label_smoothing=smoothing, reduction=reduction)
+
+
+def greedy(name, model, prompt, length):
+    """generate's tokens; refused where two logits are so close that rounding could decide"""
+    whole = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_length=length,
+                           pad_token_id=0)
+    with torch.no_grad():
+        logits = model(input_ids=whole).logits[0, prompt.shape[1] - 1:-1]
+    if logits.shape[1] > 1:
+        best = logits.topk(2).values
+        if (best[:, 0] - best[:, 1]).min() < 1e-3:
+            raise SystemExit(f"{name}: greedy tokens hang on rounding: choose another seed")
+    return whole[0, prompt.shape[1]:]
+
+
+def gpt2_case(out, name, seed, B, T, ignored=0.0, smoothing=0.0, prompt=3, **shape):
+    generator = torch.Generator().manual_seed(seed)
+    model = gpt2_model(generator, **shape)
+    tokens, targets = batch(generator, shape["vocab"], B, T, ignored)
+    logits, loss = loss_of(model, tokens, targets, smoothing)
+    loss.backward()
+
+    exact = copy.deepcopy(model).double()
+    exact.zero_grad()
+    logits64, loss64 = loss_of(exact, tokens, targets, smoothing)
+    loss64.backward()
+    close(f"{name}: logits", logits, logits64, 1e-5)
+    close(f"{name}: loss", loss, loss64, 1e-6)
+    for (key, p), p64 in zip(model.named_parameters(), exact.parameters()):
+        close(f"{name}: gradient of {key}", p.grad, p64.grad, 2e-5)
+
+    logprobs = logits.log_softmax(-1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    golden = {
+        "tokens": int32(tokens), "targets": int32(targets), "label_smoothing": float32([smoothing]),
+        "logits": float32(logits.detach()), "loss": float32([loss.item()]),
+        "logprobs": float32(logprobs.detach().masked_fill(targets == IGNORE, 0.0)),
+        "correct": int32([(logits.argmax(-1) == targets).sum().item()]),
+        "prompt": int32(tokens[0, :prompt]),
+        "greedy": int32(greedy(name, model, tokens[:1, :prompt], shape["positions"])),
+    }
+    for key, p in model.named_parameters():
+        golden["grad." + key] = float32(p.grad)
+    directory = os.path.join(out, name)
+    save_model(model, directory)
+    save_tensors(golden, os.path.join(directory, "golden.safetensors"))
+
+
+def make_gpt2(out):
+    gpt2_case(out, "gpt2_odd", 1, vocab=61, positions=19, width=12, heads=3, layers=2, eps=1e-4, B=3, T=17,
+              ignored=0.2)
+    gpt2_case(out, "gpt2_inner", 2, vocab=37, positions=11, width=10, heads=2, layers=3, inner=23, B=2, T=11)
+    gpt2_case(out, "gpt2_long", 5, vocab=53, positions=96, width=40, heads=5, layers=1, B=2, T=70, ignored=0.1)
+    gpt2_case(out, "gpt2_untied", 4, vocab=29, positions=9, width=8, heads=2, layers=1, tied=False, B=2, T=9,
+              ignored=0.3)
+    gpt2_case(out, "gpt2_smooth", 5, vocab=31, positions=13, width=16, heads=4, layers=2, B=2, T=13, ignored=0.25,
+              smoothing=0.1)
+    gpt2_case(out, "gpt2_wide", 6, vocab=19, positions=21, width=72, heads=1, layers=1, inner=8, B=2, T=20)
+    gpt2_case(out, "gpt2_one", 7, vocab=2, positions=5, width=17, heads=1, layers=1, B=1, T=1, prompt=1)
+
+
+# ---- ten steps of training ---------------------------------------------------------------------------
+
+TRAIN = dict(B=3, T=11, accumulate=2, updates=10, learning_rate=0.01, min_lr_ratio=0.1, warmup=3, max_steps=12,
+             beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=1.5)
+# eps is larger than usual: the gradient of a key's bias is 0 in exact arithmetic, and AdamW makes a
+# step of full length from rounding noise that is above eps
+
+
+def cosine(i, learning_rate, min_lr_ratio, warmup, max_steps, **_):
+    low = learning_rate * min_lr_ratio
+    if i < warmup:
+        return learning_rate * (i + 1) / warmup
+    return low + (learning_rate - low) * 0.5 * (1 + math.cos(math.pi * (i - warmup) / (max_steps - warmup)))
+
+
+def train(model, tokens, targets):
+    """losses of the micro-batches, norms before clipping, learning rates"""
+    decays = [p for p in model.parameters() if p.dim() >= 2]
+    others = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW([dict(params=decays, weight_decay=TRAIN["weight_decay"]),
+                                   dict(params=others, weight_decay=0.0)],
+                                  betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"])
+    losses, norms, rates = [], [], []
+    for update in range(TRAIN["updates"]):
+        micro = range(update * TRAIN["accumulate"], (update + 1) * TRAIN["accumulate"])
+        valid = sum((targets[m] != IGNORE).sum().item() for m in micro)
+        optimizer.zero_grad(set_to_none=True)
+        for m in micro:
+            loss = loss_of(model, tokens[m], targets[m], reduction="sum")[1]
+            losses.append(loss.item() / max(1, (targets[m] != IGNORE).sum().item()))
+            (loss / valid).backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN["clip"]).item())
+        rates.append(cosine(update, **TRAIN))
+        for group in optimizer.param_groups:
+            group["lr"] = rates[-1]
+        optimizer.step()
+    return losses, norms, rates
+
+
+def make_trainer(out):
+    generator = torch.Generator().manual_seed(100)
+    model = gpt2_model(generator, vocab=23, positions=16, width=16, heads=2, layers=2)
+    n = TRAIN["updates"] * TRAIN["accumulate"]
+    data = [batch(generator, 23, TRAIN["B"], TRAIN["T"], (0.1, 0.7)[m % 2]) for m in range(n)]
+    data[7][1].fill_(IGNORE)                     # a micro-batch without a valid target
+    tokens, targets = (torch.stack(x) for x in zip(*data))
+    directory = os.path.join(out, "trainer")
+    save_model(model, directory)
+
+    exact = copy.deepcopy(model).double()
+    losses, norms, rates = train(model, tokens, targets)
+    losses64, norms64, _ = train(exact, tokens, targets)
+    close("trainer: losses", torch.tensor(losses), torch.tensor(losses64), 1e-5)
+    close("trainer: norms", torch.tensor(norms), torch.tensor(norms64), 1e-5)
+    if not min(norms) < TRAIN["clip"] < max(norms):
+        raise SystemExit(f"trainer: clipping is always or never at work: norms {norms}")
+    golden = {
+        "tokens": int32(tokens), "targets": int32(targets), "losses": float32(losses), "norms": float32(norms),
+        "rates": float32(rates),
+        "desc": float32([TRAIN[k] for k in ("learning_rate", "min_lr_ratio", "warmup", "max_steps", "beta1", "beta2",
+                                            "eps", "weight_decay", "clip", "accumulate")]),
+    }
+    for (key, p), p64 in zip(model.named_parameters(), exact.parameters()):
+        close(f"trainer: final {key}", p, p64, 1e-4)
+        golden["final." + key] = float32(p.detach())
+    save_tensors(golden, os.path.join(directory, "golden.safetensors"))
+
+
+# ---- schedules ---------------------------------------------------------------------------------------
+
+def schedule(kind, learning_rate, ratio, warmup, max_steps, decay, steps):
+    """rates of updates 0 .. steps-1 by torch's schedulers, one after the other"""
+    from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
+
+    low, end = learning_rate * ratio, max_steps if kind != "constant" else steps + 1
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
+    parts, milestones = [], []
+    if warmup > 0:
+        parts.append(LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1) if warmup > 1
+                     else ConstantLR(optimizer, factor=1.0, total_iters=0))
+        milestones.append(warmup)
+    if kind == "cosine":
+        parts.append(CosineAnnealingLR(optimizer, T_max=end - warmup, eta_min=low))
+    elif kind == "linear":
+        parts.append(LinearLR(optimizer, start_factor=1.0, end_factor=ratio, total_iters=end - warmup))
+    elif kind == "wsd":
+        decay = decay or max_steps // 10
+        parts += [ConstantLR(optimizer, factor=1.0, total_iters=0),
+                  LinearLR(optimizer, start_factor=1.0, end_factor=ratio, total_iters=decay)]
+        milestones.append(end - decay)
+    else:
+        parts.append(ConstantLR(optimizer, factor=1.0, total_iters=0))
+    if len(parts) == 1:
+        scheduler = parts[0]
+    else:
+        scheduler = SequentialLR(optimizer, parts, milestones)
+    rates = []
+    for i in range(steps):
+        rates.append(low if i >= end else optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+SCHEDULES = ["cosine", "wsd", "linear", "constant"]        # in the order of llm_schedule
+
+
+def make_schedules(out):
+    golden = {}
+    cases = [("cosine", 3e-4, 0.1, 7, 50, 0), ("cosine", 1e-3, 0.0, 0, 33, 0), ("cosine", 0.5, 0.25, 1, 20, 0),
+             ("wsd", 2e-3, 0.1, 5, 40, 12), ("wsd", 1e-3, 0.2, 3, 60, 0), ("linear", 6e-4, 0.1, 4, 30, 0),
+             ("linear", 1e-2, 0.0, 0, 25, 0), ("constant", 1e-3, 0.1, 10, 0, 0), ("constant", 1e-3, 0.1, 0, 0, 0)]
+    for i, (kind, rate, ratio, warmup, max_steps, decay) in enumerate(cases):
+        golden[f"desc{i}"] = float32([SCHEDULES.index(kind), rate, ratio, warmup, max_steps, decay])
+        golden[f"rates{i}"] = float32(schedule(kind, rate, ratio, warmup, max_steps, decay, 70))
+    save_tensors(golden, os.path.join(out, "schedules.safetensors"))
+
+
+# ---- sampling ----------------------------------------------------------------------------------------
+
+def sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty):
+    """in the order in which generate() applies them"""
+    processors = LogitsProcessorList()
+    if penalty not in (0.0, 1.0):
+        processors.append(RepetitionPenaltyLogitsProcessor(penalty=penalty))
+    processors.append(TemperatureLogitsWarper(temperature))
+    if top_k:
+        processors.append(TopKLogitsWarper(top_k=top_k))
+    if 0.0 < top_p < 1.0:
+        processors.append(TopPLogitsWarper(top_p=top_p))
+    if min_p:
+        processors.append(MinPLogitsWarper(min_p=min_p))
+    return processors(history.unsqueeze(0), logits.clone().unsqueeze(0)).softmax(-1).squeeze(0)
+
+
+def make_sampling(out):
+    generator = torch.Generator().manual_seed(300)
+    golden = {}
+    # vocabulary, history, temperature, top-k, top-p, min-p, repetition penalty
+    cases = [(17, 0, 1.0, 0, 0.0, 0.0, 0.0), (17, 0, 0.7, 0, 0.0, 0.0, 0.0), (23, 0, 1.0, 5, 0.0, 0.0, 0.0),
+             (23, 0, 1.0, 0, 0.8, 0.0, 0.0), (23, 0, 1.3, 0, 0.0, 0.1, 0.0), (23, 9, 1.0, 0, 0.0, 0.0, 1.5),
+             (31, 6, 0.8, 12, 0.9, 0.05, 1.3), (31, 6, 1.5, 20, 0.6, 0.02, 0.8), (40, 0, 1.0, 7, 0.3, 0.0, 0.0),
+             (23, 0, 1.0, 100, 1.0, 0.0, 1.0), (29, 0, 1.0, 0, 0.01, 0.0, 0.0), (29, 12, 2.0, 1, 0.5, 0.5, 2.0)]
+    for i, (vocab, n_history, temperature, top_k, top_p, min_p, penalty) in enumerate(cases):
+        logits = torch.randn(vocab, generator=generator) * 2.0
+        history = torch.randint(0, vocab, (n_history,), generator=generator)       # some occur twice
+        golden[f"logits{i}"] = float32(logits)
+        if n_history:
+            golden[f"history{i}"] = int32(history)
+        golden[f"desc{i}"] = float32([temperature, top_k, top_p, min_p, penalty])
+        golden[f"probabilities{i}"] = float32(
+            sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty))
+    logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0, -1.0, 0.0])     # top-k 3 keeps all equals of the third
+    golden[f"logits{len(cases)}"] = float32(logits)
+    golden[f"desc{len(cases)}"] = float32([1.0, 3, 0.0, 0.0, 0.0])
+    golden[f"probabilities{len(cases)}"] = float32(
+        sampling_probabilities(logits, torch.zeros(0, dtype=torch.long), 1.0, 3, 0.0, 0.0, 0.0))
+    save_tensors(golden, os.path.join(out, "sampling.safetensors"))
+
+
+# ---- all of it ----------------------------------------------------------------------------------------
+
+MAKERS = [make_gpt2, make_trainer, make_schedules, make_sampling]
+
+
+def files_of(directory):
+    return sorted(os.path.relpath(os.path.join(where, name), directory)
+                  for where, _, names in os.walk(directory) for name in names)
+
+
+def without_versions(value):
+    if isinstance(value, dict):
+        return {k: without_versions(v) for k, v in value.items() if k != "transformers_version"}
+    return value
+
+
+def differences(a, b):
+    """what differs between two files of goldens, in a line; None where nothing does"""
+    if a.endswith(".safetensors"):
+        x, y = load_file(a), load_file(b)
+        if x.keys() != y.keys():
+            return f"tensors {sorted(x.keys() ^ y.keys())}"
+        for key in x:
+            if x[key].dtype != y[key].dtype or x[key].shape != y[key].shape:
+                return f"{key}: type or shape"
+            if not x[key].is_floating_point():
+                if not torch.equal(x[key], y[key]):
+                    return f"{key}: values"
+            elif x[key].abs().max() > 1e-7 and relative(x[key], y[key]) > 2e-5:
+                return f"{key}: relative difference {relative(x[key], y[key]):.2g}"
+        return None
+    with open(a, "rb") as f, open(b, "rb") as g:
+        x, y = f.read(), g.read()
+    if a.endswith(".json"):
+        x, y = without_versions(json.loads(x)), without_versions(json.loads(y))
+    return None if x == y else "contents"
+
+
+def main():
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default=os.path.join(here, "tests", "data"), help="default: %(default)s")
+    parser.add_argument("--check", action="store_true", help="compare with --out instead of writing it")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+
+    if not arguments.check:
+        for make in MAKERS:
+            make(arguments.out)
+        total = sum(os.path.getsize(os.path.join(arguments.out, f)) for f in files_of(arguments.out))
+        print(f"{len(files_of(arguments.out))} files, {total} bytes in {arguments.out}")
+        return 0
+
+    fresh = tempfile.mkdtemp()
+    try:
+        for make in MAKERS:
+            make(fresh)
+        bad = 0
+        for name in sorted(set(files_of(fresh)) | set(files_of(arguments.out))):
+            a, b = os.path.join(fresh, name), os.path.join(arguments.out, name)
+            if not os.path.exists(a) or not os.path.exists(b):
+                reason = f"only in {fresh if os.path.exists(a) else arguments.out}"
+            else:
+                reason = differences(a, b)
+            if reason:
+                print(f"{name}: {reason}")
+                bad += 1
+        print(f"{len(files_of(fresh))} files made again, {bad} differ")
+        return 1 if bad else 0
+    finally:
+        shutil.rmtree(fresh)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -39,8 +39,8 @@ build/tests: tests/main.c $(wildcard tests/test*) llm.h
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 run: build/train build/generate
-	build/train --out build/model --seconds 90 README.md examples/*.c llm.h
-	build/generate build/model "static llm_result llmi_"
+	build/train --out build/model --seconds 100 README.md examples/*.c llm.h
+	build/generate build/model "static llm_result llmi_" --temperature 0.6
 
 test: build/tests
 	build/tests

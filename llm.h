@@ -3247,7 +3247,7 @@ static double llmi_square_sum(const llm_context *context, const float *x, size_t
 
 static double llmi_clip_factor(double norm, double max_norm) {
     const double factor = max_norm / (norm + 1e-6);
-    return max_norm > 0.0 && factor < 1.0 ? factor : 1.0;
+    return factor < 1.0 ? factor : 1.0;
 }
 
 LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm) {
@@ -3672,7 +3672,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
             grad_norm, (long long)t->step);
     }
     rate = llm_learning_rate(&t->desc, t->step);
-    scale *= llmi_clip_factor(grad_norm, (double)t->desc.grad_clip);
+    if (t->desc.grad_clip > 0.0f) scale *= llmi_clip_factor(grad_norm, (double)t->desc.grad_clip);
     memset(&job, 0, sizeof job);
     job.context = t->context;
     job.weight = t->model->block + first;
@@ -8070,10 +8070,15 @@ static float FN(llmi_exp_sum)(float *y, const float *x, float a, float b, size_t
     V s = SET1(0.0f);
     float sum;
     size_t i;
-    for (i = 0; i + W <= n; i += W) {
-        const V e = FN(llmi_exp)(FMA(av, LD(x + i), bv));
-        if (y) ST(y + i, e);
-        s = ADD(s, e);
+    for (i = 0; i + W <= n;) {         /* summed in parts: a vocabulary's rounding stays small */
+        const size_t end = llmi_min(n, i + 256 * W);
+        V part = SET1(0.0f);
+        for (; i + W <= end; i += W) {
+            const V e = FN(llmi_exp)(FMA(av, LD(x + i), bv));
+            if (y) ST(y + i, e);
+            part = ADD(part, e);
+        }
+        s = ADD(s, part);
     }
     sum = HSUM(s);
     if (i < n) {
@@ -8099,7 +8104,8 @@ static void FN(llmi_softmax_backward)(float *dx, const float *dy, const float *y
     }
 }
 
-/* sigmoid(2u) = 1/(1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); so gelu = x sigmoid(2u) */
+/* sigmoid(2u) = 1/(1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); so gelu = x sigmoid(2u).
+ * Beyond +-16 the gate is shut or open to the last bit, while x^2 could overflow: x stops there. */
 LLMI_INLINE V FN(llmi_gelu_gate)(V x) {
     const V u = MUL(
         x, FMA(MUL(x, x), SET1(-2.0f * 0.7978845608f * 0.044715f), SET1(-2.0f * 0.7978845608f)));
@@ -8108,7 +8114,7 @@ LLMI_INLINE V FN(llmi_gelu_gate)(V x) {
 static void FN(llmi_gelu)(float *y, const float *x, size_t n) {
     size_t i;
     for (i = 0; i < n; i += W) {
-        const V xv = LOAD(x + i, n - i);
+        const V xv = MAX(SET1(-16.0f), LOAD(x + i, n - i));
         STORE(y + i, MUL(xv, FN(llmi_gelu_gate)(xv)), n - i);
     }
 }
@@ -8117,14 +8123,15 @@ static void FN(llmi_gelu_backward)(float *dx, float *y, const float *dy, const f
                                    int accumulate) {
     size_t i;
     for (i = 0; i < n; i += W) {
-        const V xv = LOAD(x + i, n - i), s = FN(llmi_gelu_gate)(xv), g = MUL(xv, s);
-        const V du = FMA(MUL(xv, xv), SET1(6.0f * 0.7978845608f * 0.044715f),
+        const V xv = MAX(SET1(-16.0f), LOAD(x + i, n - i)), near = MIN(SET1(16.0f), xv);
+        const V s = FN(llmi_gelu_gate)(near), g = MUL(near, s);
+        const V du = FMA(MUL(near, near), SET1(6.0f * 0.7978845608f * 0.044715f),
                          SET1(2.0f * 0.7978845608f));
         const V slope = FMA(MUL(g, SUB(SET1(1.0f), s)), du, s);
         V d = MUL(LOAD(dy + i, n - i), slope);
         if (accumulate) d = ADD(LOAD(dx + i, n - i), d);
         STORE(dx + i, d, n - i);
-        if (y) STORE(y + i, g, n - i);
+        if (y) STORE(y + i, MUL(xv, s), n - i);
     }
 }
 

@@ -7,6 +7,9 @@
 
 #include "test_core.c"
 #include "test_gemm.c"
+#include "test_ops.c"
+#include "test_attention.c"
+#include "test_loss.c"
 #include "test_model.c"
 #include "test_trainer.c"
 #include "test_session.c"
@@ -26,6 +29,9 @@ int main(int argc, char **argv) {
     }
     test_file("core", run_core);
     test_file("gemm", run_gemm);
+    test_file("ops", run_ops);
+    test_file("attention", run_attention);
+    test_file("loss", run_loss);
     test_file("model", run_model);
     test_file("trainer", run_trainer);
     test_file("session", run_session);

@@ -119,7 +119,7 @@ static void product_run(llm_context *context, size_t m, size_t n, size_t k, unsi
 TEST(gemm_rows_around_the_tile) {
     int t;
     for (t = 0; llmi_kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
+        llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
         const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, k->mr - 1, k->mr, k->mr + 1, 2 * k->mr - 1,
                                 2 * k->mr + 1, 4 * k->mr + 1, k->mc - 1, k->mc, k->mc + 1};
@@ -132,7 +132,7 @@ TEST(gemm_rows_around_the_tile) {
 TEST(gemm_columns_around_the_tile) {
     int t;
     for (t = 0; llmi_kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
+        llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
         const size_t sizes[] = {1, 2, 3, k->w - (k->w > 1), k->w, k->w + 1, k->nr - 1, k->nr, k->nr + 1, 2 * k->nr - 1,
                                 2 * k->nr + 1, 4 * k->nr + 1, 63, 64, 65, 129, 257};
@@ -145,7 +145,7 @@ TEST(gemm_columns_around_the_tile) {
 TEST(gemm_depth_around_the_block) {
     int t;
     for (t = 0; llmi_kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
+        llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
         const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, k->w + 1, 2 * k->w + 1, 31, 32, 33, 47, 63, 64, 65, k->kc - 1,
                                 k->kc, k->kc + 1, k->kc + 5, 2 * k->kc, 2 * k->kc + 3, 3 * k->kc + 1};
@@ -221,7 +221,7 @@ TEST(gemm_without_depth) {             /* the sum of no products is 0 */
     int t;
     unsigned i, c;
     for (t = 0; llmi_kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
+        llm_context *context = context_at(t, 1);
         for (i = 0; i < 4; i++)
             for (c = 0; c < 16; c++) product_run(context, ms[i], 21, 0, c + 32);
         llm_context_free(context);
@@ -231,7 +231,7 @@ TEST(gemm_without_elements) {
     int t;
     unsigned c;
     for (t = 0; llmi_kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
+        llm_context *context = context_at(t, 1);
         for (c = 0; c < 48; c++) {
             product_run(context, 0, 5, 3, c);
             product_run(context, 20, 0, 3, c);
@@ -379,7 +379,7 @@ TEST(gemm_matrix_in_either_layout) {
     static const size_t shapes[][3] = {{1, 5, 3}, {6, 33, 20}, {16, 64, 40}, {17, 20, 65}, {70, 48, 33}};
     int t, s, transposed, accumulate;
     for (t = 0; llmi_kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
+        llm_context *context = context_at(t, 1);
         for (s = 0; s < 5; s++)
             for (transposed = 0; transposed < 2; transposed++)
                 for (accumulate = 0; accumulate < 2; accumulate++) {

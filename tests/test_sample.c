@@ -1,18 +1,20 @@
-/* Sampling: against transformers' processors (tests/data/sampling.safetensors) and a plain implementation
- * of them in double precision. Uses the tools at the top of test_model.c. */
+/* Sampling: against transformers' processors (tests/data/sampling.safetensors) and a plain
+ * implementation of them in double precision. Uses the tools at the top of test_model.c. */
 
-/* What transformers' processors leave of logits, as probabilities: repetition penalty, temperature, top-k,
- * top-p, min-p. No two logits are equal, or top_k is 0. */
-static void plain_probabilities(double *p, const float *logits, int V, const llm_sampling *s, const int32_t *history,
-                                int n_history) {
+/* What transformers' processors leave of logits, as probabilities: repetition penalty,
+ * temperature, top-k, top-p, min-p. No two logits are equal, or top_k is 0. */
+static void plain_probabilities(double *p, const float *logits, int V, const llm_sampling *s,
+                                const int32_t *history, int n_history) {
     double top = -HUGE_VAL, sum = 0.0;
-    int i, j, *rank = (int *)calloc((size_t)V, sizeof(int)), *order = (int *)calloc((size_t)V, sizeof(int));
+    int i, j, *rank = (int *)calloc((size_t)V, sizeof(int)),
+              *order = (int *)calloc((size_t)V, sizeof(int));
     for (i = 0; i < V; i++) p[i] = (double)logits[i];
     if (s->repetition_penalty > 0.0f)
         for (i = 0; i < V; i++)
             for (j = 0; j < n_history; j++)
                 if (history[j] == i) {
-                    p[i] *= p[i] < 0.0 ? (double)s->repetition_penalty : 1.0 / (double)s->repetition_penalty;
+                    p[i] *= p[i] < 0.0 ? (double)s->repetition_penalty
+                                       : 1.0 / (double)s->repetition_penalty;
                     break;
                 }
     for (i = 0; i < V; i++) {
@@ -41,18 +43,21 @@ static void plain_probabilities(double *p, const float *logits, int V, const llm
     free(order);
 }
 
-/* draws n times; nothing impossible may come, and the rest in proportion: Pearson's chi-square within five
- * standard deviations of what it should be, tokens rarer than five draws taken together */
-static void check_draws(const double *p, const float *logits, int V, const llm_sampling *s, const int32_t *history,
-                        int n_history, int n, const char *what) {
+/* draws n times; nothing impossible may come, and the rest in proportion: Pearson's chi-square
+ * within five standard deviations of what it should be, tokens rarer than five draws taken
+ * together */
+static void check_draws(const double *p, const float *logits, int V, const llm_sampling *s,
+                        const int32_t *history, int n_history, int n, const char *what) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     int *seen = (int *)calloc((size_t)V, sizeof(int)), i, impossible = 0, freedom = -1;
     double chi = 0.0, rare = 0.0, rare_seen = 0.0;
     for (i = 0; context && i < n; i++) {
         int32_t token = -1;
         llm_error err;
-        const llm_result result = llm_sample(context, &token, logits, V, s, history, n_history, (uint64_t)i, &err);
-        CHECK_MSG(result == LLM_OK && token >= 0 && token < V, "%s: result %d, token %d", what, (int)result, (int)token);
+        const llm_result result =
+            llm_sample(context, &token, logits, V, s, history, n_history, (uint64_t)i, &err);
+        CHECK_MSG(result == LLM_OK && token >= 0 && token < V, "%s: result %d, token %d", what,
+                  (int)result, (int)token);
         if (result == LLM_OK && token >= 0 && token < V) seen[token]++;
     }
     for (i = 0; i < V; i++) {
@@ -71,8 +76,8 @@ static void check_draws(const double *p, const float *logits, int V, const llm_s
         freedom++;
     }
     CHECK_MSG(impossible == 0, "%s: %d of %d draws are impossible", what, impossible, n);
-    CHECK_MSG(chi <= freedom + 5.0 * sqrt(2.0 * (freedom > 0 ? freedom : 0)) + 5.0, "%s: chi-square %g, %d degrees of freedom",
-              what, chi, freedom);
+    CHECK_MSG(chi <= freedom + 5.0 * sqrt(2.0 * (freedom > 0 ? freedom : 0)) + 5.0,
+              "%s: chi-square %g, %d degrees of freedom", what, chi, freedom);
     llm_context_free(context);
     free(seen);
 }
@@ -110,8 +115,8 @@ static void golden_sampling(int c, int draws) {
     for (i = 0; i < (int)logits.count; i++) {
         p[i] = (double)expected.f[i];
         if (c < 12)                    /* the plain implementation, which serves below, is right */
-            CHECK_MSG(fabs(p[i] - plain[i]) < 1e-6 && (p[i] == 0.0) == (plain[i] == 0.0), "case %d, token %d: %g or %g", c,
-                      i, p[i], plain[i]);
+            CHECK_MSG(fabs(p[i] - plain[i]) < 1e-6 && (p[i] == 0.0) == (plain[i] == 0.0),
+                      "case %d, token %d: %g or %g", c, i, p[i], plain[i]);
     }
     snprintf(key, sizeof key, "golden case %d", c);
     check_draws(p, logits.f, (int)logits.count, &s, history.i, (int)history.count, draws, key);
@@ -153,25 +158,28 @@ TEST(sample_against_plain) {
     }
 }
 
-static int32_t draw(const float *logits, int V, const llm_sampling *s, const int32_t *history, int n_history,
-                    uint64_t counter) {
+static int32_t draw(const float *logits, int V, const llm_sampling *s, const int32_t *history,
+                    int n_history, uint64_t counter) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     int32_t token = -1;
     llm_error err;
     err.message[0] = 0;
-    CHECK_MSG(llm_sample(context, &token, logits, V, s, history, n_history, counter, &err) == LLM_OK, "%s", err.message);
+    CHECK_MSG(llm_sample(context, &token, logits, V, s, history, n_history, counter, &err) ==
+                  LLM_OK,
+              "%s", err.message);
     llm_context_free(context);
     return token;
 }
 
 TEST(sample_greedy) {
-    const float ties[6] = {1.0f, 4.0f, -2.0f, 4.0f, 4.0f, 3.0f}, below[3] = {-5.0f, -3.0f, -3.0f}, one[1] = {-7.0f};
+    const float ties[6] = {1.0f, 4.0f, -2.0f, 4.0f, 4.0f, 3.0f}, below[3] = {-5.0f, -3.0f, -3.0f},
+                one[1] = {-7.0f};
     static const int32_t history[4] = {1, 3, 1, 1}, two[2] = {0, 1};
     llm_sampling s;
     memset(&s, 0, sizeof s);
     CHECK(draw(ties, 6, NULL, NULL, 0, 0) == 1 && draw(ties, 6, &s, NULL, 0, 99) == 1);
     CHECK(draw(below, 3, &s, NULL, 0, 0) == 1 && draw(one, 1, &s, NULL, 0, 0) == 0);
-    s.repetition_penalty = 1.2f;       /* counts once however often a token occurs: 4/1.2 is above 3 */
+    s.repetition_penalty = 1.2f; /* counts once however often a token occurs: 4/1.2 is above 3 */
     CHECK(draw(ties, 6, &s, history, 4, 0) == 4 && draw(ties, 5, &s, history, 0, 0) == 1);
     CHECK(draw(ties, 4, &s, history, 4, 0) == 1);
     s.repetition_penalty = 1.4f;
@@ -217,11 +225,13 @@ TEST(sample_what_is_not_finite) {
         CHECK(token == -5);
         logits[3] = -1e30f;            /* the only one that can come */
         logits[5] = (float)NAN;
-        for (counter = 0; counter < 50; counter++) CHECK(draw(logits, 8, &s, NULL, 0, counter) == 3);
+        for (counter = 0; counter < 50; counter++)
+            CHECK(draw(logits, 8, &s, NULL, 0, counter) == 3);
         s.top_k = 4;
         s.top_p = 0.9f;
         s.min_p = 0.1f;
-        for (counter = 0; counter < 50; counter++) CHECK(draw(logits, 8, &s, NULL, 0, counter) == 3);
+        for (counter = 0; counter < 50; counter++)
+            CHECK(draw(logits, 8, &s, NULL, 0, counter) == 3);
     }
     memset(&s, 0, sizeof s);
     s.temperature = 1.0f;              /* large logits do not overflow */
@@ -262,29 +272,41 @@ TEST(sample_refuses) {
     REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, NULL, logits, 8, &s, NULL, 0, 0, &err), "NULL");
     REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, NULL, 8, &s, NULL, 0, 0, &err), "NULL");
     REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 2, 0, &err), "NULL");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 0, &s, NULL, 0, 0, &err), "vocab_size", "0");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, -1, &s, NULL, 0, 0, &err), "vocab_size", "-1");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, -1, 0, &err), "n_history", "-1");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, 2, 0, &err), "8", "1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 0, &s, NULL, 0, 0, &err),
+            "vocab_size", "0");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, -1, &s, NULL, 0, 0, &err),
+            "vocab_size", "-1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, -1, 0, &err),
+            "n_history", "-1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, 2, 0, &err), "8",
+            "1");
     history[1] = -1;
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, 2, 0, &err), "-1", "8");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, 2, 0, &err), "-1",
+            "8");
     for (i = 0; i < 4; i++) {
         memset(&s, 0, sizeof s);
         s.temperature = bad[i];
-        if (i < 3) REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "temperature");
+        if (i < 3)
+            REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+                    "temperature");
         s.temperature = 1.0f;
         s.repetition_penalty = bad[i];
-        if (i < 3) REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "penalty");
+        if (i < 3)
+            REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+                    "penalty");
         s.repetition_penalty = 0.0f;
         s.top_p = bad[i];
-        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "top_p");
+        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+                "top_p");
         s.top_p = 0.0f;
         s.min_p = bad[i];
-        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "min_p");
+        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+                "min_p");
     }
     memset(&s, 0, sizeof s);
     s.top_k = -1;
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "top_k", "-1");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "top_k",
+            "-1");
     CHECK(token == -5);
     llm_context_free(context);
 }

@@ -6,10 +6,12 @@ static void session_use(llm_session *session, const llmi_kernels *kernels) {
     const size_t D = (size_t)(session->model->config.d_model / session->model->config.n_heads);
     session->context->kernels = kernels;
     CHECK(llmi_scratch_reserve(session->context,
-                               llmi_attention_scratch_size(session->context, (size_t)session->desc.max_seq_len, D, D, 0),
+                               llmi_attention_scratch_size(
+                                   session->context, (size_t)session->desc.max_seq_len, D, D, 0),
                                NULL) == LLM_OK);
 }
-static llm_session *new_session(const llm_model *model, int max_seq_len, int sequences, int threads) {
+static llm_session *new_session(const llm_model *model, int max_seq_len, int sequences,
+                                int threads) {
     llm_session_desc d;
     llm_session *session;
     llm_error err;
@@ -23,7 +25,7 @@ static llm_session *new_session(const llm_model *model, int max_seq_len, int seq
     return session;
 }
 
-/* ---- the cache -------------------------------------------------------------------------------- */
+/* ---- the cache ------------------------------------------------------------------------------- */
 TEST(session_equals_the_batch) {
     static const int pieces[] = {1, 2, 15, 16, 17, 33, 63, 64, 65, 130, 150};
     const llm_config c = small_config(90, 150, 40, 2, 5);
@@ -47,8 +49,8 @@ TEST(session_equals_the_batch) {
                 CHECK(llm_session_eval(s, 0, tokens + at, n, logits, NULL) == LLM_OK);
                 CHECK(llm_session_length(s, 0) == at + n);
                 error = relative_error(logits, whole + (at + n - 1) * 90, 90);
-                CHECK_MSG(error < 1e-5, "%s, pieces of %d: position %d differs by %g", kernels->name, pieces[p],
-                          at + n - 1, error);
+                CHECK_MSG(error < 1e-5, "%s, pieces of %d: position %d differs by %g",
+                          kernels->name, pieces[p], at + n - 1, error);
             }
             llm_session_free(s);
         }
@@ -97,15 +99,19 @@ TEST(session_sequences_are_apart) {
     for (turn = 0; turn < 30; turn++) {
         const int sequence = turn % 3, n = 1 + turn % 9;
         if (length[sequence] + n > 90) continue;
-        CHECK(llm_session_eval(s, sequence, tokens + 90 * sequence + length[sequence], n, logits, NULL) == LLM_OK);
+        CHECK(llm_session_eval(s, sequence, tokens + 90 * sequence + length[sequence], n, logits,
+                               NULL) == LLM_OK);
         length[sequence] += n;
         CHECK(llm_session_length(s, sequence) == length[sequence]);
-        CHECK_MSG(relative_error(logits, whole + (90 * sequence + length[sequence] - 1) * 70, 70) < 1e-5,
+        CHECK_MSG(relative_error(logits, whole + (90 * sequence + length[sequence] - 1) * 70, 70) <
+                      1e-5,
                   "sequence %d at %d", sequence, length[sequence]);
     }
-    CHECK(llm_session_length(s, 3) == -1 && llm_session_length(s, -1) == -1 && llm_session_length(NULL, 0) == -1);
+    CHECK(llm_session_length(s, 3) == -1 && llm_session_length(s, -1) == -1 &&
+          llm_session_length(NULL, 0) == -1);
     CHECK(llm_session_cache_bytes(s) == 3 * llm_config_cache_bytes(&c, 90, LLM_F32));
-    CHECK(llm_session_cache_bytes(s) == (size_t)3 * 2 * 2 * 24 * 90 * 4 && llm_session_cache_bytes(NULL) == 0);
+    CHECK(llm_session_cache_bytes(s) == (size_t)3 * 2 * 2 * 24 * 90 * 4 &&
+          llm_session_cache_bytes(NULL) == 0);
     llm_session_free(s);
     llm_model_free(model);
     free(whole);
@@ -118,7 +124,8 @@ TEST(session_few_rows_give_the_same_bits) {
     int k;
     for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++) {
         llm_model *model = shaken_model(&c, 31, 2, NULL);
-        llm_session *many = model ? new_session(model, 0, 20, 2) : NULL, *one = model ? new_session(model, 0, 1, 1) : NULL;
+        llm_session *many = model ? new_session(model, 0, 20, 2) : NULL,
+                    *one = model ? new_session(model, 0, 1, 1) : NULL;
         float *logits = new_floats(20 * 70), *expected = new_floats(20 * 70), row[70];
         int32_t tokens[100], batch[20];
         int n, i, turn;
@@ -127,16 +134,20 @@ TEST(session_few_rows_give_the_same_bits) {
         session_use(one, kernels);
         random_tokens(tokens, 100, 70, 4);
         for (n = 2; n <= 16; n++) {    /* n tokens in one call, or one by one */
-            CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK && llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
+            CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK &&
+                  llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
             CHECK(llm_session_eval(one, 0, tokens, 70, NULL, NULL) == LLM_OK);
             CHECK(llm_session_eval(many, 0, tokens, 70, NULL, NULL) == LLM_OK);
             CHECK(llm_session_eval(many, 0, tokens + 70, n, logits, NULL) == LLM_OK);
-            for (i = 0; i < n; i++) CHECK(llm_session_eval(one, 0, tokens + 70 + i, 1, row, NULL) == LLM_OK);
-            CHECK_MSG(same_bits(logits, row, 70), "%s: %d rows in one call differ", kernels->name, n);
+            for (i = 0; i < n; i++)
+                CHECK(llm_session_eval(one, 0, tokens + 70 + i, 1, row, NULL) == LLM_OK);
+            CHECK_MSG(same_bits(logits, row, 70), "%s: %d rows in one call differ", kernels->name,
+                      n);
         }
         CHECK(llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
         for (i = 0; i < 20; i++)       /* different lengths, one empty */
-            if (i % 7 != 3) CHECK(llm_session_eval(many, i, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
+            if (i % 7 != 3)
+                CHECK(llm_session_eval(many, i, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
         for (turn = 0; turn < 3; turn++) {
             for (i = 0; i < 20; i++) {
                 batch[i] = (i + turn) % 5 == 0 ? -1 - i : tokens[i * 3 + turn];
@@ -144,9 +155,12 @@ TEST(session_few_rows_give_the_same_bits) {
                 memset(logits + i * 70, 0x55, 70 * sizeof(float));
                 if (batch[i] < 0) continue;
                 CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK);
-                if (i % 7 != 3) CHECK(llm_session_eval(one, 0, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
+                if (i % 7 != 3)
+                    CHECK(llm_session_eval(one, 0, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
                 for (n = 0; n <= turn; n++)        /* the turns so far that did not skip it */
-                    if ((i + n) % 5) CHECK(llm_session_eval(one, 0, tokens + i * 3 + n, 1, expected + i * 70, NULL) == LLM_OK);
+                    if ((i + n) % 5)
+                        CHECK(llm_session_eval(one, 0, tokens + i * 3 + n, 1, expected + i * 70,
+                                               NULL) == LLM_OK);
                 CHECK(llm_session_length(one, 0) == llm_session_length(many, i) + 1);
             }
             CHECK(llm_session_eval_batch(many, batch, turn == 1 ? NULL : logits, NULL) == LLM_OK);
@@ -182,8 +196,8 @@ TEST(session_threads_give_the_same_bits) {
             CHECK(llm_session_eval(s, 0, tokens + 150, 13, logits[1], NULL) == LLM_OK);
             CHECK(llm_session_eval(s, 0, tokens + 163, 1, logits[2], NULL) == LLM_OK);
             if (threads == 1) memcpy(first, logits, sizeof first);
-            CHECK_MSG(memcmp(first, logits, sizeof first) == 0, "%s: %d threads give other bits than one",
-                      kernels->name, threads);
+            CHECK_MSG(memcmp(first, logits, sizeof first) == 0,
+                      "%s: %d threads give other bits than one", kernels->name, threads);
             llm_session_free(s);
         }
         llm_model_free(model);
@@ -207,7 +221,8 @@ TEST(session_rewinds) {
     CHECK(llm_session_length(s, 0) == 20);
     CHECK(llm_session_eval(s, 1, tokens + 30, 10, b, NULL) == LLM_OK);
     CHECK(same_bits(a, b, 70));
-    CHECK(llm_session_rewind(s, 1, 40, &err) == LLM_OK && llm_session_rewind(s, 1, 0, &err) == LLM_OK);
+    CHECK(llm_session_rewind(s, 1, 40, &err) == LLM_OK &&
+          llm_session_rewind(s, 1, 0, &err) == LLM_OK);
     REFUSED(LLM_ERR_ARGUMENT, llm_session_rewind(s, 0, 21, &err), "21", "20");
     REFUSED(LLM_ERR_ARGUMENT, llm_session_rewind(s, 0, -1, &err), "-1", "20");
     REFUSED(LLM_ERR_ARGUMENT, llm_session_rewind(s, 2, 0, &err), "2");
@@ -242,7 +257,8 @@ TEST(session_refuses_and_is_as_before) {
     CHECK(llm_session_eval(s, 0, tokens + 20, 3, expected, NULL) == LLM_OK);
     CHECK(llm_session_rewind(s, 0, 20, NULL) == LLM_OK);
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 0, tokens, 11, logits, &err), "11", "20", "30");
-    REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 0, tokens, INT_MAX, logits, &err), "2147483647", "30");
+    REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 0, tokens, INT_MAX, logits, &err), "2147483647",
+            "30");
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 0, tokens, 0, logits, &err), "0");
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 0, tokens, -4, logits, &err), "-4");
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 3, tokens, 1, logits, &err), "3", "2");
@@ -255,22 +271,26 @@ TEST(session_refuses_and_is_as_before) {
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval(s, 0, tokens, 10, logits, &err), "-1", "7", "70");
     tokens[7] = 1;
     CHECK(llm_session_length(s, 0) == 20);
-    CHECK(llm_session_eval(s, 0, tokens + 20, 3, logits, &err) == LLM_OK && same_bits(logits, expected, 70));
+    CHECK(llm_session_eval(s, 0, tokens + 20, 3, logits, &err) == LLM_OK &&
+          same_bits(logits, expected, 70));
     /* a batch is refused as a whole */
     CHECK(llm_session_eval(s, 2, tokens, 30, NULL, &err) == LLM_OK);
     batch[0] = 5;
     batch[1] = 6;
     batch[2] = 7;
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval_batch(s, batch, logits, &err), "2", "30");
-    CHECK(llm_session_length(s, 0) == 23 && llm_session_length(s, 1) == 0 && llm_session_length(s, 2) == 30);
+    CHECK(llm_session_length(s, 0) == 23 && llm_session_length(s, 1) == 0 &&
+          llm_session_length(s, 2) == 30);
     batch[2] = 70;
     CHECK(llm_session_rewind(s, 2, 10, NULL) == LLM_OK);
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval_batch(s, batch, logits, &err), "70");
-    CHECK(llm_session_length(s, 0) == 23 && llm_session_length(s, 1) == 0 && llm_session_length(s, 2) == 10);
+    CHECK(llm_session_length(s, 0) == 23 && llm_session_length(s, 1) == 0 &&
+          llm_session_length(s, 2) == 10);
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval_batch(s, NULL, logits, &err), "NULL");
     REFUSED(LLM_ERR_ARGUMENT, llm_session_eval_batch(NULL, batch, logits, &err), "NULL");
     batch[0] = batch[2] = INT32_MIN;
-    CHECK(llm_session_eval_batch(s, batch, logits, &err) == LLM_OK && llm_session_length(s, 1) == 1);
+    CHECK(llm_session_eval_batch(s, batch, logits, &err) == LLM_OK &&
+          llm_session_length(s, 1) == 1);
     llm_session_free(s);
     llm_session_free(NULL);
 
@@ -295,7 +315,7 @@ TEST(session_refuses_and_is_as_before) {
     llm_model_free(model);
 }
 
-/* ---- generation --------------------------------------------------------------------------------- */
+/* ---- generation ------------------------------------------------------------------------------ */
 typedef struct heard { int32_t tokens[200]; int n, cancel_at; } heard;
 
 static int on_token(int32_t token, void *user) {
@@ -319,12 +339,14 @@ TEST(generate_golden_greedy) {
             int32_t tokens[200];
             if (!s) return;
             session_use(s, kernels);
-            CHECK(llm_generate(s, prompt.i, (int)prompt.count, NULL, tokens, 200, &stats, NULL) == LLM_OK);
-            CHECK_MSG(stats.n_generated == (int)greedy.count, "%s: %d tokens instead of %d", golden_cases[c],
-                      stats.n_generated, (int)greedy.count);
-            CHECK_MSG(memcmp(tokens, greedy.i, greedy.count * sizeof(int32_t)) == 0, "%s %s: other tokens",
-                      golden_cases[c], kernels->name);
-            CHECK(stats.n_prompt == (int)prompt.count && stats.n_drafted == 0 && stats.n_accepted == 0);
+            CHECK(llm_generate(s, prompt.i, (int)prompt.count, NULL, tokens, 200, &stats, NULL) ==
+                  LLM_OK);
+            CHECK_MSG(stats.n_generated == (int)greedy.count, "%s: %d tokens instead of %d",
+                      golden_cases[c], stats.n_generated, (int)greedy.count);
+            CHECK_MSG(memcmp(tokens, greedy.i, greedy.count * sizeof(int32_t)) == 0,
+                      "%s %s: other tokens", golden_cases[c], kernels->name);
+            CHECK(stats.n_prompt == (int)prompt.count && stats.n_drafted == 0 &&
+                  stats.n_accepted == 0);
             CHECK(stats.prefill_seconds >= 0.0 && stats.decode_seconds >= 0.0);
             CHECK(llm_session_length(s, 0) == (int)(prompt.count + greedy.count) - 1);
             llm_session_free(s);
@@ -334,11 +356,13 @@ TEST(generate_golden_greedy) {
     }
 }
 
-/* generate is eval and sample, with random number i for token i and the whole sequence as history */
+/* generate is eval and sample, with random number i for token i and the whole sequence as
+ * history */
 TEST(generate_is_eval_and_sample) {
     const llm_config c = small_config(60, 80, 24, 2, 3);
     llm_model *model = shaken_model(&c, 31, 2, NULL);
-    llm_session *s = model ? new_session(model, 0, 2, 2) : NULL, *by_hand = model ? new_session(model, 0, 1, 2) : NULL;
+    llm_session *s = model ? new_session(model, 0, 2, 2) : NULL,
+                *by_hand = model ? new_session(model, 0, 1, 2) : NULL;
     llm_context *context = llm_context_create(1, NULL, NULL);
     llm_generate_desc d;
     heard h;
@@ -362,14 +386,16 @@ TEST(generate_is_eval_and_sample) {
         d.on_token = on_token;
         d.user = &h;
         random_tokens(history, 9, 60, 3 + (uint64_t)variant);
-        CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK && llm_session_rewind(by_hand, 0, 0, NULL) == LLM_OK);
+        CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK &&
+              llm_session_rewind(by_hand, 0, 0, NULL) == LLM_OK);
         CHECK(llm_generate(s, history, 9, &d, tokens, 20, NULL, NULL) == LLM_OK);
         CHECK(h.n == 20 && memcmp(h.tokens, tokens, sizeof tokens) == 0);
         CHECK(llm_session_eval(by_hand, 0, history, 9, logits, NULL) == LLM_OK);
         for (i = 0; i < 20; i++, n++) {
-            CHECK(llm_sample(context, &history[n], logits, 60, &d.sampling, history, n, (uint64_t)i, NULL) == LLM_OK);
-            CHECK_MSG(history[n] == tokens[i], "variant %d, token %d: %d instead of %d", variant, i, (int)tokens[i],
-                      (int)history[n]);
+            CHECK(llm_sample(context, &history[n], logits, 60, &d.sampling, history, n, (uint64_t)i,
+                             NULL) == LLM_OK);
+            CHECK_MSG(history[n] == tokens[i], "variant %d, token %d: %d instead of %d", variant, i,
+                      (int)tokens[i], (int)history[n]);
             if (history[n] != tokens[i]) break;
             CHECK(llm_session_eval(by_hand, 0, &history[n], 1, logits, NULL) == LLM_OK);
         }
@@ -397,27 +423,32 @@ TEST(generate_ends) {
     d.sampling.seed = 1;
     random_tokens(prompt, 41, 60, 3);
     /* a full context */
-    CHECK(llm_generate(s, prompt, 10, &d, all, 40, &stats, &err) == LLM_OK && stats.n_generated == 30);
+    CHECK(llm_generate(s, prompt, 10, &d, all, 40, &stats, &err) == LLM_OK &&
+          stats.n_generated == 30);
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
-    CHECK(llm_generate(s, prompt, 40, &d, tokens, 40, &stats, &err) == LLM_OK && stats.n_generated <= 1);
+    CHECK(llm_generate(s, prompt, 40, &d, tokens, 40, &stats, &err) == LLM_OK &&
+          stats.n_generated <= 1);
     CHECK(llm_session_length(s, 0) == 40);
     /* max_new_tokens */
     d.max_new_tokens = 7;
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
-    CHECK(llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err) == LLM_OK && stats.n_generated == 7);
+    CHECK(llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err) == LLM_OK &&
+          stats.n_generated == 7);
     CHECK(memcmp(tokens, all, 7 * sizeof(int32_t)) == 0 && llm_session_length(s, 0) == 16);
     /* capacity: nothing is written beyond it */
     d.max_new_tokens = 0;
     memset(tokens, 0x55, sizeof tokens);
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
-    CHECK(llm_generate(s, prompt, 10, &d, tokens, 5, &stats, &err) == LLM_OK && stats.n_generated == 5);
+    CHECK(llm_generate(s, prompt, 10, &d, tokens, 5, &stats, &err) == LLM_OK &&
+          stats.n_generated == 5);
     CHECK(memcmp(tokens, all, 5 * sizeof(int32_t)) == 0 && tokens[5] == 0x55555555);
     /* only the callback */
     memset(&h, 0, sizeof h);
     d.on_token = on_token;
     d.user = &h;
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
-    CHECK(llm_generate(s, prompt, 10, &d, NULL, 0, &stats, &err) == LLM_OK && stats.n_generated == 30 && h.n == 30);
+    CHECK(llm_generate(s, prompt, 10, &d, NULL, 0, &stats, &err) == LLM_OK &&
+          stats.n_generated == 30 && h.n == 30);
     CHECK(memcmp(h.tokens, all, 30 * sizeof(int32_t)) == 0);
     /* cancelled by it: with all so far */
     memset(&h, 0, sizeof h);
@@ -427,15 +458,16 @@ TEST(generate_ends) {
     REFUSED(LLM_ERR_CANCELLED, llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err), "3");
     CHECK(stats.n_generated == 3 && h.n == 3 && memcmp(tokens, all, 3 * sizeof(int32_t)) == 0);
     CHECK(tokens[3] == 0x55555555 && llm_session_length(s, 0) == 12);
-    /* and what was generated last goes on, being the next prompt, as if nothing had happened (greedy, as
-     * random numbers are counted anew) */
+    /* and what was generated last goes on, being the next prompt, as if nothing had happened
+     * (greedy, as random numbers are counted anew) */
     memset(&d, 0, sizeof d);
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
     CHECK(llm_generate(s, prompt, 10, &d, all, 40, &stats, &err) == LLM_OK);
     d.max_new_tokens = 6;
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
     CHECK(llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err) == LLM_OK);
-    CHECK(llm_generate(s, tokens + 5, 1, &d, tokens + 6, 34, &stats, &err) == LLM_OK && stats.n_generated == 6);
+    CHECK(llm_generate(s, tokens + 5, 1, &d, tokens + 6, 34, &stats, &err) == LLM_OK &&
+          stats.n_generated == 6);
     CHECK(memcmp(tokens, all, 12 * sizeof(int32_t)) == 0);
     /* stop tokens: the first of them to come is returned, and the last */
     memset(&d, 0, sizeof d);
@@ -451,7 +483,8 @@ TEST(generate_ends) {
     d.n_stop_tokens = 3;
     CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
     CHECK(llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err) == LLM_OK);
-    CHECK_MSG(stats.n_generated == first + 1 && memcmp(tokens, all, (size_t)(first + 1) * sizeof(int32_t)) == 0,
+    CHECK_MSG(stats.n_generated == first + 1 &&
+                  memcmp(tokens, all, (size_t)(first + 1) * sizeof(int32_t)) == 0,
               "stopped after %d instead of %d", stats.n_generated, first + 1);
     llm_session_free(s);
     llm_model_free(model);
@@ -493,7 +526,8 @@ TEST(generate_refuses) {
     CHECK(llm_session_eval(s, 0, prompt, 8, NULL, NULL) == LLM_OK);
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 0, &d, tokens, 40, NULL, &err), "0");
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, -1, &d, tokens, 40, NULL, &err), "-1");
-    REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 33, &d, tokens, 40, NULL, &err), "33", "8", "40");
+    REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 33, &d, tokens, 40, NULL, &err), "33", "8",
+            "40");
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, NULL, 1, &d, tokens, 40, NULL, &err), "NULL");
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(NULL, prompt, 1, &d, tokens, 40, NULL, &err), "NULL");
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 1, &d, tokens, -1, NULL, &err), "-1");
@@ -501,10 +535,12 @@ TEST(generate_refuses) {
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 1, &d, tokens, 40, NULL, &err), "-3");
     d.max_new_tokens = 0;
     d.n_stop_tokens = 2;
-    REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 1, &d, tokens, 40, NULL, &err), "stop_tokens");
+    REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 1, &d, tokens, 40, NULL, &err),
+            "stop_tokens");
     d.n_stop_tokens = 0;
     d.speculate = 1;
-    REFUSED(LLM_ERR_UNSUPPORTED, llm_generate(s, prompt, 1, &d, tokens, 40, NULL, &err), "speculate");
+    REFUSED(LLM_ERR_UNSUPPORTED, llm_generate(s, prompt, 1, &d, tokens, 40, NULL, &err),
+            "speculate");
     d.speculate = 0;
     prompt[2] = 60;
     REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 5, &d, tokens, 40, NULL, &err), "60", "2");
@@ -516,7 +552,8 @@ TEST(generate_refuses) {
         if (i == 3) d.sampling.top_p = 1.5f;
         if (i == 4) d.sampling.min_p = -0.5f;
         REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 5, &d, tokens, 40, NULL, &err), "");
-        CHECK_MSG(llm_session_length(s, 0) == 8, "sampling %d is refused with %d positions in the cache, not 8", i,
+        CHECK_MSG(llm_session_length(s, 0) == 8,
+                  "sampling %d is refused with %d positions in the cache, not 8", i,
                   llm_session_length(s, 0));
         CHECK(llm_session_rewind(s, 0, 8, NULL) == LLM_OK);
     }

@@ -1,7 +1,8 @@
-/* The trainer: against ten steps of PyTorch, and against itself: accumulation, shards, threads, failures.
- * Uses the tools at the top of test_model.c. */
+/* The trainer: against ten steps of PyTorch, and against itself: accumulation, shards, threads,
+ * failures. Uses the tools at the top of test_model.c. */
 
-static void random_batch(int32_t *tokens, int32_t *targets, size_t n, int vocab, double ignored, uint64_t seed) {
+static void random_batch(int32_t *tokens, int32_t *targets, size_t n, int vocab, double ignored,
+                         uint64_t seed) {
     size_t i;
     random_tokens(tokens, n, vocab, seed);
     random_tokens(targets, n, vocab, seed + 1000);
@@ -42,7 +43,7 @@ static llm_trainer *new_trainer(llm_model *model, const llm_train_desc *d) {
     return trainer;
 }
 
-/* ---- PyTorch ---------------------------------------------------------------------------------- */
+/* ---- PyTorch --------------------------------------------------------------------------------- */
 TEST(trainer_ten_steps_of_pytorch) {
     const llmi_kernels *kernels;
     int k;
@@ -78,14 +79,17 @@ TEST(trainer_ten_steps_of_pytorch) {
             const int update = m / d.grad_accum_steps;
             CHECK(llm_trainer_step(trainer, tokens.i + at, targets.i + at, &stats, &err) == LLM_OK);
             CHECK_MSG(fabs((double)stats.loss - (double)losses.f[m]) <= 2e-5 * (double)losses.f[m],
-                      "%s: loss %d is %.8g instead of %.8g", kernels->name, m, (double)stats.loss, (double)losses.f[m]);
+                      "%s: loss %d is %.8g instead of %.8g", kernels->name, m, (double)stats.loss,
+                      (double)losses.f[m]);
             CHECK(stats.step == (m + 1) / d.grad_accum_steps);
             CHECK(stats.tokens == (int64_t)(m + 1) * d.batch_size * d.seq_len);
             if ((m + 1) % d.grad_accum_steps) continue;
-            CHECK_MSG(fabs((double)stats.grad_norm - (double)norms.f[update]) <= 5e-5 * (double)norms.f[update],
-                      "%s: norm %d is %.8g instead of %.8g", kernels->name, update, (double)stats.grad_norm,
-                      (double)norms.f[update]);
-            CHECK_MSG(fabs((double)stats.learning_rate - (double)rates.f[update]) <= 1e-6 * (double)rates.f[update],
+            CHECK_MSG(fabs((double)stats.grad_norm - (double)norms.f[update]) <=
+                          5e-5 * (double)norms.f[update],
+                      "%s: norm %d is %.8g instead of %.8g", kernels->name, update,
+                      (double)stats.grad_norm, (double)norms.f[update]);
+            CHECK_MSG(fabs((double)stats.learning_rate - (double)rates.f[update]) <=
+                          1e-6 * (double)rates.f[update],
                       "%s: learning rate %d is %.8g instead of %.8g", kernels->name, update,
                       (double)stats.learning_rate, (double)rates.f[update]);
         }
@@ -98,7 +102,8 @@ TEST(trainer_ten_steps_of_pytorch) {
             expected = golden_get(&g, key);
             CHECK(expected.count == tensor_size(&t));
             error = relative_error((float *)t.data, expected.f, expected.count);
-            CHECK_MSG(error <= 1e-4, "%s: %s differs by %g after ten steps", kernels->name, t.name, error);
+            CHECK_MSG(error <= 1e-4, "%s: %s differs by %g after ten steps", kernels->name, t.name,
+                      error);
         }
         llm_trainer_free(trainer);
         llm_model_free(model);
@@ -125,9 +130,10 @@ TEST(trainer_schedules_of_pytorch) {
         d.max_steps = (int)desc.f[4];
         d.decay_steps = (int)desc.f[5];
         for (i = 0; i < (int)rates.count; i++)
-            CHECK_MSG(fabs((double)llm_learning_rate(&d, i) - (double)rates.f[i]) <= 1e-6 * (double)desc.f[1],
-                      "schedule %d of kind %d, update %d: %.8g instead of %.8g", c, (int)d.schedule, i,
-                      (double)llm_learning_rate(&d, i), (double)rates.f[i]);
+            CHECK_MSG(fabs((double)llm_learning_rate(&d, i) - (double)rates.f[i]) <=
+                          1e-6 * (double)desc.f[1],
+                      "schedule %d of kind %d, update %d: %.8g instead of %.8g", c, (int)d.schedule,
+                      i, (double)llm_learning_rate(&d, i), (double)rates.f[i]);
     }
     golden_close(&g);
 }
@@ -147,7 +153,7 @@ TEST(trainer_schedule_defaults) {
         CHECK(llm_learning_rate(&d, 50) == 0.0f);
         d.min_lr_ratio = 0.0f;
     }
-    d.warmup_steps = 50;               /* warm-up to the end: never more than the whole rate, never NaN */
+    d.warmup_steps = 50; /* warm-up to the end: never more than the whole rate, never NaN */
     for (i = 0; i < 3; i++) {
         int64_t step;
         d.schedule = (llm_schedule)i;
@@ -158,7 +164,7 @@ TEST(trainer_schedule_defaults) {
     }
 }
 
-/* ---- the ops of an update --------------------------------------------------------------------- */
+/* ---- the ops of an update -------------------------------------------------------------------- */
 TEST(trainer_adamw_op) {
     static const size_t sizes[] = {1, 7, 15, 16, 17, 31, 33, 1000, 16384, 20001};
     const llmi_kernels *kernels;
@@ -168,7 +174,8 @@ TEST(trainer_adamw_op) {
             const size_t n = sizes[s];
             llm_context *context = llm_context_create(2, NULL, NULL);
             float *w = new_floats(n), *m = new_floats(n), *v = new_floats(n), *grad = new_floats(n);
-            double *ew = (double *)calloc(n, 8), *em = (double *)calloc(n, 8), *ev = (double *)calloc(n, 8);
+            double *ew = (double *)calloc(n, 8), *em = (double *)calloc(n, 8),
+                   *ev = (double *)calloc(n, 8);
             const double lr = 0.01, b1 = 0.9, b2 = 0.95, eps = 1e-6, decay = 0.2, scale = 0.3;
             double worst = 0.0;
             size_t i;
@@ -184,13 +191,15 @@ TEST(trainer_adamw_op) {
                     g = scale * (double)grad[i];
                     em[i] = b1 * em[i] + (1.0 - b1) * g;
                     ev[i] = b2 * ev[i] + (1.0 - b2) * g * g;
-                    ew[i] -= lr * (em[i] / (1.0 - pow(b1, step)) / (sqrt(ev[i] / (1.0 - pow(b2, step))) + eps) +
+                    ew[i] -= lr * (em[i] / (1.0 - pow(b1, step)) /
+                                       (sqrt(ev[i] / (1.0 - pow(b2, step))) + eps) +
                                    decay * ew[i]);
                 }
-                llm_adamw_update(context, w, m, v, grad, n, step, (float)lr, (float)b1, (float)b2, (float)eps,
-                                 (float)decay, (float)scale);
+                llm_adamw_update(context, w, m, v, grad, n, step, (float)lr, (float)b1, (float)b2,
+                                 (float)eps, (float)decay, (float)scale);
             }
-            for (i = 0; i < n; i++) worst = fmax(worst, fabs((double)w[i] - ew[i]) / (0.01 + fabs(ew[i])));
+            for (i = 0; i < n; i++)
+                worst = fmax(worst, fabs((double)w[i] - ew[i]) / (0.01 + fabs(ew[i])));
             CHECK_MSG(worst < 1e-5, "%s, n %lu: error %g", kernels->name, (unsigned long)n, worst);
             free(w); free(m); free(v); free(grad);
             free(ew); free(em); free(ev);
@@ -216,12 +225,15 @@ TEST(trainer_clip_op) {
                 norm += (double)grad[i] * (double)grad[i];
             }
             norm = sqrt(norm);
-            CHECK(fabs((double)llm_clip_grad_norm(context, grad, n, (float)(1.5 * norm)) / norm - 1.0) < 1e-6);
-            CHECK_MSG(same_bits(grad, before, n), "%s, n %lu: changed below the bound", kernels->name,
-                      (unsigned long)n);
-            CHECK(fabs((double)llm_clip_grad_norm(context, grad, n, (float)(0.25 * norm)) / norm - 1.0) < 1e-6);
+            CHECK(fabs((double)llm_clip_grad_norm(context, grad, n, (float)(1.5 * norm)) / norm -
+                       1.0) < 1e-6);
+            CHECK_MSG(same_bits(grad, before, n), "%s, n %lu: changed below the bound",
+                      kernels->name, (unsigned long)n);
+            CHECK(fabs((double)llm_clip_grad_norm(context, grad, n, (float)(0.25 * norm)) / norm -
+                       1.0) < 1e-6);
             factor = (double)(float)(0.25 * norm) / (norm + 1e-6);
-            for (i = 0; i < n; i++) worst = fmax(worst, fabs((double)grad[i] - factor * (double)before[i]));
+            for (i = 0; i < n; i++)
+                worst = fmax(worst, fabs((double)grad[i] - factor * (double)before[i]));
             CHECK_MSG(worst < 1e-6, "%s, n %lu: off by %g", kernels->name, (unsigned long)n, worst);
             free(grad);
             free(before);
@@ -270,7 +282,8 @@ TEST(trainer_update_in_double) {
                 }
             }
             norm = sqrt(norm);
-            CHECK(fabs(sqrt(llm_trainer_gradient_square_sum(trainer, 0, n)) * scale / norm - 1.0) < 1e-6);
+            CHECK(fabs(sqrt(llm_trainer_gradient_square_sum(trainer, 0, n)) * scale / norm - 1.0) <
+                  1e-6);
             for (i = 0; i < llm_model_tensor_count(model); i++) {
                 const llm_tensor t = llm_trainer_gradient(trainer, i);
                 const size_t at = (size_t)((float *)t.data - gradients);
@@ -280,7 +293,8 @@ TEST(trainer_update_in_double) {
                     const double g = factor * scale * (double)gradients[j];
                     m[j] = 0.9 * m[j] + 0.1 * g;
                     v[j] = 0.95 * v[j] + 0.05 * g * g;
-                    w[j] -= 0.01 * (m[j] / (1.0 - pow(0.9, step)) / (sqrt(v[j] / (1.0 - pow(0.95, step))) + 1e-8) +
+                    w[j] -= 0.01 * (m[j] / (1.0 - pow(0.9, step)) /
+                                        (sqrt(v[j] / (1.0 - pow(0.95, step))) + 1e-8) +
                                     decay * w[j]);
                 }
             }
@@ -308,7 +322,7 @@ TEST(trainer_update_in_double) {
     }
 }
 
-/* ---- batches ---------------------------------------------------------------------------------- */
+/* ---- batches --------------------------------------------------------------------------------- */
 TEST(trainer_accumulation_equals_the_large_batch) {
     const llm_config c = small_config(53, 21, 24, 2, 3);
     llm_model *large = shaken_model(&c, 7, 2, NULL), *small = shaken_model(&c, 7, 2, NULL);
@@ -319,7 +333,7 @@ TEST(trainer_accumulation_equals_the_large_batch) {
     float *ga, *gb;
     size_t n;
     int update, i;
-    d.adam_eps = 1e-4f;                /* so that rounding noise does not become a step of full length */
+    d.adam_eps = 1e-4f; /* so that rounding noise does not become a step of full length */
     if (!large || !small) return;
     a = new_trainer(large, &d);
     d.batch_size = 2;
@@ -330,7 +344,8 @@ TEST(trainer_accumulation_equals_the_large_batch) {
     for (update = 0; update < 2; update++) {
         double loss = 0.0, weight = 0.0;
         random_batch(tokens, targets, 126, 53, 0.2, 5 + (uint64_t)update);
-        for (i = 42; i < 80; i++) targets[i] = LLM_IGNORE_INDEX;   /* micro-batches weigh differently */
+        for (i = 42; i < 80; i++)
+            targets[i] = LLM_IGNORE_INDEX; /* micro-batches weigh differently */
         CHECK(llm_trainer_forward(a, tokens, targets, &sa, NULL) == LLM_OK);
         CHECK(llm_trainer_backward(a, NULL) == LLM_OK);
         for (i = 0; i < 3; i++) {
@@ -344,7 +359,8 @@ TEST(trainer_accumulation_equals_the_large_batch) {
         CHECK(llm_trainer_gradient_scale(a) == llm_trainer_gradient_scale(b));
         ga = copy_gradients(a);
         gb = copy_gradients(b);
-        CHECK_MSG(relative_error(gb, ga, n) < 1e-5, "gradients differ by %g", relative_error(gb, ga, n));
+        CHECK_MSG(relative_error(gb, ga, n) < 1e-5, "gradients differ by %g",
+                  relative_error(gb, ga, n));
         CHECK(llm_trainer_update(a, &sa, NULL) == LLM_OK);
         CHECK(llm_trainer_update(b, &sb, NULL) == LLM_OK);
         CHECK(fabs((double)sa.grad_norm / (double)sb.grad_norm - 1.0) < 1e-5);
@@ -358,8 +374,8 @@ TEST(trainer_accumulation_equals_the_large_batch) {
     llm_model_free(small);
 }
 
-/* sums of two processes' buffers make both equal one process with the batches together; each then updates
- * its half of the weights */
+/* sums of two processes' buffers make both equal one process with the batches together; each
+ * then updates its half of the weights */
 TEST(trainer_processes_and_shards) {
     const llm_config c = small_config(53, 21, 24, 2, 3);
     llm_model *models[3];
@@ -396,10 +412,12 @@ TEST(trainer_processes_and_shards) {
             const int at = rank == 2 ? 42 : 0;
             CHECK(llm_trainer_forward(t[rank], tokens + at, targets + at, NULL, NULL) == LLM_OK);
             CHECK(llm_trainer_backward(t[rank], NULL) == LLM_OK);
-            for (i = 0; i < count && rank > 0; i++) sum[i] += llm_trainer_gradients(t[rank], NULL)[i];
+            for (i = 0; i < count && rank > 0; i++)
+                sum[i] += llm_trainer_gradients(t[rank], NULL)[i];
         }
         CHECK(relative_error(sum, llm_trainer_gradients(t[0], NULL), count) < 1e-5);
-        for (rank = 1; rank < 3; rank++) memcpy(llm_trainer_gradients(t[rank], NULL), sum, count * sizeof(float));
+        for (rank = 1; rank < 3; rank++)
+            memcpy(llm_trainer_gradients(t[rank], NULL), sum, count * sizeof(float));
         for (rank = 0; rank < 3; rank++) {
             CHECK(llm_trainer_gradient_scale(t[rank]) == llm_trainer_gradient_scale(t[0]));
             squares[rank] = llm_trainer_gradient_square_sum(t[rank], 0, half) +
@@ -411,11 +429,13 @@ TEST(trainer_processes_and_shards) {
         CHECK(llm_trainer_update_range(t[1], 0, half, norm[1], &stats[1], NULL) == LLM_OK);
         CHECK(llm_trainer_update_range(t[2], half, n - half, norm[2], &stats[2], NULL) == LLM_OK);
         CHECK(stats[1].step == update + 1 && stats[2].step == update + 1);
-        CHECK(stats[1].grad_norm == stats[2].grad_norm && stats[1].learning_rate == stats[0].learning_rate);
+        CHECK(stats[1].grad_norm == stats[2].grad_norm &&
+              stats[1].learning_rate == stats[0].learning_rate);
         memcpy(llm_trainer_weights(t[1], NULL) + half, llm_trainer_weights(t[2], NULL) + half,
                (n - half) * sizeof(float));
         memcpy(llm_trainer_weights(t[2], NULL), llm_trainer_weights(t[1], NULL), n * sizeof(float));
-        CHECK(relative_error(llm_trainer_weights(t[1], NULL), llm_trainer_weights(t[0], NULL), n) < 1e-5);
+        CHECK(relative_error(llm_trainer_weights(t[1], NULL), llm_trainer_weights(t[0], NULL), n) <
+              1e-5);
         free(sum);
     }
     {
@@ -423,7 +443,8 @@ TEST(trainer_processes_and_shards) {
         memset(&err, 0, sizeof err);
         CHECK(llm_trainer_forward(t[1], tokens, tokens, NULL, NULL) == LLM_OK);
         CHECK(llm_trainer_backward(t[1], NULL) == LLM_OK);
-        CHECK(llm_trainer_update_range(t[1], half - 1, 2, 1.0, NULL, &err) == LLM_ERR_ARGUMENT);    /* not its own */
+        CHECK(llm_trainer_update_range(t[1], half - 1, 2, 1.0, NULL, &err) ==
+              LLM_ERR_ARGUMENT); /* not its own */
         CHECK(llm_trainer_update_range(t[1], 0, (size_t)-1, 1.0, NULL, &err) == LLM_ERR_ARGUMENT);
         CHECK(llm_trainer_update_range(t[1], (size_t)-1, 2, 1.0, NULL, &err) == LLM_ERR_ARGUMENT);
     }
@@ -457,8 +478,8 @@ TEST(trainer_ranges_equal_the_whole) {
         for (at = 0, piece = 1; at < n; at += piece, piece = piece * 3 + 1) {
             piece = llmi_min(piece, n - at);
             CHECK(llm_trainer_update_range(b, at, piece, norm, &stats, NULL) == LLM_OK);
-            CHECK_MSG(stats.step == update + (at + piece == n), "step %d after %lu of %lu", (int)stats.step,
-                      (unsigned long)(at + piece), (unsigned long)n);
+            CHECK_MSG(stats.step == update + (at + piece == n), "step %d after %lu of %lu",
+                      (int)stats.step, (unsigned long)(at + piece), (unsigned long)n);
         }
         CHECK(weights_are(b, llm_trainer_weights(a, NULL)));
     }
@@ -487,14 +508,17 @@ TEST(trainer_ignored_is_absent) {
     random_tokens(tokens, 16, 41, 1);
     random_tokens(targets, 16, 41, 2);
     for (i = 11; i < 16; i++) targets[i] = LLM_IGNORE_INDEX;
-    CHECK(llm_trainer_forward(a, tokens, targets, &sa, NULL) == LLM_OK && llm_trainer_backward(a, NULL) == LLM_OK);
-    CHECK(llm_trainer_forward(b, tokens, targets, &sb, NULL) == LLM_OK && llm_trainer_backward(b, NULL) == LLM_OK);
+    CHECK(llm_trainer_forward(a, tokens, targets, &sa, NULL) == LLM_OK &&
+          llm_trainer_backward(a, NULL) == LLM_OK);
+    CHECK(llm_trainer_forward(b, tokens, targets, &sb, NULL) == LLM_OK &&
+          llm_trainer_backward(b, NULL) == LLM_OK);
     CHECK(fabs((double)sa.loss - (double)sb.loss) < 1e-5);
     llm_trainer_weights(a, &n);
     ga = copy_gradients(a);
     gb = copy_gradients(b);
     CHECK(relative_error(ga, gb, n) < 1e-5);
-    CHECK(fabs((double)sa.perplexity / exp((double)sa.loss) - 1.0) < 1e-4 && sa.main_loss == sa.loss);
+    CHECK(fabs((double)sa.perplexity / exp((double)sa.loss) - 1.0) < 1e-4 &&
+          sa.main_loss == sa.loss);
     free(ga);
     free(gb);
     llm_trainer_free(a);
@@ -529,7 +553,8 @@ TEST(trainer_without_a_valid_target) {
     CHECK(weights_are(a, before));
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update(a, &stats, &err), "valid");
     /* it weighs nothing in an accumulation */
-    CHECK(llm_trainer_forward(a, tokens, targets, &stats, &err) == LLM_OK && llm_trainer_backward(a, &err) == LLM_OK);
+    CHECK(llm_trainer_forward(a, tokens, targets, &stats, &err) == LLM_OK &&
+          llm_trainer_backward(a, &err) == LLM_OK);
     CHECK(llm_trainer_update(a, &stats, &err) == LLM_OK && stats.step == 1);
     CHECK(llm_trainer_step(b, tokens, targets, NULL, NULL) == LLM_OK);
     CHECK(weights_are(a, llm_trainer_weights(b, NULL)));
@@ -541,7 +566,8 @@ TEST(trainer_without_a_valid_target) {
     CHECK(llm_trainer_step(a, tokens, targets, NULL, &err) == LLM_OK);
     CHECK(llm_trainer_step(b, tokens, targets, NULL, NULL) == LLM_OK);
     CHECK(weights_are(a, llm_trainer_weights(b, NULL)));
-    CHECK(llm_trainer_evaluate(a, tokens, none, 2, 16, &stats, &err) == LLM_OK && stats.loss == 0.0f);
+    CHECK(llm_trainer_evaluate(a, tokens, none, 2, 16, &stats, &err) == LLM_OK &&
+          stats.loss == 0.0f);
     free(before);
     llm_trainer_free(a);
     llm_trainer_free(b);
@@ -549,7 +575,7 @@ TEST(trainer_without_a_valid_target) {
     llm_model_free(two);
 }
 
-/* ---- the order of calls ----------------------------------------------------------------------- */
+/* ---- the order of calls ---------------------------------------------------------------------- */
 TEST(trainer_wrong_order) {
     llm_config c = small_config(41, 16, 20, 1, 2);
     llm_model *one, *two;
@@ -648,8 +674,8 @@ TEST(trainer_bad_desc) {
     for (i = 0; i < (int)(sizeof bad / sizeof bad[0]); i++) {
         d = good;
         memcpy((char *)&d + bad[i].field, &bad[i].value, sizeof(int));
-        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), bad[i].words[0], bad[i].words[1],
-                 bad[i].words[2]);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), bad[i].words[0],
+                 bad[i].words[1], bad[i].words[2]);
         REFUSED(LLM_ERR_ARGUMENT, llm_train_memory(&c, &d, &memory, &err), bad[i].words[0],
                 bad[i].words[1], bad[i].words[2]);
     }
@@ -683,10 +709,12 @@ TEST(trainer_bad_desc) {
     d.schedule = LLM_COSINE;
     d.max_steps = 100;
     d.warmup_steps = 95;
-    CHECK_MSG(llm_train_memory(&c, &d, &memory, &err) == LLM_OK, "cosine, warm-up 95 of 100: %s", err.message);
+    CHECK_MSG(llm_train_memory(&c, &d, &memory, &err) == LLM_OK, "cosine, warm-up 95 of 100: %s",
+              err.message);
     d.schedule = LLM_LINEAR;
     d.warmup_steps = 100;
-    CHECK_MSG(llm_train_memory(&c, &d, &memory, &err) == LLM_OK, "linear, warm-up 100 of 100: %s", err.message);
+    CHECK_MSG(llm_train_memory(&c, &d, &memory, &err) == LLM_OK, "linear, warm-up 100 of 100: %s",
+              err.message);
     llm_model_free(model);
     CHECK(h.live == 0);
 }
@@ -746,7 +774,8 @@ TEST(trainer_bad_batch) {
     CHECK(llm_trainer_gradient_scale(NULL) == 0.0 && llm_trainer_gradient(NULL, 0).data == NULL);
     CHECK(llm_trainer_gradient(t, 100000).data == NULL);
     CHECK(weights_are(t, before));
-    CHECK(llm_trainer_step(t, tokens, targets, NULL, &err) == LLM_OK);   /* none of them counts as a forward */
+    CHECK(llm_trainer_step(t, tokens, targets, NULL, &err) ==
+          LLM_OK); /* none of them counts as a forward */
     free(before);
     llm_trainer_free(t);
     llm_model_free(model);
@@ -772,7 +801,7 @@ TEST(trainer_user_data_and_files) {
     llm_model_free(model);
 }
 
-/* ---- evaluate --------------------------------------------------------------------------------- */
+/* ---- evaluate -------------------------------------------------------------------------------- */
 TEST(trainer_evaluate_touches_nothing) {
     llm_config c = small_config(61, 24, 24, 2, 3);
     llm_model *one, *two;
@@ -780,9 +809,10 @@ TEST(trainer_evaluate_touches_nothing) {
     llm_trainer *a, *b;
     llm_train_stats sa, se;
     int32_t tokens[60], targets[60], other[60];
-    float *gradients;
+    float *gradients, logprobs[60];
+    double sum, valid;
     size_t count;
-    int step;
+    int step, i;
     c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.2f;
     one = shaken_model(&c, 7, 2, NULL);
     two = shaken_model(&c, 7, 2, NULL);
@@ -802,40 +832,40 @@ TEST(trainer_evaluate_touches_nothing) {
         memcpy(gradients, llm_trainer_gradients(a, NULL), count * sizeof(float));
         CHECK(llm_trainer_evaluate(a, other, tokens, 3, 20, &se, NULL) == LLM_OK);
         CHECK(llm_trainer_evaluate(a, other, targets, 2, 7, &se, NULL) == LLM_OK);
-        CHECK(weights_are(a, before) && same_bits(gradients, llm_trainer_gradients(a, NULL), count));
+        CHECK(weights_are(a, before) &&
+              same_bits(gradients, llm_trainer_gradients(a, NULL), count));
         CHECK(se.step == (step + 1) / 2 && se.tokens == (step + 1) * 60);
+        CHECK(llm_model_score(one, other, targets, 2, 7, logprobs, NULL) == LLM_OK);
+        for (i = 0, sum = valid = 0.0; i < 14; i++) {
+            sum -= (double)logprobs[i];
+            valid += targets[i] != LLM_IGNORE_INDEX;
+        }
+        CHECK_MSG(fabs(sum / valid - (double)se.loss) < 1e-5 * sum / valid, "evaluate %g, score %g",
+                  (double)se.loss, sum / valid);
         free(before);
         free(gradients);
         CHECK(llm_trainer_step(b, tokens, targets, NULL, NULL) == LLM_OK);
     }
-    CHECK_MSG(weights_are(a, llm_trainer_weights(b, NULL)), "training with evaluations goes elsewhere");
+    CHECK_MSG(weights_are(a, llm_trainer_weights(b, NULL)),
+              "training with evaluations goes elsewhere");
     llm_trainer_free(a);
     llm_trainer_free(b);
-    /* without dropout it is forward's loss; and score's */
+    /* without dropout it is forward's loss, to the bit */
     one->config.embd_pdrop = one->config.attn_pdrop = one->config.resid_pdrop = 0.0f;
     d.label_smoothing = 0.0f;
     a = new_trainer(one, &d);
     if (a) {
-        float logprobs[60];
-        double sum = 0.0, valid = 0.0;
-        int i;
         CHECK(llm_trainer_evaluate(a, tokens, targets, 3, 20, &se, NULL) == LLM_OK);
-        CHECK(llm_trainer_forward(a, tokens, targets, &sa, NULL) == LLM_OK && llm_trainer_backward(a, NULL) == LLM_OK);
+        CHECK(llm_trainer_forward(a, tokens, targets, &sa, NULL) == LLM_OK &&
+              llm_trainer_backward(a, NULL) == LLM_OK);
         CHECK(se.loss == sa.loss && se.accuracy == sa.accuracy && se.perplexity == sa.perplexity);
-        CHECK(llm_trainer_evaluate(a, tokens, targets, 2, 9, &se, NULL) == LLM_OK);
-        CHECK(llm_model_score(one, tokens, targets, 2, 9, logprobs, NULL) == LLM_OK);
-        for (i = 0; i < 18; i++) {
-            sum -= (double)logprobs[i];
-            valid += targets[i] != LLM_IGNORE_INDEX;
-        }
-        CHECK(fabs(sum / valid - (double)se.loss) < 1e-5 * sum / valid);
     }
     llm_trainer_free(a);
     llm_model_free(one);
     llm_model_free(two);
 }
 
-/* ---- not finite ------------------------------------------------------------------------------- */
+/* ---- not finite ------------------------------------------------------------------------------ */
 TEST(trainer_survives_what_is_not_finite) {
     llm_config c = small_config(61, 24, 24, 2, 3);
     llm_model *one, *two;
@@ -854,26 +884,31 @@ TEST(trainer_survives_what_is_not_finite) {
     a = new_trainer(one, &d);
     b = new_trainer(two, &d);
     if (!a || !b) return;
-    for (round = 0; round < 3; round++) random_batch(tokens[round], targets[round], 40, 61, 0.2, 5 + (uint64_t)round);
+    for (round = 0; round < 3; round++)
+        random_batch(tokens[round], targets[round], 40, 61, 0.2, 5 + (uint64_t)round);
     for (round = 0; round < 7; round++) {
-        float *before = copy_weights(a), *w = (float *)llm_model_tensor(one, round % 2 ? 0 : 4).data;
+        float *before = copy_weights(a),
+              *w = (float *)llm_model_tensor(one, round % 2 ? 0 : 4).data;
         const float kept = w[tokens[1][3] * 24];
-        const int64_t step = (llm_trainer_evaluate(a, tokens[0], targets[0], 1, 5, &stats, NULL), stats.step);
+        const int64_t step =
+            (llm_trainer_evaluate(a, tokens[0], targets[0], 1, 5, &stats, NULL), stats.step);
         memset(&err, 0, sizeof err);
-        if (round < 6) {               /* a weight that is not finite, seen in the second micro-batch */
+        if (round < 6) { /* a weight that is not finite, seen in the second micro-batch */
             CHECK(llm_trainer_step(a, tokens[0], targets[0], NULL, &err) == LLM_OK);
             CHECK(llm_trainer_step(b, tokens[0], targets[0], NULL, &err) == LLM_OK);
             w[tokens[1][3] * 24] = poison[round / 2];
             REFUSED(LLM_ERR_NUMERIC, llm_trainer_step(a, tokens[1], targets[1], &stats, &err),
                     "loss");
-            CHECK(llm_trainer_evaluate(a, tokens[1], targets[1], 2, 20, &stats, &err) == LLM_ERR_NUMERIC);
+            CHECK(llm_trainer_evaluate(a, tokens[1], targets[1], 2, 20, &stats, &err) ==
+                  LLM_ERR_NUMERIC);
             w[tokens[1][3] * 24] = kept;
-        } else {                       /* a gradient */
+        } else { /* a gradient */
             CHECK(llm_trainer_step(a, tokens[0], targets[0], NULL, &err) == LLM_OK);
             CHECK(llm_trainer_step(b, tokens[0], targets[0], NULL, &err) == LLM_OK);
             CHECK(llm_trainer_forward(a, tokens[1], targets[1], NULL, &err) == LLM_OK);
             CHECK(llm_trainer_forward(b, tokens[1], targets[1], NULL, &err) == LLM_OK);
-            CHECK(llm_trainer_backward(a, &err) == LLM_OK && llm_trainer_backward(b, &err) == LLM_OK);
+            CHECK(llm_trainer_backward(a, &err) == LLM_OK &&
+                  llm_trainer_backward(b, &err) == LLM_OK);
             llm_trainer_gradients(a, NULL)[100] = (float)INFINITY;
             llm_trainer_gradients(b, NULL)[100] = (float)NAN;
             REFUSED(LLM_ERR_NUMERIC, llm_trainer_update(a, &stats, &err), "norm");
@@ -884,14 +919,17 @@ TEST(trainer_survives_what_is_not_finite) {
         CHECK(llm_trainer_gradient_scale(a) == 0.0);
         REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update(a, &stats, &err), "backward");
         REFUSED(LLM_ERR_ARGUMENT, llm_trainer_backward(a, &err), "forward");
-        CHECK(llm_trainer_evaluate(a, tokens[0], targets[0], 1, 5, &stats, NULL) == LLM_OK && stats.step == step);
+        CHECK(llm_trainer_evaluate(a, tokens[0], targets[0], 1, 5, &stats, NULL) == LLM_OK &&
+              stats.step == step);
         /* b, which has seen no such thing, forgets its first half, too; then both go on in step */
         llmi_trainer_drop(b);
         CHECK(llm_trainer_step(a, tokens[1], targets[1], NULL, &err) == LLM_OK);
-        CHECK(llm_trainer_step(a, tokens[2], targets[2], &stats, &err) == LLM_OK && stats.step == step + 1);
+        CHECK(llm_trainer_step(a, tokens[2], targets[2], &stats, &err) == LLM_OK &&
+              stats.step == step + 1);
         CHECK(llm_trainer_step(b, tokens[1], targets[1], NULL, &err) == LLM_OK);
         CHECK(llm_trainer_step(b, tokens[2], targets[2], NULL, &err) == LLM_OK);
-        CHECK_MSG(weights_are(a, llm_trainer_weights(b, NULL)), "round %d: training goes elsewhere afterwards", round);
+        CHECK_MSG(weights_are(a, llm_trainer_weights(b, NULL)),
+                  "round %d: training goes elsewhere afterwards", round);
     }
     CHECK(llm_trainer_forward(a, tokens[0], targets[0], NULL, NULL) == LLM_OK);
     CHECK(llm_trainer_backward(a, NULL) == LLM_OK);
@@ -902,7 +940,7 @@ TEST(trainer_survives_what_is_not_finite) {
     llm_model_free(two);
 }
 
-/* ---- determinism ------------------------------------------------------------------------------ */
+/* ---- determinism ----------------------------------------------------------------------------- */
 TEST(trainer_threads_give_the_same_bits) {
     static const int threads[] = {1, 2, 3, 7};
     const llmi_kernels *kernels;
@@ -927,7 +965,9 @@ TEST(trainer_threads_give_the_same_bits) {
             }
             llm_trainer_weights(t, &n);
             if (i == 0) first = copy_weights(t);
-            else CHECK_MSG(weights_are(t, first), "%s: %d threads give other bits than one", kernels->name, threads[i]);
+            else
+                CHECK_MSG(weights_are(t, first), "%s: %d threads give other bits than one",
+                          kernels->name, threads[i]);
             llm_trainer_free(t);
             llm_model_free(model);
         }
@@ -960,12 +1000,14 @@ TEST(trainer_recompute_gives_the_same_bits) {
         llm_trainer_free(t);
         llm_model_free(model);
     }
-    CHECK(memory[1].activations < memory[0].activations && memory[1].parameters == memory[0].parameters);
+    CHECK(memory[1].activations < memory[0].activations &&
+          memory[1].parameters == memory[0].parameters);
     free(first);
 }
 
-/* ---- dropout ---------------------------------------------------------------------------------- */
-static double dropout_loss(llm_model *model, uint64_t seed, int skip, const int32_t *tokens, const int32_t *targets) {
+/* ---- dropout --------------------------------------------------------------------------------- */
+static double dropout_loss(llm_model *model, uint64_t seed, int skip, const int32_t *tokens,
+                           const int32_t *targets) {
     llm_train_desc d = train_desc(2, 20, 1);
     llm_train_stats stats;
     llm_trainer *t;
@@ -1002,29 +1044,34 @@ TEST(trainer_dropout) {
         if (!model) return;
         a = dropout_loss(model, 5, 0, tokens, targets);
         CHECK_MSG(a != plain, "dropout %d has no effect", which);
-        CHECK_MSG(a == dropout_loss(model, 5, 0, tokens, targets), "dropout %d: same seed, other loss", which);
-        CHECK_MSG(a != dropout_loss(model, 6, 0, tokens, targets), "dropout %d: other seed, same loss", which);
-        CHECK_MSG(a != dropout_loss(model, 5, 1, tokens, targets), "dropout %d: the same mask twice", which);
+        CHECK_MSG(a == dropout_loss(model, 5, 0, tokens, targets),
+                  "dropout %d: same seed, other loss", which);
+        CHECK_MSG(a != dropout_loss(model, 6, 0, tokens, targets),
+                  "dropout %d: other seed, same loss", which);
+        CHECK_MSG(a != dropout_loss(model, 5, 1, tokens, targets),
+                  "dropout %d: the same mask twice", which);
         llm_model_free(model);
     }
-    /* The masks are unbiased. With the embedding's alone and one narrow dropout rate, the loss is nearly
-     * linear in them: its mean comes close to the loss without. */
+    /* The masks are unbiased. With the embedding's alone and one narrow dropout rate, the loss
+     * is nearly linear in them: its mean comes close to the loss without. */
     c.attn_pdrop = c.resid_pdrop = 0.0f;
     c.embd_pdrop = 0.02f;
     model = shaken_model(&c, 7, 1, NULL);
     if (!model) return;
     for (i = 0; i < 100; i++) {
-        const double difference = dropout_loss(model, 100 + (uint64_t)i, 0, tokens, targets) - plain;
+        const double difference =
+            dropout_loss(model, 100 + (uint64_t)i, 0, tokens, targets) - plain;
         mean += difference / 100.0;
         deviation += difference * difference / 100.0;
     }
     CHECK_MSG(fabs(mean) < 0.5 * sqrt(deviation) && sqrt(deviation) < 0.1 * plain,
-              "loss %g, with dropout on average %g more, deviation %g", plain, mean, sqrt(deviation));
+              "loss %g, with dropout on average %g more, deviation %g", plain, mean,
+              sqrt(deviation));
     llm_model_free(model);
 }
 
-/* With seed and number of the forward fixed, so are the masks: the loss is a function of the weights.
- * Along a tensor's own gradient its slope is the gradient's length. */
+/* With seed and number of the forward fixed, so are the masks: the loss is a function of the
+ * weights. Along a tensor's own gradient its slope is the gradient's length. */
 TEST(trainer_gradient_with_dropout) {
     llm_config c = small_config(31, 20, 12, 2, 3);
     llm_model *model;
@@ -1044,13 +1091,15 @@ TEST(trainer_gradient_with_dropout) {
         d.recompute = round;
         t = new_trainer(model, &d);
         if (!t) return;
-        CHECK(llm_trainer_forward(t, tokens, targets, NULL, NULL) == LLM_OK && llm_trainer_backward(t, NULL) == LLM_OK);
+        CHECK(llm_trainer_forward(t, tokens, targets, NULL, NULL) == LLM_OK &&
+              llm_trainer_backward(t, NULL) == LLM_OK);
         gradients = copy_gradients(t);
         llm_trainer_free(t);
         for (i = 0; i < llm_model_tensor_count(model); i++) {
             const llm_tensor w = llm_model_tensor(model, i);
             const size_t n = tensor_size(&w);
-            const float *g = gradients + ((float *)w.data - (float *)llm_model_tensor(model, 0).data);
+            const float *g =
+                gradients + ((float *)w.data - (float *)llm_model_tensor(model, 0).data);
             float *kept = new_floats(n), *x = (float *)w.data;
             double length = 0.0, up, down, slope;
             const double h = 0.01;
@@ -1063,7 +1112,8 @@ TEST(trainer_gradient_with_dropout) {
             down = dropout_loss(model, 5, 0, tokens, targets);
             memcpy(x, kept, n * sizeof(float));
             slope = (up - down) / (2.0 * h);
-            CHECK_MSG(fabs(slope - length) < 0.01 * length + 1e-3, "%s: slope %g, length %g", w.name, slope, length);
+            CHECK_MSG(fabs(slope - length) < 0.01 * length + 1e-3, "%s: slope %g, length %g",
+                      w.name, slope, length);
             free(kept);
         }
         free(gradients);
@@ -1071,12 +1121,13 @@ TEST(trainer_gradient_with_dropout) {
     }
 }
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 TEST(trainer_memory_is_what_was_said) {
     int variant;
     for (variant = 0; variant < 6; variant++) {
         llm_config c = small_config(variant == 1 ? 9000 : 1200, 256, 128, 4, 4);
-        llm_train_desc d = train_desc(variant == 2 ? 9 : 2, variant == 3 ? 256 : 64, variant == 5 ? 2 : 1);
+        llm_train_desc d =
+            train_desc(variant == 2 ? 9 : 2, variant == 3 ? 256 : 64, variant == 5 ? 2 : 1);
         llm_memory memory;
         llm_model *model;
         llm_trainer *t;
@@ -1090,17 +1141,18 @@ TEST(trainer_memory_is_what_was_said) {
         heap_init(&h);
         md = model_desc(0, 1, &h.allocator);
         CHECK(llm_train_memory(&c, &d, &memory, &err) == LLM_OK);
-        CHECK(memory.total == memory.parameters + memory.gradients + memory.optimizer + memory.activations +
-                                  memory.scratch);
+        CHECK(memory.total == memory.parameters + memory.gradients + memory.optimizer +
+                                  memory.activations + memory.scratch);
         model = llm_model_create(&c, &md, &err);
         if (!model) return;
         t = new_trainer(model, &d);
         if (!t) return;
         llm_trainer_weights(t, &weights);
-        CHECK(memory.parameters == 4 * weights && memory.optimizer == 8 * weights && memory.gradients >= 4 * weights);
+        CHECK(memory.parameters == 4 * weights && memory.optimizer == 8 * weights &&
+              memory.gradients >= 4 * weights);
         CHECK_MSG(fabs((double)h.bytes / (double)memory.total - 1.0) < 0.02,
-                  "variant %d: %lu bytes foretold, %lu allocated", variant, (unsigned long)memory.total,
-                  (unsigned long)h.bytes);
+                  "variant %d: %lu bytes foretold, %lu allocated", variant,
+                  (unsigned long)memory.total, (unsigned long)h.bytes);
         peak = h.bytes;
         CHECK(llm_trainer_step(t, tokens, tokens, NULL, &err) == LLM_OK && h.bytes == peak);
         llm_trainer_free(t);
@@ -1110,12 +1162,13 @@ TEST(trainer_memory_is_what_was_said) {
         CHECK(llm_config_preset(&c, "gpt3-175b", NULL) == LLM_OK);
         d = train_desc(8, 2048, 1);
         CHECK(llm_train_memory(&c, &d, &memory, &err) == LLM_OK);
-        CHECK(memory.optimizer >= 8 * llm_config_param_count(&c) && memory.total > 2 * memory.optimizer);
+        CHECK(memory.optimizer >= 8 * llm_config_param_count(&c) &&
+              memory.total > 2 * memory.optimizer);
         free(tokens);
     }
 }
 
-/* ---- it learns -------------------------------------------------------------------------------- */
+/* ---- it learns ------------------------------------------------------------------------------- */
 TEST(trainer_memorises) {
     llm_config c = small_config(40, 32, 32, 2, 4);
     const llm_model_desc md = model_desc(3, 2, NULL);
@@ -1147,8 +1200,8 @@ TEST(trainer_memorises) {
         if (step == 0) first = (double)stats.loss;
     }
     CHECK_MSG(fabs(first - log(40.0)) < 0.2, "the first loss is %g", first);
-    CHECK_MSG(stats.loss < 0.02f && stats.accuracy == 1.0f && stats.perplexity < 1.03f, "after 200 steps: %g",
-              (double)stats.loss);
+    CHECK_MSG(stats.loss < 0.02f && stats.accuracy == 1.0f && stats.perplexity < 1.03f,
+              "after 200 steps: %g", (double)stats.loss);
     llm_trainer_free(t);
     session = llm_session_create(model, NULL, NULL);
     CHECK(session != NULL);

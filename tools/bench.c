@@ -3,15 +3,18 @@
  *     cc -O2 -fopenmp tools/bench.c -lm -o build/bench
  *     build/bench                      all tables, about five minutes on two cores
  *     build/bench --quick              fewer sizes and repetitions, about one minute
- *     build/bench --only NAME          peak bandwidth gemm attention ops step breakdown prefill decode scaling
+ *     build/bench --only NAME          peak, bandwidth, gemm, attention, ops, step, breakdown,
+ *                                      prefill, decode or scaling
  *     build/bench --threads N          default: what OpenMP says
  * and, for tools/compare_torch.py, one figure in seconds per line:
  *     build/bench --step B T | --prefill N | --decode N | --gemm ROWS  [--reps R | --serve]
- * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the input.
+ * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the
+ * input.
  *
- * Everything is measured on GPT-2 124M in f32. Each table runs in a process of its own, so that peak memory is
- * its own; "peak" and "bandwidth" come first and are what percentages refer to. FLOPs are those of the
- * mathematics: 2 m n k a product, causal attention half a square, backward twice the forward.
+ * Everything is measured on GPT-2 124M in f32. Each table runs in a process of its own, so that peak
+ * memory is its own; "peak" and "bandwidth" come first and are what percentages refer to. FLOPs are
+ * those of the mathematics: 2 m n k a product, causal attention half a square, backward twice the
+ * forward.
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
@@ -22,12 +25,13 @@
 
 static int quick, n_threads;
 
-typedef struct machine {               /* filled in by the first tables; shared between the processes */
-    double flops[2], bytes[2];         /* per second, of 1 and of n_threads threads */
+typedef struct machine { /* filled in by the first tables; shared between the processes */
+    double flops[2], vector[2];        /* per second, of 1 and of n_threads threads; vector: */
+    double bytes[2];                   /* without matrix units (AMX)                         */
 } machine;
 static machine *peak;
 
-/* ---- small tools --------------------------------------------------------------------------------- */
+/* ---- small tools ----------------------------------------------------------------------------- */
 static void die(const char *what, const llm_error *err) {
     fprintf(stderr, "bench: %s: %s\n", what, err ? err->message : "failed");
     exit(1);
@@ -76,8 +80,15 @@ static timing measure(void (*run)(void *), void *argument, double budget, int le
     return timing_of(seconds, n);
 }
 static double percent(double x, double of) { return of > 0.0 ? 100.0 * x / of : 0.0; }
+/* GFLOP/s and their share of the peak; in brackets that of the vector units' where it is another */
+static void print_rate(double flops, int threads) {
+    const int many = threads > 1;
+    printf(" %8.1f %5.0f %%", flops / 1e9, percent(flops, peak->flops[many]));
+    if (peak->vector[many] != peak->flops[many])
+        printf(" (%3.0f %%)", percent(flops, peak->vector[many]));
+}
 
-/* ---- peak: multiply and add in registers ----------------------------------------------------------- */
+/* ---- peak: multiply and add in registers ----------------------------------------------------- */
 #define REPEAT10(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9)
 
 static float loop_scalar(long n) {
@@ -141,8 +152,11 @@ __attribute__((target("avx512f"))) static float loop_avx512(long n) {
 #if LLMI_AMX
 /* tile products of bf16; six of them make one of f32 */
 __attribute__((target("amx-tile,amx-bf16"))) static float loop_amx(long n) {
-    static const struct { unsigned char palette, start, zero[14]; unsigned short bytes[16]; unsigned char rows[16]; }
-        shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    static const struct {
+        unsigned char palette, start, zero[14];
+        unsigned short bytes[16];
+        unsigned char rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     _tile_loadconfig(&shape);
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
     _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7);
@@ -174,7 +188,12 @@ static float loop_neon(long n) {
 #endif
 
 typedef float peak_loop(long n);
-static const struct { const char *name; peak_loop *loop; double flops; } loops[] = {   /* flops of one turn */
+static const struct {
+    const char *name;
+    peak_loop *loop;
+    double flops;
+} loops[] = {
+    /* flops of one turn */
     {"scalar", loop_scalar, 20.0},
 #if LLMI_X86
     {"sse2", loop_sse2, 80.0},
@@ -204,13 +223,19 @@ static void run_loop(void *argument) {
     (void)sink;
 }
 
-typedef struct tile_job { const llmi_kernels *kernels; float *a, *b, *c; size_t k; int turns; } tile_job;
+typedef struct tile_job {
+    const llmi_kernels *kernels;
+    float *a, *b, *c;
+    size_t k;
+    int turns;
+} tile_job;
 
 static void run_tile(void *argument) {
     const tile_job *job = (const tile_job *)argument;
     int i;
     for (i = 0; i < job->turns; i++)
-        job->kernels->block(job->kernels->mr, job->kernels->nr, job->k, job->a, job->b, job->c, job->kernels->nr, NULL, 1);
+        job->kernels->block(job->kernels->mr, job->kernels->nr, job->k, job->a, job->b, job->c,
+                            job->kernels->nr, NULL, 1);
 }
 
 static void table_peak(void) {
@@ -233,6 +258,7 @@ static void table_peak(void) {
                 t = measure(run_loop, &job, quick ? 0.3 : 1.0, 5);
                 rate[threads] = (double)job.n * loops[l].flops * (double)job.threads / t.best;
                 peak->flops[threads] = rate[threads];       /* the last table is the one in use */
+                if (strcmp(kernels->name, "amx")) peak->vector[threads] = rate[threads];
             }
             tile.kernels = kernels;
             tile.k = 128;
@@ -244,9 +270,11 @@ static void table_peak(void) {
             memset(tile.b, 0, 64 * 1024 * sizeof(float));
             t = measure(run_tile, &tile, quick ? 0.1 : 0.3, 5);
             {
-                const double flops = 2.0 * (double)(kernels->mr * kernels->nr * tile.k * (size_t)tile.turns) / t.best;
-                printf("   %-8s %11.1f %12.1f %13.1f  %3.0f %%\n", kernels->name, rate[0] / 1e9, rate[1] / 1e9,
-                       flops / 1e9, percent(flops, rate[0]));
+                const double flops =
+                    2.0 * (double)(kernels->mr * kernels->nr * tile.k * (size_t)tile.turns) /
+                    t.best;
+                printf("   %-8s %11.1f %12.1f %13.1f  %3.0f %%\n", kernels->name, rate[0] / 1e9,
+                       rate[1] / 1e9, flops / 1e9, percent(flops, rate[0]));
             }
             llmi_release(NULL, tile.a);
             llmi_release(NULL, tile.b);
@@ -255,7 +283,7 @@ static void table_peak(void) {
     printf("   percentages below refer to the last line\n");
 }
 
-/* ---- bandwidth: a sum over a buffer, in several streams side by side ---------------------------------- */
+/* ---- bandwidth: a sum over a buffer, in several streams side by side ------------------------- */
 typedef struct read_job { const float *x; size_t n; int streams, threads; } read_job;
 #define MOST_STREAMS 8
 
@@ -309,7 +337,8 @@ static void table_bandwidth(void) {
     int threads;
     job.x = floats(n);
     job.n = n;
-    printf("\n== bandwidth: reading %d MiB, GB/s\n   %-9s %9s %9s %9s %9s\n", (int)(n >> 18), "streams", "1", "2", "4", "8");
+    printf("\n== bandwidth: reading %d MiB, GB/s\n   %-9s %9s %9s %9s %9s\n", (int)(n >> 18),
+           "streams", "1", "2", "4", "8");
     for (threads = 0; threads < 2; threads++) {
         job.threads = threads ? n_threads : 1;
         printf("   %d thread%s ", job.threads, job.threads > 1 ? "s" : " ");
@@ -324,11 +353,11 @@ static void table_bandwidth(void) {
     printf("   percentages below refer to the best of each line\n");
 }
 
-/* ---- gemm: the model's products ------------------------------------------------------------------------ */
+/* ---- gemm: the model's products -------------------------------------------------------------- */
 typedef struct product {
     const char *name;
     int n_in, n_out, transposed, count;            /* count: per forward                      */
-    int rows, which;                               /* which: 0 y = x W, 1 dx = dy W', 2 dW = x' dy */
+    int rows, which; /* which: 0 y = x W, 1 dx = dy W', 2 dW = x' dy */
     llm_context *context;
     float *x, *y, *w;
 } product;
@@ -346,7 +375,8 @@ static void run_product(void *argument) {
     const product *p = (const product *)argument;
     const llmi_matrix w = llmi_matrix_of(p->w, (size_t)p->n_out, (size_t)p->n_in, p->transposed);
     /* the head goes in chunks of rows, whose logits lie padded */
-    const size_t chunk = p->transposed ? (size_t)p->rows : llmi_min((size_t)p->rows, LLMI_LOSS_ROWS);
+    const size_t chunk =
+        p->transposed ? (size_t)p->rows : llmi_min((size_t)p->rows, LLMI_LOSS_ROWS);
     const size_t ld = p->transposed ? (size_t)p->n_out : llmi_round_up((size_t)p->n_out, 16);
     size_t row;
     for (row = 0; row < (size_t)p->rows; row += chunk) {
@@ -359,7 +389,8 @@ static void run_product(void *argument) {
 }
 static double product_flops(const product *p) { return 2.0 * p->rows * p->n_in * p->n_out; }
 
-/* seconds of all products of a step; seconds of the three kinds and of the head's in part[4] unless NULL */
+/* seconds of all products of a step; seconds of the three kinds and of the head's in part[4]
+ * unless NULL */
 static double all_products(int rows, int threads, double budget, int print, double *part) {
     static const char *const kinds[3] = {"y = x W", "dx = dy W'", "dW = x' dy"};
     llm_context *context = new_context(threads);
@@ -380,18 +411,22 @@ static double all_products(int rows, int threads, double budget, int print, doub
             flops += p.count * product_flops(&p);
             seconds += p.count * t.best;
             if (part) part[p.transposed ? which : 3] += p.count * t.best;
-            if (print)
-                printf("   %-11s %-11s %4d x %5d x %5d %9.2f %8.1f %4.0f %%\n", p.name, kinds[which], rows, p.n_out, p.n_in,
-                       t.best * 1e3, product_flops(&p) / t.best / 1e9,
-                       percent(product_flops(&p) / t.best, peak->flops[threads > 1]));
+            if (print) {
+                printf("   %-11s %-11s %4d x %5d x %5d %9.2f", p.name, kinds[which], rows, p.n_out,
+                       p.n_in, t.best * 1e3);
+                print_rate(product_flops(&p) / t.best, threads);
+                printf("\n");
+            }
             llmi_release(NULL, p.x);
             llmi_release(NULL, p.y);
             llmi_release(NULL, p.w);
         }
     llm_context_free(context);
-    if (print)
-        printf("   %-42s %9.2f %8.1f %4.0f %%\n", "all of a step, weighted by FLOPs", seconds * 1e3, flops / seconds / 1e9,
-               percent(flops / seconds, peak->flops[threads > 1]));
+    if (print) {
+        printf("   %-42s %9.2f", "all of a step, weighted by FLOPs", seconds * 1e3);
+        print_rate(flops / seconds, threads);
+        printf("\n");
+    }
     return seconds;
 }
 static void table_gemm(void) {
@@ -401,13 +436,13 @@ static void table_gemm(void) {
         for (threads = 0; threads < 2; threads++) {
             if (threads && n_threads == 1) continue;
             if (quick && (r || !threads) && n_threads > 1) continue;
-            printf("\n== gemm, %d rows, %d thread%s%25s %8s %6s\n", rows[r], threads ? n_threads : 1, threads ? "s" : "", "ms",
-                   "GFLOP/s", "peak");
+            printf("\n== gemm, %d rows, %d thread%s%25s %8s %6s\n", rows[r],
+                   threads ? n_threads : 1, threads ? "s" : "", "ms", "GFLOP/s", "peak");
             all_products(rows[r], threads ? n_threads : 1, quick ? 0.1 : 0.4, 1, NULL);
         }
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------- */
 typedef struct attention {
     llm_context *context;
     llm_attention_dims dims;
@@ -438,12 +473,13 @@ static void free_attention(attention *a) {
 }
 static void run_attention_forward(void *argument) {
     attention *a = (attention *)argument;
-    llm_attention_forward(a->context, a->out, a->lse, a->qkv, a->qkv + 768, a->qkv + 1536, &a->dims, NULL);
+    llm_attention_forward(a->context, a->out, a->lse, a->qkv, a->qkv + 768, a->qkv + 1536, &a->dims,
+                          NULL);
 }
 static void run_attention_backward(void *argument) {
     attention *a = (attention *)argument;
-    llm_attention_backward(a->context, a->dqkv, a->dqkv + 768, a->dqkv + 1536, a->dout, a->out, a->lse, a->qkv,
-                           a->qkv + 768, a->qkv + 1536, &a->dims, NULL);
+    llm_attention_backward(a->context, a->dqkv, a->dqkv + 768, a->dqkv + 1536, a->dout, a->out,
+                           a->lse, a->qkv, a->qkv + 768, a->qkv + 1536, &a->dims, NULL);
 }
 static double attention_flops(double B, double T) { return 4.0 * 768.0 * B * T * (T + 1.0) / 2.0; }
 
@@ -451,8 +487,9 @@ static void table_attention(void) {
     static const int sizes[4][2] = {{4, 64}, {4, 256}, {1, 1024}, {16, 256}};
     int i;
     llm_context *context = new_context(n_threads);
-    printf("\n== attention, 12 heads of 64, one layer, %d threads\n   %10s %11s %9s %6s %12s %9s %6s\n", n_threads, "B x T",
-           "forward ms", "GFLOP/s", "peak", "backward ms", "GFLOP/s", "peak");
+    printf("\n== attention, 12 heads of 64, one layer, %d threads\n   %10s %11s %9s %6s %12s %9s "
+           "%6s\n",
+           n_threads, "B x T", "forward ms", "GFLOP/s", "peak", "backward ms", "GFLOP/s", "peak");
     for (i = 0; i < (quick ? 3 : 4); i++) {
         const int B = sizes[i][0], T = sizes[i][1];
         const double flops = attention_flops(B, T);
@@ -461,38 +498,75 @@ static void table_attention(void) {
         new_attention(&a, context, B, T);
         forward = measure(run_attention_forward, &a, quick ? 0.1 : 0.5, 3);
         backward = measure(run_attention_backward, &a, quick ? 0.1 : 0.5, 3);
-        printf("   %3d x %4d %11.2f %9.1f %4.0f %% %12.2f %9.1f %4.0f %%\n", B, T, forward.best * 1e3,
-               flops / forward.best / 1e9, percent(flops / forward.best, peak->flops[1]), backward.best * 1e3,
-               2.0 * flops / backward.best / 1e9, percent(2.0 * flops / backward.best, peak->flops[1]));
+        printf("   %3d x %4d %11.2f %9.1f %4.0f %% %12.2f %9.1f %4.0f %%\n", B, T,
+               forward.best * 1e3, flops / forward.best / 1e9,
+               percent(flops / forward.best, peak->flops[1]), backward.best * 1e3,
+               2.0 * flops / backward.best / 1e9,
+               percent(2.0 * flops / backward.best, peak->flops[1]));
         free_attention(&a);
     }
     llm_context_free(context);
 }
 
-/* ---- the other ops ---------------------------------------------------------------------------------------- */
-enum { OP_NORM, OP_NORM_BACK, OP_GELU, OP_GELU_BACK, OP_ADD, OP_BIAS_BACK, OP_EMBED, OP_EMBED_BACK, OP_LOSS, OP_NORM_OF, OP_ADAMW, N_OPS };
-static const struct { const char *name; double bytes; } ops[N_OPS] = {     /* bytes moved per value */
-    {"layernorm", 8.0},      {"layernorm backward", 16.0}, {"gelu", 8.0},         {"gelu backward", 16.0},
-    {"residual add", 12.0},  {"bias backward", 4.0},       {"embedding", 12.0},   {"embedding backward", 12.0},
-    {"cross entropy", 12.0}, {"gradient's norm", 4.0},     {"AdamW", 28.0}};
+/* ---- the other ops --------------------------------------------------------------------------- */
+enum {
+    OP_NORM,
+    OP_NORM_BACK,
+    OP_GELU,
+    OP_GELU_BACK,
+    OP_ADD,
+    OP_BIAS_BACK,
+    OP_EMBED,
+    OP_EMBED_BACK,
+    OP_LOSS,
+    OP_NORM_OF,
+    OP_ADAMW,
+    N_OPS
+};
+static const struct {
+    const char *name;
+    double bytes;
+} ops[N_OPS] = {/* bytes moved per value */
+                {"layernorm", 8.0},      {"layernorm backward", 16.0},
+                {"gelu", 8.0},           {"gelu backward", 16.0},
+                {"residual add", 12.0},  {"bias backward", 4.0},
+                {"embedding", 12.0},     {"embedding backward", 12.0},
+                {"cross entropy", 12.0}, {"gradient's norm", 4.0},
+                {"AdamW", 28.0}};
 
-typedef struct op_job { llm_context *context; int which, rows; float *x, *y, *z, *w, *small; int32_t *tokens; size_t n; } op_job;
+typedef struct op_job {
+    llm_context *context;
+    int which, rows;
+    float *x, *y, *z, *w, *small;
+    int32_t *tokens;
+    size_t n;
+} op_job;
 
 static void run_op(void *argument) {
     const op_job *j = (const op_job *)argument;
     const int rows = j->rows, C = 768;
     const size_t n = j->n;
     switch (j->which) {
-    case OP_NORM: llm_layernorm_forward(j->context, j->y, j->small, j->small + rows, j->x, j->w, j->w + C, rows, C, 1e-5f); break;
+    case OP_NORM:
+        llm_layernorm_forward(j->context, j->y, j->small, j->small + rows, j->x, j->w, j->w + C,
+                              rows, C, 1e-5f);
+        break;
     case OP_NORM_BACK:
-        llm_layernorm_backward(j->context, j->y, j->w + 2 * C, j->w + 3 * C, j->x, j->small, j->small + rows, j->z, j->w, rows, C);
+        llm_layernorm_backward(j->context, j->y, j->w + 2 * C, j->w + 3 * C, j->x, j->small,
+                               j->small + rows, j->z, j->w, rows, C);
         break;
     case OP_GELU: llm_gelu_forward(j->context, j->y, j->x, n); break;
     case OP_GELU_BACK: llm_gelu_backward(j->context, j->y, j->x, j->z, n); break;
     case OP_ADD: llmi_residual(j->context, j->y, j->x, j->z, n, 0.0f, 0); break;
-    case OP_BIAS_BACK: llmi_add_column_sums(j->context, j->w, j->x, (size_t)rows, 9 * (size_t)C); break;
-    case OP_EMBED: llm_embedding_forward(j->context, j->y, j->tokens, j->w, rows, 50257, C, NULL); break;
-    case OP_EMBED_BACK: llm_embedding_backward(j->context, j->w, j->y, j->tokens, rows, 50257, C, NULL); break;
+    case OP_BIAS_BACK:
+        llmi_add_column_sums(j->context, j->w, j->x, (size_t)rows, 9 * (size_t)C);
+        break;
+    case OP_EMBED:
+        llm_embedding_forward(j->context, j->y, j->tokens, j->w, rows, 50257, C, NULL);
+        break;
+    case OP_EMBED_BACK:
+        llm_embedding_backward(j->context, j->w, j->y, j->tokens, rows, 50257, C, NULL);
+        break;
     case OP_LOSS: {
         llmi_cross_entropy c;
         memset(&c, 0, sizeof c);
@@ -507,7 +581,10 @@ static void run_op(void *argument) {
         break;
     }
     case OP_NORM_OF: j->small[0] = (float)llmi_square_sum(j->context, j->x, n); break;
-    default: llm_adamw_update(j->context, j->w, j->y, j->z, j->x, n, 10, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f); break;
+    default:
+        llm_adamw_update(j->context, j->w, j->y, j->z, j->x, n, 10, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f,
+                         1.0f);
+        break;
     }
 }
 /* best seconds of one call; the number of values it goes over in *values */
@@ -546,20 +623,22 @@ static double time_op(int which, int rows, llm_context *context, double budget, 
 static void table_ops(void) {
     llm_context *one = new_context(1), *all = new_context(n_threads);
     int i;
-    printf("\n== other ops, 1024 rows (AdamW and norm: 124 million values)\n   %-20s %11s %14s %8s %14s\n", "", "1 thread ms",
-           "ns a value", "GB/s", "all threads ms");
+    printf("\n== other ops, 1024 rows (AdamW and norm: 124 million values)\n   %-20s %11s %14s %8s "
+           "%14s\n",
+           "", "1 thread ms", "ns a value", "GB/s", "all threads ms");
     for (i = 0; i < N_OPS; i++) {
         const int rows = i == OP_LOSS ? 256 : 1024;
         double n;
-        const double t1 = time_op(i, rows, one, quick ? 0.1 : 0.3, &n), tn = time_op(i, rows, all, quick ? 0.1 : 0.3, &n);
-        printf("   %-20s %11.3f %14.3f %8.1f %14.3f %8.1f GB/s\n", ops[i].name, t1 * 1e3, t1 / n * 1e9, ops[i].bytes * n / t1 / 1e9,
-               tn * 1e3, ops[i].bytes * n / tn / 1e9);
+        const double t1 = time_op(i, rows, one, quick ? 0.1 : 0.3, &n),
+                     tn = time_op(i, rows, all, quick ? 0.1 : 0.3, &n);
+        printf("   %-20s %11.3f %14.3f %8.1f %14.3f %8.1f GB/s\n", ops[i].name, t1 * 1e3,
+               t1 / n * 1e9, ops[i].bytes * n / t1 / 1e9, tn * 1e3, ops[i].bytes * n / tn / 1e9);
     }
     llm_context_free(one);
     llm_context_free(all);
 }
 
-/* ---- the training step ---------------------------------------------------------------------------------------- */
+/* ---- the training step ----------------------------------------------------------------------- */
 typedef struct training {
     llm_model *model;
     llm_trainer *trainer;
@@ -586,7 +665,8 @@ static void new_training(training *t, const llm_config *config, int B, int T) {
     if (!t->trainer) die("trainer", &err);
     t->tokens = (int32_t *)malloc((n + 1) * sizeof(int32_t));
     if (!t->tokens) die("tokens", NULL);
-    for (i = 0; i <= n; i++) t->tokens[i] = (int32_t)(llm_random(7, i) % (uint64_t)config->vocab_size);
+    for (i = 0; i <= n; i++)
+        t->tokens[i] = (int32_t)(llm_random(7, i) % (uint64_t)config->vocab_size);
 }
 static void free_training(training *t) {
     llm_trainer_free(t->trainer);
@@ -597,7 +677,8 @@ static void run_step(void *argument) {
     training *t = (training *)argument;
     llm_error err;
     double a = llmi_seconds(), b;
-    if (llm_trainer_forward(t->trainer, t->tokens, t->tokens + 1, NULL, &err) != LLM_OK) die("forward", &err);
+    if (llm_trainer_forward(t->trainer, t->tokens, t->tokens + 1, NULL, &err) != LLM_OK)
+        die("forward", &err);
     b = llmi_seconds();
     t->forward = b - a;
     if (llm_trainer_backward(t->trainer, &err) != LLM_OK) die("backward", &err);
@@ -642,13 +723,15 @@ static void table_step(void) {
     d.n_threads = n_threads;
     if (llm_train_memory(&config, &d, &memory, NULL) != LLM_OK) die("train_memory", NULL);
     whole = timing_of(seconds, n);
-    printf("   %d x %4d %9.3f %9.3f %9.3f %9.3f %9.3f %8.0f %8.1f %4.0f %% %7.0f MB", B, T, whole.best, whole.median,
-           timing_of(forward, n).best, timing_of(backward, n).best, timing_of(update, n).best, B * T / whole.best,
-           step_flops(&config, B, T) / whole.best / 1e9, percent(step_flops(&config, B, T) / whole.best, peak->flops[1]),
+    printf("   %d x %4d %9.3f %9.3f %9.3f %9.3f %9.3f %8.0f %8.1f %4.0f %% %7.0f MB", B, T,
+           whole.best, whole.median, timing_of(forward, n).best, timing_of(backward, n).best,
+           timing_of(update, n).best, B * T / whole.best,
+           step_flops(&config, B, T) / whole.best / 1e9,
+           percent(step_flops(&config, B, T) / whole.best, peak->flops[1]),
            (double)memory.total / 1e6);
 }
 
-/* ---- where a step's time goes: its parts by themselves ------------------------------------------------------------ */
+/* ---- where a step's time goes: its parts by themselves --------------------------------------- */
 static void share(const char *name, double seconds, double step) {
     printf("   %-34s %9.1f %6.1f %%\n", name, seconds * 1e3, percent(seconds, step));
 }
@@ -670,7 +753,9 @@ static void table_breakdown(void) {
     forward = 12.0 * measure(run_attention_forward, &a, budget, 3).best;
     backward = 12.0 * measure(run_attention_backward, &a, budget, 3).best;
     free_attention(&a);
-    for (i = 0; i < N_OPS; i++) op[i] = time_op(i, i == OP_LOSS ? llmi_min(256, (size_t)N) > 255 ? 256 : N : N, context, budget, &values);
+    for (i = 0; i < N_OPS; i++)
+        op[i] = time_op(i, i == OP_LOSS ? llmi_min(256, (size_t)N) > 255 ? 256 : N : N, context,
+                        budget, &values);
     op[OP_NORM] *= 25.0 + 24.0;        /* and again in the backward */
     op[OP_NORM_BACK] *= 25.0;
     op[OP_GELU] *= 12.0;
@@ -680,8 +765,9 @@ static void table_breakdown(void) {
     op[OP_LOSS] *= N / (N < 256 ? (double)N : 256.0);
     sum = part[0] + part[1] + part[2] + part[3] + forward + backward;
     for (i = 0; i < N_OPS; i++) sum += op[i];
-    printf("\n== where a step's time goes, B %d, T %d, %d threads: each part by itself\n   %-34s %9s %8s\n", B, T, n_threads, "",
-           "ms", "of step");
+    printf("\n== where a step's time goes, B %d, T %d, %d threads: each part by itself\n   %-34s "
+           "%9s %8s\n",
+           B, T, n_threads, "", "ms", "of step");
     share("blocks: y = x W", part[0], step);
     share("blocks: dx = dy W'", part[1], step);
     share("blocks: dW = x' dy", part[2], step);
@@ -694,8 +780,14 @@ static void table_breakdown(void) {
     llm_context_free(context);
 }
 
-/* ---- inference ----------------------------------------------------------------------------------------------------- */
-typedef struct inference { llm_model *model; llm_session *session; int32_t *tokens; float *logits; int prompt, n; } inference;
+/* ---- inference ------------------------------------------------------------------------------- */
+typedef struct inference {
+    llm_model *model;
+    llm_session *session;
+    int32_t *tokens;
+    float *logits;
+    int prompt, n;
+} inference;
 
 static void new_inference(inference *f, int prompt, int n) {
     llm_model_desc md;
@@ -725,7 +817,8 @@ static void run_prefill(void *argument) {
     inference *f = (inference *)argument;
     llm_error err;
     if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
-    if (llm_session_eval(f->session, 0, f->tokens, f->prompt, f->logits, &err) != LLM_OK) die("eval", &err);
+    if (llm_session_eval(f->session, 0, f->tokens, f->prompt, f->logits, &err) != LLM_OK)
+        die("eval", &err);
 }
 /* after the prompt, which is there already */
 static void run_decode(void *argument) {
@@ -734,7 +827,8 @@ static void run_decode(void *argument) {
     int i;
     if (llm_session_rewind(f->session, 0, f->prompt, &err) != LLM_OK) die("rewind", &err);
     for (i = 0; i < f->n; i++)
-        if (llm_session_eval(f->session, 0, f->tokens + i, 1, f->logits, &err) != LLM_OK) die("eval", &err);
+        if (llm_session_eval(f->session, 0, f->tokens + i, 1, f->logits, &err) != LLM_OK)
+            die("eval", &err);
 }
 /* prompt and all, as a user sees it */
 static void run_generate(void *argument) {
@@ -745,48 +839,54 @@ static void run_generate(void *argument) {
     memset(&d, 0, sizeof d);
     d.max_new_tokens = f->n;
     if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
-    if (llm_generate(f->session, f->tokens, f->prompt, &d, tokens, 1024, NULL, &err) != LLM_OK) die("generate", &err);
+    if (llm_generate(f->session, f->tokens, f->prompt, &d, tokens, 1024, NULL, &err) != LLM_OK)
+        die("generate", &err);
 }
 static void table_prefill(void) {
     static const int lengths[4] = {512, 17, 64, 1024};
     int i;
-    printf("\n== prefill, %d threads\n   %6s %9s %10s %9s %6s\n", n_threads, "tokens", "ms", "tokens/s", "GFLOP/s", "peak");
+    printf("\n== prefill, %d threads\n   %6s %9s %10s %9s %6s\n", n_threads, "tokens", "ms",
+           "tokens/s", "GFLOP/s", "peak");
     for (i = 0; i < (quick ? 1 : 4); i++) {
         const double n = lengths[i], C = 768.0;
-        const double flops = n * 2.0 * 12.0 * 12.0 * C * C + 2.0 * C * 50257.0 + 12.0 * attention_flops(1.0, n);
+        const double flops =
+            n * 2.0 * 12.0 * 12.0 * C * C + 2.0 * C * 50257.0 + 12.0 * attention_flops(1.0, n);
         inference f;
         timing t;
         new_inference(&f, lengths[i], 0);
         t = measure(run_prefill, &f, quick ? 1.0 : 3.0, 3);
-        printf("   %6d %9.1f %10.0f %9.1f %4.0f %%\n", lengths[i], t.best * 1e3, n / t.best, flops / t.best / 1e9,
-               percent(flops / t.best, peak->flops[1]));
+        printf("   %6d %9.1f %10.0f %9.1f %4.0f %%\n", lengths[i], t.best * 1e3, n / t.best,
+               flops / t.best / 1e9, percent(flops / t.best, peak->flops[1]));
         free_inference(&f);
     }
 }
 static void table_decode(void) {
     static const int prompts[3] = {1, 256, 900};
     int i;
-    printf("\n== decode, %d threads\n   %6s %10s %10s %9s %6s\n", n_threads, "after", "ms/token", "tokens/s", "GB/s", "of what can be read");
+    printf("\n== decode, %d threads\n   %6s %10s %10s %9s %6s\n", n_threads, "after", "ms/token",
+           "tokens/s", "GB/s", "of what can be read");
     for (i = 0; i < (quick ? 1 : 3); i++) {
         const int n = quick ? 16 : 64;
         /* the weights but for the positions', and keys and values so far */
-        const double bytes = 4.0 * (124439808.0 - 1024.0 * 768.0) + 4.0 * 2.0 * 12.0 * 768.0 * (prompts[i] + n / 2.0);
+        const double bytes = 4.0 * (124439808.0 - 1024.0 * 768.0) +
+                             4.0 * 2.0 * 12.0 * 768.0 * (prompts[i] + n / 2.0);
         inference f;
         timing t;
         new_inference(&f, prompts[i], n);
         run_prefill(&f);
         t = measure(run_decode, &f, quick ? 1.0 : 4.0, 3);
-        printf("   %6d %10.2f %10.1f %9.1f %4.0f %%\n", prompts[i], t.best / n * 1e3, n / t.best, bytes * n / t.best / 1e9,
-               percent(bytes * n / t.best, peak->bytes[1]));
+        printf("   %6d %10.2f %10.1f %9.1f %4.0f %%\n", prompts[i], t.best / n * 1e3, n / t.best,
+               bytes * n / t.best / 1e9, percent(bytes * n / t.best, peak->bytes[1]));
         free_inference(&f);
     }
 }
 
-/* ---- growth: time against one size at a time ------------------------------------------------------------------------- */
+/* ---- growth: time against one size at a time ------------------------------------------------- */
 static void table_scaling(void) {
     static const char *const names[5] = {"T", "B", "layers", "width", "vocabulary"};
     int which, i;
-    printf("\n== growth of a step around B 2, T 128, 4 layers, width 256, vocabulary 8192: ms (GFLOP/s)\n");
+    printf("\n== growth of a step around B 2, T 128, 4 layers, width 256, vocabulary 8192: ms "
+           "(GFLOP/s)\n");
     for (which = 0; which < 5; which++) {
         printf("   %-10s", names[which]);
         for (i = 0; i < (quick ? 2 : 4); i++) {
@@ -820,7 +920,7 @@ static void table_scaling(void) {
     }
 }
 
-/* ---- one figure per line, for other programs --------------------------------------------------------------------------- */
+/* ---- one figure per line, for other programs ------------------------------------------------- */
 typedef struct server { void (*run)(void *); void *argument; double factor; } server;
 
 static int serve(const server *s, int reps, int from_stdin) {
@@ -865,7 +965,7 @@ static int serve_gemm(int rows, int reps, int from_stdin) {
     return 0;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------------------------ */
+/* ---- all of it ------------------------------------------------------------------------------- */
 /* in a process of its own -> its peak memory in bytes */
 static double in_child(void (*table)(void)) {
     struct rusage usage;
@@ -879,7 +979,8 @@ static double in_child(void (*table)(void)) {
         fflush(stdout);
         _exit(0);
     }
-    if (wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) || WEXITSTATUS(status)) die("a table", NULL);
+    if (wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
+        die("a table", NULL);
 #ifdef __APPLE__
     return (double)usage.ru_maxrss;
 #else
@@ -906,13 +1007,17 @@ int main(int argc, char **argv) {
             mode = argv[i];
             a = atoi(argv[++i]);
             b = atoi(argv[++i]);
-        } else if ((!strcmp(argv[i], "--prefill") || !strcmp(argv[i], "--decode") || !strcmp(argv[i], "--gemm")) && i + 1 < argc) {
+        } else if ((!strcmp(argv[i], "--prefill") || !strcmp(argv[i], "--decode") ||
+                    !strcmp(argv[i], "--gemm")) &&
+                   i + 1 < argc) {
             mode = argv[i];
             a = atoi(argv[++i]);
         } else {
             fprintf(stderr,
-                    "usage: %s [--quick] [--threads N] [--only peak|bandwidth|gemm|attention|ops|step|breakdown|prefill|decode|"
-                    "scaling]\n       %s --step B T | --prefill N | --decode N | --gemm ROWS [--reps R | --serve] [--threads N]\n",
+                    "usage: %s [--quick] [--threads N] [--only "
+                    "peak|bandwidth|gemm|attention|ops|step|breakdown|prefill|decode|"
+                    "scaling]\n       %s --step B T | --prefill N | --decode N | --gemm ROWS "
+                    "[--reps R | --serve] [--threads N]\n",
                     argv[0], argv[0]);
             return strcmp(argv[i], "--help") != 0;
         }
@@ -922,7 +1027,8 @@ int main(int argc, char **argv) {
 #else
     n_threads = 1;
 #endif
-    peak = (machine *)mmap(NULL, sizeof *peak, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    peak = (machine *)mmap(NULL, sizeof *peak, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                           -1, 0);
     if (peak == MAP_FAILED) die("mmap", NULL);
     memset(peak, 0, sizeof *peak);
     if (mode && !strcmp(mode, "--step")) {
@@ -957,9 +1063,12 @@ int main(int argc, char **argv) {
             in_child(tables[i].table);
             continue;
         }
-        printf("\n== training step, %d threads: seconds\n   %8s %9s %9s %9s %9s %9s %8s %8s %6s %10s %9s\n", n_threads, "B x T",
-               "best", "median", "forward", "backward", "update", "tokens/s", "GFLOP/s", "peak", "planned", "in memory");
-        for (step_index = 0; step_index < (quick ? 2 : 3); step_index++) printf("%6.0f MB\n", in_child(table_step) / 1e6);
+        printf("\n== training step, %d threads: seconds\n   %8s %9s %9s %9s %9s %9s %8s %8s %6s "
+               "%10s %9s\n",
+               n_threads, "B x T", "best", "median", "forward", "backward", "update", "tokens/s",
+               "GFLOP/s", "peak", "planned", "in memory");
+        for (step_index = 0; step_index < (quick ? 2 : 3); step_index++)
+            printf("%6.0f MB\n", in_child(table_step) / 1e6);
     }
     return 0;
 }

@@ -4,10 +4,11 @@
     pip install torch transformers
     tools/compare_torch.py [--quick] [--only step] [--threads 2]
 
-Builds tools/bench.c with plain `cc -O2 -fopenmp`. Each side is a process of its own that waits for its turn; the
-turns alternate, so that what else happens on the machine meets both. PyTorch runs eagerly, with transformers'
-GPT2LMHeadModel as it comes (dropout 0), AdamW, clipping, zero_grad(set_to_none=True). Printed: best and median
-of both, llm.h's share of PyTorch's time, and each process's peak memory.
+Builds tools/bench.c with plain `cc -O2 -fopenmp`. Each side is a process of its own that waits for
+its turn; the turns alternate, so that what else happens on the machine meets both. PyTorch runs
+eagerly, with transformers' GPT2LMHeadModel as it comes (dropout 0), AdamW, clipping,
+zero_grad(set_to_none=True). Printed: best and median of both, llm.h's time as a share of PyTorch's,
+and each process's peak memory.
 """
 
 import argparse
@@ -27,11 +28,11 @@ CASES = [
     ("step", "training step, B=4 T=256", ["--step", "4", "256"], 2, ("tokens/s", 1024)),
     ("prefill", "prefill of 512 tokens", ["--prefill", "512"], 3, ("tokens/s", 512)),
     ("decode", "16 tokens read, 64 written", ["--decode", "64"], 2, ("tokens/s", 64)),
-    ("gemm", "a step's products, 1024 rows", ["--gemm", "1024"], 1, ("GFLOP/s", 6 * 1024 * 123532032 / 1e9)),
+    ("gemm", "a step's products, 1024 rows", ["--gemm", "1024"], 1, ("GFLOP/s", 759.0)),
 ]
 
 
-# ---- PyTorch's side: a process that speaks bench's protocol ----------------------------------------------
+# ---- PyTorch's side: a process that speaks bench's protocol -------------------------------------
 
 def torch_step(arguments):
     import torch
@@ -40,8 +41,10 @@ def torch_step(arguments):
 
     B, T = int(arguments[1]), int(arguments[2])
     model = GPT2LMHeadModel(GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)).train()
-    groups = [dict(params=[p for p in model.parameters() if p.dim() >= 2], weight_decay=0.1),
-              dict(params=[p for p in model.parameters() if p.dim() < 2], weight_decay=0.0)]
+    groups = [
+        dict(params=[p for p in model.parameters() if p.dim() >= 2], weight_decay=0.1),
+        dict(params=[p for p in model.parameters() if p.dim() < 2], weight_decay=0.0),
+    ]
     optimizer = torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95))
     tokens = torch.randint(0, model.config.vocab_size, (B, T + 1))
 
@@ -53,6 +56,7 @@ def torch_step(arguments):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         return loss.item()
+
     return run
 
 
@@ -69,9 +73,17 @@ def torch_inference(arguments):
     @torch.no_grad()
     def run():
         if decode:
-            model.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=n, use_cache=True, pad_token_id=0)
+            model.generate(
+                prompt,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=n,
+                use_cache=True,
+                pad_token_id=0,
+            )
         else:
             model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+
     return run
 
 
@@ -79,8 +91,13 @@ def torch_gemm(arguments):
     import torch
 
     rows, products = int(arguments[1]), []
-    for n_in, n_out, count, conv1d in ((768, 2304, 12, True), (768, 768, 12, True), (768, 3072, 12, True),
-                                       (3072, 768, 12, True), (768, 50257, 1, False)):
+    for n_in, n_out, count, conv1d in (
+        (768, 2304, 12, True),
+        (768, 768, 12, True),
+        (768, 3072, 12, True),
+        (3072, 768, 12, True),
+        (768, 50257, 1, False),
+    ):
         x, y = torch.randn(rows, n_in), torch.randn(rows, n_out)
         w = torch.randn(n_in, n_out) if conv1d else torch.randn(n_out, n_in)
         if conv1d:
@@ -89,7 +106,7 @@ def torch_gemm(arguments):
             triples = ((x, w.T, y), (y, w, x), (y.T, x, w))
         products += [(a, b, out, count) for a, b, out in triples]
 
-    def run():                         # as bench: the best of a few of each, weighted
+    def run():  # as bench: the best of a few of each, weighted
         total = 0.0
         for a, b, out, count in products:
             best = float("inf")
@@ -99,6 +116,7 @@ def torch_gemm(arguments):
                 best = min(best, time.perf_counter() - start)
             total += count * best
         return total
+
     return run
 
 
@@ -119,14 +137,17 @@ def worker(arguments, threads):
             result = run()
             print(f"{result if kind == '--gemm' else time.perf_counter() - start:.6f}")
         print("done", flush=True)
-    print(f"maxrss {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)}")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"maxrss {memory if sys.platform == 'darwin' else memory * 1024}")
 
 
-# ---- both sides in turns ------------------------------------------------------------------------------------
+# ---- both sides in turns ------------------------------------------------------------------------
 
 class Side:
     def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.seconds, self.memory = [], 0.0
         self.until("ready")
 
@@ -151,7 +172,9 @@ class Side:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", choices=["gpt2"], default="gpt2")
     parser.add_argument("--quick", action="store_true", help="two turns instead of six")
     parser.add_argument("--only", choices=["step", "prefill", "decode", "gemm"])
@@ -163,31 +186,38 @@ def main():
         return worker(arguments.worker, arguments.threads)
 
     os.makedirs(os.path.dirname(BENCH), exist_ok=True)
-    build = [arguments.cc, "-O2", "-fopenmp", os.path.join(ROOT, "tools", "bench.c"), "-lm", "-o", BENCH]
+    source = os.path.join(ROOT, "tools", "bench.c")
+    build = [arguments.cc, "-O2", "-fopenmp", source, "-lm", "-o", BENCH]
     print(" ".join(build), flush=True)
     subprocess.run(build, check=True)
     threads = str(arguments.threads)
     turns = 2 if arguments.quick else 6
     print(f"\nGPT-2 124M, f32, {threads} threads, seconds; ratio: llm.h's time by PyTorch's\n")
-    print(f"{'':30} {'llm.h':>22} {'PyTorch eager':>22} {'ratio':>15}   {'peak memory, MB':>18}")
-    print(f"{'':30} {'best':>11} {'median':>10} {'best':>11} {'median':>10} {'best':>8} {'median':>6}   "
-          f"{'llm.h':>6} {'torch':>6} {'ratio':>5}")
+    pair = f"{'best':>9} {'median':>9}"
+    print(f"{'':29} {'llm.h':>19} {'PyTorch eager':>19} {'ratio':>15} {'peak memory, MB':>20}")
+    print(f"{'':29} {pair} {pair} {'best':>8} {'median':>6}   {'llm.h':>6} {'torch':>6} ratio")
     for name, title, what, repetitions, (unit, amount) in CASES:
         if arguments.only not in (None, name):
             continue
         ours = Side([BENCH, *what, "--serve", "--threads", threads])
-        theirs = Side([sys.executable, os.path.abspath(__file__), "--threads", threads, "--worker", *what])
+        theirs = Side(
+            [sys.executable, os.path.abspath(__file__), "--threads", threads, "--worker", *what]
+        )
         for turn in range(turns):
             for side in ((ours, theirs), (theirs, ours))[turn % 2]:
                 side.turn(repetitions)
         for side in (ours, theirs):
             side.close()
         a, b = ours.seconds, theirs.seconds
-        medians = statistics.median(a), statistics.median(b)
-        memory = f"{ours.memory / 1e6:6.0f} {theirs.memory / 1e6:6.0f} {ours.memory / theirs.memory:5.2f}"
-        print(f"{title:30} {min(a):11.3f} {medians[0]:10.3f} {min(b):11.3f} {medians[1]:10.3f} {min(a) / min(b):8.3f} "
-              f"{medians[0] / medians[1]:6.3f}   {'' if name == 'gemm' else memory}")
-        print(f"{'    best, ' + unit:30} {amount / min(a):11.0f} {'':10} {amount / min(b):11.0f}", flush=True)
+        m, n = statistics.median(a), statistics.median(b)
+        memory = f"{ours.memory / 1e6:6.0f} {theirs.memory / 1e6:6.0f} "
+        memory += f"{ours.memory / theirs.memory:5.2f}"
+        print(
+            f"{title:29} {min(a):9.3f} {m:9.3f} {min(b):9.3f} {n:9.3f} {min(a) / min(b):8.3f} "
+            f"{m / n:6.3f}   {'' if name == 'gemm' else memory}"
+        )
+        rate = f"    best, {unit}"
+        print(f"{rate:29} {amount / min(a):9.0f} {'':9} {amount / min(b):9.0f}", flush=True)
     return 0
 
 

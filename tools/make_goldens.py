@@ -1,20 +1,22 @@
 #!/usr/bin/env python3
 """Writes tests/data: what PyTorch and transformers say, for the tests of llm.h to compare with.
 
-    pip install torch transformers safetensors
+    pip install torch transformers
     tools/make_goldens.py            write tests/data
     tools/make_goldens.py --check    make everything again elsewhere and compare it with tests/data
 
-Everything is seeded and small. Random numbers come from one generator per case; gradients, losses and
-trained weights are computed a second time in double precision, and a case where float32 is not close
-to that is refused: it would test noise.
+Everything is seeded and small. Random numbers come from one generator per case; gradients, losses
+and trained weights are computed a second time in double precision, and a case where float32 is not
+close to that is refused: it would test noise.
 """
 
 import argparse
+import ast
 import copy
 import json
 import math
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -23,10 +25,16 @@ import warnings
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformers.generation import (LogitsProcessorList, MinPLogitsWarper,
-                                     RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper,
-                                     TopKLogitsWarper, TopPLogitsWarper)
+from transformers.generation import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 from transformers.utils import logging
 
 IGNORE = -100
@@ -46,29 +54,45 @@ def relative(a, b):
 
 
 def close(name, a, b, tolerance):
-    """refuses a golden that float32 does not determine; a tensor of zeros plus noise counts as zero"""
+    """refuses a golden that float32 does not determine; zeros plus noise count as zeros"""
     a, b = a.detach(), b.detach()
     if b.double().abs().max() < 1e-7 and a.double().abs().max() < 1e-7:
         return
     error = relative(a, b)
     if not error <= tolerance:
-        raise SystemExit(f"{name}: float32 differs from float64 by {error:.2g}: choose another seed")
+        raise SystemExit(
+            f"{name}: float32 differs from float64 by {error:.2g}: choose another seed"
+        )
 
 
-# ---- GPT-2 -----------------------------------------------------------------------------------------
+# ---- GPT-2 --------------------------------------------------------------------------------------
 
 def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, tied=True, eps=1e-5):
-    """a GPT2LMHeadModel without dropout whose every parameter, biases and norms too, is far from its
-    usual start, so that no gradient is trivial"""
-    config = GPT2Config(vocab_size=vocab, n_positions=positions, n_embd=width, n_head=heads, n_layer=layers,
-                        n_inner=inner, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-                        layer_norm_epsilon=eps, tie_word_embeddings=tied, bos_token_id=None,
-                        eos_token_id=None, attn_implementation="eager")
+    """a GPT2LMHeadModel without dropout whose every parameter, biases and norms too, is far from
+    its usual start, so that no gradient is trivial"""
+    config = GPT2Config(
+        vocab_size=vocab,
+        n_positions=positions,
+        n_embd=width,
+        n_head=heads,
+        n_layer=layers,
+        n_inner=inner,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        layer_norm_epsilon=eps,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=None,
+        attn_implementation="eager",
+    )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() >= 2:
-                p.normal_(0.0, 0.35 if "wte" in name or "lm_head" in name else 0.25, generator=generator)
+                p.normal_(
+                    0.0, 0.35 if "wte" in name or "lm_head" in name else 0.25, generator=generator
+                )
             elif "ln_" in name and name.endswith("weight"):
                 p.uniform_(0.5, 1.5, generator=generator)
             else:
@@ -78,7 +102,7 @@ def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, ti
 
 def save_tensors(tensors, path):
     save_file(tensors, path)
-    os.chmod(path, 0o644)                        # safetensors writes 0600
+    os.chmod(path, 0o644)  # safetensors writes 0600
 
 
 def save_model(model, directory):
@@ -101,24 +125,34 @@ def batch(generator, vocab, B, T, ignored):
 
 def loss_of(model, tokens, targets, smoothing=0.0, reduction="mean"):
     logits = model(input_ids=tokens, use_cache=False).logits
-    return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
-                                   label_smoothing=smoothing, reduction=reduction)
+    return logits, F.cross_entropy(
+        logits.flatten(0, 1),
+        targets.flatten(),
+        ignore_index=IGNORE,
+        label_smoothing=smoothing,
+        reduction=reduction,
+    )
 
 
 def greedy(name, model, prompt, length):
     """generate's tokens; refused where two logits are so close that rounding could decide"""
-    whole = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_length=length,
-                           pad_token_id=0)
+    whole = model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_length=length,
+        pad_token_id=0,
+    )
     with torch.no_grad():
-        logits = model(input_ids=whole).logits[0, prompt.shape[1] - 1:-1]
+        logits = model(input_ids=whole).logits[0, prompt.shape[1] - 1 : -1]
     if logits.shape[1] > 1:
         best = logits.topk(2).values
         if (best[:, 0] - best[:, 1]).min() < 1e-3:
             raise SystemExit(f"{name}: greedy tokens hang on rounding: choose another seed")
-    return whole[0, prompt.shape[1]:]
+    return whole[0, prompt.shape[1] :]
 
 
-def gpt2_case(out, name, seed, B, T, ignored=0.0, smoothing=0.0, prompt=3, **shape):
+def gpt2_case(out, name, seed, B, T, ignored, smoothing, prompt, **shape):
     generator = torch.Generator().manual_seed(seed)
     model = gpt2_model(generator, **shape)
     tokens, targets = batch(generator, shape["vocab"], B, T, ignored)
@@ -136,8 +170,11 @@ def gpt2_case(out, name, seed, B, T, ignored=0.0, smoothing=0.0, prompt=3, **sha
 
     logprobs = logits.log_softmax(-1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     golden = {
-        "tokens": int32(tokens), "targets": int32(targets), "label_smoothing": float32([smoothing]),
-        "logits": float32(logits.detach()), "loss": float32([loss.item()]),
+        "tokens": int32(tokens),
+        "targets": int32(targets),
+        "label_smoothing": float32([smoothing]),
+        "logits": float32(logits.detach()),
+        "loss": float32([loss.item()]),
         "logprobs": float32(logprobs.detach().masked_fill(targets == IGNORE, 0.0)),
         "correct": int32([(logits.argmax(-1) == targets).sum().item()]),
         "prompt": int32(tokens[0, :prompt]),
@@ -150,23 +187,29 @@ def gpt2_case(out, name, seed, B, T, ignored=0.0, smoothing=0.0, prompt=3, **sha
     save_tensors(golden, os.path.join(directory, "golden.safetensors"))
 
 
+# inner: width of the MLP, 4 width if None; ignored: the share of targets that count for nothing
+GPT2_CASES = """
+name        seed vocab positions width heads layers inner tied  eps  B T  ignored smoothing prompt
+gpt2_odd    1    61    19        12    3     2      None  True  1e-4 3 17 0.2     0.0       3
+gpt2_inner  2    37    11        10    2     3      23    True  1e-5 2 11 0.0     0.0       3
+gpt2_long   5    53    96        40    5     1      None  True  1e-5 2 70 0.1     0.0       3
+gpt2_untied 4    29    9         8     2     1      None  False 1e-5 2 9  0.3     0.0       3
+gpt2_smooth 5    31    13        16    4     2      None  True  1e-5 2 13 0.25    0.1       3
+gpt2_wide   6    19    21        72    1     1      8     True  1e-5 2 20 0.0     0.0       3
+gpt2_one    7    2     5         17    1     1      None  True  1e-5 1 1  0.0     0.0       1
+"""
+
+
 def make_gpt2(out):
-    gpt2_case(out, "gpt2_odd", 1, vocab=61, positions=19, width=12, heads=3, layers=2, eps=1e-4, B=3, T=17,
-              ignored=0.2)
-    gpt2_case(out, "gpt2_inner", 2, vocab=37, positions=11, width=10, heads=2, layers=3, inner=23, B=2, T=11)
-    gpt2_case(out, "gpt2_long", 5, vocab=53, positions=96, width=40, heads=5, layers=1, B=2, T=70, ignored=0.1)
-    gpt2_case(out, "gpt2_untied", 4, vocab=29, positions=9, width=8, heads=2, layers=1, tied=False, B=2, T=9,
-              ignored=0.3)
-    gpt2_case(out, "gpt2_smooth", 5, vocab=31, positions=13, width=16, heads=4, layers=2, B=2, T=13, ignored=0.25,
-              smoothing=0.1)
-    gpt2_case(out, "gpt2_wide", 6, vocab=19, positions=21, width=72, heads=1, layers=1, inner=8, B=2, T=20)
-    gpt2_case(out, "gpt2_one", 7, vocab=2, positions=5, width=17, heads=1, layers=1, B=1, T=1, prompt=1)
+    head, *rows = [line.split() for line in GPT2_CASES.strip().split("\n")]
+    for name, *values in rows:
+        gpt2_case(out, name, **dict(zip(head[1:], map(ast.literal_eval, values))))
 
 
-# ---- ten steps of training ---------------------------------------------------------------------------
+# ---- ten steps of training ----------------------------------------------------------------------
 
-TRAIN = dict(B=3, T=11, accumulate=2, updates=10, learning_rate=0.01, min_lr_ratio=0.1, warmup=3, max_steps=12,
-             beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=1.5)
+TRAIN = dict(B=3, T=11, accumulate=2, updates=10, learning_rate=0.01, min_lr_ratio=0.1, warmup=3)
+TRAIN.update(max_steps=12, beta1=0.9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip=1.5)
 # eps is larger than usual: the gradient of a key's bias is 0 in exact arithmetic, and AdamW makes a
 # step of full length from rounding noise that is above eps
 
@@ -175,16 +218,23 @@ def cosine(i, learning_rate, min_lr_ratio, warmup, max_steps, **_):
     low = learning_rate * min_lr_ratio
     if i < warmup:
         return learning_rate * (i + 1) / warmup
-    return low + (learning_rate - low) * 0.5 * (1 + math.cos(math.pi * (i - warmup) / (max_steps - warmup)))
+    return low + (learning_rate - low) * 0.5 * (
+        1 + math.cos(math.pi * (i - warmup) / (max_steps - warmup))
+    )
 
 
 def train(model, tokens, targets):
     """losses of the micro-batches, norms before clipping, learning rates"""
     decays = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW([dict(params=decays, weight_decay=TRAIN["weight_decay"]),
-                                   dict(params=others, weight_decay=0.0)],
-                                  betas=(TRAIN["beta1"], TRAIN["beta2"]), eps=TRAIN["eps"])
+    optimizer = torch.optim.AdamW(
+        [
+            dict(params=decays, weight_decay=TRAIN["weight_decay"]),
+            dict(params=others, weight_decay=0.0),
+        ],
+        betas=(TRAIN["beta1"], TRAIN["beta2"]),
+        eps=TRAIN["eps"],
+    )
     losses, norms, rates = [], [], []
     for update in range(TRAIN["updates"]):
         micro = range(update * TRAIN["accumulate"], (update + 1) * TRAIN["accumulate"])
@@ -207,7 +257,7 @@ def make_trainer(out):
     model = gpt2_model(generator, vocab=23, positions=16, width=16, heads=2, layers=2)
     n = TRAIN["updates"] * TRAIN["accumulate"]
     data = [batch(generator, 23, TRAIN["B"], TRAIN["T"], (0.1, 0.7)[m % 2]) for m in range(n)]
-    data[7][1].fill_(IGNORE)                     # a micro-batch without a valid target
+    data[7][1].fill_(IGNORE)  # a micro-batch without a valid target
     tokens, targets = (torch.stack(x) for x in zip(*data))
     directory = os.path.join(out, "trainer")
     save_model(model, directory)
@@ -219,11 +269,14 @@ def make_trainer(out):
     close("trainer: norms", torch.tensor(norms), torch.tensor(norms64), 1e-5)
     if not min(norms) < TRAIN["clip"] < max(norms):
         raise SystemExit(f"trainer: clipping is always or never at work: norms {norms}")
+    desc = "learning_rate min_lr_ratio warmup max_steps beta1 beta2 eps weight_decay clip"
     golden = {
-        "tokens": int32(tokens), "targets": int32(targets), "losses": float32(losses), "norms": float32(norms),
+        "tokens": int32(tokens),
+        "targets": int32(targets),
+        "losses": float32(losses),
+        "norms": float32(norms),
         "rates": float32(rates),
-        "desc": float32([TRAIN[k] for k in ("learning_rate", "min_lr_ratio", "warmup", "max_steps", "beta1", "beta2",
-                                            "eps", "weight_decay", "clip", "accumulate")]),
+        "desc": float32([TRAIN[key] for key in desc.split()] + [TRAIN["accumulate"]]),
     }
     for (key, p), p64 in zip(model.named_parameters(), exact.parameters()):
         close(f"trainer: final {key}", p, p64, 1e-4)
@@ -231,7 +284,7 @@ def make_trainer(out):
     save_tensors(golden, os.path.join(directory, "golden.safetensors"))
 
 
-# ---- schedules ---------------------------------------------------------------------------------------
+# ---- schedules ----------------------------------------------------------------------------------
 
 def schedule(kind, learning_rate, ratio, warmup, max_steps, decay, steps):
     """rates of updates 0 .. steps-1 by torch's schedulers, one after the other"""
@@ -241,17 +294,24 @@ def schedule(kind, learning_rate, ratio, warmup, max_steps, decay, steps):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate)
     parts, milestones = [], []
     if warmup > 0:
-        parts.append(LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1) if warmup > 1
-                     else ConstantLR(optimizer, factor=1.0, total_iters=0))
+        parts.append(
+            LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup - 1)
+            if warmup > 1
+            else ConstantLR(optimizer, factor=1.0, total_iters=0)
+        )
         milestones.append(warmup)
     if kind == "cosine":
         parts.append(CosineAnnealingLR(optimizer, T_max=end - warmup, eta_min=low))
     elif kind == "linear":
-        parts.append(LinearLR(optimizer, start_factor=1.0, end_factor=ratio, total_iters=end - warmup))
+        parts.append(
+            LinearLR(optimizer, start_factor=1.0, end_factor=ratio, total_iters=end - warmup)
+        )
     elif kind == "wsd":
         decay = decay or max_steps // 10
-        parts += [ConstantLR(optimizer, factor=1.0, total_iters=0),
-                  LinearLR(optimizer, start_factor=1.0, end_factor=ratio, total_iters=decay)]
+        parts += [
+            ConstantLR(optimizer, factor=1.0, total_iters=0),
+            LinearLR(optimizer, start_factor=1.0, end_factor=ratio, total_iters=decay),
+        ]
         milestones.append(end - decay)
     else:
         parts.append(ConstantLR(optimizer, factor=1.0, total_iters=0))
@@ -267,21 +327,29 @@ def schedule(kind, learning_rate, ratio, warmup, max_steps, decay, steps):
     return rates
 
 
-SCHEDULES = ["cosine", "wsd", "linear", "constant"]        # in the order of llm_schedule
+SCHEDULES = ["cosine", "wsd", "linear", "constant"]  # in the order of llm_schedule
 
 
 def make_schedules(out):
     golden = {}
-    cases = [("cosine", 3e-4, 0.1, 7, 50, 0), ("cosine", 1e-3, 0.0, 0, 33, 0), ("cosine", 0.5, 0.25, 1, 20, 0),
-             ("wsd", 2e-3, 0.1, 5, 40, 12), ("wsd", 1e-3, 0.2, 3, 60, 0), ("linear", 6e-4, 0.1, 4, 30, 0),
-             ("linear", 1e-2, 0.0, 0, 25, 0), ("constant", 1e-3, 0.1, 10, 0, 0), ("constant", 1e-3, 0.1, 0, 0, 0)]
+    cases = [
+        ("cosine", 3e-4, 0.1, 7, 50, 0),
+        ("cosine", 1e-3, 0.0, 0, 33, 0),
+        ("cosine", 0.5, 0.25, 1, 20, 0),
+        ("wsd", 2e-3, 0.1, 5, 40, 12),
+        ("wsd", 1e-3, 0.2, 3, 60, 0),
+        ("linear", 6e-4, 0.1, 4, 30, 0),
+        ("linear", 1e-2, 0.0, 0, 25, 0),
+        ("constant", 1e-3, 0.1, 10, 0, 0),
+        ("constant", 1e-3, 0.1, 0, 0, 0),
+    ]
     for i, (kind, rate, ratio, warmup, max_steps, decay) in enumerate(cases):
         golden[f"desc{i}"] = float32([SCHEDULES.index(kind), rate, ratio, warmup, max_steps, decay])
         golden[f"rates{i}"] = float32(schedule(kind, rate, ratio, warmup, max_steps, decay, 70))
     save_tensors(golden, os.path.join(out, "schedules.safetensors"))
 
 
-# ---- sampling ----------------------------------------------------------------------------------------
+# ---- sampling -----------------------------------------------------------------------------------
 
 def sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty):
     """in the order in which generate() applies them"""
@@ -302,35 +370,158 @@ def make_sampling(out):
     generator = torch.Generator().manual_seed(300)
     golden = {}
     # vocabulary, history, temperature, top-k, top-p, min-p, repetition penalty
-    cases = [(17, 0, 1.0, 0, 0.0, 0.0, 0.0), (17, 0, 0.7, 0, 0.0, 0.0, 0.0), (23, 0, 1.0, 5, 0.0, 0.0, 0.0),
-             (23, 0, 1.0, 0, 0.8, 0.0, 0.0), (23, 0, 1.3, 0, 0.0, 0.1, 0.0), (23, 9, 1.0, 0, 0.0, 0.0, 1.5),
-             (31, 6, 0.8, 12, 0.9, 0.05, 1.3), (31, 6, 1.5, 20, 0.6, 0.02, 0.8), (40, 0, 1.0, 7, 0.3, 0.0, 0.0),
-             (23, 0, 1.0, 100, 1.0, 0.0, 1.0), (29, 0, 1.0, 0, 0.01, 0.0, 0.0), (29, 12, 2.0, 1, 0.5, 0.5, 2.0)]
+    cases = [
+        (17, 0, 1.0, 0, 0.0, 0.0, 0.0),
+        (17, 0, 0.7, 0, 0.0, 0.0, 0.0),
+        (23, 0, 1.0, 5, 0.0, 0.0, 0.0),
+        (23, 0, 1.0, 0, 0.8, 0.0, 0.0),
+        (23, 0, 1.3, 0, 0.0, 0.1, 0.0),
+        (23, 9, 1.0, 0, 0.0, 0.0, 1.5),
+        (31, 6, 0.8, 12, 0.9, 0.05, 1.3),
+        (31, 6, 1.5, 20, 0.6, 0.02, 0.8),
+        (40, 0, 1.0, 7, 0.3, 0.0, 0.0),
+        (23, 0, 1.0, 100, 1.0, 0.0, 1.0),
+        (29, 0, 1.0, 0, 0.01, 0.0, 0.0),
+        (29, 12, 2.0, 1, 0.5, 0.5, 2.0),
+    ]
     for i, (vocab, n_history, temperature, top_k, top_p, min_p, penalty) in enumerate(cases):
         logits = torch.randn(vocab, generator=generator) * 2.0
-        history = torch.randint(0, vocab, (n_history,), generator=generator)       # some occur twice
+        history = torch.randint(0, vocab, (n_history,), generator=generator)  # some occur twice
         golden[f"logits{i}"] = float32(logits)
         if n_history:
             golden[f"history{i}"] = int32(history)
         golden[f"desc{i}"] = float32([temperature, top_k, top_p, min_p, penalty])
         golden[f"probabilities{i}"] = float32(
-            sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty))
-    logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0, -1.0, 0.0])     # top-k 3 keeps all equals of the third
+            sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty)
+        )
+    # top-k 3 keeps all equals of the third
+    logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0, -1.0, 0.0])
     golden[f"logits{len(cases)}"] = float32(logits)
     golden[f"desc{len(cases)}"] = float32([1.0, 3, 0.0, 0.0, 0.0])
     golden[f"probabilities{len(cases)}"] = float32(
-        sampling_probabilities(logits, torch.zeros(0, dtype=torch.long), 1.0, 3, 0.0, 0.0, 0.0))
+        sampling_probabilities(logits, torch.zeros(0, dtype=torch.long), 1.0, 3, 0.0, 0.0, 0.0)
+    )
     save_tensors(golden, os.path.join(out, "sampling.safetensors"))
 
 
-# ---- all of it ----------------------------------------------------------------------------------------
+# ---- byte-level BPE -----------------------------------------------------------------------------
 
-MAKERS = [make_gpt2, make_trainer, make_schedules, make_sampling]
+BPE_TEXT = """The quick brown fox doesn't jump over the lazy dog; it's late, they'll say, and we've 3 dogs (or 42).
+Die Straße fährt übers Öl. L'été, c'est très bien. Быстрая лиса прыгает. 敏捷的棕色狐狸跳过懒狗。 素早い茶色の狐。
+for (int i = 0; i < 100; i++) {\n\t\tprintf("%d\\n", i);\n    }\n   total = a*b + c/d;  x'd y'S z’s\n\n\n  end
+"""
+BPE_CASES = [  # the last one: letters new in Unicode 16
+    "", " ", "  ", "a", " a", "'s", "'S", "''ll", "I'll've", "x's", " 's", "\n", "\n\n", " \n a",
+    "a  b", "a   ", "\t\tb", "12345678901234567890", "3.14 \u00b2\u00bd \u2167 \u0661", "\u00a0x",
+    "\u3000x", "\u2003 \u2003y", "a\u200bb", "\x1c a\x85b", "\ufeffa", "e\u0301te\u0301",
+    "\u0915\u094d\u0937\u093f",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea \u2764\ufe0f",
+    "\U00020000\U000323af\U000e0100", "<|endoftext|>", "a<|endoftext|>b",
+    " <|endoftext|> <|endoftext|", "<|endoftext|><|endoftext|>", "\x00\x01\x7f", "a" * 200,
+    " " * 100 + "x", "ab" * 100 + "c", "\n " * 40, "ADD ADDED ADDE", " STRIP \n x",
+    "LEFTLEFT  LEFT", "RIGHT  RIGHT\n\nx", "xSTRIP STRIP", "Hello world",
+    " Hello  world!!! \u2026\u2014", "\u1c89\u1c8a \U00011bc0 \U0001e5d0 \U000105c0",
+]
+
+
+def bpe_lines(tokenizer, texts):
+    """per case: special tokens known (0, 1), the text in hex ("-" if empty), the ids"""
+    lines = []
+    for special in (0, 1):
+        tokenizer.encode_special_tokens = not special
+        for text in texts:
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
+            lines.append(f"{special} {text.encode().hex() or '-'} {' '.join(map(str, ids))}\n")
+    return "".join(lines)
+
+
+def bpe_train(text, vocab_size):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator([text], trainer)
+    return tokenizer
+
+
+def make_bpe(out):
+    """small.json   a tokenizer of 500 tokens, with added tokens of every kind
+    small.txt    cases for it
+    train.txt    text to train on
+    train.ids    the vocabulary size asked for, then "a b result" per merge
+    gpt2.txt     cases for GPT-2's own vocabulary (--gpt2-vocabulary)"""
+    directory = os.path.join(out, "bpe")
+    os.makedirs(directory, exist_ok=True)
+
+    def write(name, text):
+        with open(os.path.join(directory, name), "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+    rng = random.Random(1)
+    words = BPE_TEXT.split(" ")
+    texts = BPE_CASES + BPE_TEXT.split("\n") + [BPE_TEXT]
+    for _ in range(60):
+        parts = []
+        for _ in range(rng.randint(1, 12)):
+            word, case = rng.choice(words), rng.choice(BPE_CASES[:30])
+            number, code = str(rng.randrange(10000)), rng.randrange(128)
+            code = rng.choice((code, rng.randrange(0x80, 0xD800), rng.randrange(0xE000, 0x110000)))
+            parts.append(rng.choice((word, case, " ", "\n", number, chr(code))))
+        texts.append("".join(parts))
+
+    small = bpe_train(BPE_TEXT * 2, 490)
+    small.add_tokens(
+        [
+            AddedToken("<|endoftext|>", special=True, normalized=False),
+            AddedToken("ADD", special=False, normalized=True),
+            AddedToken("ADDED", special=True, normalized=True),
+            AddedToken("STRIP", special=False, lstrip=True, rstrip=True),
+            AddedToken("LEFT", special=True, lstrip=True, normalized=False),
+            AddedToken("RIGHT", special=False, rstrip=True, normalized=False),
+        ]
+    )
+    small.save(os.path.join(directory, "small.json"), pretty=False)
+    write("small.txt", bpe_lines(small, texts))
+
+    # few letters, so that a token is spelled in several ways and pairs come up again after a merge
+    text = BPE_TEXT + "".join(rng.choice("ab ") for _ in range(3000))
+    text += "".join(rng.choice(["abc", "ab", "bc", "c", "aab", " "]) for _ in range(1500))
+    write("train.txt", text)
+    trained = json.loads(bpe_train(text, 899).to_str())["model"]
+    ids = trained["vocab"]
+    write(
+        "train.ids",
+        "900\n" + "".join(f"{ids[a]} {ids[b]} {ids[a + b]}\n" for a, b in trained["merges"]),
+    )
+
+    if ARGUMENTS.gpt2_vocabulary:
+        names = [
+            os.path.join(ARGUMENTS.gpt2_vocabulary, name)
+            for name in ("gpt2_vocab.json", "gpt2_merges.txt")
+        ]
+        gpt2 = Tokenizer(models.BPE(*models.BPE.read_file(*names)))
+        gpt2.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        gpt2.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
+        write("gpt2.txt", bpe_lines(gpt2, texts))
+
+
+# ---- all of it ----------------------------------------------------------------------------------
+
+MAKERS = [make_gpt2, make_trainer, make_schedules, make_sampling, make_bpe]
+ARGUMENTS = None
 
 
 def files_of(directory):
-    return sorted(os.path.relpath(os.path.join(where, name), directory)
-                  for where, _, names in os.walk(directory) for name in names)
+    return sorted(
+        os.path.relpath(os.path.join(where, name), directory)
+        for where, _, names in os.walk(directory)
+        for name in names
+    )
 
 
 def without_versions(value):
@@ -363,10 +554,22 @@ def differences(a, b):
 
 def main():
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=os.path.join(here, "tests", "data"), help="default: %(default)s")
-    parser.add_argument("--check", action="store_true", help="compare with --out instead of writing it")
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", default=os.path.join(here, "tests", "data"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="compare with --out instead of writing it"
+    )
+    parser.add_argument(
+        "--gpt2-vocabulary",
+        metavar="DIR",
+        help="with gpt2_vocab.json and gpt2_merges.txt; without it, gpt2.txt is as it was",
+    )
+    global ARGUMENTS
+    ARGUMENTS = arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
@@ -375,7 +578,9 @@ def main():
     if not arguments.check:
         for make in MAKERS:
             make(arguments.out)
-        total = sum(os.path.getsize(os.path.join(arguments.out, f)) for f in files_of(arguments.out))
+        total = sum(
+            os.path.getsize(os.path.join(arguments.out, f)) for f in files_of(arguments.out)
+        )
         print(f"{len(files_of(arguments.out))} files, {total} bytes in {arguments.out}")
         return 0
 
@@ -386,6 +591,8 @@ def main():
         bad = 0
         for name in sorted(set(files_of(fresh)) | set(files_of(arguments.out))):
             a, b = os.path.join(fresh, name), os.path.join(arguments.out, name)
+            if name == os.path.join("bpe", "gpt2.txt") and not arguments.gpt2_vocabulary:
+                continue
             if not os.path.exists(a) or not os.path.exists(b):
                 reason = f"only in {fresh if os.path.exists(a) else arguments.out}"
             else:

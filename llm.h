@@ -954,6 +954,9 @@ typedef struct llmi_kernels {
     void (*gelu)(float *y, const float *x, size_t n);
     void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
                           int accumulate); /* y = gelu(x) too, unless NULL */
+    void (*swiglu)(float *y, const float *gate, const float *up, size_t n);
+    void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+                            const float *up, size_t n, int accumulate);
     void (*adamw)(float *weight, float *m, float *v, const float *grad, size_t n,
                   const llmi_adamw *step);
     /* LayerNorm (centered) or RMSNorm of one row; the sums over rows of their weight gradients */
@@ -1720,6 +1723,147 @@ static void llmi_residual(const llm_context *context, float *y, const float *a, 
     llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_add_task, &job);
 }
 /* ============================================================================================
+ * >>swiglu       y = silu(gate) up
+ * ========================================================================================== */
+typedef struct llmi_swiglu {
+    const llm_context *context;
+    float *y, *dgate, *dup;
+    const float *dy, *gate, *up;
+    size_t n;
+    int accumulate;
+} llmi_swiglu;
+
+static void llmi_swiglu_task(void *argument, size_t index, int thread) {
+    const llmi_swiglu *job = (const llmi_swiglu *)argument;
+    const size_t at = index * LLMI_PIECE;
+    (void)thread;
+    job->context->kernels->swiglu(job->y + at, job->gate + at, job->up + at,
+                                  llmi_min(LLMI_PIECE, job->n - at));
+}
+static void llmi_swiglu_backward_task(void *argument, size_t index, int thread) {
+    const llmi_swiglu *job = (const llmi_swiglu *)argument;
+    const size_t at = index * LLMI_PIECE;
+    (void)thread;
+    job->context->kernels->swiglu_backward(job->dgate + at, job->dup + at, job->dy + at,
+                                           job->gate + at, job->up + at,
+                                           llmi_min(LLMI_PIECE, job->n - at), job->accumulate);
+}
+
+LLM_API void llm_swiglu_forward(llm_context *context, float *y, const float *gate, const float *up,
+                                size_t n) {
+    llmi_swiglu job;
+    if (!context || !y || !gate || !up) return;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.y = y;
+    job.gate = gate;
+    job.up = up;
+    job.n = n;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_swiglu_task, &job);
+}
+
+/* dgate, dup = [dgate, dup +] ...; either may be dy */
+static void llmi_swiglu_backward(const llm_context *context, float *dgate, float *dup,
+                                 const float *dy, const float *gate, const float *up, size_t n,
+                                 int accumulate) {
+    llmi_swiglu job;
+    memset(&job, 0, sizeof job);
+    job.context = context;
+    job.dgate = dgate;
+    job.dup = dup;
+    job.dy = dy;
+    job.gate = gate;
+    job.up = up;
+    job.n = n;
+    job.accumulate = accumulate;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_swiglu_backward_task, &job);
+}
+LLM_API void llm_swiglu_backward(llm_context *context, float *dgate, float *dup, const float *dy,
+                                 const float *gate, const float *up, size_t n) {
+    if (context && dgate && dup && dy && gate && up)
+        llmi_swiglu_backward(context, dgate, dup, dy, gate, up, n, 1);
+}
+
+/* ============================================================================================
+ * >>rope         rotary positions, plain and YaRN
+ *
+ * Pair i of a head, i < width/2, turns by position x inv_freq_i: pairs are (2i, 2i+1), or (i, i +
+ * width/2) with rope_half_split. YaRN (arXiv:2309.00071 sec. 3) slows the frequencies that turn
+ * less than beta_slow times within the original length by the factor, keeps those that turn more
+ * than beta_fast times, and blends between.
+ * ========================================================================================== */
+static double llmi_yarn_mscale(double factor, double mscale) {
+    return factor <= 1.0 ? 1.0 : 0.1 * mscale * log(factor) + 1.0;
+}
+
+/* the pair that turns r times within the original length */
+static double llmi_yarn_pair(const llm_config *config, double r) {
+    return (double)config->qk_rope_head_dim *
+           log((double)config->yarn_original_max_seq_len / (r * 2.0 * 3.14159265358979323846)) /
+           (2.0 * log((double)config->rope_theta));
+}
+
+static float llmi_rope_frequency(const llm_config *config, int pair) {
+    const double d = (double)config->qk_rope_head_dim;
+    const double plain = 1.0 / pow((double)config->rope_theta, 2.0 * (double)pair / d);
+    double low, high, ramp;
+    if (config->yarn_factor == 0.0f) return (float)plain;
+    low = floor(llmi_yarn_pair(config, (double)config->yarn_beta_fast));
+    high = ceil(llmi_yarn_pair(config, (double)config->yarn_beta_slow));
+    if (low < 0.0) low = 0.0;
+    if (high > d - 1.0) high = d - 1.0;
+    if (high == low) high += 0.001;
+    ramp = ((double)pair - low) / (high - low);
+    ramp = ramp < 0.0 ? 0.0 : ramp > 1.0 ? 1.0 : ramp;
+    return (float)(plain * (1.0 - ramp) + plain / (double)config->yarn_factor * ramp);
+}
+
+/* of cos and sin */
+static double llmi_rope_scale(const llm_config *config) {
+    const double f = (double)config->yarn_factor;
+    if (f == 0.0) return 1.0;
+    if (config->yarn_mscale != 0.0f && config->yarn_mscale_all_dim != 0.0f)
+        return llmi_yarn_mscale(f, (double)config->yarn_mscale) /
+               llmi_yarn_mscale(f, (double)config->yarn_mscale_all_dim);
+    return llmi_yarn_mscale(f, 1.0);
+}
+
+/* of the whole score: 1/sqrt(qk head dim), times mscale^2 */
+static float llmi_mla_scale(const llm_config *config) {
+    double scale = 1.0 / sqrt((double)(config->qk_nope_head_dim + config->qk_rope_head_dim));
+    if (config->yarn_factor != 0.0f && config->yarn_mscale_all_dim != 0.0f) {
+        const double m = llmi_yarn_mscale((double)config->yarn_factor,
+                                          (double)config->yarn_mscale_all_dim);
+        scale *= m * m;
+    }
+    return (float)scale;
+}
+
+/* table (2, width/2): cos, sin at a position */
+static void llmi_rope_angles(const llm_config *config, float *table, size_t position) {
+    const int half = config->qk_rope_head_dim / 2;
+    const double scale = llmi_rope_scale(config);
+    int i;
+    for (i = 0; i < half; i++) {
+        const float angle = (float)position * llmi_rope_frequency(config, i);
+        table[i] = (float)(cos((double)angle) * scale);
+        table[half + i] = (float)(sin((double)angle) * scale);
+    }
+}
+
+/* x (width) in place; sign -1 turns back: the backward */
+static void llmi_rope_turn(float *x, const float *table, int width, int half_split, float sign) {
+    const int half = width / 2, step = half_split ? 1 : 2, other = half_split ? half : 1;
+    int i;
+    for (i = 0; i < half; i++) {
+        const float a = x[i * step], b = x[i * step + other], c = table[i],
+                    s = sign * table[half + i];
+        x[i * step] = a * c - b * s;
+        x[i * step + other] = b * c + a * s;
+    }
+}
+
+/* ============================================================================================
  * >>attention    causal, multi-head, in tiles: no T x T matrix exists in either direction
  *
  * A tile is a block of queries by LLMI_KEYS keys. Forward: online softmax (arXiv:2205.14135 alg.
@@ -2395,6 +2539,16 @@ LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_e
 }
 
 static void llmi_config_resolve(llm_config *config) {
+    if (config->arch == LLM_ARCH_DEEPSEEK_V3) {
+        if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
+        if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
+        if (config->rope_theta == 0.0f) config->rope_theta = 10000.0f;
+        if (config->yarn_beta_fast == 0.0f) config->yarn_beta_fast = 32.0f;
+        if (config->yarn_beta_slow == 0.0f) config->yarn_beta_slow = 1.0f;
+        if (config->n_group == 0) config->n_group = 1;
+        if (config->topk_group == 0) config->topk_group = config->n_group;
+        if (config->routed_scaling_factor == 0.0f) config->routed_scaling_factor = 1.0f;
+    }
     if (config->arch == LLM_ARCH_GPT2) {
         if (config->d_ffn == 0 && config->d_model <= INT_MAX / 4)
             config->d_ffn = 4 * config->d_model;
@@ -2490,6 +2644,105 @@ static void llmi_gpt2_table(llmi_table *table, const llm_config *config) {
         llmi_table_add(table, "lm_head.weight", -1, config->vocab_size, C, std, 0.0f, 1);
 }
 
+/* where the tensors of a DeepSeek block stand in the table; -1: it has none */
+typedef struct llmi_ds_layer {
+    int norm1, q_a, q_a_bias, q_norm;  /* q_a to q_norm: low-rank query */
+    int q;                             /* q_b_proj of a low-rank query, else q_proj */
+    int kv_a, kv_a_bias, kv_norm, kv_b, o, o_bias, norm2;
+    int ffn;                           /* gate, up, down of a dense block */
+    int router, router_bias, experts, shared;       /* experts: gate, up, down of each in turn */
+} llmi_ds_layer;
+
+static int llmi_ds_add(llmi_table *table, int layer, const char *name, int d0, int d1, int kind) {
+    char full[72];
+    snprintf(full, sizeof full, "model.layers.%%d.%s", name);
+    llmi_table_add(table, full, layer, d0, d1, kind == 0 ? 0.02f : 0.0f, kind == 1 ? 1.0f : 0.0f,
+                   kind == 0);
+    return (int)table->n - 1;
+}
+
+/* gate, up, down of one FFN; -> the first's place */
+static int llmi_ds_add_ffn(llmi_table *table, int layer, const char *prefix, int C, int F) {
+    static const char *const parts[] = {"gate_proj", "up_proj", "down_proj"};
+    const int first = (int)table->n;
+    char name[56];
+    int i;
+    for (i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "%s.%s.weight", prefix, parts[i]);
+        (void)llmi_ds_add(table, layer, name, i < 2 ? F : C, i < 2 ? C : F, 0);
+    }
+    return first;
+}
+
+static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int layer,
+                                llmi_ds_layer *w) {
+    const int C = c->d_model, H = c->n_heads,
+              moe = c->n_routed_experts && layer >= c->first_k_dense;
+    const int q_width = H * (c->qk_nope_head_dim + c->qk_rope_head_dim), bias = c->attention_bias;
+    char name[48];
+    int e;
+    memset(w, 0xff, sizeof *w);        /* all -1 */
+    w->norm1 = llmi_ds_add(table, layer, "input_layernorm.weight", C, 0, 1);
+    if (c->q_lora_rank) {
+        w->q_a = llmi_ds_add(table, layer, "self_attn.q_a_proj.weight", c->q_lora_rank, C, 0);
+        if (bias)
+            w->q_a_bias = llmi_ds_add(table, layer, "self_attn.q_a_proj.bias", c->q_lora_rank, 0,
+                                      2);
+        w->q_norm = llmi_ds_add(table, layer, "self_attn.q_a_layernorm.weight", c->q_lora_rank, 0,
+                                1);
+        w->q = llmi_ds_add(table, layer, "self_attn.q_b_proj.weight", q_width, c->q_lora_rank, 0);
+    } else {
+        w->q = llmi_ds_add(table, layer, "self_attn.q_proj.weight", q_width, C, 0);
+    }
+    w->kv_a = llmi_ds_add(table, layer, "self_attn.kv_a_proj_with_mqa.weight",
+                          c->kv_lora_rank + c->qk_rope_head_dim, C, 0);
+    if (bias)
+        w->kv_a_bias = llmi_ds_add(table, layer, "self_attn.kv_a_proj_with_mqa.bias",
+                                   c->kv_lora_rank + c->qk_rope_head_dim, 0, 2);
+    w->kv_norm = llmi_ds_add(table, layer, "self_attn.kv_a_layernorm.weight", c->kv_lora_rank, 0,
+                             1);
+    w->kv_b = llmi_ds_add(table, layer, "self_attn.kv_b_proj.weight",
+                          H * (c->qk_nope_head_dim + c->v_head_dim), c->kv_lora_rank, 0);
+    w->o = llmi_ds_add(table, layer, "self_attn.o_proj.weight", C, H * c->v_head_dim, 0);
+    if (bias) w->o_bias = llmi_ds_add(table, layer, "self_attn.o_proj.bias", C, 0, 2);
+    w->norm2 = llmi_ds_add(table, layer, "post_attention_layernorm.weight", C, 0, 1);
+    if (!moe) {
+        w->ffn = llmi_ds_add_ffn(table, layer, "mlp", C, c->d_ffn);
+        return;
+    }
+    w->router = llmi_ds_add(table, layer, "mlp.gate.weight", c->n_routed_experts, C, 0);
+    w->router_bias = llmi_ds_add(table, layer, "mlp.gate.e_score_correction_bias",
+                                 c->n_routed_experts, 0, 3);
+    w->experts = (int)table->n;
+    for (e = 0; e < c->n_routed_experts; e++) {
+        snprintf(name, sizeof name, "mlp.experts.%d", e);
+        (void)llmi_ds_add_ffn(table, layer, name, C, c->moe_d_ffn);
+    }
+    if (c->n_shared_experts)
+        w->shared = llmi_ds_add_ffn(table, layer, "mlp.shared_experts", C,
+                                    c->n_shared_experts * c->moe_d_ffn);
+}
+
+/* layers (n_layers), or NULL to count */
+static void llmi_ds_table(llmi_table *table, const llm_config *c, llmi_ds_layer *layers) {
+    llmi_ds_layer scratch;
+    int l;
+    table->n = 0;
+    table->parameters = table->floats = 0;
+    llmi_table_add(table, "model.embed_tokens.weight", -1, c->vocab_size, c->d_model, 0.02f, 0.0f,
+                   c->tie_embeddings);
+    for (l = 0; l < c->n_layers; l++)
+        llmi_ds_block_table(table, c, l, layers ? &layers[l] : &scratch);
+    llmi_table_add(table, "model.norm.weight", -1, c->d_model, 0, 0.0f, 1.0f, 0);
+    if (!c->tie_embeddings)
+        llmi_table_add(table, "lm_head.weight", -1, c->vocab_size, c->d_model, 0.02f, 0.0f, 1);
+}
+
+static void llmi_config_table(llmi_table *table, const llm_config *config, llmi_ds_layer *layers) {
+    if (config->arch == LLM_ARCH_GPT2) llmi_gpt2_table(table, config);
+    else llmi_ds_table(table, config, layers);
+}
+
 static llm_result llmi_check_int(const char *field, int value, int low, int high, llm_error *err) {
     if (value >= low && value <= high) return LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
@@ -2499,23 +2752,77 @@ static llm_result llmi_check_dropout(const char *field, float value, llm_error *
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, 1)", field, (double)value);
 }
 
+static llm_result llmi_check_positive(const char *field, float value, llm_error *err) {
+    if (value >= 0.0f && value <= FLT_MAX) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, inf)", field, (double)value);
+}
+
+static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
+    const int E = c->n_routed_experts;
+    LLMI_TRY(llmi_check_int("n_heads", c->n_heads, 1, 1 << 16, err));
+    LLMI_TRY(llmi_check_int("q_lora_rank", c->q_lora_rank, 0, 1 << 20, err));
+    LLMI_TRY(llmi_check_int("kv_lora_rank", c->kv_lora_rank, 1, 1 << 20, err));
+    LLMI_TRY(llmi_check_int("qk_nope_head_dim", c->qk_nope_head_dim, 1, 8192, err));
+    LLMI_TRY(llmi_check_int("qk_rope_head_dim", c->qk_rope_head_dim, 2, 8192, err));
+    LLMI_TRY(llmi_check_int("v_head_dim", c->v_head_dim, 1, 8192, err));
+    if (c->qk_rope_head_dim % 2)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "qk_rope_head_dim %d is odd: it is made of pairs",
+                         c->qk_rope_head_dim);
+    if (!(c->rope_theta > 1.0f && c->rope_theta <= FLT_MAX))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "rope_theta %g is not above 1",
+                         (double)c->rope_theta);
+    LLMI_TRY(llmi_check_positive("yarn_factor", c->yarn_factor, err));
+    LLMI_TRY(llmi_check_positive("yarn_mscale", c->yarn_mscale, err));
+    LLMI_TRY(llmi_check_positive("yarn_mscale_all_dim", c->yarn_mscale_all_dim, err));
+    LLMI_TRY(llmi_check_positive("yarn_beta_fast", c->yarn_beta_fast, err));
+    LLMI_TRY(llmi_check_positive("yarn_beta_slow", c->yarn_beta_slow, err));
+    if (c->yarn_factor != 0.0f)
+        LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
+                                1 << 24, err));
+    if (c->mtp_depth)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "mtp_depth %d: MTP modules are not implemented yet", c->mtp_depth);
+    LLMI_TRY(llmi_check_int("n_routed_experts", E, 0, 65536, err));
+    if (!E) return LLM_OK;
+    LLMI_TRY(llmi_check_int("moe_d_ffn", c->moe_d_ffn, 1, 1 << 24, err));
+    LLMI_TRY(llmi_check_int("n_shared_experts", c->n_shared_experts, 0, 1024, err));
+    LLMI_TRY(llmi_check_int("first_k_dense", c->first_k_dense, 0, c->n_layers, err));
+    LLMI_TRY(llmi_check_int("n_group", c->n_group, 1, E, err));
+    LLMI_TRY(llmi_check_int("topk_group", c->topk_group, 1, c->n_group, err));
+    if (E % c->n_group)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "n_routed_experts %d is not a multiple of n_group %d", E, c->n_group);
+    if (c->n_group > 1 && E / c->n_group < 2)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "n_routed_experts %d in n_group %d: a group needs 2 experts", E,
+                         c->n_group);
+    if (c->num_experts_per_tok < 1 || c->num_experts_per_tok > E / c->n_group * c->topk_group)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "num_experts_per_tok %d is not in [1, %d], the experts of %d of %d groups",
+                         c->num_experts_per_tok, E / c->n_group * c->topk_group, c->topk_group,
+                         c->n_group);
+    if (!(c->routed_scaling_factor > 0.0f && c->routed_scaling_factor <= FLT_MAX))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "routed_scaling_factor %g is not above 0",
+                         (double)c->routed_scaling_factor);
+    return LLM_OK;
+}
+
 LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err) {
     llm_config c;
     llmi_table table;
     if (!config) return llmi_fail(err, LLM_ERR_ARGUMENT, "config is NULL");
     c = *config;
-    if (c.arch == LLM_ARCH_DEEPSEEK_V3)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "arch deepseek_v3 is not implemented yet");
-    if (c.arch != LLM_ARCH_GPT2)
+    if (c.arch != LLM_ARCH_GPT2 && c.arch != LLM_ARCH_DEEPSEEK_V3)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "arch %d is not one of llm_arch", (int)c.arch);
     llmi_config_resolve(&c);
     LLMI_TRY(llmi_check_int("vocab_size", c.vocab_size, 1, INT_MAX - 16, err));
     LLMI_TRY(llmi_check_int("max_seq_len", c.max_seq_len, 1, 1 << 24, err));
     LLMI_TRY(llmi_check_int("d_model", c.d_model, 1, 1 << 20, err));
     LLMI_TRY(llmi_check_int("n_layers", c.n_layers, 1, 10000, err));
-    LLMI_TRY(llmi_check_int("n_heads", c.n_heads, 1, c.d_model, err));
+    if (c.arch == LLM_ARCH_GPT2) LLMI_TRY(llmi_check_int("n_heads", c.n_heads, 1, c.d_model, err));
     LLMI_TRY(llmi_check_int("d_ffn", c.d_ffn, 1, 1 << 24, err));
-    if (c.d_model % c.n_heads)
+    if (c.arch == LLM_ARCH_DEEPSEEK_V3) LLMI_TRY(llmi_ds_validate(&c, err));
+    else if (c.d_model % c.n_heads)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "d_model %d is not a multiple of n_heads %d",
                          c.d_model, c.n_heads);
     if (!(c.norm_eps > 0.0f && c.norm_eps < 1.0f))
@@ -2523,8 +2830,8 @@ LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err)
     LLMI_TRY(llmi_check_dropout("embd_pdrop", c.embd_pdrop, err));
     LLMI_TRY(llmi_check_dropout("attn_pdrop", c.attn_pdrop, err));
     LLMI_TRY(llmi_check_dropout("resid_pdrop", c.resid_pdrop, err));
-    if (c.n_routed_experts || c.mtp_depth || c.kv_lora_rank || c.q_lora_rank ||
-        c.yarn_factor != 0.0f)
+    if (c.arch == LLM_ARCH_GPT2 && (c.n_routed_experts || c.mtp_depth || c.kv_lora_rank ||
+                                    c.q_lora_rank || c.yarn_factor != 0.0f))
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "arch gpt2 has no experts (n_routed_experts %d), MTP (mtp_depth %d), MLA "
                          "(kv_lora_rank %d, "
@@ -2532,7 +2839,7 @@ LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err)
                          c.n_routed_experts, c.mtp_depth, c.kv_lora_rank, c.q_lora_rank,
                          (double)c.yarn_factor);
     table.rows = NULL;
-    llmi_gpt2_table(&table, &c);
+    llmi_config_table(&table, &c, NULL);
     if (table.floats > SIZE_MAX / 4 / sizeof(float))
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "vocab_size %d, max_seq_len %d, d_model %d, n_layers %d, d_ffn %d: %.3g "
@@ -2550,7 +2857,7 @@ LLM_API uint64_t llm_config_param_count(const llm_config *config) {
     c = *config;
     llmi_config_resolve(&c);
     table.rows = NULL;
-    llmi_gpt2_table(&table, &c);
+    llmi_config_table(&table, &c, NULL);
     return table.parameters;
 }
 LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
@@ -2558,7 +2865,22 @@ LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
     return 0;
 }
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
-    return llm_config_param_count(config);
+    const uint64_t all = llm_config_param_count(config);
+    uint64_t expert, idle;
+    if (!all || !config->n_routed_experts) return all;
+    expert = 3 * (uint64_t)config->d_model * (uint64_t)config->moe_d_ffn;
+    idle = (uint64_t)(config->n_routed_experts - config->num_experts_per_tok);
+    return all - expert * idle * (uint64_t)(config->n_layers - config->first_k_dense);
+}
+
+static size_t llmi_moe_blocks(const llm_config *c) {
+    return c->n_routed_experts ? (size_t)(c->n_layers - c->first_k_dense) : 0;
+}
+
+/* values per position and layer */
+static size_t llmi_cache_width(const llm_config *c) {
+    return c->arch == LLM_ARCH_GPT2 ? 2 * (size_t)c->d_model
+                                    : (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
 }
 
 LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
@@ -2568,7 +2890,7 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
                                                                              : 0;
     if (llm_config_validate(config, NULL) != LLM_OK || max_seq_len < 0) return 0;
     if (max_seq_len == 0) max_seq_len = config->max_seq_len;
-    return llmi_mul(llmi_mul(2 * value * (size_t)config->n_layers, (size_t)config->d_model),
+    return llmi_mul(llmi_mul(value * (size_t)config->n_layers, llmi_cache_width(config)),
                     (size_t)max_seq_len);
 }
 
@@ -2584,6 +2906,7 @@ struct llm_model {
     llmi_table table;
     void **data;                       /* data[i]: the values of tensor i, f32 */
     float *block;                      /* table.floats of them; zero between tensors */
+    llmi_ds_layer *layers;             /* DeepSeek: (n_layers) */
 };
 
 LLM_API void llm_model_free(llm_model *model) {
@@ -2592,6 +2915,7 @@ LLM_API void llm_model_free(llm_model *model) {
     llmi_release(model->allocator, model->table.rows);
     llmi_release(model->allocator, model->data);
     llmi_release(model->allocator, model->block);
+    llmi_release(model->allocator, model->layers);
     copy = model->allocator_copy;
     llmi_release(model->allocator ? &copy : NULL, model);
 }
@@ -2620,7 +2944,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
         model->allocator_copy = *allocator;
         model->allocator = &model->allocator_copy;
     }
-    llmi_gpt2_table(&model->table, &model->config);
+    llmi_config_table(&model->table, &model->config, NULL);
     bytes = (size_t)model->table.floats * sizeof(float);
     model->block = (float *)llmi_alloc(allocator, bytes, "parameters", err);
     if (model->block)
@@ -2629,11 +2953,14 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     if (model->table.rows)
         model->data = (void **)llmi_alloc(allocator, model->table.n * sizeof(void *),
                                           "tensor table", err);
-    if (!model->data) {
+    if (model->data)
+        model->layers = (llmi_ds_layer *)llmi_alloc(
+            allocator, (size_t)model->config.n_layers * sizeof(llmi_ds_layer), "tensor table", err);
+    if (!model->layers) {
         llm_model_free(model);
         return NULL;
     }
-    llmi_gpt2_table(&model->table, &model->config);
+    llmi_config_table(&model->table, &model->config, model->layers);
     for (i = 0; i < model->table.n; i++)
         model->data[i] = model->block + model->table.rows[i].offset;
     memset(model->block, 0, bytes);
@@ -2699,24 +3026,31 @@ LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i) {
 }
 
 /* ============================================================================================
- * >>gpt2         the model: one forward for training, scoring, prefill and decoding; one backward
- *
- *   x = wte[token] + wpe[position]
- *   per block  x += attention(LN1 x) Wo + bo;  x += gelu(LN2 x Wfc + bfc) Wproj + bproj
- *   logits = LNf(x) head^T
- * (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3)
- *
- * Saved per block for the backward: x, the norms' mean and rstd, qkv, the attention's output and
- * lse, the stream between the two halves, and fc before GELU: 9C + F + ... values a row. The
- * outputs of norms and GELU are computed again.
+ * >>run          rows of tokens on their way through a model
  * ========================================================================================== */
+typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K choices each */
+    float *cn, *qn;                    /* (N,kv_lora_rank), (N,q_lora_rank) after their norms    */
+    float *k;                          /* (N or cache_len, H qk)                                 */
+    float *act;                        /* (N K,Fm) or (N,F)                                      */
+    float *kv,
+        *latents; /* of a cache, expanded: (cache_len, H (nope + v)), (cache_len, kv_lora_rank) */
+    float *latent_q,
+        *latent_out; /* absorbed: (few, H, kv_lora_rank + rope), (few, H, kv_lora_rank) */
+    float *dq, *dk, *dkv, *dkr, *dc, *dcn, *dqa, *dqn, *datt, *dact;
+    float *sorted;                     /* (N K,C) */
+    float *shared_act, *shared_dact;   /* (N,Fs) */
+    float *dweight, *dlogits;          /* (N,K), (N,E) */
+    float *frequency;                  /* (n_sequences,E) */
+    int32_t *next;                     /* (E) */
+    unsigned char *open;               /* (threads,E) */
+} llmi_ds_work;
+
 typedef struct llmi_run {              /* rows of tokens on their way through the model */
     llm_context *context;
     const llm_model *model;
     size_t n_sequences, rows;          /* rows: of each sequence, at consecutive positions      */
-    const int *position,
-        *slot;    /* per sequence: position of its first row (NULL: 0); place in the cache */
-    float *cache; /* layers x (k, v) x slots x heads x cache_len x head dim; NULL: the */
+    const int *position, *slot; /* per sequence: of its first row (NULL: 0); place in cache */
+    float *cache; /* per layer (slots, cache_len, cache width), GPT-2's k before v; NULL: the */
     size_t cache_slots, cache_len;     /* batch's own rows are all there is                     */
     int few;                           /* the decode path: at most LLMI_FEW_ROWS rows in all    */
     float embd_pdrop, attn_pdrop, resid_pdrop;
@@ -2730,9 +3064,68 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     size_t saved_size;                 /* bytes from block to block                             */
     float *final_mean, *final_rstd;    /* (N)                                                   */
     float *h, *dh;                     /* (N,C)                                                 */
-    float *wide, *dwide;               /* (N, max(F, 3C)), (N,F)                                */
+    float *wide, *dwide;               /* GPT-2: (N, max(F, 3C)), (N,F); DeepSeek: (N,C)         */
+    float *angles;                     /* DeepSeek: (rows, rope width) of cos and sin           */
+    llmi_ds_work ds;
+    float *loads;        /* (MoE blocks, E): tokens per expert are added; NULL: not    */
+    double *balance;     /* the sum of f P over blocks and sequences is added; or NULL */
+    float balance_scale; /* alpha/B/T times the batch's valid targets; 0: no balance loss */
 } llmi_run;
 
+static size_t llmi_run_rows(const llmi_run *run) { return run->n_sequences * run->rows; }
+static float *llmi_run_x(const llmi_run *run, int layer) {
+    return run->x + (size_t)(run->keep_x ? layer : layer % 2) * llmi_run_rows(run) *
+                        (size_t)run->model->config.d_model;
+}
+static const float *llmi_weight(const llmi_run *run, int i) {
+    return (const float *)run->model->data[i];
+}
+static float *llmi_gradient(const llmi_run *run, int i) {
+    return run->gradients + run->model->table.rows[i].offset;
+}
+static int llmi_final_norm(const llm_model *model) {
+    return (int)model->table.n - (model->config.tie_embeddings ? 0 : 1) -
+           (model->config.arch == LLM_ARCH_GPT2 ? 2 : 1);
+}
+static int llmi_head_index(const llm_model *model) {
+    return model->config.tie_embeddings ? 0 : (int)model->table.n - 1;
+}
+static llmi_matrix llmi_head_matrix(const llm_model *model) {
+    return llmi_matrix_of((const float *)model->data[llmi_head_index(model)],
+                          (size_t)model->config.vocab_size, (size_t)model->config.d_model, 0);
+}
+
+/* independent masks for embedding (0), and per block attention (1), first (2) and second half (3)
+ */
+static uint64_t llmi_dropout_seed(const llmi_run *run, int layer, int which) {
+    return llm_random(run->seed, (uint64_t)layer * 4 + (uint64_t)which);
+}
+
+/* the gradient of one half's output: through the dropout of its residual, then in `to` */
+static const float *llmi_branch(const llmi_run *run, float *to, const float *dx, size_t count,
+                                int layer, int half) {
+    if (run->resid_pdrop <= 0.0f) return dx;
+    llmi_dropout(run->context, to, dx, count, run->resid_pdrop,
+                 llmi_dropout_seed(run, layer, 1 + half), 0);
+    return to;
+}
+
+static size_t llmi_row_position(const llmi_run *run, size_t row) {
+    return (run->position ? (size_t)run->position[row / run->rows] : 0) + row % run->rows;
+}
+
+/* ============================================================================================
+ * >>gpt2         the model: one forward for training, scoring, prefill and decoding; one backward
+ *
+ *   x = wte[token] + wpe[position]
+ *   per block  x += attention(LN1 x) Wo + bo;  x += gelu(LN2 x Wfc + bfc) Wproj + bproj
+ *   logits = LNf(x) head^T
+ * (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3)
+ *
+ * Saved per block for the backward: x, the norms' mean and rstd, qkv, the attention's output and
+ * lse, the stream between the two halves, and fc before GELU: 9C + F + ... values a row. The
+ * outputs of norms and GELU are computed again.
+ * ========================================================================================== */
 typedef struct llmi_gpt2_saved {
     float *mean1, *rstd1;              /* (N)                                                   */
     float *qkv;                        /* (N,3C)                                                */
@@ -2757,20 +3150,6 @@ static void llmi_gpt2_carve_saved(llmi_gpt2_saved *s, llmi_arena *arena, const l
     s->fc = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->d_ffn));
 }
 
-/* what lives from forward to backward */
-static void llmi_gpt2_carve_activations(llmi_run *run, llmi_arena *arena, const llm_config *config,
-                                        size_t n) {
-    const size_t L = (size_t)config->n_layers;
-    llmi_gpt2_saved s;
-    llmi_arena one = {NULL, 0};
-    llmi_gpt2_carve_saved(&s, &one, config, n);
-    run->saved_size = one.used;
-    run->x = llmi_carve_floats(
-        arena, llmi_mul(llmi_mul(n, (size_t)config->d_model), run->keep_x ? L + 1 : 2));
-    run->saved = (char *)llmi_carve(arena, run->keep_saved ? L : 1, one.used);
-    run->final_mean = llmi_carve_floats(arena, n);
-    run->final_rstd = llmi_carve_floats(arena, n);
-}
 /* what lives within one block */
 static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *config,
                                  size_t n, int backward) {
@@ -2781,59 +3160,15 @@ static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_con
     run->dwide = backward ? llmi_carve_floats(arena, llmi_mul(n, F)) : NULL;
 }
 
-static size_t llmi_run_rows(const llmi_run *run) { return run->n_sequences * run->rows; }
-static float *llmi_run_x(const llmi_run *run, int layer) {
-    return run->x + (size_t)(run->keep_x ? layer : layer % 2) * llmi_run_rows(run) *
-                        (size_t)run->model->config.d_model;
-}
-static const float *llmi_weight(const llmi_run *run, int i) {
-    return (const float *)run->model->data[i];
-}
-static float *llmi_gradient(const llmi_run *run, int i) {
-    return run->gradients + run->model->table.rows[i].offset;
-}
 static llmi_matrix llmi_conv1d(const llmi_run *run, int i) {        /* stored [in,out] */
     const int64_t *dims = run->model->table.rows[i].dims;
     return llmi_matrix_of(llmi_weight(run, i), (size_t)dims[1], (size_t)dims[0], 1);
 }
-static int llmi_final_norm(const llm_model *model) {
-    return LLMI_BLOCKS + model->config.n_layers * LLMI_PER_BLOCK;
-}
-static int llmi_head_index(const llm_model *model) {
-    return model->config.tie_embeddings ? LLMI_WTE : llmi_final_norm(model) + 2;
-}
-static llmi_matrix llmi_head_matrix(const llm_model *model) {
-    return llmi_matrix_of((const float *)model->data[llmi_head_index(model)],
-                          (size_t)model->config.vocab_size, (size_t)model->config.d_model, 0);
-}
-
-/* independent masks for embedding (0), and per block attention (1), first (2) and second half (3)
- */
-static uint64_t llmi_dropout_seed(const llmi_run *run, int layer, int which) {
-    return llm_random(run->seed, (uint64_t)layer * 4 + (uint64_t)which);
-}
-
 typedef struct llmi_gpt2_rows {
     const llmi_run *run;
-    const int32_t *tokens;
     const float *qkv;
     int layer;
 } llmi_gpt2_rows;
-
-static void llmi_gpt2_embed_task(void *argument, size_t index, int thread) {
-    const llmi_gpt2_rows *job = (const llmi_gpt2_rows *)argument;
-    const llmi_run *run = job->run;
-    const size_t C = (size_t)run->model->config.d_model, n = llmi_run_rows(run);
-    size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < llmi_min(n, (index + 1) * LLMI_ROWS); r++) {
-        const size_t position = (run->position ? (size_t)run->position[r / run->rows] : 0) +
-                                r % run->rows;
-        run->context->kernels->add(run->x + r * C,
-                                   llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[r] * C,
-                                   llmi_weight(run, LLMI_WPE) + position * C, C);
-    }
-}
 
 static float *llmi_gpt2_cache(const llmi_run *run, int layer, int value) {
     return run->cache + (size_t)(2 * layer + value) * run->cache_slots * run->cache_len *
@@ -2910,7 +3245,7 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
                 llmi_weight(run, w + LLMI_QKV_B), n, 0);
     if (run->cache) {
         llmi_gpt2_rows job;
-        job.run = run; job.tokens = NULL; job.qkv = s.qkv; job.layer = layer;
+        job.run = run; job.qkv = s.qkv; job.layer = layer;
         llmi_parallel(context, n, llmi_gpt2_store_task, &job);
     }
     llmi_gpt2_attention(run, &a, &s, layer);
@@ -2942,15 +3277,6 @@ static void llmi_conv1d_backward(const llmi_run *run, float *dx, const float *dy
     if (dx) llmi_matmul_dx(run->context, dx, dy, w.n_out, w, n, 0);
 }
 
-/* the gradient of one half's output: through the dropout of its residual */
-static const float *llmi_gpt2_branch(const llmi_run *run, const float *dx, size_t count, int layer,
-                                     int half) {
-    if (run->resid_pdrop <= 0.0f) return dx;
-    llmi_dropout(run->context, run->dh, dx, count, run->resid_pdrop,
-                 llmi_dropout_seed(run, layer, 1 + half), 0);
-    return run->dh;
-}
-
 /* dx (N,C): the gradient of the block's output, becomes that of its input */
 static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) {
     const llm_config *config = &run->model->config;
@@ -2962,7 +3288,7 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
     llmi_attention a;
     llmi_gpt2_saved_at(run, &s, layer);
 
-    dy = llmi_gpt2_branch(run, dx, n * width, layer, 2);
+    dy = llmi_branch(run, run->dh, dx, n * width, layer, 2);
     llmi_matmul_dx(context, run->dwide, dy, width, llmi_conv1d(run, w + LLMI_MLP_W), n, 0);
     llmi_gelu_backward(context, run->dwide, run->wide, run->dwide, s.fc, n * F, 0);
     llmi_conv1d_backward(run, NULL, dy, run->wide, w + LLMI_MLP_W, n);
@@ -2973,7 +3299,7 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
                            llmi_gradient(run, w + LLMI_LN2_B), run->dh, s.mean2, s.rstd2, s.mid,
                            llmi_weight(run, w + LLMI_LN2_W), (int)n, C);
 
-    dy = llmi_gpt2_branch(run, dx, n * width, layer, 1);
+    dy = llmi_branch(run, run->dh, dx, n * width, layer, 1);
     llmi_conv1d_backward(run, run->h, dy, s.att, w + LLMI_ATT_W, n);       /* h: gradient of att */
     llmi_gpt2_attention(run, &a, &s, layer);
     a.saved_out = s.att; a.saved_lse = s.lse; a.dout = run->h;
@@ -2989,35 +3315,991 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
                            llmi_weight(run, w + LLMI_LN1_W), (int)n, C);
 }
 
+/* ============================================================================================
+ * >>mla          latent attention, DeepSeek-V3 report (arXiv:2412.19437) sec. 2.1.1, eq. 1-11
+ *
+ *   q = Wq h, or Wqb RMSNorm(Wqa h); per head [nope | rope]
+ *   c = RMSNorm(Wkva h), kr = rope(Wkr h), shared by the heads; per head [k_nope | v] = Wkvb c
+ *   out = Wo softmax(scale [q_nope | rope(q_rope)] [k_nope | kr]^T) v
+ * Expanded, as written, for training and prefill. Absorbed for decoding, on a cache of c and kr
+ * alone: score = (Wk^T q_nope) c + q_rope kr and out = Wv sum(p c): attention with one shared key
+ * of kv_lora_rank + rope values, whose values are the first kv_lora_rank of it.
+ *
+ * Here Wkva's rows for c and for kr count as two matrices, so that c and kr are dense.
+ * ========================================================================================== */
+        #define LLMI_LATENT_EPS                                                                    \
+            1e-6f /* of the norms within, whatever norm_eps says, as the reference */
+
+static size_t llmi_qk_width(const llm_config *c) {
+    return (size_t)(c->qk_nope_head_dim + c->qk_rope_head_dim);
+}
+static size_t llmi_kv_width(const llm_config *c) {
+    return (size_t)(c->qk_nope_head_dim + c->v_head_dim);
+}
+
+typedef struct llmi_mla_saved {
+    float *rstd1;                      /* (N) of the block's first norm */
+    float *qa, *q_rstd;                /* (N,q_lora_rank), (N); with a low-rank query */
+    float *q;                          /* (N,H qk), turned */
+    float *c, *c_rstd;                 /* (N,kv_lora_rank) before its norm, (N) */
+    float *kr;                         /* (N,rope), turned */
+    float *kv;                         /* (N,H (nope + v)) */
+    float *att, *lse;                  /* (N,H v), (B,H,T) */
+} llmi_mla_saved;
+
+static void llmi_mla_carve_saved(llmi_mla_saved *s, llmi_arena *arena, const llm_config *c,
+                                 size_t n) {
+    const size_t H = (size_t)c->n_heads;
+    s->rstd1 = llmi_carve_floats(arena, n);
+    s->qa = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
+    s->q_rstd = llmi_carve_floats(arena, n);
+    s->q = llmi_carve_floats(arena, llmi_mul(n, H * llmi_qk_width(c)));
+    s->c = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->kv_lora_rank));
+    s->c_rstd = llmi_carve_floats(arena, n);
+    s->kr = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->qk_rope_head_dim));
+    s->kv = llmi_carve_floats(arena, llmi_mul(n, H * llmi_kv_width(c)));
+    s->att = llmi_carve_floats(arena, llmi_mul(n, H * (size_t)c->v_head_dim));
+    s->lse = llmi_carve_floats(arena, llmi_mul(n, H));
+}
+
+/* Rows that turn, are gathered or copied, one task each */
+typedef struct llmi_mla_rows {
+    const llmi_run *run;
+    const llmi_mla_saved *s;
+    float *k, *dq, *dk, *dkv, *dkr, *latent;
+    const float *kv, *kr;
+    size_t kr_stride;
+    int layer;
+    float sign;
+} llmi_mla_rows;
+
+static const float *llmi_row_angles(const llmi_run *run,
+                                    size_t row) { /* one table per position of a sequence */
+    return run->angles +
+           (run->position ? row : row % run->rows) * (size_t)run->model->config.qk_rope_head_dim;
+}
+
+static void llmi_angles_task(void *argument, size_t index, int thread) {
+    const llmi_run *run = (const llmi_run *)argument;
+    const llm_config *c = &run->model->config;
+    (void)thread;
+    llmi_rope_angles(c, run->angles + index * (size_t)c->qk_rope_head_dim,
+                     llmi_row_position(run, index));
+}
+
+/* q and kr of a row, turned in place */
+static void llmi_mla_turn_task(void *argument, size_t row, int thread) {
+    const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const float *angles = llmi_row_angles(job->run, row);
+    const size_t qk = llmi_qk_width(c), H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim;
+    size_t h;
+    (void)thread;
+    for (h = 0; h < H; h++)
+        llmi_rope_turn(job->dq + (row * H + h) * qk + nope, angles, c->qk_rope_head_dim,
+                       c->rope_half_split, job->sign);
+    llmi_rope_turn(job->dkr + row * (size_t)c->qk_rope_head_dim, angles, c->qk_rope_head_dim,
+                   c->rope_half_split, job->sign);
+}
+
+/* k (N,H,qk) = [k_nope | kr] */
+static void llmi_mla_keys_task(void *argument, size_t row, int thread) {
+    const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const size_t H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim,
+                 rope = (size_t)c->qk_rope_head_dim;
+    size_t h;
+    (void)thread;
+    for (h = 0; h < H; h++) {
+        float *k = job->k + (row * H + h) * (nope + rope);
+        memcpy(k, job->kv + (row * H + h) * llmi_kv_width(c), nope * sizeof(float));
+        memcpy(k + nope, job->kr + row * job->kr_stride, rope * sizeof(float));
+    }
+}
+
+/* its backward: dk_nope to its place in dkv, the sum of dk_rope over the heads to dkr */
+static void llmi_mla_keys_backward_task(void *argument, size_t row, int thread) {
+    const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const size_t H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim,
+                 rope = (size_t)c->qk_rope_head_dim;
+    float *dkr = job->dkr + row * rope;
+    size_t h, i;
+    (void)thread;
+    for (i = 0; i < rope; i++) dkr[i] = 0.0f;
+    for (h = 0; h < H; h++) {
+        const float *dk = job->dk + (row * H + h) * (nope + rope);
+        memcpy(job->dkv + (row * H + h) * llmi_kv_width(c), dk, nope * sizeof(float));
+        for (i = 0; i < rope; i++) dkr[i] += dk[nope + i];
+    }
+}
+
+static float *llmi_mla_cache(const llmi_run *run, int layer) {
+    return run->cache + (size_t)layer * run->cache_slots * run->cache_len *
+                            llmi_cache_width(&run->model->config);
+}
+
+/* a row's [c | kr] to its place in the cache; latent: c after its norm */
+static void llmi_mla_store_task(void *argument, size_t row, int thread) {
+    const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
+    const llmi_run *run = job->run;
+    const llm_config *c = &run->model->config;
+    const size_t R = (size_t)c->kv_lora_rank, rope = (size_t)c->qk_rope_head_dim;
+    float *to = llmi_mla_cache(run, job->layer) +
+                ((size_t)run->slot[row / run->rows] * run->cache_len +
+                 llmi_row_position(run, row)) *
+                    (R + rope);
+    (void)thread;
+    memcpy(to, job->latent + row * R, R * sizeof(float));
+    memcpy(to + R, job->s->kr + row * rope, rope * sizeof(float));
+}
+
+/* ---- weights as stored, (out,in) ---- */
+static llmi_matrix llmi_dense(const llmi_run *run, int i) {
+    const int64_t *dims = run->model->table.rows[i].dims;
+    return llmi_matrix_of(llmi_weight(run, i), (size_t)dims[0], (size_t)dims[1], 0);
+}
+/* rows first .. first + count of it */
+static llmi_matrix llmi_dense_rows(const llmi_run *run, int i, size_t first, size_t count) {
+    llmi_matrix w = llmi_dense(run, i);
+    w.data += first * w.n_in;
+    w.n_out = count;
+    return w;
+}
+static const float *llmi_optional(const llmi_run *run, int i) {
+    return i < 0 ? NULL : llmi_weight(run, i);
+}
+
+/* dW += dy^T x [, db += sum dy]; dx = [dx +] dy W. first: row of the weight where w starts. */
+static void llmi_dense_backward(const llmi_run *run, float *dx, int dx_accumulate, const float *dy,
+                                const float *x, llmi_matrix w, int weight, int bias, size_t first,
+                                size_t n) {
+    llmi_matmul_dw(run->context, llmi_gradient(run, weight) + first * w.n_in, dy, w.n_out, x, w, n,
+                   run->accumulate);
+    if (bias >= 0)
+        llmi_add_column_sums(run->context, llmi_gradient(run, bias) + first, dy, n, w.n_out);
+    if (dx) llmi_matmul_dx(run->context, dx, dy, w.n_out, w, n, dx_accumulate);
+}
+
+static void llmi_run_rmsnorm(const llmi_run *run, float *y, float *rstd, const float *x, int weight,
+                             size_t n, int width, float eps) {
+    llm_rmsnorm_forward(run->context, y, rstd, x, llmi_weight(run, weight), (int)n, width, eps);
+}
+
+static void llmi_mla_attention(const llmi_run *run, llmi_attention *a, const llmi_mla_saved *s,
+                               const float *k, const float *kv) {
+    const llm_config *c = &run->model->config;
+    memset(a, 0, sizeof *a);
+    a->n_sequences = run->n_sequences;
+    a->rows = run->rows;
+    a->n_heads = (size_t)c->n_heads;
+    a->qk_dim = a->k_head = llmi_qk_width(c);
+    a->v_dim = (size_t)c->v_head_dim;
+    a->v_head = llmi_kv_width(c);
+    a->q = s->q;
+    a->q_stride = a->k_stride = a->n_heads * a->qk_dim;
+    a->k = k;
+    a->v = kv + c->qk_nope_head_dim;
+    a->v_stride = a->n_heads * a->v_head;
+    a->k_sequence = run->rows * a->k_stride;
+    a->v_sequence = run->rows * a->v_stride;
+    a->scale = llmi_mla_scale(c);
+    a->dropout = run->attn_pdrop;
+}
+
+/* one head's query into the latent space, or its output out of it; rows of few */
+typedef struct llmi_absorb {
+    const llmi_run *run;
+    const float *weight, *from;
+    float *to;
+    int out;
+} llmi_absorb;
+
+static void llmi_absorb_task(void *argument, size_t head, int thread) {
+    const llmi_absorb *job = (const llmi_absorb *)argument;
+    const llm_config *c = &job->run->model->config;
+    const llmi_kernels *kernels = job->run->context->kernels;
+    const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank,
+                 rope = (size_t)c->qk_rope_head_dim;
+    const size_t nope = (size_t)c->qk_nope_head_dim, v = (size_t)c->v_head_dim,
+                 n = llmi_run_rows(job->run);
+    const float *w = job->weight + head * (nope + v) * R;
+    size_t row;
+    (void)thread;
+    if (job->out) {                    /* (n,H,R) to (n,H,v) */
+        kernels->rows_dot(n, v, R, job->from + head * R, H * R, w + nope * R, R, job->to + head * v,
+                          H * v, NULL, 0);
+        return;
+    }
+    kernels->rows_axpy(n, R, nope, job->from + head * (nope + rope), H * (nope + rope), w, R,
+                       job->to + head * (R + rope), H * (R + rope), NULL, 0);
+    for (row = 0; row < n; row++)
+        memcpy(job->to + (row * H + head) * (R + rope) + R,
+               job->from + (row * H + head) * (nope + rope) + nope, rope * sizeof(float));
+}
+
+static void llmi_mla_absorbed(const llmi_run *run, const llmi_mla_saved *s, const llmi_ds_layer *w,
+                              int layer, size_t longest) {
+    const llm_config *c = &run->model->config;
+    const size_t R = (size_t)c->kv_lora_rank, width = R + (size_t)c->qk_rope_head_dim;
+    llmi_absorb job;
+    llmi_attention a;
+    job.run = run;
+    job.weight = llmi_weight(run, w->kv_b);
+    job.from = s->q;
+    job.to = run->ds.latent_q;
+    job.out = 0;
+    llmi_parallel(run->context, (size_t)c->n_heads, llmi_absorb_task, &job);
+    memset(&a, 0, sizeof a);
+    a.n_sequences = run->n_sequences;
+    a.rows = run->rows;
+    a.position = run->position;
+    a.slot = run->slot;
+    a.n_heads = (size_t)c->n_heads;
+    a.qk_dim = width;
+    a.v_dim = R;
+    a.q = run->ds.latent_q;
+    a.q_stride = a.n_heads * width;
+    a.k = a.v = llmi_mla_cache(run, layer);
+    a.k_stride = a.v_stride = width;
+    a.k_sequence = a.v_sequence = run->cache_len * width;
+    a.scale = llmi_mla_scale(c);
+    a.out = run->ds.latent_out;
+    llmi_attention_run(run->context, &a, longest, 1);
+    job.from = run->ds.latent_out;
+    job.to = s->att;
+    job.out = 1;
+    llmi_parallel(run->context, (size_t)c->n_heads, llmi_absorb_task, &job);
+}
+
+/* h (N,C): the block's input after its norm; y (N,C) */
+static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, const llmi_mla_saved *s,
+                             int layer, size_t longest) {
+    const llm_config *c = &run->model->config;
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    llm_context *context = run->context;
+    const size_t n = llmi_run_rows(run), H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank;
+    const size_t rope = (size_t)c->qk_rope_head_dim, q_width = H * llmi_qk_width(c),
+                 kv_width = H * llmi_kv_width(c);
+    const float *kv_bias = llmi_optional(run, w->kv_a_bias);
+    llmi_mla_rows job;
+    llmi_attention a;
+    if (w->q_a >= 0) {
+        const size_t rank = (size_t)c->q_lora_rank;
+        llmi_matmul(context, s->qa, rank, h, llmi_dense(run, w->q_a),
+                    llmi_optional(run, w->q_a_bias), n, 0);
+        llmi_run_rmsnorm(run, run->ds.qn, s->q_rstd, s->qa, w->q_norm, n, c->q_lora_rank,
+                         LLMI_LATENT_EPS);
+        llmi_matmul(context, s->q, q_width, run->ds.qn, llmi_dense(run, w->q), NULL, n, 0);
+    } else {
+        llmi_matmul(context, s->q, q_width, h, llmi_dense(run, w->q), NULL, n, 0);
+    }
+    llmi_matmul(context, s->c, R, h, llmi_dense_rows(run, w->kv_a, 0, R), kv_bias, n, 0);
+    llmi_matmul(context, s->kr, rope, h, llmi_dense_rows(run, w->kv_a, R, rope),
+                kv_bias ? kv_bias + R : NULL, n, 0);
+    llmi_run_rmsnorm(run, run->ds.cn, s->c_rstd, s->c, w->kv_norm, n, c->kv_lora_rank,
+                     LLMI_LATENT_EPS);
+    memset(&job, 0, sizeof job);
+    job.run = run;
+    job.s = s;
+    job.dq = s->q;
+    job.dkr = s->kr;
+    job.sign = 1.0f;
+    job.layer = layer;
+    llmi_parallel(context, n, llmi_mla_turn_task, &job);
+    if (run->cache) {
+        job.latent = run->ds.cn;
+        llmi_parallel(context, n, llmi_mla_store_task, &job);
+    }
+    if (run->few) {
+        llmi_mla_absorbed(run, s, w, layer, longest);
+    } else if (run->cache) { /* one sequence: its cache is expanded up to the last position */
+        const float *cache = llmi_mla_cache(run, layer) +
+                             (size_t)run->slot[0] * run->cache_len * (R + rope);
+        size_t r;
+        for (r = 0; r < longest; r++)
+            memcpy(run->ds.latents + r * R, cache + r * (R + rope), R * sizeof(float));
+        llmi_matmul(context, run->ds.kv, kv_width, run->ds.latents, llmi_dense(run, w->kv_b), NULL,
+                    longest, 0);
+        job.k = run->ds.k;
+        job.kv = run->ds.kv;
+        job.kr = cache + R;
+        job.kr_stride = R + rope;
+        llmi_parallel(context, longest, llmi_mla_keys_task, &job);
+        llmi_mla_attention(run, &a, s, run->ds.k, run->ds.kv);
+        a.position = run->position;
+        a.k_sequence = a.v_sequence = 0;
+        a.out = s->att;
+        llmi_attention_run(context, &a, longest, 0);
+    } else {
+        llmi_matmul(context, s->kv, kv_width, run->ds.cn, llmi_dense(run, w->kv_b), NULL, n, 0);
+        job.k = run->ds.k;
+        job.kv = s->kv;
+        job.kr = s->kr;
+        job.kr_stride = rope;
+        llmi_parallel(context, n, llmi_mla_keys_task, &job);
+        llmi_mla_attention(run, &a, s, run->ds.k, s->kv);
+        a.seed = llmi_dropout_seed(run, layer, 1);
+        a.out = s->att;
+        a.lse = s->lse;
+        llmi_attention_run(context, &a, longest, 0);
+    }
+    llmi_matmul(context, y, (size_t)c->d_model, s->att, llmi_dense(run, w->o),
+                llmi_optional(run, w->o_bias), n, 0);
+}
+
+/* dy (N,C); h as in the forward; dh (N,C) is overwritten */
+static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, const float *h,
+                              const llmi_mla_saved *s, int layer) {
+    const llm_config *c = &run->model->config;
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    const llmi_ds_work *work = &run->ds;
+    llm_context *context = run->context;
+    const size_t n = llmi_run_rows(run), R = (size_t)c->kv_lora_rank,
+                 rope = (size_t)c->qk_rope_head_dim;
+    llmi_mla_rows job;
+    llmi_attention a;
+    llmi_dense_backward(run, work->datt, 0, dy, s->att, llmi_dense(run, w->o), w->o, w->o_bias, 0,
+                        n);
+    memset(&job, 0, sizeof job);
+    job.run = run;
+    job.s = s;
+    job.k = work->k;
+    job.kv = s->kv;
+    job.kr = s->kr;
+    job.kr_stride = rope;
+    llmi_parallel(context, n, llmi_mla_keys_task, &job);
+    llmi_mla_attention(run, &a, s, work->k, s->kv);
+    a.seed = llmi_dropout_seed(run, layer, 1);
+    a.saved_out = s->att;
+    a.saved_lse = s->lse;
+    a.dout = work->datt;
+    a.dq = work->dq;
+    a.dk = work->dk;
+    a.dv = work->dkv + c->qk_nope_head_dim;
+    llmi_attention_backward_run(context, &a);
+    job.dk = work->dk;
+    job.dkv = work->dkv;
+    job.dkr = work->dkr;
+    job.dq = work->dq;
+    job.sign = -1.0f;
+    llmi_parallel(context, n, llmi_mla_keys_backward_task, &job);
+    llmi_parallel(context, n, llmi_mla_turn_task, &job);
+
+    llmi_run_rmsnorm(run, work->cn, NULL, s->c, w->kv_norm, n, c->kv_lora_rank, LLMI_LATENT_EPS);
+    llmi_dense_backward(run, work->dcn, 0, work->dkv, work->cn, llmi_dense(run, w->kv_b), w->kv_b,
+                        -1, 0, n);
+    memset(work->dc, 0, n * R * sizeof(float));
+    llm_rmsnorm_backward(context, work->dc, llmi_gradient(run, w->kv_norm), work->dcn, s->c_rstd,
+                         s->c, llmi_weight(run, w->kv_norm), (int)n, c->kv_lora_rank);
+    llmi_dense_backward(run, dh, 0, work->dc, h, llmi_dense_rows(run, w->kv_a, 0, R), w->kv_a,
+                        w->kv_a_bias, 0, n);
+    llmi_dense_backward(run, dh, 1, work->dkr, h, llmi_dense_rows(run, w->kv_a, R, rope), w->kv_a,
+                        w->kv_a_bias, R, n);
+
+    if (w->q_a < 0) {
+        llmi_dense_backward(run, dh, 1, work->dq, h, llmi_dense(run, w->q), w->q, -1, 0, n);
+        return;
+    }
+    llmi_run_rmsnorm(run, work->qn, NULL, s->qa, w->q_norm, n, c->q_lora_rank, LLMI_LATENT_EPS);
+    llmi_dense_backward(run, work->dqn, 0, work->dq, work->qn, llmi_dense(run, w->q), w->q, -1, 0,
+                        n);
+    memset(work->dqa, 0, n * (size_t)c->q_lora_rank * sizeof(float));
+    llm_rmsnorm_backward(context, work->dqa, llmi_gradient(run, w->q_norm), work->dqn, s->q_rstd,
+                         s->qa, llmi_weight(run, w->q_norm), (int)n, c->q_lora_rank);
+    llmi_dense_backward(run, dh, 1, work->dqa, h, llmi_dense(run, w->q_a), w->q_a, w->q_a_bias, 0,
+                        n);
+}
+
+/* ============================================================================================
+ * >>moe          DeepSeekMoE, DeepSeek-V3 report eq. 12-20
+ *
+ *   s = sigmoid(Wg h); chosen by s + bias, within the topk_group best of n_group groups, a group's
+ * score being
+ *   the sum of its two best; weight = s [/ sum of the chosen s] routed_scaling_factor
+ *   out = sum over chosen e of weight_e FFN_e(h) + FFN_shared(h),  FFN(h) = Wdown swiglu(Wgate h,
+ * Wup h) Tokens are sorted by expert; each expert is one product per matrix, so cost follows the
+ * active ones. The weight is multiplied in before Wdown, which is linear.
+ * Backward runs through the weights into Wg, and not through the choice; bias has no gradient.
+ * ========================================================================================== */
+typedef struct llmi_moe_saved {
+    float *scores;                     /* (N,E) */
+    int32_t *choice, *place;           /* (N,K): expert; row among the sorted */
+    float *weight;                     /* (N,K) */
+    int32_t *token;                    /* (N K): sorted row's token K + choice */
+    int32_t *start;                    /* (E + 1): first sorted row of each expert */
+    float *gate, *up;                  /* (N K,Fm) */
+    float *shared_gate, *shared_up;    /* (N,Fs) */
+} llmi_moe_saved;
+
+static void llmi_moe_carve_saved(llmi_moe_saved *s, llmi_arena *arena, const llm_config *c,
+                                 size_t n) {
+    const size_t E = (size_t)c->n_routed_experts, K = (size_t)c->num_experts_per_tok,
+                 F = (size_t)c->moe_d_ffn;
+    const size_t rows = llmi_mul(n, K), shared = F * (size_t)c->n_shared_experts;
+    s->scores = llmi_carve_floats(arena, llmi_mul(n, E));
+    s->choice = (int32_t *)llmi_carve(arena, rows, sizeof(int32_t));
+    s->place = (int32_t *)llmi_carve(arena, rows, sizeof(int32_t));
+    s->weight = llmi_carve_floats(arena, rows);
+    s->token = (int32_t *)llmi_carve(arena, rows, sizeof(int32_t));
+    s->start = (int32_t *)llmi_carve(arena, E + 1, sizeof(int32_t));
+    s->gate = llmi_carve_floats(arena, llmi_mul(rows, F));
+    s->up = llmi_carve_floats(arena, llmi_mul(rows, F));
+    s->shared_gate = llmi_carve_floats(arena, llmi_mul(n, shared));
+    s->shared_up = llmi_carve_floats(arena, llmi_mul(n, shared));
+}
+
+typedef struct llmi_moe_rows {
+    const llmi_run *run;
+    const llmi_moe_saved *s;
+    const float *bias, *from;
+    float *to, *other;
+    int layer;
+} llmi_moe_rows;
+
+/* scores hold logits; becomes sigmoid, choice and weights of a row. Ties go to the lower expert. */
+static void llmi_route_task(void *argument, size_t row, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const int E = c->n_routed_experts, K = c->num_experts_per_tok, size = E / c->n_group;
+    float *s = job->s->scores + row * (size_t)E, *weight = job->s->weight + row * (size_t)K,
+          sum = 1e-20f;
+    int32_t *choice = job->s->choice + row * (size_t)K;
+    unsigned char *open = job->run->ds.open +
+                          (size_t)thread * (size_t)E; /* experts that may still be chosen */
+    int e, g, i, k;
+    for (e = 0; e < E; e++) {
+        s[e] = 1.0f / (1.0f + expf(-s[e]));
+        open[e] = c->topk_group >= c->n_group;
+    }
+    for (i = 0; i < c->topk_group && c->topk_group < c->n_group; i++) {
+        float best = -INFINITY;
+        int best_group = -1;
+        for (g = 0; g < c->n_group; g++) {
+            float first = -INFINITY, second = -INFINITY;
+            if (open[g * size]) continue;
+            for (e = g * size; e < (g + 1) * size; e++) {
+                const float x = s[e] + job->bias[e];
+                if (x > first) { second = first; first = x; }
+                else if (x > second) second = x;
+            }
+            if (best_group < 0 || first + second > best) {
+                best = first + second;
+                best_group = g;
+            }
+        }
+        memset(open + best_group * size, 1, (size_t)size);
+    }
+    for (k = 0; k < K; k++) {
+        int best = -1;
+        for (e = 0; e < E; e++)
+            if (open[e] && (best < 0 || s[e] + job->bias[e] > s[best] + job->bias[best])) best = e;
+        open[best] = 0;
+        choice[k] = best;
+        weight[k] = s[best];
+        sum += s[best];
+    }
+    for (k = 0; k < K; k++)
+        weight[k] = (c->norm_topk_prob ? weight[k] / sum : weight[k]) * c->routed_scaling_factor;
+}
+
+static void llmi_moe_sort(const llmi_run *run, const llmi_moe_saved *s) {
+    const size_t K = (size_t)run->model->config.num_experts_per_tok, rows = llmi_run_rows(run) * K;
+    const int E = run->model->config.n_routed_experts;
+    int32_t *next = run->ds.next;      /* (E) */
+    size_t i;
+    int e;
+    memset(s->start, 0, (size_t)(E + 1) * sizeof *s->start);
+    for (i = 0; i < rows; i++) s->start[s->choice[i] + 1]++;
+    for (e = 0; e < E; e++) {
+        s->start[e + 1] += s->start[e];
+        next[e] = s->start[e];
+    }
+    for (i = 0; i < rows; i++) {
+        s->place[i] = next[s->choice[i]]++;
+        s->token[s->place[i]] = (int32_t)i;
+    }
+}
+
+/* to (N K,C): rows of from (N,C) in the sorted order */
+static void llmi_moe_gather_task(void *argument, size_t row, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const size_t C = (size_t)c->d_model, t = (size_t)(job->s->token[row] / c->num_experts_per_tok);
+    (void)thread;
+    memcpy(job->to + row * C, job->from + t * C, C * sizeof(float));
+}
+/* to (N,C) += the sorted rows of each token, in the order of its choices */
+static void llmi_moe_scatter_task(void *argument, size_t t, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const size_t C = (size_t)c->d_model, K = (size_t)c->num_experts_per_tok;
+    size_t k;
+    (void)thread;
+    for (k = 0; k < K; k++)
+        job->run->context->kernels->axpy(job->to + t * C, 1.0f,
+                                         job->from + (size_t)job->s->place[t * K + k] * C, C);
+}
+/* to (N K,Fm): swiglu of the sorted rows, times their weights */
+static void llmi_moe_act_task(void *argument, size_t row, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llmi_kernels *kernels = job->run->context->kernels;
+    const size_t F = (size_t)job->run->model->config.moe_d_ffn;
+    (void)thread;
+    kernels->swiglu(job->to + row * F, job->s->gate + row * F, job->s->up + row * F, F);
+    kernels->affine(job->to + row * F, job->to + row * F, job->s->weight[job->s->token[row]], 0.0f,
+                    F);
+}
+/* other (N K,Fm): the gradient of y = Wdown act without the weight; becomes dgate, and to dup; the
+ * weight's gradient goes to dweight (N,K) */
+static void llmi_moe_act_backward_task(void *argument, size_t row, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llmi_kernels *kernels = job->run->context->kernels;
+    const size_t F = (size_t)job->run->model->config.moe_d_ffn, from = (size_t)job->s->token[row];
+    const float *gate = job->s->gate + row * F, *up = job->s->up + row * F;
+    float *act = job->to + row * F, *d = job->other + row * F;
+    (void)thread;
+    kernels->swiglu(act, gate, up, F);
+    job->run->ds.dweight[from] = kernels->dot(act, d, F);
+    kernels->affine(d, d, job->s->weight[from], 0.0f, F);
+    kernels->swiglu_backward(d, act, d, gate, up, F, 0);
+}
+
+/* dlogits (N,E) from dweight, through the sigmoid; with the balance loss (eq. 17-20) */
+static void llmi_route_backward_task(void *argument, size_t row, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const int E = c->n_routed_experts, K = c->num_experts_per_tok;
+    const float *s = job->s->scores + row * (size_t)E, *dw = job->run->ds.dweight + row * (size_t)K;
+    const int32_t *choice = job->s->choice + row * (size_t)K;
+    float *d = job->to + row * (size_t)E, sum = 1e-20f, dot = 0.0f;
+    int e, k;
+    (void)thread;
+    memset(d, 0, (size_t)E * sizeof *d);
+    for (k = 0; k < K; k++) {
+        sum += s[choice[k]];
+        dot += dw[k] * s[choice[k]];
+    }
+    for (k = 0; k < K; k++)
+        d[choice[k]] = c->routed_scaling_factor *
+                       (c->norm_topk_prob ? (dw[k] - dot / sum) / sum : dw[k]);
+    if (job->run->balance_scale != 0.0f) {
+        const float *f = job->run->ds.frequency + row / job->run->rows * (size_t)E;
+        float total = 0.0f, mean = 0.0f;
+        for (e = 0; e < E; e++) {
+            total += s[e];
+            mean += f[e] * s[e];
+        }
+        for (e = 0; e < E; e++) d[e] += job->run->balance_scale * (f[e] - mean / total) / total;
+    }
+    for (e = 0; e < E; e++) d[e] *= s[e] * (1.0f - s[e]);
+}
+
+/* frequency (B,E): f_i of each sequence, E/(K T) times the tokens whose K largest unbiased scores
+ * hold i; -> the sum over the sequences of sum_i f_i P_i */
+static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
+    const llm_config *c = &run->model->config;
+    const int E = c->n_routed_experts, K = c->num_experts_per_tok;
+    const size_t T = run->rows;
+    double loss = 0.0;
+    size_t b, t;
+    int e, k, j;
+    for (b = 0; b < run->n_sequences; b++) {
+        float *f = run->ds.frequency + b * (size_t)E;
+        memset(f, 0, (size_t)E * sizeof *f);
+        for (t = b * T; t < (b + 1) * T; t++) {
+            const float *x = s->scores + t * (size_t)E;
+            unsigned char *taken = run->ds.open;
+            memset(taken, 0, (size_t)E);
+            for (k = 0; k < K; k++) {
+                int best = -1;
+                for (e = 0; e < E; e++)
+                    if (!taken[e] && (best < 0 || x[e] > x[best])) best = e;
+                taken[best] = 1;
+                f[best] += (float)E / ((float)K * (float)T);
+            }
+        }
+        for (t = b * T; t < (b + 1) * T; t++) {
+            const float *x = s->scores + t * (size_t)E;
+            double total = 0.0, weighted = 0.0;
+            for (j = 0; j < E; j++) {
+                total += (double)x[j];
+                weighted += (double)f[j] * (double)x[j];
+            }
+            loss += weighted / total / (double)T;
+        }
+    }
+    return loss;
+}
+
+/* y (rows,C) = Wdown swiglu(Wgate x, Wup x) with gate, up (rows,F) saved and act (rows,F) scratch
+ * */
+static void llmi_ffn_forward(const llmi_run *run, float *y, const float *x, float *gate, float *up,
+                             float *act, int weights, size_t rows) {
+    const llmi_matrix down = llmi_dense(run, weights + 2);
+    const size_t F = down.n_in;
+    llmi_matmul(run->context, gate, F, x, llmi_dense(run, weights), NULL, rows, 0);
+    llmi_matmul(run->context, up, F, x, llmi_dense(run, weights + 1), NULL, rows, 0);
+    llm_swiglu_forward(run->context, act, gate, up, rows * F);
+    llmi_matmul(run->context, y, down.n_out, act, down, NULL, rows, 0);
+}
+/* dx = [dx +] ...; act, dact: scratch (rows,F) */
+static void llmi_ffn_backward(const llmi_run *run, float *dx, int accumulate, const float *dy,
+                              const float *x, const float *gate, const float *up, float *act,
+                              float *dact, int weights, size_t rows) {
+    const llmi_matrix down = llmi_dense(run, weights + 2);
+    const size_t F = down.n_in;
+    llm_swiglu_forward(run->context, act, gate, up, rows * F);
+    llmi_dense_backward(run, dact, 0, dy, act, down, weights + 2, -1, 0, rows);
+    llmi_swiglu_backward(run->context, dact, act, dact, gate, up, rows * F, 0);
+    llmi_dense_backward(run, dx, accumulate, dact, x, llmi_dense(run, weights), weights, -1, 0,
+                        rows);
+    llmi_dense_backward(run, dx, 1, act, x, llmi_dense(run, weights + 1), weights + 1, -1, 0, rows);
+}
+
+/* y (N,C) from h (N,C) */
+static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, const llmi_moe_saved *s,
+                             int layer) {
+    const llm_config *c = &run->model->config;
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    const llmi_ds_work *work = &run->ds;
+    const size_t n = llmi_run_rows(run), C = (size_t)c->d_model, F = (size_t)c->moe_d_ffn;
+    const size_t E = (size_t)c->n_routed_experts, rows = n * (size_t)c->num_experts_per_tok;
+    llmi_moe_rows job;
+    size_t e;
+    memset(&job, 0, sizeof job);
+    job.run = run;
+    job.s = s;
+    job.bias = llmi_weight(run, w->router_bias);
+    job.layer = layer;
+    llmi_matmul(run->context, s->scores, E, h, llmi_dense(run, w->router), NULL, n, 0);
+    llmi_parallel(run->context, n, llmi_route_task, &job);
+    llmi_moe_sort(run, s);
+    if (run->loads)
+        for (e = 0; e < E; e++)
+            run->loads[(size_t)(layer - c->first_k_dense) * E + e] += (float)(s->start[e + 1] -
+                                                                              s->start[e]);
+    if (run->balance) *run->balance += llmi_balance(run, s);
+    job.to = work->sorted;
+    job.from = h;
+    llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    for (e = 0; e < E; e++) {
+        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        const int weights = w->experts + 3 * (int)e;
+        llmi_matmul(run->context, s->gate + first * F, F, work->sorted + first * C,
+                    llmi_dense(run, weights), NULL, count, 0);
+        llmi_matmul(run->context, s->up + first * F, F, work->sorted + first * C,
+                    llmi_dense(run, weights + 1), NULL, count, 0);
+    }
+    job.to = work->act;
+    llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
+    for (e = 0; e < E; e++) {
+        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        llmi_matmul(run->context, work->sorted + first * C, C, work->act + first * F,
+                    llmi_dense(run, w->experts + 3 * (int)e + 2), NULL, count, 0);
+    }
+    if (w->shared >= 0)
+        llmi_ffn_forward(run, y, h, s->shared_gate, s->shared_up, work->shared_act, w->shared, n);
+    else memset(y, 0, n * C * sizeof(float));
+    job.to = y;
+    job.from = work->sorted;
+    llmi_parallel(run->context, n, llmi_moe_scatter_task, &job);
+}
+
+/* dh (N,C) is overwritten */
+static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, const float *h,
+                              const llmi_moe_saved *s, int layer) {
+    const llm_config *c = &run->model->config;
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    const llmi_ds_work *work = &run->ds;
+    const size_t n = llmi_run_rows(run), C = (size_t)c->d_model, F = (size_t)c->moe_d_ffn;
+    const size_t E = (size_t)c->n_routed_experts, rows = n * (size_t)c->num_experts_per_tok;
+    llmi_moe_rows job;
+    size_t e;
+    if (w->shared >= 0)
+        llmi_ffn_backward(run, dh, 0, dy, h, s->shared_gate, s->shared_up, work->shared_act,
+                          work->shared_dact, w->shared, n);
+    else memset(dh, 0, n * C * sizeof(float));
+    memset(&job, 0, sizeof job);
+    job.run = run;
+    job.s = s;
+    job.to = work->sorted;
+    job.from = dy;
+    llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    job.to = work->act;
+    llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
+    for (e = 0; e < E; e++) {
+        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        const int weights = w->experts + 3 * (int)e + 2;
+        llmi_dense_backward(run, work->dact + first * F, 0, work->sorted + first * C,
+                            work->act + first * F, llmi_dense(run, weights), weights, -1, 0, count);
+    }
+    job.other = work->dact;
+    llmi_parallel(run->context, rows, llmi_moe_act_backward_task, &job);
+    job.to = work->sorted;
+    job.from = h;
+    llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    for (e = 0; e < E; e++) {
+        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        const int weights = w->experts + 3 * (int)e;
+        float *x = work->sorted + first * C, *dgate = work->dact + first * F,
+              *dup = work->act + first * F;
+        const llmi_matrix gate = llmi_dense(run, weights), up = llmi_dense(run, weights + 1);
+        llmi_matmul_dw(run->context, llmi_gradient(run, weights), dgate, F, x, gate, count,
+                       run->accumulate);
+        llmi_dense_backward(run, NULL, 0, dup, x, up, weights + 1, -1, 0, count);
+        llmi_matmul_dx(run->context, x, dgate, F, gate, count, 0);       /* x is read no more */
+        llmi_matmul_dx(run->context, x, dup, F, up, count, 1);
+    }
+    job.to = dh;
+    job.from = work->sorted;
+    llmi_parallel(run->context, n, llmi_moe_scatter_task, &job);
+    if (run->balance_scale != 0.0f) (void)llmi_balance(run, s);
+    job.to = work->dlogits;
+    llmi_parallel(run->context, n, llmi_route_backward_task, &job);
+    llmi_dense_backward(run, dh, 1, work->dlogits, h, llmi_dense(run, w->router), w->router, -1, 0,
+                        n);
+}
+
+/* ============================================================================================
+ * >>deepseek     the block: x += MLA(RMSNorm x); x += FFN or MoE(RMSNorm x)
+ * ========================================================================================== */
+typedef struct llmi_ds_saved {
+    llmi_mla_saved mla;
+    float *mid, *rstd2;                /* (N,C), (N) */
+    float *gate, *up;                  /* (N,F) of a dense FFN */
+    llmi_moe_saved moe;
+} llmi_ds_saved;
+
+static void llmi_ds_carve_saved(llmi_ds_saved *s, llmi_arena *arena, const llm_config *c,
+                                size_t n) {
+    llmi_mla_carve_saved(&s->mla, arena, c, n);
+    s->mid = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_model));
+    s->rstd2 = llmi_carve_floats(arena, n);
+    if (c->n_routed_experts) { /* a block needs the one or the other: they share the place */
+        llmi_arena dense = *arena;
+        llmi_moe_carve_saved(&s->moe, arena, c, n);
+        s->gate = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
+        s->up = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
+        arena->used = llmi_max(arena->used, dense.used);
+    } else {
+        memset(&s->moe, 0, sizeof s->moe);
+        s->gate = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_ffn));
+        s->up = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_ffn));
+    }
+}
+
+static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_config *c, size_t n,
+                               size_t sequences, size_t cache_len, int n_threads, int backward) {
+    const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank,
+                 rope = (size_t)c->qk_rope_head_dim;
+    const size_t qk = H * llmi_qk_width(c), kv = H * llmi_kv_width(c),
+                 keys = cache_len ? cache_len : n;
+    const size_t E = (size_t)c->n_routed_experts, K = (size_t)c->num_experts_per_tok,
+                 C = (size_t)c->d_model;
+    const size_t few = llmi_min(n, LLMI_FEW_ROWS),
+                 shared = (size_t)c->moe_d_ffn * (size_t)c->n_shared_experts;
+    const size_t routed = E ? llmi_mul(n, K * (size_t)c->moe_d_ffn) : 0,
+                 dense = llmi_mul(n, (size_t)c->d_ffn);
+    memset(w, 0, sizeof *w);
+    w->cn = llmi_carve_floats(arena, llmi_mul(n, R));
+    w->qn = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
+    w->k = llmi_carve_floats(arena, llmi_mul(keys, qk));
+    w->act = llmi_carve_floats(arena, llmi_max(routed, dense));
+    if (cache_len) {
+        w->kv = llmi_carve_floats(arena, llmi_mul(keys, kv));
+        w->latents = llmi_carve_floats(arena, llmi_mul(keys, R));
+        w->latent_q = llmi_carve_floats(arena, few * H * (R + rope));
+        w->latent_out = llmi_carve_floats(arena, few * H * R);
+    }
+    if (backward) {
+        w->dq = llmi_carve_floats(arena, llmi_mul(n, qk));
+        w->dk = llmi_carve_floats(arena, llmi_mul(n, qk));
+        w->dkv = llmi_carve_floats(arena, llmi_mul(n, kv));
+        w->dkr = llmi_carve_floats(arena, llmi_mul(n, rope));
+        w->dc = llmi_carve_floats(arena, llmi_mul(n, R));
+        w->dcn = llmi_carve_floats(arena, llmi_mul(n, R));
+        w->dqa = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
+        w->dqn = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
+        w->datt = llmi_carve_floats(arena, llmi_mul(n, H * (size_t)c->v_head_dim));
+        w->dact = llmi_carve_floats(arena, llmi_max(routed, dense));
+    }
+    if (!E) return;
+    w->sorted = llmi_carve_floats(arena, llmi_mul(n, K * C));
+    w->shared_act = llmi_carve_floats(arena, llmi_mul(n, shared));
+    w->next = (int32_t *)llmi_carve(arena, E, sizeof(int32_t));
+    w->open = (unsigned char *)llmi_carve(arena, E, (size_t)n_threads);
+    w->frequency = llmi_carve_floats(arena, llmi_mul(sequences, E));
+    if (backward) {
+        w->shared_dact = llmi_carve_floats(arena, llmi_mul(n, shared));
+        w->dweight = llmi_carve_floats(arena, llmi_mul(n, K));
+        w->dlogits = llmi_carve_floats(arena, llmi_mul(n, E));
+    }
+}
+
+static void llmi_ds_saved_at(const llmi_run *run, llmi_ds_saved *s, int layer) {
+    llmi_arena arena = {NULL, 0};
+    arena.base = run->saved + (run->keep_saved ? (size_t)layer * run->saved_size : 0);
+    llmi_ds_carve_saved(s, &arena, &run->model->config, llmi_run_rows(run));
+}
+
+static void llmi_ds_block_forward(const llmi_run *run, int layer, size_t longest) {
+    const llm_config *c = &run->model->config;
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    const size_t n = llmi_run_rows(run), C = (size_t)c->d_model;
+    const float *x = llmi_run_x(run, layer);
+    llmi_ds_saved s;
+    llmi_ds_saved_at(run, &s, layer);
+    llmi_run_rmsnorm(run, run->h, s.mla.rstd1, x, w->norm1, n, c->d_model, c->norm_eps);
+    llmi_mla_forward(run, run->dh, run->h, &s.mla, layer, longest);
+    llmi_residual(run->context, s.mid, x, run->dh, n * C, run->resid_pdrop,
+                  llmi_dropout_seed(run, layer, 2));
+    llmi_run_rmsnorm(run, run->h, s.rstd2, s.mid, w->norm2, n, c->d_model, c->norm_eps);
+    if (w->router >= 0) llmi_moe_forward(run, run->dh, run->h, &s.moe, layer);
+    else llmi_ffn_forward(run, run->dh, run->h, s.gate, s.up, run->ds.act, w->ffn, n);
+    llmi_residual(run->context, llmi_run_x(run, layer + 1), s.mid, run->dh, n * C, run->resid_pdrop,
+                  llmi_dropout_seed(run, layer, 3));
+}
+
+static void llmi_ds_block_backward(const llmi_run *run, float *dx, int layer) {
+    const llm_config *c = &run->model->config;
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    const size_t n = llmi_run_rows(run), C = (size_t)c->d_model;
+    const float *x = llmi_run_x(run, layer), *dy;
+    llmi_ds_saved s;
+    llmi_ds_saved_at(run, &s, layer);
+    llmi_run_rmsnorm(run, run->h, NULL, s.mid, w->norm2, n, c->d_model, c->norm_eps);
+    dy = llmi_branch(run, run->wide, dx, n * C, layer, 2);
+    if (w->router >= 0) llmi_moe_backward(run, run->dh, dy, run->h, &s.moe, layer);
+    else
+        llmi_ffn_backward(run, run->dh, 0, dy, run->h, s.gate, s.up, run->ds.act, run->ds.dact,
+                          w->ffn, n);
+    llm_rmsnorm_backward(run->context, dx, llmi_gradient(run, w->norm2), run->dh, s.rstd2, s.mid,
+                         llmi_weight(run, w->norm2), (int)n, c->d_model);
+    llmi_run_rmsnorm(run, run->h, NULL, x, w->norm1, n, c->d_model, c->norm_eps);
+    dy = llmi_branch(run, run->wide, dx, n * C, layer, 1);
+    llmi_mla_backward(run, run->dh, dy, run->h, &s.mla, layer);
+    llm_rmsnorm_backward(run->context, dx, llmi_gradient(run, w->norm1), run->dh, s.mla.rstd1, x,
+                         llmi_weight(run, w->norm1), (int)n, c->d_model);
+}
+
+/* ============================================================================================
+ * >>trunk        one forward for training, scoring, prefill and decoding; one backward
+ * ========================================================================================== */
+
+/* what lives from forward to backward */
+static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_config *config,
+                                   size_t n) {
+    const size_t L = (size_t)config->n_layers;
+    llmi_arena one = {NULL, 0};
+    if (config->arch == LLM_ARCH_GPT2) {
+        llmi_gpt2_saved s;
+        llmi_gpt2_carve_saved(&s, &one, config, n);
+    } else {
+        llmi_ds_saved s;
+        llmi_ds_carve_saved(&s, &one, config, n);
+    }
+    run->saved_size = one.used;
+    run->x = llmi_carve_floats(
+        arena, llmi_mul(llmi_mul(n, (size_t)config->d_model), run->keep_x ? L + 1 : 2));
+    run->saved = (char *)llmi_carve(arena, run->keep_saved ? L : 1, one.used);
+    run->final_mean = llmi_carve_floats(arena, n);
+    run->final_rstd = llmi_carve_floats(arena, n);
+}
+
+/* what lives within one block; cache_len 0: no cache */
+static void llmi_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *config, size_t n,
+                            size_t sequences, size_t cache_len, int n_threads, int backward) {
+    const size_t C = (size_t)config->d_model;
+    if (config->arch == LLM_ARCH_GPT2) {
+        llmi_gpt2_carve_work(run, arena, config, n, backward);
+        return;
+    }
+    run->h = llmi_carve_floats(arena, llmi_mul(n, C));
+    run->dh = llmi_carve_floats(arena, llmi_mul(n, C));
+    run->wide = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
+    run->angles = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->qk_rope_head_dim));
+    llmi_ds_carve_work(&run->ds, arena, config, n, sequences, cache_len, n_threads, backward);
+}
+
+/* bytes of the context's scratch that attention needs over n_keys keys */
+static size_t llmi_model_attention_scratch(const llm_context *context, const llm_config *c,
+                                           size_t n_keys, int backward) {
+    const size_t head = (size_t)(c->d_model / c->n_heads);
+    const size_t qk = c->arch == LLM_ARCH_GPT2 ? head : llmi_qk_width(c);
+    const size_t v = c->arch == LLM_ARCH_GPT2 ? head : (size_t)c->v_head_dim;
+    const size_t few = llmi_mul(llmi_round_up(n_keys * sizeof(float), LLMI_ALIGN),
+                                (size_t)context->n_threads);
+    const size_t forward = llmi_max(few, llmi_attention_scratch_size(context, n_keys, qk, v, 0));
+    return backward ? llmi_max(forward, llmi_attention_scratch_size(context, n_keys, qk, v, 1))
+                    : forward;
+}
+
+static void llmi_block_forward(const llmi_run *run, int layer, size_t longest) {
+    if (run->model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_block_forward(run, layer, longest);
+    else llmi_ds_block_forward(run, layer, longest);
+}
+
+typedef struct llmi_embed {
+    const llmi_run *run;
+    const int32_t *tokens;
+    const float *dx;
+} llmi_embed;
+
+static void llmi_embed_task(void *argument, size_t index, int thread) {
+    const llmi_embed *job = (const llmi_embed *)argument;
+    const llmi_run *run = job->run;
+    const size_t C = (size_t)run->model->config.d_model, n = llmi_run_rows(run);
+    size_t r;
+    (void)thread;
+    for (r = index * LLMI_ROWS; r < llmi_min(n, (index + 1) * LLMI_ROWS); r++) {
+        const float *embedding = llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[r] * C;
+        if (run->model->config.arch != LLM_ARCH_GPT2)
+            memcpy(run->x + r * C, embedding, C * sizeof(float));
+        else
+            run->context->kernels->add(run->x + r * C, embedding,
+                                       llmi_weight(run, LLMI_WPE) + llmi_row_position(run, r) * C,
+                                       C);
+    }
+}
+
 /* tokens (N), checked. Leaves the stream after the last block in llmi_run_x(run, L). */
-static void llmi_gpt2_forward(const llmi_run *run, const int32_t *tokens) {
+static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
     const size_t n = llmi_run_rows(run);
     size_t longest = run->rows, i;
-    llmi_gpt2_rows job;
+    llmi_embed job;
     int l;
     for (i = 0; run->position && i < run->n_sequences; i++)
         longest = llmi_max(longest, (size_t)run->position[i] + run->rows);
-    job.run = run; job.tokens = tokens; job.qkv = NULL; job.layer = 0;
-    llmi_parallel(run->context, llmi_ceil_div(n, LLMI_ROWS), llmi_gpt2_embed_task, &job);
+    job.run = run;
+    job.tokens = tokens;
+    job.dx = NULL;
+    llmi_parallel(run->context, llmi_ceil_div(n, LLMI_ROWS), llmi_embed_task, &job);
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, run->x, run->x, n * (size_t)run->model->config.d_model,
                      run->embd_pdrop, llmi_dropout_seed(run, 0, 0), 0);
-    for (l = 0; l < run->model->config.n_layers; l++) llmi_gpt2_block_forward(run, l, longest);
+    if (run->model->config.arch != LLM_ARCH_GPT2) {
+        llmi_run angles = *run;
+        llmi_parallel(run->context, run->position ? n : run->rows, llmi_angles_task, &angles);
+    }
+    for (l = 0; l < run->model->config.n_layers; l++) llmi_block_forward(run, l, longest);
 }
 
-/* y (rows,C) = LNf(x) for some rows of the last stream; mean and rstd (rows) or NULL */
-static void llmi_gpt2_final_norm(const llmi_run *run, float *y, float *mean, float *rstd,
-                                 const float *x, size_t rows) {
+/* y (rows,C) = the final norm of some rows of the last stream; mean and rstd (rows) or NULL */
+static void llmi_final_norm_forward(const llmi_run *run, float *y, float *mean, float *rstd,
+                                    const float *x, size_t rows) {
+    const llm_config *c = &run->model->config;
     const int w = llmi_final_norm(run->model);
-    llm_layernorm_forward(run->context, y, mean, rstd, x, llmi_weight(run, w),
-                          llmi_weight(run, w + 1), (int)rows, run->model->config.d_model,
-                          run->model->config.norm_eps);
+    if (c->arch == LLM_ARCH_GPT2)
+        llm_layernorm_forward(run->context, y, mean, rstd, x, llmi_weight(run, w),
+                              llmi_weight(run, w + 1), (int)rows, c->d_model, c->norm_eps);
+    else
+        llm_rmsnorm_forward(run->context, y, rstd, x, llmi_weight(run, w), (int)rows, c->d_model,
+                            c->norm_eps);
 }
-
-typedef struct llmi_wpe_backward { const llmi_run *run; const float *dx; } llmi_wpe_backward;
 
 static void llmi_wpe_task(void *argument, size_t index, int thread) {
-    const llmi_wpe_backward *job = (const llmi_wpe_backward *)argument;
+    const llmi_embed *job = (const llmi_embed *)argument;
     const llmi_run *run = job->run;
     const size_t C = (size_t)run->model->config.d_model;
     size_t b;
@@ -3027,14 +4309,15 @@ static void llmi_wpe_task(void *argument, size_t index, int thread) {
                                     job->dx + (b * run->rows + index) * C, C);
 }
 
-/* dy (N,C): gradient of LNf's output; dx (N,C): room for the stream's gradient. The head's own
- * gradient is in run->gradients already. With keep_saved 0, each block's forward runs again. */
-static void llmi_gpt2_backward(const llmi_run *run, float *dx, const float *dy,
-                               const int32_t *tokens) {
+/* dy (N,C): gradient of the final norm's output; dx (N,C): room for the stream's gradient. The
+ * head's own gradient is in run->gradients already. With keep_saved 0, each block's forward runs
+ * again. */
+static void llmi_trunk_backward(const llmi_run *run, float *dx, const float *dy,
+                                const int32_t *tokens) {
     const llm_model *model = run->model;
     const int w = llmi_final_norm(model), L = model->config.n_layers, C = model->config.d_model;
+    const int gpt2 = model->config.arch == LLM_ARCH_GPT2;
     const size_t n = llmi_run_rows(run);
-    llmi_wpe_backward wpe;
     size_t i;
     int l;
     if (!run->accumulate)
@@ -3042,20 +4325,34 @@ static void llmi_gpt2_backward(const llmi_run *run, float *dx, const float *dy,
             if (!model->table.rows[i].by_product)
                 memset(llmi_gradient(run, (int)i), 0, model->table.rows[i].count * sizeof(float));
     memset(dx, 0, n * (size_t)C * sizeof(float));
-    llm_layernorm_backward(run->context, dx, llmi_gradient(run, w), llmi_gradient(run, w + 1), dy,
-                           run->final_mean, run->final_rstd, llmi_run_x(run, L),
-                           llmi_weight(run, w), (int)n, C);
+    if (gpt2)
+        llm_layernorm_backward(run->context, dx, llmi_gradient(run, w), llmi_gradient(run, w + 1),
+                               dy, run->final_mean, run->final_rstd, llmi_run_x(run, L),
+                               llmi_weight(run, w), (int)n, C);
+    else
+        llm_rmsnorm_backward(run->context, dx, llmi_gradient(run, w), dy, run->final_rstd,
+                             llmi_run_x(run, L), llmi_weight(run, w), (int)n, C);
     for (l = L - 1; l >= 0; l--) {
-        if (!run->keep_saved) llmi_gpt2_block_forward(run, l, run->rows);
-        llmi_gpt2_block_backward(run, dx, l);
+        if (!run->keep_saved) {
+            llmi_run again = *run;     /* counted once */
+            again.loads = NULL;
+            again.balance = NULL;
+            llmi_block_forward(&again, l, run->rows);
+        }
+        if (gpt2) llmi_gpt2_block_backward(run, dx, l);
+        else llmi_ds_block_backward(run, dx, l);
     }
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, dx, dx, n * (size_t)C, run->embd_pdrop,
                      llmi_dropout_seed(run, 0, 0), 0);
     llmi_embedding_backward(run->context, llmi_gradient(run, LLMI_WTE), dx, tokens, n, (size_t)C);
-    wpe.run = run;
-    wpe.dx = dx;
-    llmi_parallel(run->context, run->rows, llmi_wpe_task, &wpe);
+    if (gpt2) {
+        llmi_embed job;
+        job.run = run;
+        job.tokens = NULL;
+        job.dx = dx;
+        llmi_parallel(run->context, run->rows, llmi_wpe_task, &job);
+    }
 }
 
 /* ---- whole batches without a cache ----------------------------------------------------------- */
@@ -3090,9 +4387,8 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     run.n_sequences = (size_t)B;
     run.rows = (size_t)T;
     memory = NULL;
-    result = llmi_scratch_reserve(context, llmi_attention_scratch_size(context, run.rows,
-                                  (size_t)(config->d_model / config->n_heads),
-                                  (size_t)(config->d_model / config->n_heads), 0), err);
+    result = llmi_scratch_reserve(context,
+                                  llmi_model_attention_scratch(context, config, run.rows, 0), err);
     for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
         if (pass) {
             memory = llmi_alloc(model->allocator, arena.used, "activations", err);
@@ -3100,13 +4396,13 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
             arena.base = (char *)memory;
             arena.used = 0;
         }
-        llmi_gpt2_carve_activations(&run, &arena, config, n);
-        llmi_gpt2_carve_work(&run, &arena, config, n, 0);
+        llmi_carve_activations(&run, &arena, config, n);
+        llmi_carve_work(&run, &arena, config, n, (size_t)B, 0, context->n_threads, 0);
         if (pass == 0 && logprobs) llmi_head_carve(&s, &arena, (size_t)config->vocab_size, n);
     }
     if (result == LLM_OK) {
-        llmi_gpt2_forward(&run, tokens);
-        llmi_gpt2_final_norm(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
+        llmi_trunk_forward(&run, tokens);
+        llmi_final_norm_forward(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
         if (logits) {
             llmi_matmul(context, logits, (size_t)config->vocab_size, run.h, llmi_head_matrix(model),
                         NULL, n, 0);
@@ -3278,6 +4574,8 @@ static void llmi_train_resolve(llm_train_desc *d) {
     d->adam_eps = llmi_default(d->adam_eps, 1e-8f);
     d->weight_decay = llmi_default(d->weight_decay, 0.1f);
     d->grad_clip = llmi_default(d->grad_clip, 1.0f);
+    d->router_bias_speed = llmi_default(d->router_bias_speed, 0.001f);
+    d->router_aux_alpha = llmi_default(d->router_aux_alpha, 0.0001f);
     if (d->decay_steps == 0)
         d->decay_steps = d->max_steps / 10 < d->max_steps - d->warmup_steps
                              ? d->max_steps / 10
@@ -3309,19 +4607,23 @@ LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
 /* ============================================================================================
  * >>trainer      gradients, optimizer state, activations, and the order of their calls
  * ========================================================================================== */
-#define LLMI_TAIL 1u                   /* floats behind the gradients: the sum of n_m */
+/* floats behind the gradients: tokens per expert of each MoE block, then the sum of n_m */
+static size_t llmi_tail(const llm_config *config) {
+    return llmi_moe_blocks(config) * (size_t)config->n_routed_experts + 1;
+}
 
 struct llm_trainer {
     llm_model *model;
     llm_context *context;
     llm_train_desc desc;               /* resolved */
-    size_t floats;                     /* of the flat blocks */
+    size_t floats, tail;               /* of the flat blocks; behind the gradients */
     float *gradients;                  /* floats, then the tail */
     float *m, *v;                      /* of the slice desc.shard_first, shard_count */
     void *activations, *work;          /* two blocks, cut up by the plan */
     llmi_run run;
     float *dx, *dhead; /* (N,C): the stream's gradient; that of the final norm's output */
     int32_t *tokens;                   /* (N) of the pending forward */
+    float *loads;                      /* (MoE blocks, E) of the last forward */
     llmi_arena head_arena;             /* the head's scratch, over that of the blocks */
     int pending;                       /* a forward waits for its backward */
     size_t pending_valid;
@@ -3366,6 +4668,8 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     LLMI_TRY(llmi_check_float("adam_eps", d->adam_eps, 0.0f, 1.0f, err));
     LLMI_TRY(llmi_check_float("weight_decay", d->weight_decay, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("router_bias_speed", d->router_bias_speed, 0.0f, 1e6f, err));
+    LLMI_TRY(llmi_check_float("router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
     LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
     if (d->precision != LLM_FP32)
@@ -3382,19 +4686,20 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
 }
 
 /* Cuts the two blocks up; with NULL bases it measures. */
-static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, llmi_arena *activations,
-                              llmi_arena *work) {
+static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_threads,
+                              llmi_arena *activations, llmi_arena *work) {
     const size_t n = (size_t)t->desc.batch_size * (size_t)t->desc.seq_len,
                  C = (size_t)config->d_model;
     llmi_head_scratch s;
     llmi_arena head;
     t->run.keep_x = 1;
     t->run.keep_saved = !t->desc.recompute;
-    llmi_gpt2_carve_activations(&t->run, activations, config, n);
+    llmi_carve_activations(&t->run, activations, config, n);
     t->dx = llmi_carve_floats(activations, llmi_mul(n, C));
     t->dhead = llmi_carve_floats(activations, llmi_mul(n, C));
     t->tokens = (int32_t *)llmi_carve(activations, n, sizeof(int32_t));
-    llmi_gpt2_carve_work(&t->run, work, config, n, 1);
+    t->loads = llmi_carve_floats(activations, llmi_tail(config) - 1);
+    llmi_carve_work(&t->run, work, config, n, (size_t)t->desc.batch_size, 0, n_threads, 1);
     /* The head reads h, which is first; the rest is free while it runs. */
     head.base = NULL;
     head.used = llmi_round_up(llmi_mul(n, C) * sizeof(float), LLMI_ALIGN);
@@ -3402,13 +4707,6 @@ static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, llmi_are
     t->head_arena.used = head.used;
     llmi_head_carve(&s, &head, (size_t)config->vocab_size, n);
     work->used = llmi_max(work->used, head.used);
-}
-
-static size_t llmi_trainer_attention_scratch(const llm_trainer *t, const llm_context *context,
-                                             const llm_config *config) {
-    const size_t D = (size_t)(config->d_model / config->n_heads), T = (size_t)t->desc.seq_len;
-    return llmi_max(llmi_attention_scratch_size(context, T, D, D, 0),
-                    llmi_attention_scratch_size(context, T, D, D, 1));
 }
 
 LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
@@ -3424,18 +4722,19 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     c = *config;
     llmi_config_resolve(&c);
     table.rows = NULL;
-    llmi_gpt2_table(&table, &c);
+    llmi_config_table(&table, &c, NULL);
     memset(&t, 0, sizeof t);
     t.desc = *desc;
     LLMI_TRY(llmi_train_check(&t.desc, &c, (size_t)table.floats, err));
-    llmi_trainer_plan(&t, &c, &activations, &work);
-    (void)llmi_context_plan(&context, desc->n_threads, &panels);
+        (void)llmi_context_plan(&context, desc->n_threads, &panels);
+    llmi_trainer_plan(&t, &c, context.n_threads, &activations, &work);
     memory->parameters = (size_t)table.floats * sizeof(float);
-    memory->gradients = ((size_t)table.floats + LLMI_TAIL) * sizeof(float);
+    memory->gradients = ((size_t)table.floats + llmi_tail(&c)) * sizeof(float);
     memory->optimizer = 2 * t.desc.shard_count * sizeof(float);
     memory->activations = activations.used;
-    memory->scratch = llmi_add(llmi_add(work.used, panels * sizeof(float)),
-                               llmi_trainer_attention_scratch(&t, &context, &c));
+    memory->scratch = llmi_add(
+        llmi_add(work.used, panels * sizeof(float)),
+        llmi_model_attention_scratch(&context, &c, (size_t)t.desc.seq_len, 1));
     memory->total = llmi_add(
         llmi_add(memory->parameters + memory->gradients + memory->optimizer, memory->activations),
         memory->scratch);
@@ -3463,16 +4762,17 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     llmi_arena activations = {NULL, 0}, work = {NULL, 0};
     t->context = llm_context_create(t->desc.n_threads, allocator, err);
     if (!t->context) return LLM_ERR_MEMORY;
-    LLMI_TRY(llmi_scratch_reserve(t->context, llmi_trainer_attention_scratch(t, t->context, config),
-                                  err));
-    t->gradients = (float *)llmi_alloc(allocator, (t->floats + LLMI_TAIL) * sizeof(float),
+    LLMI_TRY(llmi_scratch_reserve(
+        t->context, llmi_model_attention_scratch(t->context, config, (size_t)t->desc.seq_len, 1),
+        err));
+    t->gradients = (float *)llmi_alloc(allocator, (t->floats + t->tail) * sizeof(float),
                                        "gradients", err);
     if (!t->gradients) return LLM_ERR_MEMORY;
     t->m = (float *)llmi_alloc(allocator, llmi_mul(2 * state, sizeof(float)), "optimizer state",
                                err);
     if (!t->m) return LLM_ERR_MEMORY;
     t->v = t->m + state;
-    llmi_trainer_plan(t, config, &activations, &work);
+    llmi_trainer_plan(t, config, t->context->n_threads, &activations, &work);
     t->activations = llmi_alloc(allocator, activations.used, "activations", err);
     if (!t->activations) return LLM_ERR_MEMORY;
     t->work = llmi_alloc(allocator, work.used, "activations", err);
@@ -3480,8 +4780,8 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     activations.base = (char *)t->activations;
     work.base = (char *)t->work;
     activations.used = work.used = 0;
-    llmi_trainer_plan(t, config, &activations, &work);
-    memset(t->gradients, 0, (t->floats + LLMI_TAIL) * sizeof(float));
+    llmi_trainer_plan(t, config, t->context->n_threads, &activations, &work);
+    memset(t->gradients, 0, (t->floats + t->tail) * sizeof(float));
     memset(t->m, 0, 2 * state * sizeof(float));
     return LLM_OK;
 }
@@ -3508,6 +4808,7 @@ LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *
     t->model = model;
     t->desc = d;
     t->floats = (size_t)model->table.floats;
+    t->tail = llmi_tail(&model->config);
     if (llmi_trainer_allocate(t, err) != LLM_OK) {
         llm_trainer_free(t);
         return NULL;
@@ -3527,7 +4828,7 @@ LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *
 static void llmi_trainer_drop(llm_trainer *t) {
     t->n_accumulated = 0;
     t->pending = 0;
-    memset(t->gradients, 0, (t->floats + LLMI_TAIL) * sizeof(float));
+    memset(t->gradients, 0, (t->floats + t->tail) * sizeof(float));
 }
 
 static void llmi_head_stats(const llm_trainer *t, const llmi_head *head, llm_train_stats *stats) {
@@ -3540,6 +4841,23 @@ static void llmi_head_stats(const llm_trainer *t, const llmi_head *head, llm_tra
     stats->accuracy = (float)((double)head->n_correct / n);
     stats->grad_norm = t->last_grad_norm;
     stats->learning_rate = t->last_learning_rate;
+}
+
+static void llmi_moe_stats(const llm_trainer *t, const llmi_run *run, double balance,
+                           llm_train_stats *stats) {
+    const llm_config *c = &t->model->config;
+    const size_t n = t->tail - 1;
+    const float mean = n ? (float)llmi_run_rows(run) * (float)c->num_experts_per_tok /
+                               (float)c->n_routed_experts
+                         : 1.0f;
+    size_t i;
+    stats->balance_loss = (float)(balance * (double)t->desc.router_aux_alpha /
+                                  (double)run->n_sequences);
+    for (i = 0; i < n; i++) {
+        const float load = t->loads[i] / mean;
+        if (i == 0 || load > stats->expert_load_max) stats->expert_load_max = load;
+        if (i == 0 || load < stats->expert_load_min) stats->expert_load_min = load;
+    }
 }
 
 static llm_result llmi_check_targets(const llm_trainer *t, const int32_t *tokens,
@@ -3556,8 +4874,8 @@ static llm_result llmi_check_targets(const llm_trainer *t, const int32_t *tokens
 /* the forward of a batch up to its loss */
 static void llmi_trainer_loss(const llm_trainer *t, const llmi_run *run, const int32_t *tokens,
                               llmi_head *head) {
-    llmi_gpt2_forward(run, tokens);
-    llmi_gpt2_final_norm(run, run->h, run->final_mean, run->final_rstd,
+    llmi_trunk_forward(run, tokens);
+    llmi_final_norm_forward(run, run->h, run->final_mean, run->final_rstd,
                          llmi_run_x(run, t->model->config.n_layers), llmi_run_rows(run));
     head->context = t->context;
     head->weight = llmi_head_matrix(t->model);
@@ -3571,6 +4889,7 @@ LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *toke
                                        const int32_t *targets, llm_train_stats *stats,
                                        llm_error *err) {
     llm_trainer *t = trainer;
+    double balance = 0.0;
     llmi_head head;
     LLMI_TRY(llmi_check_targets(t, tokens, targets, t ? t->desc.batch_size : 0,
                                 t ? t->desc.seq_len : 0, err));
@@ -3582,6 +4901,9 @@ LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *toke
     head.dx = t->dhead;
     head.dweight = llmi_gradient(&t->run, llmi_head_index(t->model));
     head.accumulate = t->run.accumulate;
+    memset(t->loads, 0, (t->tail - 1) * sizeof *t->loads);
+    t->run.loads = t->loads;
+    t->run.balance = &balance;
     llmi_trainer_loss(t, &t->run, tokens, &head);
     if (!isfinite(head.loss_sum)) {
         llmi_trainer_drop(t);
@@ -3593,38 +4915,55 @@ LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *toke
     t->pending_valid = head.n_valid;
     t->n_forwards++;
     t->n_tokens += (int64_t)llmi_run_rows(&t->run);
-    if (stats) llmi_head_stats(t, &head, stats);
+    if (stats) {
+        llmi_head_stats(t, &head, stats);
+        llmi_moe_stats(t, &t->run, balance, stats);
+    }
     return LLM_OK;
 }
 
 LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err) {
     llm_trainer *t = trainer;
+    float *tail;
+    size_t i;
     if (!t) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer is NULL");
     if (!t->pending)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "backward without a forward (llm_trainer_forward)");
-    llmi_gpt2_backward(&t->run, t->dx, t->dhead, t->tokens);
-    if (t->n_accumulated == 0) t->gradients[t->floats] = 0.0f;
-    t->gradients[t->floats] += (float)t->pending_valid;
+    t->run.loads = NULL;
+    t->run.balance = NULL;
+    t->run.balance_scale = t->model->config.n_routed_experts
+                               ? t->desc.router_aux_alpha * (float)t->pending_valid /
+                                     (float)llmi_run_rows(&t->run)
+                               : 0.0f;
+    llmi_trunk_backward(&t->run, t->dx, t->dhead, t->tokens);
+    tail = t->gradients + t->floats;
+    if (t->n_accumulated == 0) memset(tail, 0, t->tail * sizeof *tail);
+    for (i = 0; i + 1 < t->tail; i++) tail[i] += t->loads[i];
+    tail[t->tail - 1] += (float)t->pending_valid;
     t->n_accumulated++;
     t->pending = 0;
     return LLM_OK;
 }
 
 LLM_API float *llm_trainer_gradients(llm_trainer *trainer, size_t *count) {
-    if (count) *count = trainer ? trainer->floats + LLMI_TAIL : 0;
+    if (count) *count = trainer ? trainer->floats + trainer->tail : 0;
     return trainer ? trainer->gradients : NULL;
 }
 LLM_API double llm_trainer_gradient_scale(const llm_trainer *trainer) {
-    const double n = trainer && trainer->n_accumulated ? (double)trainer->gradients[trainer->floats]
-                                                       : 0.0;
+    const double n = trainer && trainer->n_accumulated
+                         ? (double)trainer->gradients[trainer->floats + trainer->tail - 1]
+                         : 0.0;
     return n > 0.0 ? 1.0 / n : 0.0;
 }
 LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i) {
+    const llmi_tensor *row;
     llm_tensor none;
     memset(&none, 0, sizeof none);
     if (!trainer || i >= trainer->model->table.n) return none;
-    return llmi_tensor_view(&trainer->model->table, i,
-                            trainer->gradients + trainer->model->table.rows[i].offset);
+    row = &trainer->model->table.rows[i];
+    return llmi_tensor_view(
+        &trainer->model->table, i,
+        strstr(row->name, "e_score_correction_bias") ? NULL : trainer->gradients + row->offset);
 }
 LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count) {
     if (count) *count = trainer ? trainer->floats : 0;
@@ -3648,6 +4987,22 @@ static llm_result llmi_update_check(const llm_trainer *t, double *scale, llm_err
                          "update: 0 valid targets in %d batches since the last one, 1 is needed",
                          t->n_accumulated);
     return LLM_OK;
+}
+
+/* bias += gamma sign(mean load - load), the loads being those of the whole accumulated batch */
+static void llmi_router_update(llm_trainer *t) {
+    const llm_config *c = &t->model->config;
+    const int E = c->n_routed_experts;
+    const float *loads = t->gradients + t->floats, gamma = t->desc.router_bias_speed;
+    int l, e;
+    if (!E || gamma == 0.0f) return;
+    for (l = c->first_k_dense; l < c->n_layers; l++, loads += E) {
+        float *bias = (float *)t->model->data[t->model->layers[l].router_bias], mean = 0.0f;
+        for (e = 0; e < E; e++) mean += loads[e];
+        mean /= (float)E;
+        for (e = 0; e < E; e++)
+            bias[e] += loads[e] < mean ? gamma : loads[e] > mean ? -gamma : 0.0f;
+    }
 }
 
 LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
@@ -3690,6 +5045,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
     t->last_grad_norm = (float)grad_norm;
     t->last_learning_rate = rate;
     if (first + count == high) {       /* the last slice completes the update */
+        llmi_router_update(t);
         t->step++;
         t->n_accumulated = 0;
     }
@@ -3729,6 +5085,7 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
                                         const int32_t *targets, int B, int T,
                                         llm_train_stats *stats, llm_error *err) {
     llmi_arena arena = {NULL, 0};
+    double balance = 0.0;
     llmi_head head;
     llmi_run run;
     LLMI_TRY(llmi_check_targets(trainer, tokens, targets, B, T, err));
@@ -3736,14 +5093,19 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
     run.n_sequences = (size_t)B;
     run.rows = (size_t)T;
     run.embd_pdrop = run.attn_pdrop = run.resid_pdrop = 0.0f;
+    run.loads = NULL;
+    run.balance = &balance;
     arena.base = (char *)trainer->activations;
-    llmi_gpt2_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
+    llmi_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
     memset(&head, 0, sizeof head);
     head.targets = targets;
     llmi_trainer_loss(trainer, &run, tokens, &head);
     if (!isfinite(head.loss_sum))
         return llmi_fail(err, LLM_ERR_NUMERIC, "evaluate: the loss is %g", head.loss_sum);
-    if (stats) llmi_head_stats(trainer, &head, stats);
+    if (stats) {
+        llmi_head_stats(trainer, &head, stats);
+        stats->balance_loss = (float)(balance * (double)trainer->desc.router_aux_alpha / (double)B);
+    }
     return LLM_OK;
 }
 
@@ -3822,8 +5184,9 @@ static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
     const llm_config *config = &s->model->config;
     const size_t n = (size_t)s->desc.n_sequences, rows = llmi_session_rows(s),
                  V = (size_t)config->vocab_size;
-    llmi_gpt2_carve_activations(&s->run, arena, config, rows);
-    llmi_gpt2_carve_work(&s->run, arena, config, rows, 0);
+    llmi_carve_activations(&s->run, arena, config, rows);
+    llmi_carve_work(&s->run, arena, config, rows, 1, (size_t)s->desc.max_seq_len,
+                    s->context->n_threads, 0);
     s->length = (int *)llmi_carve(arena, n, sizeof(int));
     s->position = (int *)llmi_carve(arena, n, sizeof(int));
     s->slot = (int *)llmi_carve(arena, n, sizeof(int));
@@ -3847,14 +5210,11 @@ LLM_API void llm_session_free(llm_session *session) {
 static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     const llm_config *config = &s->model->config;
     const llm_allocator *allocator = s->model->allocator;
-    const size_t D = (size_t)(config->d_model / config->n_heads), T = (size_t)s->desc.max_seq_len;
     llmi_arena arena = {NULL, 0};
     size_t scratch;
     s->context = llm_context_create(s->desc.n_threads, allocator, err);
     if (!s->context) return LLM_ERR_MEMORY;
-    scratch = llmi_max(
-        llmi_attention_scratch_size(s->context, T, D, D, 0),
-        llmi_mul(llmi_round_up(T * sizeof(float), LLMI_ALIGN), (size_t)s->context->n_threads));
+    scratch = llmi_model_attention_scratch(s->context, config, (size_t)s->desc.max_seq_len, 0);
     scratch = llmi_max(scratch, llmi_mul((size_t)config->vocab_size, 16)); /* sampling */
     LLMI_TRY(llmi_scratch_reserve(s->context, scratch, err));
     s->cache_size = llmi_mul(
@@ -3944,7 +5304,7 @@ LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int le
 /* logits (n,V) of the rows first, first + step, ... of the run just made */
 static void llmi_session_logits(llm_session *s, float *logits, size_t first, size_t n) {
     const size_t V = (size_t)s->model->config.vocab_size, C = (size_t)s->model->config.d_model;
-    llmi_gpt2_final_norm(&s->run, s->run.h, NULL, NULL,
+    llmi_final_norm_forward(&s->run, s->run.h, NULL, NULL,
                          llmi_run_x(&s->run, s->model->config.n_layers) + first * C, n);
     llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model), NULL, n, 0);
 }
@@ -3966,7 +5326,7 @@ LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const in
         s->run.few = n <= (int)LLMI_FEW_ROWS;
         s->position[0] = s->length[sequence] + at;
         s->slot[0] = sequence;
-        llmi_gpt2_forward(&s->run, tokens + at);
+        llmi_trunk_forward(&s->run, tokens + at);
     }
     memcpy(s->tokens + (size_t)sequence * (size_t)s->desc.max_seq_len + s->length[sequence], tokens,
            (size_t)n * sizeof *tokens);
@@ -4001,7 +5361,7 @@ LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *t
         s->run.n_sequences = (size_t)n;
         s->run.rows = 1;
         s->run.few = 1;
-        llmi_gpt2_forward(&s->run, s->batch);
+        llmi_trunk_forward(&s->run, s->batch);
         if (logits) {
             float *out = s->head_logits ? s->head_logits : logits;
             int row;
@@ -6623,6 +7983,7 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
  * >>load         config.json and tensors into a model
  * ========================================================================================== */
 typedef struct llmi_config_reader {
+    int object;                        /* node that keys are looked up in */
     const llmi_json *json;
     llm_result result;
     llm_error *err;
@@ -6630,8 +7991,8 @@ typedef struct llmi_config_reader {
 
 /* the value of a key or of its other name; -1 where absent or null */
 static int llmi_config_node(const llmi_config_reader *reader, const char *key, const char *alias) {
-    int node = llmi_json_get(reader->json, 0, key);
-    if (node < 0 && alias) node = llmi_json_get(reader->json, 0, alias);
+    int node = llmi_json_get(reader->json, reader->object, key);
+    if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
     return node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL ? -1 : node;
 }
 static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const char *key, int node,
@@ -6712,10 +8073,125 @@ static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
                         "only none is supported");
 }
 
+/* null or absent: 0 where null is given, else the standard */
+static int llmi_config_count(llmi_config_reader *reader, const char *key, const char *alias,
+                             int standard) {
+    int node = llmi_json_get(reader->json, reader->object, key);
+    int64_t value;
+    if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
+    if (node < 0) return standard;
+    if (reader->json->nodes[node].type == LLMI_JSON_NULL) return 0;
+    if (!llmi_json_int64(reader->json, node, &value) || value < 0 || value > INT_MAX) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
+                        "not a whole number from 0 to 2147483647");
+        return standard;
+    }
+    return (int)value;
+}
+static void llmi_config_word(llmi_config_reader *reader, const char *key, const char *only,
+                             const char *wanted) {
+    const int node = llmi_config_node(reader, key, NULL);
+    if (node >= 0 && !llmi_json_is(reader->json, node, only))
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, node, wanted);
+}
+
+/* transformers 5 has "rope_parameters" with everything; before: "rope_scaling" beside "rope_theta"
+ * */
+static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
+    int node = llmi_config_node(reader, "rope_parameters", "rope_scaling"), type;
+    config->rope_theta = llmi_config_float(reader, "rope_theta", 10000.0f);
+    if (node < 0) return;
+    if (reader->json->nodes[node].type != LLMI_JSON_OBJECT) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, "rope_parameters", node, "not an object");
+        return;
+    }
+    reader->object = node;
+    config->rope_theta = llmi_config_float(reader, "rope_theta", config->rope_theta);
+    type = llmi_config_node(reader, "rope_type", "type");
+    if (type >= 0 && llmi_json_is(reader->json, type, "yarn")) {
+        config->yarn_original_max_seq_len =
+            llmi_config_int(reader, "original_max_position_embeddings", NULL, config->max_seq_len);
+        config->yarn_factor = llmi_config_float(reader, "factor", 0.0f);
+        if (config->yarn_factor == 0.0f)
+            config->yarn_factor = (float)config->max_seq_len /
+                                  (float)config->yarn_original_max_seq_len;
+        config->yarn_beta_fast = llmi_config_float(reader, "beta_fast", 32.0f);
+        config->yarn_beta_slow = llmi_config_float(reader, "beta_slow", 1.0f);
+        config->yarn_mscale = llmi_config_float(reader, "mscale", 0.0f);
+        config->yarn_mscale_all_dim = llmi_config_float(reader, "mscale_all_dim", 0.0f);
+        llmi_config_only(reader, "truncate", 1);
+        node = llmi_config_node(reader, "attention_factor", NULL);
+        if (node >= 0)
+            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "attention_factor", node,
+                            "only null is supported");
+    } else if (type >= 0 && !llmi_json_is(reader->json, type, "default")) {
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "rope_type", type,
+                        "only default and yarn are supported");
+    }
+    reader->object = 0;
+}
+
+/* transformers' DeepseekV3Config, whose defaults stand for absent keys. MTP layers are looked for
+ * among the tensors, not believed. */
+static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config) {
+    int node, heads;
+    config->arch = LLM_ARCH_DEEPSEEK_V3;
+    config->vocab_size = llmi_config_int(reader, "vocab_size", NULL, 129280);
+    config->max_seq_len = llmi_config_int(reader, "max_position_embeddings", NULL, 4096);
+    config->d_model = llmi_config_int(reader, "hidden_size", NULL, 7168);
+    config->d_ffn = llmi_config_int(reader, "intermediate_size", NULL, 18432);
+    config->n_layers = llmi_config_int(reader, "num_hidden_layers", NULL, 61);
+    config->n_heads = llmi_config_int(reader, "num_attention_heads", NULL, 128);
+    heads = llmi_config_int(reader, "num_key_value_heads", NULL, config->n_heads);
+    if (heads != config->n_heads)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "num_key_value_heads",
+                        llmi_config_node(reader, "num_key_value_heads", NULL),
+                        "only num_attention_heads is supported");
+    config->norm_eps = llmi_config_float(reader, "rms_norm_eps", 1e-6f);
+    config->attn_pdrop = llmi_config_float(reader, "attention_dropout", 0.0f);
+    config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 0);
+    config->q_lora_rank = llmi_config_count(reader, "q_lora_rank", NULL, 1536);
+    config->kv_lora_rank = llmi_config_int(reader, "kv_lora_rank", NULL, 512);
+    config->qk_nope_head_dim = llmi_config_int(reader, "qk_nope_head_dim", NULL, 128);
+    config->qk_rope_head_dim = llmi_config_int(reader, "qk_rope_head_dim", NULL, 64);
+    config->v_head_dim = llmi_config_int(reader, "v_head_dim", NULL, 128);
+    config->attention_bias = llmi_config_bool(reader, "attention_bias", 0);
+    config->rope_half_split = !llmi_config_bool(reader, "rope_interleave", 1);
+    llmi_config_rope(reader, config);
+    config->n_routed_experts = llmi_config_count(reader, "n_routed_experts", "num_local_experts",
+                                                 256);
+    if (config->n_routed_experts) {
+        config->n_shared_experts = llmi_config_count(reader, "n_shared_experts", NULL, 1);
+        config->num_experts_per_tok = llmi_config_int(reader, "num_experts_per_tok", NULL, 8);
+        config->n_group = llmi_config_int(reader, "n_group", NULL, 8);
+        config->topk_group = llmi_config_int(reader, "topk_group", NULL, 4);
+        config->moe_d_ffn = llmi_config_int(reader, "moe_intermediate_size", NULL, 2048);
+        config->first_k_dense = llmi_config_count(reader, "first_k_dense_replace", NULL, 3);
+        config->routed_scaling_factor = llmi_config_float(reader, "routed_scaling_factor", 2.5f);
+        config->norm_topk_prob = llmi_config_bool(reader, "norm_topk_prob", 1);
+        llmi_config_word(reader, "scoring_func", "sigmoid", "only sigmoid is supported");
+        llmi_config_word(reader, "topk_method", "noaux_tc", "only noaux_tc is supported");
+        if (llmi_config_int(reader, "moe_layer_freq", NULL, 1) != 1)
+            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "moe_layer_freq",
+                            llmi_config_node(reader, "moe_layer_freq", NULL),
+                            "only 1 is supported");
+    }
+    if (config->first_k_dense >= config->n_layers)         /* dense everywhere */
+        config->n_routed_experts = config->n_shared_experts = config->num_experts_per_tok =
+            config->n_group = config->topk_group = config->moe_d_ffn = config->first_k_dense =
+                config->norm_topk_prob = 0;
+    llmi_config_word(reader, "hidden_act", "silu", "only silu is supported");
+    node = llmi_config_node(reader, "quantization_config", NULL);
+    if (node >= 0)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
+                        "only none is supported");
+}
+
 static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
     llmi_config_reader reader;
     int type;
     reader.json = json;
+    reader.object = 0;
     reader.result = LLM_OK;
     reader.err = err;
     memset(config, 0, sizeof *config);
@@ -6726,8 +8202,10 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
     if (type < 0)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
     if (llmi_json_is(json, type, "gpt2")) llmi_config_gpt2(&reader, config);
+    else if (llmi_json_is(json, type, "deepseek_v3")) llmi_config_deepseek(&reader, config);
     else
-        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type, "only gpt2 is supported");
+        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
+                        "only gpt2 and deepseek_v3 are supported");
     return reader.result;
 }
 
@@ -7110,7 +8588,7 @@ static void llmi_text_number(llmi_text *text, float value) {
     llmi_text_add(text, number, i);
 }
 
-static void llmi_config_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
+static void llmi_gpt2_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
                               const char *generation) {
     static const char *const names[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop",
                                         "layer_norm_epsilon"};
@@ -7136,6 +8614,78 @@ static void llmi_config_write(llmi_text *text, const llm_config *config, llm_dty
     llmi_text_format(text, "  \"bos_token_id\": null,\n  \"eos_token_id\": null,\n");
     llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
     llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
+}
+
+static void llmi_text_field(llmi_text *text, const char *name, float value) {
+    llmi_text_format(text, "  \"%s\": ", name);
+    llmi_text_number(text, value);
+    llmi_text_format(text, ",\n");
+}
+
+static void llmi_ds_write(llmi_text *text, const llm_config *c, llm_dtype dtype,
+                          const char *generation) {
+    static const char *const words[] = {"false", "true"};
+    const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
+    const int experts = c->n_routed_experts;
+    llmi_text_format(text, "{\n  \"architectures\": [\"DeepseekV3ForCausalLM\"],\n  "
+                           "\"model_type\": \"deepseek_v3\",\n");
+    llmi_text_format(
+        text, "  \"vocab_size\": %d,\n  \"max_position_embeddings\": %d,\n  \"hidden_size\": %d,\n",
+        c->vocab_size, c->max_seq_len, c->d_model);
+    llmi_text_format(text, "  \"intermediate_size\": %d,\n  \"num_hidden_layers\": %d,\n", c->d_ffn,
+                     c->n_layers);
+    llmi_text_format(text, "  \"num_attention_heads\": %d,\n  \"num_key_value_heads\": %d,\n",
+                     c->n_heads, c->n_heads);
+    if (c->q_lora_rank) llmi_text_format(text, "  \"q_lora_rank\": %d,\n", c->q_lora_rank);
+    else llmi_text_format(text, "  \"q_lora_rank\": null,\n");
+    llmi_text_format(text, "  \"kv_lora_rank\": %d,\n  \"qk_nope_head_dim\": %d,\n",
+                     c->kv_lora_rank, c->qk_nope_head_dim);
+    llmi_text_format(text, "  \"qk_rope_head_dim\": %d,\n  \"v_head_dim\": %d,\n",
+                     c->qk_rope_head_dim, c->v_head_dim);
+    llmi_text_format(text, "  \"attention_bias\": %s,\n  \"rope_interleave\": %s,\n",
+                     words[c->attention_bias != 0], words[!c->rope_half_split]);
+    llmi_text_field(text, "attention_dropout", c->attn_pdrop);
+    llmi_text_field(text, "rms_norm_eps", c->norm_eps);
+    llmi_text_field(text, "rope_theta", c->rope_theta);
+    if (c->yarn_factor == 0.0f) {
+        llmi_text_format(text, "  \"rope_scaling\": null,\n");
+    } else {
+        llmi_text_format(text, "  \"rope_scaling\": {\n");
+        llmi_text_field(text, "factor", c->yarn_factor);
+        llmi_text_field(text, "beta_fast", c->yarn_beta_fast);
+        llmi_text_field(text, "beta_slow", c->yarn_beta_slow);
+        if (c->yarn_mscale != 0.0f) llmi_text_field(text, "mscale", c->yarn_mscale);
+        if (c->yarn_mscale_all_dim != 0.0f)
+            llmi_text_field(text, "mscale_all_dim", c->yarn_mscale_all_dim);
+        llmi_text_format(text,
+                         "  \"original_max_position_embeddings\": %d,\n  \"rope_type\": \"yarn\",\n"
+                         "  \"type\": \"yarn\"\n  },\n",
+                         c->yarn_original_max_seq_len);
+    }
+    /* without experts every layer is dense: the other numbers only have to be valid */
+    llmi_text_format(text, "  \"n_routed_experts\": %d,\n  \"n_shared_experts\": %d,\n",
+                     experts ? experts : 2, experts ? c->n_shared_experts : 1);
+    llmi_text_format(text,
+                     "  \"num_experts_per_tok\": %d,\n  \"n_group\": %d,\n  \"topk_group\": %d,\n",
+                     experts ? c->num_experts_per_tok : 1, experts ? c->n_group : 1,
+                     experts ? c->topk_group : 1);
+    llmi_text_format(text, "  \"moe_intermediate_size\": %d,\n  \"first_k_dense_replace\": %d,\n",
+                     experts ? c->moe_d_ffn : 1, experts ? c->first_k_dense : c->n_layers);
+    llmi_text_field(text, "routed_scaling_factor", experts ? c->routed_scaling_factor : 1.0f);
+    llmi_text_format(text, "  \"norm_topk_prob\": %s,\n  \"tie_word_embeddings\": %s,\n",
+                     words[c->norm_topk_prob != 0], words[c->tie_embeddings != 0]);
+    llmi_text_format(text, "  \"scoring_func\": \"sigmoid\",\n  \"topk_method\": \"noaux_tc\",\n  "
+                           "\"hidden_act\": \"silu\",\n");
+    llmi_text_format(text, "  \"num_nextn_predict_layers\": 0,\n  \"bos_token_id\": null,\n  "
+                           "\"eos_token_id\": null,\n");
+    llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
+    llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
+}
+
+static void llmi_config_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
+                              const char *generation) {
+    if (config->arch == LLM_ARCH_GPT2) llmi_gpt2_write(text, config, dtype, generation);
+    else llmi_ds_write(text, config, dtype, generation);
 }
 
 static void llmi_header_write(llmi_text *text, const llmi_table *table, llm_dtype dtype,
@@ -8135,6 +9685,33 @@ static void FN(llmi_gelu_backward)(float *dx, float *y, const float *dy, const f
     }
 }
 
+/* s = sigmoid(gate): y = gate s up;  dgate = dy up (s + gate s (1-s)), dup = dy gate s */
+LLMI_INLINE V FN(llmi_sigmoid)(V x) {
+    return DIV(SET1(1.0f), ADD(SET1(1.0f), FN(llmi_exp)(SUB(SET1(0.0f), x))));
+}
+static void FN(llmi_swiglu)(float *y, const float *gate, const float *up, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        const V g = LOAD(gate + i, n - i);
+        STORE(y + i, MUL(MUL(g, FN(llmi_sigmoid)(g)), LOAD(up + i, n - i)), n - i);
+    }
+}
+static void FN(llmi_swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+                                     const float *up, size_t n, int accumulate) {
+    size_t i;
+    for (i = 0; i < n; i += W) {
+        const V g = LOAD(gate + i, n - i), d = LOAD(dy + i, n - i), s = FN(llmi_sigmoid)(g);
+        const V a = MUL(g, s), slope = FMA(a, SUB(SET1(1.0f), s), s);
+        V dg = MUL(MUL(d, LOAD(up + i, n - i)), slope), du = MUL(d, a);
+        if (accumulate) {
+            dg = ADD(LOAD(dgate + i, n - i), dg);
+            du = ADD(LOAD(dup + i, n - i), du);
+        }
+        STORE(dgate + i, dg, n - i);
+        STORE(dup + i, du, n - i);
+    }
+}
+
 static void FN(llmi_adamw_range)(float *weight, float *m, float *v, const float *grad, size_t n,
                                  const llmi_adamw *step) {
     const V b1 = SET1(step->beta1), c1 = SET1(1.0f - step->beta1), b2 = SET1(step->beta2);
@@ -8252,6 +9829,8 @@ static const llmi_kernels FN(llmi_kernels) = {NAME,
                                               SHARED(llmi_softmax_backward),
                                               SHARED(llmi_gelu),
                                               SHARED(llmi_gelu_backward),
+                                              SHARED(llmi_swiglu),
+                                              SHARED(llmi_swiglu_backward),
                                               SHARED(llmi_adamw_range),
                                               SHARED(llmi_norm),
                                               SHARED(llmi_norm_backward),

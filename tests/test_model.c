@@ -236,7 +236,7 @@ static void trainer_use(llm_trainer *trainer, const llmi_kernels *kernels) {
     trainer->context->kernels = kernels;
     CHECK(llmi_scratch_reserve(
               trainer->context,
-              llmi_trainer_attention_scratch(trainer, trainer->context, &trainer->model->config),
+              llmi_model_attention_scratch(trainer->context, &trainer->model->config, (size_t)trainer->desc.seq_len, 1),
               NULL) == LLM_OK);
 }
 

@@ -2254,7 +2254,7 @@ typedef struct llmi_cross_entropy {
     const float *saved_lse,
         *dloss; /* the op's backward; dloss: one, or one per row if dloss_step */
     size_t dloss_step;
-    float dloss_scale;
+    float dloss_scale;                 /* fused: of dlogits, too */
 } llmi_cross_entropy;
 
 static void llmi_cross_entropy_task(void *argument, size_t index, int thread) {
@@ -2296,9 +2296,10 @@ static void llmi_cross_entropy_task(void *argument, size_t index, int thread) {
                        ? -(1.0f - job->smoothing) * logprob + job->smoothing * (lse - mean)
                        : -logprob;
             if (dx) {
-                kernels->affine(dx, dx, 1.0f / sum, -job->smoothing / (float)job->vocab,
+                const float scale = job->dloss_scale;
+                kernels->affine(dx, dx, scale / sum, -scale * job->smoothing / (float)job->vocab,
                                 job->vocab);
-                dx[target] -= 1.0f - job->smoothing;
+                dx[target] -= scale * (1.0f - job->smoothing);
             }
         }
         if (job->losses) job->losses[r] = loss;
@@ -2410,6 +2411,7 @@ typedef struct llmi_head {
     const int32_t *targets;            /* (rows) */
     size_t rows;
     float smoothing;
+    float scale;                       /* of the gradients */
     float *dx; /* (rows,C) of the summed loss, overwritten; NULL: loss only */
     float *dweight;                    /* as weight */
     int accumulate;                    /* 0: dweight is overwritten, not added to */
@@ -2446,6 +2448,7 @@ static void llmi_head_run(llmi_head *head, llmi_arena arena) {
     job.dlogits = head->dx ? s.logits : NULL;
     job.vocab = vocab; job.ld = llmi_round_up(vocab, 16);
     job.smoothing = head->smoothing;
+    job.dloss_scale = head->scale;
     job.losses = s.losses;
     job.logprobs = s.logprobs;
     job.correct = s.correct;
@@ -2556,6 +2559,8 @@ static void llmi_config_resolve(llm_config *config) {
     }
 }
 
+#define LLMI_MTP_MAX 4                 /* modules, as in llm_train_stats.mtp_loss */
+
 /* ---- the tensor table: what a model consists of is written once per architecture ------------- */
 typedef struct llmi_tensor {
     char name[72];                     /* as in the Hugging Face file */
@@ -2651,6 +2656,7 @@ typedef struct llmi_ds_layer {
     int kv_a, kv_a_bias, kv_norm, kv_b, o, o_bias, norm2;
     int ffn;                           /* gate, up, down of a dense block */
     int router, router_bias, experts, shared;       /* experts: gate, up, down of each in turn */
+    int enorm, hnorm, eh, mtp_norm;    /* of an MTP module, whose block the others are */
 } llmi_ds_layer;
 
 static int llmi_ds_add(llmi_table *table, int layer, const char *name, int d0, int d1, int kind) {
@@ -2681,7 +2687,6 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
     const int q_width = H * (c->qk_nope_head_dim + c->qk_rope_head_dim), bias = c->attention_bias;
     char name[48];
     int e;
-    memset(w, 0xff, sizeof *w);        /* all -1 */
     w->norm1 = llmi_ds_add(table, layer, "input_layernorm.weight", C, 0, 1);
     if (c->q_lora_rank) {
         w->q_a = llmi_ds_add(table, layer, "self_attn.q_a_proj.weight", c->q_lora_rank, C, 0);
@@ -2723,7 +2728,7 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
                                     c->n_shared_experts * c->moe_d_ffn);
 }
 
-/* layers (n_layers), or NULL to count */
+/* layers (n_layers + mtp_depth), or NULL to count */
 static void llmi_ds_table(llmi_table *table, const llm_config *c, llmi_ds_layer *layers) {
     llmi_ds_layer scratch;
     int l;
@@ -2731,8 +2736,18 @@ static void llmi_ds_table(llmi_table *table, const llm_config *c, llmi_ds_layer 
     table->parameters = table->floats = 0;
     llmi_table_add(table, "model.embed_tokens.weight", -1, c->vocab_size, c->d_model, 0.02f, 0.0f,
                    c->tie_embeddings);
-    for (l = 0; l < c->n_layers; l++)
-        llmi_ds_block_table(table, c, l, layers ? &layers[l] : &scratch);
+    for (l = 0; l < c->n_layers + c->mtp_depth; l++) {
+        llmi_ds_layer *w = layers ? &layers[l] : &scratch;
+        memset(w, 0xff, sizeof *w);    /* all -1 */
+        if (l >= c->n_layers) {
+            w->enorm = llmi_ds_add(table, l, "enorm.weight", c->d_model, 0, 1);
+            w->hnorm = llmi_ds_add(table, l, "hnorm.weight", c->d_model, 0, 1);
+            w->eh = llmi_ds_add(table, l, "eh_proj.weight", c->d_model, 2 * c->d_model, 0);
+        }
+        llmi_ds_block_table(table, c, l, w);
+        if (l >= c->n_layers)
+            w->mtp_norm = llmi_ds_add(table, l, "shared_head.norm.weight", c->d_model, 0, 1);
+    }
     llmi_table_add(table, "model.norm.weight", -1, c->d_model, 0, 0.0f, 1.0f, 0);
     if (!c->tie_embeddings)
         llmi_table_add(table, "lm_head.weight", -1, c->vocab_size, c->d_model, 0.02f, 0.0f, 1);
@@ -2779,9 +2794,10 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     if (c->yarn_factor != 0.0f)
         LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
                                 1 << 24, err));
-    if (c->mtp_depth)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "mtp_depth %d: MTP modules are not implemented yet", c->mtp_depth);
+    LLMI_TRY(llmi_check_int("mtp_depth", c->mtp_depth, 0, LLMI_MTP_MAX, err));
+    if (c->mtp_depth >= c->max_seq_len)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_depth %d is not below max_seq_len %d",
+                         c->mtp_depth, c->max_seq_len);
     LLMI_TRY(llmi_check_int("n_routed_experts", E, 0, 65536, err));
     if (!E) return LLM_OK;
     LLMI_TRY(llmi_check_int("moe_d_ffn", c->moe_d_ffn, 1, 1 << 24, err));
@@ -2855,14 +2871,22 @@ LLM_API uint64_t llm_config_param_count(const llm_config *config) {
     llmi_table table;
     if (llm_config_validate(config, NULL) != LLM_OK) return 0;
     c = *config;
+    c.mtp_depth = 0;
     llmi_config_resolve(&c);
     table.rows = NULL;
     llmi_config_table(&table, &c, NULL);
     return table.parameters;
 }
 LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
-    (void)config;
-    return 0;
+    const uint64_t without = llm_config_param_count(config);
+    llm_config c;
+    llmi_table table;
+    if (!without) return 0;
+    c = *config;
+    llmi_config_resolve(&c);
+    table.rows = NULL;
+    llmi_config_table(&table, &c, NULL);
+    return table.parameters - without;
 }
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
     const uint64_t all = llm_config_param_count(config);
@@ -2874,7 +2898,7 @@ LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
 }
 
 static size_t llmi_moe_blocks(const llm_config *c) {
-    return c->n_routed_experts ? (size_t)(c->n_layers - c->first_k_dense) : 0;
+    return c->n_routed_experts ? (size_t)(c->n_layers - c->first_k_dense + c->mtp_depth) : 0;
 }
 
 /* values per position and layer */
@@ -2906,7 +2930,7 @@ struct llm_model {
     llmi_table table;
     void **data;                       /* data[i]: the values of tensor i, f32 */
     float *block;                      /* table.floats of them; zero between tensors */
-    llmi_ds_layer *layers;             /* DeepSeek: (n_layers) */
+    llmi_ds_layer *layers;             /* DeepSeek: (n_layers + mtp_depth) */
 };
 
 LLM_API void llm_model_free(llm_model *model) {
@@ -2955,7 +2979,9 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
                                           "tensor table", err);
     if (model->data)
         model->layers = (llmi_ds_layer *)llmi_alloc(
-            allocator, (size_t)model->config.n_layers * sizeof(llmi_ds_layer), "tensor table", err);
+            allocator,
+            (size_t)(model->config.n_layers + model->config.mtp_depth) * sizeof(llmi_ds_layer),
+            "tensor table", err);
     if (!model->layers) {
         llm_model_free(model);
         return NULL;
@@ -3059,7 +3085,9 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     int accumulate;                    /* 0: gradients by_product are overwritten               */
     /* buffers for N = n_sequences x rows rows */
     int keep_x, keep_saved;            /* for all blocks, or each block in place of the last    */
-    float *x;                          /* (N,C) inputs of the blocks, then the last one's output */
+    int mtp;                           /* MTP modules that run, too                             */
+    float *x; /* (N,C) inputs of the blocks, then the last one's output; each module's two */
+    size_t x_size;                     /* floats from the one to the next                       */
     char *saved;
     size_t saved_size;                 /* bytes from block to block                             */
     float *final_mean, *final_rstd;    /* (N)                                                   */
@@ -3067,15 +3095,24 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     float *wide, *dwide;               /* GPT-2: (N, max(F, 3C)), (N,F); DeepSeek: (N,C)         */
     float *angles;                     /* DeepSeek: (rows, rope width) of cos and sin           */
     llmi_ds_work ds;
+    float *mtp_cat, *mtp_dcat, *mtp_rstd;      /* (N,2C), (N,2C), (2N)                          */
     float *loads;        /* (MoE blocks, E): tokens per expert are added; NULL: not    */
     double *balance;     /* the sum of f P over blocks and sequences is added; or NULL */
-    float balance_scale; /* alpha/B/T times the batch's valid targets; 0: no balance loss */
+    float balance_scale; /* alpha/B times the batch's valid targets; 0: no balance loss */
 } llmi_run;
 
 static size_t llmi_run_rows(const llmi_run *run) { return run->n_sequences * run->rows; }
-static float *llmi_run_x(const llmi_run *run, int layer) {
-    return run->x + (size_t)(run->keep_x ? layer : layer % 2) * llmi_run_rows(run) *
-                        (size_t)run->model->config.d_model;
+static float *llmi_run_x(const llmi_run *run, int i) {
+    return run->x + (size_t)(run->keep_x ? i : i % 2) * run->x_size;
+}
+/* input and output of a block; layers from n_layers on are those of the MTP modules */
+static float *llmi_block_in(const llmi_run *run, int layer) {
+    const int L = run->model->config.n_layers;
+    return llmi_run_x(run, layer < L ? layer : 2 * layer - L + 1);
+}
+static float *llmi_block_out(const llmi_run *run, int layer) {
+    const int L = run->model->config.n_layers;
+    return llmi_run_x(run, layer < L ? layer + 1 : 2 * layer - L + 2);
 }
 static const float *llmi_weight(const llmi_run *run, int i) {
     return (const float *)run->model->data[i];
@@ -3110,6 +3147,13 @@ static const float *llmi_branch(const llmi_run *run, float *to, const float *dx,
     return to;
 }
 
+/* positions up to the last row's, of the longest sequence */
+static size_t llmi_run_longest(const llmi_run *run) {
+    size_t longest = run->rows, i;
+    for (i = 0; run->position && i < run->n_sequences; i++)
+        longest = llmi_max(longest, (size_t)run->position[i] + run->rows);
+    return longest;
+}
 static size_t llmi_row_position(const llmi_run *run, size_t row) {
     return (run->position ? (size_t)run->position[row / run->rows] : 0) + row % run->rows;
 }
@@ -3235,7 +3279,7 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
     llm_context *context = run->context;
     const int w = LLMI_BLOCKS + layer * LLMI_PER_BLOCK, C = config->d_model;
     const size_t n = llmi_run_rows(run), width = (size_t)C;
-    const float *x = llmi_run_x(run, layer);
+    const float *x = llmi_block_in(run, layer);
     llmi_gpt2_saved s;
     llmi_attention a;
     llmi_gpt2_saved_at(run, &s, layer);
@@ -3264,7 +3308,7 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
     llm_gelu_forward(context, run->wide, s.fc, n * (size_t)config->d_ffn);
     llmi_matmul(context, run->h, width, run->wide, llmi_conv1d(run, w + LLMI_MLP_W),
                 llmi_weight(run, w + LLMI_MLP_B), n, 0);
-    llmi_residual(context, llmi_run_x(run, layer + 1), s.mid, run->h, n * width, run->resid_pdrop,
+    llmi_residual(context, llmi_block_out(run, layer), s.mid, run->h, n * width, run->resid_pdrop,
                   llmi_dropout_seed(run, layer, 3));
 }
 
@@ -3283,7 +3327,7 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
     llm_context *context = run->context;
     const int w = LLMI_BLOCKS + layer * LLMI_PER_BLOCK, C = config->d_model;
     const size_t n = llmi_run_rows(run), width = (size_t)C, F = (size_t)config->d_ffn;
-    const float *x = llmi_run_x(run, layer), *dy;
+    const float *x = llmi_block_in(run, layer), *dy;
     llmi_gpt2_saved s;
     llmi_attention a;
     llmi_gpt2_saved_at(run, &s, layer);
@@ -3380,11 +3424,18 @@ static const float *llmi_row_angles(const llmi_run *run,
 }
 
 static void llmi_angles_task(void *argument, size_t index, int thread) {
-    const llmi_run *run = (const llmi_run *)argument;
-    const llm_config *c = &run->model->config;
+    const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
+    const llm_config *c = &job->run->model->config;
     (void)thread;
-    llmi_rope_angles(c, run->angles + index * (size_t)c->qk_rope_head_dim,
-                     llmi_row_position(run, index));
+    llmi_rope_angles(c, job->run->angles + index * (size_t)c->qk_rope_head_dim,
+                     llmi_row_position(job->run, index));
+}
+static void llmi_run_angles(const llmi_run *run) {
+    llmi_mla_rows job;
+    memset(&job, 0, sizeof job);
+    job.run = run;
+    llmi_parallel(run->context, run->position ? llmi_run_rows(run) : run->rows, llmi_angles_task,
+                  &job);
 }
 
 /* q and kr of a row, turned in place */
@@ -3890,7 +3941,8 @@ static void llmi_route_backward_task(void *argument, size_t row, int thread) {
             total += s[e];
             mean += f[e] * s[e];
         }
-        for (e = 0; e < E; e++) d[e] += job->run->balance_scale * (f[e] - mean / total) / total;
+        for (e = 0; e < E; e++)
+            d[e] += job->run->balance_scale / (float)job->run->rows * (f[e] - mean / total) / total;
     }
     for (e = 0; e < E; e++) d[e] *= s[e] * (1.0f - s[e]);
 }
@@ -4147,7 +4199,7 @@ static void llmi_ds_block_forward(const llmi_run *run, int layer, size_t longest
     const llm_config *c = &run->model->config;
     const llmi_ds_layer *w = &run->model->layers[layer];
     const size_t n = llmi_run_rows(run), C = (size_t)c->d_model;
-    const float *x = llmi_run_x(run, layer);
+    const float *x = llmi_block_in(run, layer);
     llmi_ds_saved s;
     llmi_ds_saved_at(run, &s, layer);
     llmi_run_rmsnorm(run, run->h, s.mla.rstd1, x, w->norm1, n, c->d_model, c->norm_eps);
@@ -4157,7 +4209,7 @@ static void llmi_ds_block_forward(const llmi_run *run, int layer, size_t longest
     llmi_run_rmsnorm(run, run->h, s.rstd2, s.mid, w->norm2, n, c->d_model, c->norm_eps);
     if (w->router >= 0) llmi_moe_forward(run, run->dh, run->h, &s.moe, layer);
     else llmi_ffn_forward(run, run->dh, run->h, s.gate, s.up, run->ds.act, w->ffn, n);
-    llmi_residual(run->context, llmi_run_x(run, layer + 1), s.mid, run->dh, n * C, run->resid_pdrop,
+    llmi_residual(run->context, llmi_block_out(run, layer), s.mid, run->dh, n * C, run->resid_pdrop,
                   llmi_dropout_seed(run, layer, 3));
 }
 
@@ -4165,7 +4217,7 @@ static void llmi_ds_block_backward(const llmi_run *run, float *dx, int layer) {
     const llm_config *c = &run->model->config;
     const llmi_ds_layer *w = &run->model->layers[layer];
     const size_t n = llmi_run_rows(run), C = (size_t)c->d_model;
-    const float *x = llmi_run_x(run, layer), *dy;
+    const float *x = llmi_block_in(run, layer), *dy;
     llmi_ds_saved s;
     llmi_ds_saved_at(run, &s, layer);
     llmi_run_rmsnorm(run, run->h, NULL, s.mid, w->norm2, n, c->d_model, c->norm_eps);
@@ -4190,7 +4242,7 @@ static void llmi_ds_block_backward(const llmi_run *run, float *dx, int layer) {
 /* what lives from forward to backward */
 static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_config *config,
                                    size_t n) {
-    const size_t L = (size_t)config->n_layers;
+    const size_t L = (size_t)config->n_layers, D = (size_t)run->mtp;
     llmi_arena one = {NULL, 0};
     if (config->arch == LLM_ARCH_GPT2) {
         llmi_gpt2_saved s;
@@ -4200,9 +4252,9 @@ static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_c
         llmi_ds_carve_saved(&s, &one, config, n);
     }
     run->saved_size = one.used;
-    run->x = llmi_carve_floats(
-        arena, llmi_mul(llmi_mul(n, (size_t)config->d_model), run->keep_x ? L + 1 : 2));
-    run->saved = (char *)llmi_carve(arena, run->keep_saved ? L : 1, one.used);
+    run->x_size = llmi_mul(n, (size_t)config->d_model);
+    run->x = llmi_carve_floats(arena, llmi_mul(run->x_size, run->keep_x ? L + 1 + 2 * D : 2));
+    run->saved = (char *)llmi_carve(arena, run->keep_saved ? L + D : 1, one.used);
     run->final_mean = llmi_carve_floats(arena, n);
     run->final_rstd = llmi_carve_floats(arena, n);
 }
@@ -4220,6 +4272,10 @@ static void llmi_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *
     run->wide = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
     run->angles = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->qk_rope_head_dim));
     llmi_ds_carve_work(&run->ds, arena, config, n, sequences, cache_len, n_threads, backward);
+    if (!run->mtp) return;
+    run->mtp_cat = llmi_carve_floats(arena, llmi_mul(n, 2 * C));
+    run->mtp_dcat = backward ? llmi_carve_floats(arena, llmi_mul(n, 2 * C)) : NULL;
+    run->mtp_rstd = llmi_carve_floats(arena, llmi_mul(n, 2));
 }
 
 /* bytes of the context's scratch that attention needs over n_keys keys */
@@ -4238,6 +4294,17 @@ static size_t llmi_model_attention_scratch(const llm_context *context, const llm
 static void llmi_block_forward(const llmi_run *run, int layer, size_t longest) {
     if (run->model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_block_forward(run, layer, longest);
     else llmi_ds_block_forward(run, layer, longest);
+}
+/* with keep_saved 0, the forward runs again */
+static void llmi_block_backward(const llmi_run *run, float *dx, int layer) {
+    if (!run->keep_saved) {
+        llmi_run again = *run;         /* loads and balance are counted once */
+        again.loads = NULL;
+        again.balance = NULL;
+        llmi_block_forward(&again, layer, run->rows);
+    }
+    if (run->model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_block_backward(run, dx, layer);
+    else llmi_ds_block_backward(run, dx, layer);
 }
 
 typedef struct llmi_embed {
@@ -4265,12 +4332,9 @@ static void llmi_embed_task(void *argument, size_t index, int thread) {
 
 /* tokens (N), checked. Leaves the stream after the last block in llmi_run_x(run, L). */
 static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
-    const size_t n = llmi_run_rows(run);
-    size_t longest = run->rows, i;
+    const size_t n = llmi_run_rows(run), longest = llmi_run_longest(run);
     llmi_embed job;
     int l;
-    for (i = 0; run->position && i < run->n_sequences; i++)
-        longest = llmi_max(longest, (size_t)run->position[i] + run->rows);
     job.run = run;
     job.tokens = tokens;
     job.dx = NULL;
@@ -4278,10 +4342,7 @@ static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, run->x, run->x, n * (size_t)run->model->config.d_model,
                      run->embd_pdrop, llmi_dropout_seed(run, 0, 0), 0);
-    if (run->model->config.arch != LLM_ARCH_GPT2) {
-        llmi_run angles = *run;
-        llmi_parallel(run->context, run->position ? n : run->rows, llmi_angles_task, &angles);
-    }
+    if (run->model->config.arch != LLM_ARCH_GPT2) llmi_run_angles(run);
     for (l = 0; l < run->model->config.n_layers; l++) llmi_block_forward(run, l, longest);
 }
 
@@ -4309,21 +4370,24 @@ static void llmi_wpe_task(void *argument, size_t index, int thread) {
                                     job->dx + (b * run->rows + index) * C, C);
 }
 
+/* before the first backward of an accumulation */
+static void llmi_gradients_clear(const llmi_run *run) {
+    const llmi_table *table = &run->model->table;
+    size_t i;
+    for (i = 0; i < table->n; i++)
+        if (!table->rows[i].by_product)
+            memset(llmi_gradient(run, (int)i), 0, table->rows[i].count * sizeof(float));
+}
+
 /* dy (N,C): gradient of the final norm's output; dx (N,C): room for the stream's gradient. The
- * head's own gradient is in run->gradients already. With keep_saved 0, each block's forward runs
- * again. */
+ * head's own gradient is in run->gradients already. */
 static void llmi_trunk_backward(const llmi_run *run, float *dx, const float *dy,
                                 const int32_t *tokens) {
     const llm_model *model = run->model;
     const int w = llmi_final_norm(model), L = model->config.n_layers, C = model->config.d_model;
     const int gpt2 = model->config.arch == LLM_ARCH_GPT2;
     const size_t n = llmi_run_rows(run);
-    size_t i;
     int l;
-    if (!run->accumulate)
-        for (i = 0; i < model->table.n; i++)
-            if (!model->table.rows[i].by_product)
-                memset(llmi_gradient(run, (int)i), 0, model->table.rows[i].count * sizeof(float));
     memset(dx, 0, n * (size_t)C * sizeof(float));
     if (gpt2)
         llm_layernorm_backward(run->context, dx, llmi_gradient(run, w), llmi_gradient(run, w + 1),
@@ -4332,16 +4396,8 @@ static void llmi_trunk_backward(const llmi_run *run, float *dx, const float *dy,
     else
         llm_rmsnorm_backward(run->context, dx, llmi_gradient(run, w), dy, run->final_rstd,
                              llmi_run_x(run, L), llmi_weight(run, w), (int)n, C);
-    for (l = L - 1; l >= 0; l--) {
-        if (!run->keep_saved) {
-            llmi_run again = *run;     /* counted once */
-            again.loads = NULL;
-            again.balance = NULL;
-            llmi_block_forward(&again, l, run->rows);
-        }
-        if (gpt2) llmi_gpt2_block_backward(run, dx, l);
-        else llmi_ds_block_backward(run, dx, l);
-    }
+    if (!gpt2) llmi_run_angles(run);
+    for (l = L - 1; l >= 0; l--) llmi_block_backward(run, dx, l);
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, dx, dx, n * (size_t)C, run->embd_pdrop,
                      llmi_dropout_seed(run, 0, 0), 0);
@@ -4353,6 +4409,135 @@ static void llmi_trunk_backward(const llmi_run *run, float *dx, const float *dy,
         job.dx = dx;
         llmi_parallel(run->context, run->rows, llmi_wpe_task, &job);
     }
+}
+
+/* ============================================================================================
+ * >>mtp          multi-token prediction, DeepSeek-V3 report sec. 2.2, eq. 21-25
+ *
+ *   h^0 = the trunk's stream after the final norm; module k = 1 .. D, position t < T - k:
+ *   x = Weh [RMSNorm(embedding of token t+k) | RMSNorm(h^{k-1}_t)];  h^k = RMSNorm(block(x))
+ *   logits by the model's head; the target of position t is that of t + k in the trunk
+ *   loss = main + lambda/D (loss_1 + .. + loss_D), each a mean over its own valid targets
+ * The report prints the two halves of [ | ] in the other order; the released weights have them so.
+ * Module k runs on B (T - k) rows; its layer is n_layers + k - 1.
+ * ========================================================================================== */
+typedef struct llmi_mtp_rows {
+    const llmi_run *run;
+    const llmi_ds_layer *w;
+    const int32_t *tokens;             /* (N): of position t + k */
+    const float *h;                    /* h^{k-1}: (B, h_rows, C), of which the first rows count */
+    float *dh;                         /* as h */
+    size_t h_rows;
+} llmi_mtp_rows;
+
+static size_t llmi_mtp_h_row(const llmi_mtp_rows *job, size_t row) {
+    return row / job->run->rows * job->h_rows + row % job->run->rows;
+}
+/* mtp_cat (N,2C) and the rstd of its halves */
+static void llmi_mtp_cat_task(void *argument, size_t row, int thread) {
+    const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
+    const llmi_run *run = job->run;
+    const llm_config *c = &run->model->config;
+    const size_t C = (size_t)c->d_model;
+    float *cat = run->mtp_cat + row * 2 * C, *rstd = run->mtp_rstd + row;
+    (void)thread;
+    run->context->kernels->norm(cat, NULL, rstd,
+                                llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[row] * C,
+                                llmi_weight(run, job->w->enorm), NULL, C, c->norm_eps, 0);
+    run->context->kernels->norm(cat + C, NULL, rstd + llmi_run_rows(run),
+                                job->h + llmi_mtp_h_row(job, row) * C,
+                                llmi_weight(run, job->w->hnorm), NULL, C, c->norm_eps, 0);
+}
+static void llmi_mtp_cat(llmi_mtp_rows *job, const llmi_run *run, int layer, const int32_t *tokens,
+                         const float *h, size_t h_rows) {
+    memset(job, 0, sizeof *job);
+    job->run = run;
+    job->w = &run->model->layers[layer];
+    job->tokens = tokens;
+    job->h = h;
+    job->h_rows = h_rows;
+    llmi_parallel(run->context, llmi_run_rows(run), llmi_mtp_cat_task, job);
+}
+
+/* out (N,C) = h^k */
+static void llmi_mtp_forward(const llmi_run *run, int layer, float *out, const int32_t *tokens,
+                             const float *h, size_t h_rows) {
+    const llm_config *c = &run->model->config;
+    const size_t n = llmi_run_rows(run);
+    llmi_mtp_rows job;
+    llmi_mtp_cat(&job, run, layer, tokens, h, h_rows);
+    llmi_matmul(run->context, llmi_block_in(run, layer), (size_t)c->d_model, run->mtp_cat,
+                llmi_dense(run, job.w->eh), NULL, n, 0);
+    llmi_run_angles(run);
+    llmi_ds_block_forward(run, layer, llmi_run_longest(run));
+    llmi_run_rmsnorm(run, out, NULL, llmi_block_out(run, layer), job.w->mtp_norm, n, c->d_model,
+                     c->norm_eps);
+}
+
+/* one half of mtp_dcat to dh (N,C), what it was made of to h */
+static void llmi_mtp_embedding_half_task(void *argument, size_t row, int thread) {
+    const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
+    const llmi_run *run = job->run;
+    const size_t C = (size_t)run->model->config.d_model;
+    (void)thread;
+    memcpy(run->dh + row * C, run->mtp_dcat + row * 2 * C, C * sizeof(float));
+    memcpy(run->h + row * C, llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[row] * C,
+           C * sizeof(float));
+}
+static void llmi_mtp_stream_half_task(void *argument, size_t row, int thread) {
+    const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
+    const llmi_run *run = job->run;
+    const size_t C = (size_t)run->model->config.d_model;
+    (void)thread;
+    memcpy(run->dh + row * C, run->mtp_dcat + (row * 2 + 1) * C, C * sizeof(float));
+    memcpy(run->h + row * C, job->h + llmi_mtp_h_row(job, row) * C, C * sizeof(float));
+}
+static void llmi_mtp_add_task(void *argument, size_t row, int thread) {
+    const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
+    const size_t C = (size_t)job->run->model->config.d_model;
+    (void)thread;
+    job->run->context->kernels->axpy(job->dh + llmi_mtp_h_row(job, row) * C, 1.0f,
+                                     job->run->wide + row * C, C);
+}
+
+/* dout (N,C): gradient of h^k; dh, as h: that of h^{k-1}, which is added to; dx (N,C): room. The
+ * head's own gradient is in run->gradients already. */
+static void llmi_mtp_backward(const llmi_run *run, int layer, float *dh, float *dx,
+                              const float *dout, const int32_t *tokens, const float *h,
+                              size_t h_rows) {
+    const llm_config *c = &run->model->config;
+    const size_t n = llmi_run_rows(run), C = (size_t)c->d_model, bytes = n * C * sizeof(float);
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    const float *out = llmi_block_out(run, layer);
+    llmi_mtp_rows job;
+    llmi_run_rmsnorm(run, run->h, run->mtp_rstd, out, w->mtp_norm, n, c->d_model, c->norm_eps);
+    memset(dx, 0, bytes);
+    llm_rmsnorm_backward(run->context, dx, llmi_gradient(run, w->mtp_norm), dout, run->mtp_rstd,
+                         out, llmi_weight(run, w->mtp_norm), (int)n, c->d_model);
+    llmi_run_angles(run);
+    llmi_block_backward(run, dx, layer);
+    llmi_mtp_cat(&job, run, layer, tokens, h, h_rows);
+    job.dh = dh;
+    llmi_dense_backward(run, run->mtp_dcat, 0, dx, run->mtp_cat, llmi_dense(run, w->eh), w->eh, -1,
+                        0, n);
+    llmi_parallel(run->context, n, llmi_mtp_embedding_half_task, &job);
+    memset(run->wide, 0, bytes);
+    llm_rmsnorm_backward(run->context, run->wide, llmi_gradient(run, w->enorm), run->dh,
+                         run->mtp_rstd, run->h, llmi_weight(run, w->enorm), (int)n, c->d_model);
+    llmi_embedding_backward(run->context, llmi_gradient(run, LLMI_WTE), run->wide, tokens, n, C);
+    llmi_parallel(run->context, n, llmi_mtp_stream_half_task, &job);
+    memset(run->wide, 0, bytes);
+    llm_rmsnorm_backward(run->context, run->wide, llmi_gradient(run, w->hnorm), run->dh,
+                         run->mtp_rstd + n, run->h, llmi_weight(run, w->hnorm), (int)n,
+                         c->d_model);
+    llmi_parallel(run->context, n, llmi_mtp_add_task, &job);
+}
+
+/* to (B, T-k) = from (B,T) from position k on */
+static void llmi_mtp_shift(int32_t *to, const int32_t *from, size_t B, size_t T, size_t k) {
+    size_t b;
+    for (b = 0; b < B; b++)
+        memcpy(to + b * (T - k), from + b * T + k, (T - k) * sizeof *to);
 }
 
 /* ---- whole batches without a cache ----------------------------------------------------------- */
@@ -4574,6 +4759,7 @@ static void llmi_train_resolve(llm_train_desc *d) {
     d->adam_eps = llmi_default(d->adam_eps, 1e-8f);
     d->weight_decay = llmi_default(d->weight_decay, 0.1f);
     d->grad_clip = llmi_default(d->grad_clip, 1.0f);
+    d->mtp_lambda = llmi_default(d->mtp_lambda, 0.3f);
     d->router_bias_speed = llmi_default(d->router_bias_speed, 0.001f);
     d->router_aux_alpha = llmi_default(d->router_aux_alpha, 0.0001f);
     if (d->decay_steps == 0)
@@ -4621,8 +4807,11 @@ struct llm_trainer {
     float *m, *v;                      /* of the slice desc.shard_first, shard_count */
     void *activations, *work;          /* two blocks, cut up by the plan */
     llmi_run run;
-    float *dx, *dhead; /* (N,C): the stream's gradient; that of the final norm's output */
+    float *dx;                         /* (N,C): the stream's gradient */
+    float *h[LLMI_MTP_MAX + 1];        /* (N,C): outputs of the final norm and the modules */
+    float *dh[LLMI_MTP_MAX + 1];       /* (N,C): their gradients */
     int32_t *tokens;                   /* (N) of the pending forward */
+    int32_t *mtp_tokens, *mtp_targets; /* (N), shifted for a module */
     float *loads;                      /* (MoE blocks, E) of the last forward */
     llmi_arena head_arena;             /* the head's scratch, over that of the blocks */
     int pending;                       /* a forward waits for its backward */
@@ -4651,6 +4840,9 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "train desc: batch_size %d x seq_len %d is more than %d rows",
                          d->batch_size, d->seq_len, INT_MAX);
+    if (config->mtp_depth >= d->seq_len)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: mtp_depth %d is not below seq_len %d",
+                         config->mtp_depth, d->seq_len);
     LLMI_TRY(llmi_check_int("train desc: grad_accum_steps", d->grad_accum_steps, 1, INT_MAX, err));
     LLMI_TRY(llmi_check_int("train desc: schedule", (int)d->schedule, 0, (int)LLM_CONSTANT, err));
     if (d->schedule != LLM_CONSTANT) {
@@ -4668,6 +4860,7 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     LLMI_TRY(llmi_check_float("adam_eps", d->adam_eps, 0.0f, 1.0f, err));
     LLMI_TRY(llmi_check_float("weight_decay", d->weight_decay, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("mtp_lambda", d->mtp_lambda, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("router_bias_speed", d->router_bias_speed, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
@@ -4692,15 +4885,25 @@ static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_th
                  C = (size_t)config->d_model;
     llmi_head_scratch s;
     llmi_arena head;
+    int k;
     t->run.keep_x = 1;
     t->run.keep_saved = !t->desc.recompute;
+    t->run.mtp = config->mtp_depth;
     llmi_carve_activations(&t->run, activations, config, n);
     t->dx = llmi_carve_floats(activations, llmi_mul(n, C));
-    t->dhead = llmi_carve_floats(activations, llmi_mul(n, C));
+    for (k = 0; k <= config->mtp_depth; k++) {
+        t->h[k] = config->mtp_depth ? llmi_carve_floats(activations, llmi_mul(n, C)) : NULL;
+        t->dh[k] = llmi_carve_floats(activations, llmi_mul(n, C));
+    }
     t->tokens = (int32_t *)llmi_carve(activations, n, sizeof(int32_t));
+    if (config->mtp_depth) {
+        t->mtp_tokens = (int32_t *)llmi_carve(activations, n, sizeof(int32_t));
+        t->mtp_targets = (int32_t *)llmi_carve(activations, n, sizeof(int32_t));
+    }
     t->loads = llmi_carve_floats(activations, llmi_tail(config) - 1);
     llmi_carve_work(&t->run, work, config, n, (size_t)t->desc.batch_size, 0, n_threads, 1);
-    /* The head reads h, which is first; the rest is free while it runs. */
+    if (!config->mtp_depth) t->h[0] = t->run.h;
+    /* The head may read h, which is first; the rest is free while it runs. */
     head.base = NULL;
     head.used = llmi_round_up(llmi_mul(n, C) * sizeof(float), LLMI_ALIGN);
     t->head_arena.base = work->base;
@@ -4831,32 +5034,45 @@ static void llmi_trainer_drop(llm_trainer *t) {
     memset(t->gradients, 0, (t->floats + t->tail) * sizeof(float));
 }
 
-static void llmi_head_stats(const llm_trainer *t, const llmi_head *head, llm_train_stats *stats) {
+typedef struct llmi_losses {
+    llmi_head main;
+    double mtp[LLMI_MTP_MAX];          /* means */
+    double balance, total;             /* of f P over blocks and sequences; main + MTP, a mean */
+} llmi_losses;
+
+static void llmi_loss_stats(const llm_trainer *t, const llmi_losses *losses, size_t n_sequences,
+                            llm_train_stats *stats) {
+    const llmi_head *head = &losses->main;
     const double n = head->n_valid ? (double)head->n_valid : 1.0;
+    int k;
     memset(stats, 0, sizeof *stats);
     stats->step = t->step;
     stats->tokens = t->n_tokens;
-    stats->loss = stats->main_loss = (float)(head->loss_sum / n);
+    stats->loss = (float)losses->total;
+    stats->main_loss = (float)(head->loss_sum / n);
+    for (k = 0; k < LLMI_MTP_MAX; k++) stats->mtp_loss[k] = (float)losses->mtp[k];
+    stats->balance_loss = (float)(losses->balance * (double)t->desc.router_aux_alpha /
+                                  (double)n_sequences);
     stats->perplexity = head->n_valid ? (float)exp(-head->logprob_sum / n) : 0.0f;
     stats->accuracy = (float)((double)head->n_correct / n);
     stats->grad_norm = t->last_grad_norm;
     stats->learning_rate = t->last_learning_rate;
 }
 
-static void llmi_moe_stats(const llm_trainer *t, const llmi_run *run, double balance,
-                           llm_train_stats *stats) {
-    const llm_config *c = &t->model->config;
-    const size_t n = t->tail - 1;
-    const float mean = n ? (float)llmi_run_rows(run) * (float)c->num_experts_per_tok /
-                               (float)c->n_routed_experts
-                         : 1.0f;
-    size_t i;
-    stats->balance_loss = (float)(balance * (double)t->desc.router_aux_alpha /
-                                  (double)run->n_sequences);
-    for (i = 0; i < n; i++) {
-        const float load = t->loads[i] / mean;
-        if (i == 0 || load > stats->expert_load_max) stats->expert_load_max = load;
-        if (i == 0 || load < stats->expert_load_min) stats->expert_load_min = load;
+/* relative to the mean of each block */
+static void llmi_load_stats(const llm_trainer *t, llm_train_stats *stats) {
+    const size_t E = (size_t)t->model->config.n_routed_experts,
+                 blocks = llmi_moe_blocks(&t->model->config);
+    size_t l, e;
+    for (l = 0; l < blocks; l++) {
+        const float *loads = t->loads + l * E;
+        float sum = 0.0f;
+        for (e = 0; e < E; e++) sum += loads[e];
+        for (e = 0; e < E; e++) {
+            const float load = loads[e] * (float)E / sum;
+            if ((l == 0 && e == 0) || load > stats->expert_load_max) stats->expert_load_max = load;
+            if ((l == 0 && e == 0) || load < stats->expert_load_min) stats->expert_load_min = load;
+        }
     }
 }
 
@@ -4871,61 +5087,100 @@ static llm_result llmi_check_targets(const llm_trainer *t, const int32_t *tokens
                              1, err);
 }
 
-/* the forward of a batch up to its loss */
+/* one module's rows of the batch */
+static void llmi_mtp_run(llmi_run *part, const llmi_run *run, int k) {
+    *part = *run;
+    part->rows = run->rows - (size_t)k;
+}
+
+/* The forward of a batch up to its losses; with gradients, the head's backward, too: of the sum
+ * over the valid main targets, so that a module's loss is scaled from its own number to theirs. */
 static void llmi_trainer_loss(const llm_trainer *t, const llmi_run *run, const int32_t *tokens,
-                              llmi_head *head) {
+                              const int32_t *targets, int gradients, llmi_losses *losses) {
+    const int D = run->mtp, head_index = llmi_head_index(t->model);
+    const double lambda = D ? (double)t->desc.mtp_lambda / D : 0.0;
+    llmi_head *head = &losses->main;
+    int k;
+    memset(losses, 0, sizeof *losses);
     llmi_trunk_forward(run, tokens);
-    llmi_final_norm_forward(run, run->h, run->final_mean, run->final_rstd,
-                         llmi_run_x(run, t->model->config.n_layers), llmi_run_rows(run));
+    llmi_final_norm_forward(run, t->h[0], run->final_mean, run->final_rstd,
+                            llmi_run_x(run, t->model->config.n_layers), llmi_run_rows(run));
     head->context = t->context;
     head->weight = llmi_head_matrix(t->model);
-    head->x = run->h;
+    head->x = t->h[0];
+    head->targets = targets;
     head->rows = llmi_run_rows(run);
     head->smoothing = t->desc.label_smoothing;
+    head->scale = 1.0f;
+    if (gradients) {
+        head->dx = t->dh[0];
+        head->dweight = llmi_gradient(run, head_index);
+        head->accumulate = run->accumulate;
+    }
     llmi_head_run(head, t->head_arena);
+    losses->total = head->n_valid ? head->loss_sum / (double)head->n_valid : 0.0;
+    for (k = 1; k <= D && (size_t)k < run->rows; k++) {
+        llmi_head part_head = *head;
+        llmi_run part;
+        size_t n_valid;
+        llmi_mtp_run(&part, run, k);
+        llmi_mtp_shift(t->mtp_tokens, tokens, run->n_sequences, run->rows, (size_t)k);
+        llmi_mtp_shift(t->mtp_targets, targets, run->n_sequences, run->rows, (size_t)k);
+        llmi_mtp_forward(&part, t->model->config.n_layers + k - 1, t->h[k], t->mtp_tokens,
+                         t->h[k - 1], part.rows + 1);
+        part_head.x = t->h[k];
+        part_head.targets = t->mtp_targets;
+        part_head.rows = llmi_run_rows(&part);
+        n_valid = llmi_count_valid(t->mtp_targets, part_head.rows);
+        part_head.scale = n_valid ? (float)(lambda * (double)head->n_valid / (double)n_valid)
+                                  : 0.0f;
+        part_head.accumulate = 1;
+        if (gradients) part_head.dx = t->dh[k];
+        llmi_head_run(&part_head, t->head_arena);
+        losses->mtp[k - 1] = n_valid ? part_head.loss_sum / (double)n_valid : 0.0;
+        losses->total += lambda * losses->mtp[k - 1];
+    }
 }
 
 LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *tokens,
                                        const int32_t *targets, llm_train_stats *stats,
                                        llm_error *err) {
     llm_trainer *t = trainer;
+    llmi_losses losses;
     double balance = 0.0;
-    llmi_head head;
     LLMI_TRY(llmi_check_targets(t, tokens, targets, t ? t->desc.batch_size : 0,
                                 t ? t->desc.seq_len : 0, err));
     memcpy(t->tokens, tokens, llmi_run_rows(&t->run) * sizeof *tokens);
     t->run.seed = llm_random(t->desc.seed, (uint64_t)t->n_forwards);
     t->run.accumulate = t->n_accumulated > 0;
-    memset(&head, 0, sizeof head);
-    head.targets = targets;
-    head.dx = t->dhead;
-    head.dweight = llmi_gradient(&t->run, llmi_head_index(t->model));
-    head.accumulate = t->run.accumulate;
     memset(t->loads, 0, (t->tail - 1) * sizeof *t->loads);
     t->run.loads = t->loads;
     t->run.balance = &balance;
-    llmi_trainer_loss(t, &t->run, tokens, &head);
-    if (!isfinite(head.loss_sum)) {
+    llmi_trainer_loss(t, &t->run, tokens, targets, 1, &losses);
+    losses.balance = balance;
+    if (!isfinite(losses.total)) {
         llmi_trainer_drop(t);
         return llmi_fail(err, LLM_ERR_NUMERIC,
                          "the loss is %g at step %lld: the pending accumulation is dropped",
-                         head.loss_sum, (long long)t->step);
+                         losses.total, (long long)t->step);
     }
     t->pending = 1;
-    t->pending_valid = head.n_valid;
+    t->pending_valid = losses.main.n_valid;
     t->n_forwards++;
     t->n_tokens += (int64_t)llmi_run_rows(&t->run);
     if (stats) {
-        llmi_head_stats(t, &head, stats);
-        llmi_moe_stats(t, &t->run, balance, stats);
+        llmi_loss_stats(t, &losses, t->run.n_sequences, stats);
+        llmi_load_stats(t, stats);
     }
     return LLM_OK;
 }
 
 LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err) {
     llm_trainer *t = trainer;
+    const int L = t ? t->model->config.n_layers : 0;
     float *tail;
     size_t i;
+    int k;
     if (!t) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer is NULL");
     if (!t->pending)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "backward without a forward (llm_trainer_forward)");
@@ -4933,9 +5188,17 @@ LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err) {
     t->run.balance = NULL;
     t->run.balance_scale = t->model->config.n_routed_experts
                                ? t->desc.router_aux_alpha * (float)t->pending_valid /
-                                     (float)llmi_run_rows(&t->run)
+                                     (float)t->run.n_sequences
                                : 0.0f;
-    llmi_trunk_backward(&t->run, t->dx, t->dhead, t->tokens);
+    if (!t->run.accumulate) llmi_gradients_clear(&t->run);
+    for (k = t->run.mtp; k > 0; k--) {
+        llmi_run part;
+        llmi_mtp_run(&part, &t->run, k);
+        llmi_mtp_shift(t->mtp_tokens, t->tokens, t->run.n_sequences, t->run.rows, (size_t)k);
+        llmi_mtp_backward(&part, L + k - 1, t->dh[k - 1], t->dx, t->dh[k], t->mtp_tokens,
+                          t->h[k - 1], part.rows + 1);
+    }
+    llmi_trunk_backward(&t->run, t->dx, t->dh[0], t->tokens);
     tail = t->gradients + t->floats;
     if (t->n_accumulated == 0) memset(tail, 0, t->tail * sizeof *tail);
     for (i = 0; i + 1 < t->tail; i++) tail[i] += t->loads[i];
@@ -4996,7 +5259,7 @@ static void llmi_router_update(llm_trainer *t) {
     const float *loads = t->gradients + t->floats, gamma = t->desc.router_bias_speed;
     int l, e;
     if (!E || gamma == 0.0f) return;
-    for (l = c->first_k_dense; l < c->n_layers; l++, loads += E) {
+    for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++, loads += E) {
         float *bias = (float *)t->model->data[t->model->layers[l].router_bias], mean = 0.0f;
         for (e = 0; e < E; e++) mean += loads[e];
         mean /= (float)E;
@@ -5085,8 +5348,8 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
                                         const int32_t *targets, int B, int T,
                                         llm_train_stats *stats, llm_error *err) {
     llmi_arena arena = {NULL, 0};
+    llmi_losses losses;
     double balance = 0.0;
-    llmi_head head;
     llmi_run run;
     LLMI_TRY(llmi_check_targets(trainer, tokens, targets, B, T, err));
     run = trainer->run;                /* the same buffers: no forward is pending */
@@ -5097,15 +5360,11 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
     run.balance = &balance;
     arena.base = (char *)trainer->activations;
     llmi_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
-    memset(&head, 0, sizeof head);
-    head.targets = targets;
-    llmi_trainer_loss(trainer, &run, tokens, &head);
-    if (!isfinite(head.loss_sum))
-        return llmi_fail(err, LLM_ERR_NUMERIC, "evaluate: the loss is %g", head.loss_sum);
-    if (stats) {
-        llmi_head_stats(trainer, &head, stats);
-        stats->balance_loss = (float)(balance * (double)trainer->desc.router_aux_alpha / (double)B);
-    }
+    llmi_trainer_loss(trainer, &run, tokens, targets, 0, &losses);
+    losses.balance = balance;
+    if (!isfinite(losses.total))
+        return llmi_fail(err, LLM_ERR_NUMERIC, "evaluate: the loss is %g", losses.total);
+    if (stats) llmi_loss_stats(trainer, &losses, (size_t)B, stats);
     return LLM_OK;
 }
 

@@ -1,4 +1,4 @@
-/* llm.h -- train and run GPT-2 and GPT-3 language models on a CPU. One header, no dependencies.
+/* llm.h -- train and run GPT-2, GPT-3 and DeepSeek-V3 models on a CPU. One header, no dependencies.
  *
  *   #define LLM_IMPLEMENTATION     in exactly ONE C or C++ file, before
  *   #include "llm.h"               everywhere else, include it plainly
@@ -6,15 +6,16 @@
  *
  * WHAT IT IS
  *   Forward and backward passes written by hand, and equal to PyTorch's to rounding; AdamW,
- *   clipping, schedules; inference with a key-value cache, sampling, streaming; byte-level BPE,
- *   which it also trains; Hugging Face directories in and out. C99 and C++11. Kernels for AVX2,
+ *   clipping, schedules; latent attention, experts with bias balancing, multi-token prediction;
+ *   inference with a key-value cache, sampling, speculation, streaming; byte-level BPE, which it
+ *   also trains; Hugging Face directories in and out. C99 and C++11. Kernels for AVX2,
  *   AVX-512, AMX, NEON and plain C are all compiled in, and chosen when the program runs: -march is
  *   not needed.
  *
  * WHAT IT DOES NOT DO
  *   GPUs, other model families, downloading, and talking to other machines (it hands over one
- *   contiguous gradient buffer; MPI or anything else sums it). DeepSeek-V3, bf16 and fp8 training,
- *   checkpoints of a trainer and token files are declared and answer LLM_ERR_UNSUPPORTED.
+ *   contiguous gradient buffer; MPI or anything else sums it). bf16 and fp8 training, checkpoints
+ *   of a trainer and token files are declared and answer LLM_ERR_UNSUPPORTED.
  *
  * A COMPLETE PROGRAM: learn a text, then go on with it
  *
@@ -63,12 +64,14 @@
  *   Implementation, each section on those above it:
  *   >>platform >>error >>memory >>types >>random >>cpu >>context >>parallel
  *   >>gemm        every matrix product
- *   >>linear >>embedding >>layernorm >>rmsnorm >>gelu >>softmax >>dropout
+ *   >>linear >>embedding >>layernorm >>rmsnorm >>gelu >>softmax >>dropout >>swiglu >>rope
  *   >>attention   in tiles, without a T x T matrix
  *   >>loss        cross entropy, fused with the head
  *   >>config      presets, defaults, validation, and the table of a model's tensors
  *   >>model       parameters
- *   >>gpt2        the model's forward and backward
+ *   >>run         rows of tokens on their way through a model
+ *   >>gpt2 >>mla >>moe >>deepseek   the blocks, forward and backward
+ *   >>trunk       both models' forward and backward, and >>mtp, the modules behind it
  *   >>adamw >>schedule >>trainer >>data
  *   >>session >>sample >>generate
  *   >>json >>file >>bpe >>safetensors >>load >>save
@@ -77,6 +80,7 @@
  * GLOSSARY
  *   B sequences of T positions, rows = B T    V vocabulary    C d_model, the stream's width
  *   L layers (blocks)    H heads    D head dim    F d_ffn          dx is the gradient of x
+ *   E experts, K of them active for a token    MTP modules: as many as mtp_depth says
  *   loss: nats per valid target, a target being valid unless it is LLM_IGNORE_INDEX
  *
  * MEMORY
@@ -114,6 +118,9 @@
  *   GPT-3         Brown et al., arXiv:2005.14165
  *   Attention     Vaswani et al., arXiv:1706.03762; in tiles: Dao et al., 2205.14135, 2307.08691
  *   LayerNorm     Ba et al., arXiv:1607.06450        GELU   Hendrycks & Gimpel, arXiv:1606.08415
+ *   DeepSeek-V3   technical report, arXiv:2412.19437; MLA also 2405.04434, DeepSeekMoE 2401.06066
+ *   RMSNorm       Zhang & Sennrich, arXiv:1910.07467  SwiGLU  Shazeer, arXiv:2002.05202
+ *   RoPE          Su et al., arXiv:2104.09864        YaRN   Peng et al., arXiv:2309.00071
  *   AdamW         Loshchilov & Hutter, arXiv:1711.05101
  *   BPE           Sennrich et al., arXiv:1508.07909  gemm   Goto & van de Geijn, TOMS 34(3), 2008
  *
@@ -220,7 +227,9 @@ typedef struct llm_config {
 
 /* Fills *config with a named configuration, dropout 0. Names: gpt2 gpt2-medium gpt2-large gpt2-xl
  * gpt2-tiny; gpt3-small gpt3-medium gpt3-large gpt3-xl gpt3-2.7b gpt3-6.7b gpt3-13b gpt3-175b
- * (arXiv:2005.14165 table 2.1, with dense attention in every layer).
+ * (arXiv:2005.14165 table 2.1, with dense attention in every layer); deepseek-small deepseek-base
+ * deepseek-large deepseek-xl (dense, about 30, 70, 180, 700 million parameters), deepseek-moe-150m,
+ * deepseek-tiny (experts and an MTP module), deepseek-v3 (to be counted rather than allocated).
  * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
 /* the i-th preset's name, in the order above; NULL past the last or for a negative i */
@@ -229,8 +238,8 @@ LLM_API const char *llm_config_preset_name(int i);
  * LLM_ERR_UNSUPPORTED. Every function that takes a configuration calls it. */
 LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err);
 /* Number of parameters: with router biases, without MTP modules; the MTP modules' own; those that
- * one token passes through, embedding and head counted. 0 for an invalid configuration. Nothing
- * is allocated. */
+ * one token passes through, embedding and head counted, router biases not. 0 for an invalid
+ * configuration. Nothing is allocated. */
 LLM_API uint64_t llm_config_param_count(const llm_config *config);
 LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config);
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config);
@@ -2482,6 +2491,11 @@ typedef struct llmi_preset {
     const char *name;
     int vocab_size, max_seq_len, d_model, n_layers, n_heads;
 } llmi_preset;
+typedef struct llmi_ds_preset {
+    llmi_preset size;
+    int d_ffn, q_lora_rank, kv_lora_rank, nope, rope, v;
+    int n_experts, n_active, n_shared, moe_d_ffn, first_k_dense, n_group, topk_group, mtp_depth;
+} llmi_ds_preset;
 
 /* arXiv:2005.14165 table 2.1 prints 24 heads of 128 for XL (2048 wide) and 5140 for the width of
  * 13B; neither divides. Here: 16 heads of 128, and 5120. */
@@ -2496,8 +2510,52 @@ static const llmi_preset llmi_presets[] = {
 };
 #define LLMI_N_PRESETS ((int)(sizeof llmi_presets / sizeof llmi_presets[0]))
 
+/* The dense ones have narrow ranks and FFNs: at these sizes the embedding takes most parameters. */
+static const llmi_ds_preset llmi_ds_presets[] = {
+    {{"deepseek-tiny", 2048, 256, 256, 4, 4}, 512, 96, 48, 32, 16, 32, 8, 2, 1, 128, 1, 1, 1, 1},
+    {{"deepseek-small", 50000, 4096, 512, 6, 8}, 256, 0, 32, 32, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-base", 50000, 4096, 768, 12, 12}, 576, 0, 64, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-large", 50000, 4096, 1024, 24, 16},
+     1024, 0, 64, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-xl", 50000, 4096, 2048, 24, 32}, 2560, 0, 96, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-moe-150m", 50000, 4096, 512, 12, 8},
+     1408, 192, 64, 64, 32, 64, 16, 2, 1, 384, 1, 1, 1, 0},
+    {{"deepseek-v3", 129280, 163840, 7168, 61, 128},
+     18432, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3, 8, 4, 1}
+};
+#define LLMI_N_DS_PRESETS ((int)(sizeof llmi_ds_presets / sizeof llmi_ds_presets[0]))
+
+static const llmi_preset *llmi_preset_at(int i) {
+    return i < LLMI_N_PRESETS ? &llmi_presets[i] : &llmi_ds_presets[i - LLMI_N_PRESETS].size;
+}
 LLM_API const char *llm_config_preset_name(int i) {
-    return i >= 0 && i < LLMI_N_PRESETS ? llmi_presets[i].name : NULL;
+    return i >= 0 && i < LLMI_N_PRESETS + LLMI_N_DS_PRESETS ? llmi_preset_at(i)->name : NULL;
+}
+
+static void llmi_ds_preset_apply(llm_config *config, const llmi_ds_preset *preset) {
+    const int whole = strcmp(preset->size.name, "deepseek-v3") == 0;
+    config->arch = LLM_ARCH_DEEPSEEK_V3;
+    config->tie_embeddings = !whole;
+    config->d_ffn = preset->d_ffn;
+    config->q_lora_rank = preset->q_lora_rank;
+    config->kv_lora_rank = preset->kv_lora_rank;
+    config->qk_nope_head_dim = preset->nope;
+    config->qk_rope_head_dim = preset->rope;
+    config->v_head_dim = preset->v;
+    config->n_routed_experts = preset->n_experts;
+    config->num_experts_per_tok = preset->n_active;
+    config->n_shared_experts = preset->n_shared;
+    config->moe_d_ffn = preset->moe_d_ffn;
+    config->first_k_dense = preset->first_k_dense;
+    config->n_group = preset->n_group;
+    config->topk_group = preset->topk_group;
+    config->norm_topk_prob = preset->n_experts > 0;
+    config->mtp_depth = preset->mtp_depth;
+    if (!whole) return;
+    config->routed_scaling_factor = 2.5f;
+    config->yarn_factor = 40.0f;
+    config->yarn_original_max_seq_len = 4096;
+    config->yarn_mscale = config->yarn_mscale_all_dim = 1.0f;
 }
 
 /* Levenshtein distance of short names */
@@ -2520,8 +2578,8 @@ static size_t llmi_edit_distance(const char *a, const char *b) {
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err) {
     int i, nearest = 0;
     if (!config || !name) return llmi_fail(err, LLM_ERR_ARGUMENT, "preset: config or name is NULL");
-    for (i = 0; i < LLMI_N_PRESETS; i++) {
-        const llmi_preset *preset = &llmi_presets[i];
+    for (i = 0; llm_config_preset_name(i); i++) {
+        const llmi_preset *preset = llmi_preset_at(i);
         if (strcmp(name, preset->name) == 0) {
             memset(config, 0, sizeof *config);
             config->arch = LLM_ARCH_GPT2;
@@ -2531,14 +2589,16 @@ LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_e
             config->n_layers = preset->n_layers;
             config->n_heads = preset->n_heads;
             config->tie_embeddings = 1;
+            if (i >= LLMI_N_PRESETS)
+                llmi_ds_preset_apply(config, &llmi_ds_presets[i - LLMI_N_PRESETS]);
             return LLM_OK;
         }
         if (llmi_edit_distance(name, preset->name) <
-            llmi_edit_distance(name, llmi_presets[nearest].name))
+            llmi_edit_distance(name, llmi_preset_at(nearest)->name))
             nearest = i;
     }
     return llmi_fail(err, LLM_ERR_ARGUMENT, "no preset is named '%.40s'; did you mean '%s'?", name,
-                     llmi_presets[nearest].name);
+                     llmi_preset_at(nearest)->name);
 }
 
 static void llmi_config_resolve(llm_config *config) {
@@ -2894,7 +2954,8 @@ LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
     if (!all || !config->n_routed_experts) return all;
     expert = 3 * (uint64_t)config->d_model * (uint64_t)config->moe_d_ffn;
     idle = (uint64_t)(config->n_routed_experts - config->num_experts_per_tok);
-    return all - expert * idle * (uint64_t)(config->n_layers - config->first_k_dense);
+    return all - (expert * idle + (uint64_t)config->n_routed_experts) *
+                     (uint64_t)(config->n_layers - config->first_k_dense);
 }
 
 static size_t llmi_moe_blocks(const llm_config *c) {
@@ -5418,6 +5479,9 @@ LLM_API void llm_data_close(llm_data *data) { (void)data; }
  * ========================================================================================== */
 #define LLMI_PREFILL_ROWS 512          /* a longer call runs in pieces: the buffers stay small */
 
+/* rows of one position each: first .. first + count */
+typedef struct llmi_window { float *rows; int first, count; } llmi_window;
+
 struct llm_session {
     const llm_model *model;
     llm_context *context;
@@ -5431,7 +5495,10 @@ struct llm_session {
     int32_t *tokens;                   /* (n_sequences,max_seq_len): what was evaluated */
     int32_t *batch;                    /* (n_sequences) */
     float *head_logits; /* (n_sequences,V): of eval_batch, where sequences are skipped */
-    float *sample_logits;              /* (V): of generate */
+    float *sample_logits;              /* (1 + MTP modules, V): of generate */
+    /* sequence 0, with speculate */
+    llmi_window mtp_h[LLMI_MTP_MAX + 1];       /* h^k where the next module has not been yet   */
+    int mtp_done[LLMI_MTP_MAX + 1];    /* positions that module k's cache holds for good       */
 };
 
 static size_t llmi_session_rows(const llm_session *s) {
@@ -5443,9 +5510,14 @@ static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
     const llm_config *config = &s->model->config;
     const size_t n = (size_t)s->desc.n_sequences, rows = llmi_session_rows(s),
                  V = (size_t)config->vocab_size;
+    int k;
+    s->run.mtp = s->desc.speculate ? config->mtp_depth : 0;
     llmi_carve_activations(&s->run, arena, config, rows);
     llmi_carve_work(&s->run, arena, config, rows, 1, (size_t)s->desc.max_seq_len,
                     s->context->n_threads, 0);
+    for (k = 0; s->run.mtp && k <= s->run.mtp; k++)
+        s->mtp_h[k].rows = llmi_carve_floats(
+            arena, llmi_mul(rows + 2 * LLMI_FEW_ROWS, (size_t)config->d_model));
     s->length = (int *)llmi_carve(arena, n, sizeof(int));
     s->position = (int *)llmi_carve(arena, n, sizeof(int));
     s->slot = (int *)llmi_carve(arena, n, sizeof(int));
@@ -5453,7 +5525,7 @@ static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
                                       sizeof(int32_t));
     s->batch = (int32_t *)llmi_carve(arena, n, sizeof(int32_t));
     s->head_logits = n > 1 ? llmi_carve_floats(arena, llmi_mul(n, V)) : NULL;
-    s->sample_logits = llmi_carve_floats(arena, V);
+    s->sample_logits = llmi_carve_floats(arena, llmi_mul(V, (size_t)s->run.mtp + 1));
 }
 
 LLM_API void llm_session_free(llm_session *session) {
@@ -5477,8 +5549,10 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     scratch = llmi_max(scratch, llmi_mul((size_t)config->vocab_size, 16)); /* sampling */
     LLMI_TRY(llmi_scratch_reserve(s->context, scratch, err));
     s->cache_size = llmi_mul(
-        llm_config_cache_bytes(config, s->desc.max_seq_len, s->desc.cache_dtype),
-        (size_t)s->desc.n_sequences);
+        llm_config_cache_bytes(config, s->desc.max_seq_len, s->desc.cache_dtype) /
+            (size_t)config->n_layers,
+        (size_t)s->desc.n_sequences *
+            (size_t)(config->n_layers + (s->desc.speculate ? config->mtp_depth : 0)));
     s->cache = (float *)llmi_alloc(allocator, s->cache_size, "key-value cache", err);
     if (!s->cache) return LLM_ERR_MEMORY;
     llmi_session_plan(s, &arena);
@@ -5488,6 +5562,7 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     arena.used = 0;
     llmi_session_plan(s, &arena);
     memset(s->length, 0, (size_t)s->desc.n_sequences * sizeof(int));
+    if (s->run.mtp) memset(s->cache, 0, s->cache_size);    /* a module may not see all positions */
     return LLM_OK;
 }
 
@@ -5513,7 +5588,7 @@ LLM_API llm_session *llm_session_create(const llm_model *model, const llm_sessio
                   "session desc: cache_dtype %d: only F32 is implemented yet", (int)d.cache_dtype);
         return NULL;
     }
-    if (d.speculate) {
+    if (d.speculate && !model->config.mtp_depth) {
         llmi_fail(err, LLM_ERR_UNSUPPORTED,
                   "session desc: speculate %d: the model has no MTP modules", d.speculate);
         return NULL;
@@ -5552,11 +5627,91 @@ static llm_result llmi_check_sequence(const llm_session *s, int sequence, llm_er
     return llmi_check_int("sequence", sequence, 0, s->desc.n_sequences - 1, err);
 }
 
+/* ---- the MTP modules' part: h^k goes from module to module, a few rows or a whole prompt ---- */
+static int llmi_int_min(int a, int b) { return a < b ? a : b; }
+
+/* where the row of a position goes; what stood there and behind it is forgotten */
+static float *llmi_window_at(llmi_window *w, int position, size_t width) {
+    const int inside = position >= w->first && position <= w->first + w->count;
+    if (!inside) w->first = position;
+    w->count = inside ? position - w->first : 0;
+    return w->rows + (size_t)w->count * width;
+}
+static void llmi_window_drop(llmi_window *w, int before, size_t width) {
+    const int n = before < w->first ? 0 : llmi_int_min(before - w->first, w->count);
+    memmove(w->rows, w->rows + (size_t)n * width, (size_t)(w->count - n) * width * sizeof(float));
+    w->first += n;
+    w->count -= n;
+}
+static void llmi_mtp_rewind(llm_session *s, int length) {
+    int k;
+    for (k = 0; k <= s->run.mtp; k++) {
+        llmi_window *w = &s->mtp_h[k];
+        if (w->first + w->count > length) w->count = length > w->first ? length - w->first : 0;
+        s->mtp_done[k] = llmi_int_min(s->mtp_done[k], length > k ? length - k : 0);
+    }
+}
+
+/* the trunk's rows just run, at position, become rows of h^0 */
+static void llmi_mtp_take(llm_session *s, int position) {
+    const size_t C = (size_t)s->model->config.d_model;
+    llmi_final_norm_forward(&s->run, llmi_window_at(&s->mtp_h[0], position, C), NULL, NULL,
+                            llmi_run_x(&s->run, s->model->config.n_layers), s->run.rows);
+    s->mtp_h[0].count += (int)s->run.rows;
+}
+
+/* Module k over the positions that its input and the first `known` tokens allow, of which those
+ * after `settled` are drafts. -> h^k (C) of the last position, NULL where there is none. */
+static const float *llmi_mtp_advance(llm_session *s, int k, int known, int settled) {
+    const size_t C = (size_t)s->model->config.d_model;
+    llmi_window *in = &s->mtp_h[k - 1], *out = &s->mtp_h[k];
+    const int end = llmi_int_min(in->first + in->count, known - k);
+    int at = s->mtp_done[k] > in->first ? s->mtp_done[k] : in->first;
+    if (k == s->run.mtp) out->count = 0;           /* nobody reads them */
+    while (at < end) {
+        const int n = llmi_int_min(end - at, (int)llmi_session_rows(s));
+        llmi_run run = s->run;
+        run.n_sequences = 1;
+        run.rows = (size_t)n;
+        run.few = n <= (int)LLMI_FEW_ROWS;
+        s->position[0] = at;
+        s->slot[0] = 0;
+        if (k == s->run.mtp) out->count = 0;
+        llmi_mtp_forward(&run, s->model->config.n_layers + k - 1, llmi_window_at(out, at, C),
+                         s->tokens + at + k, in->rows + (size_t)(at - in->first) * C, (size_t)n);
+        out->count += n;
+        at += n;
+    }
+    if (end > 0) s->mtp_done[k] = llmi_int_min(end, settled > k ? settled - k : 0);
+    llmi_window_drop(in, s->mtp_done[k], C);
+    return out->count ? out->rows + (size_t)(out->count - 1) * C : NULL;
+}
+
+/* n drafts of the tokens after `token`, which follows those evaluated; -> how many there are. All
+ * modules keep up, even where they are not asked. */
+static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n) {
+    const size_t V = (size_t)s->model->config.vocab_size;
+    const int length = s->length[0];
+    int k, n_drafts = 0;
+    s->tokens[length] = token;
+    for (k = 1; k <= s->run.mtp; k++) {
+        const float *h = llmi_mtp_advance(s, k, length + 1 + n_drafts, length + 1);
+        size_t i, best = 0;
+        if (!h || k > n) continue;
+        llmi_matmul(s->context, s->sample_logits, V, h, llmi_head_matrix(s->model), NULL, 1, 0);
+        for (i = 1; i < V; i++)
+            if (s->sample_logits[i] > s->sample_logits[best]) best = i;
+        drafts[n_drafts++] = s->tokens[length + k] = (int32_t)best;
+    }
+    return n_drafts;
+}
+
 LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int length,
                                       llm_error *err) {
     LLMI_TRY(llmi_check_sequence(session, sequence, err));
     LLMI_TRY(llmi_check_int("rewind: length", length, 0, session->length[sequence], err));
     session->length[sequence] = length;
+    if (sequence == 0) llmi_mtp_rewind(session, length);
     return LLM_OK;
 }
 
@@ -5568,10 +5723,10 @@ static void llmi_session_logits(llm_session *s, float *logits, size_t first, siz
     llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model), NULL, n, 0);
 }
 
-LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const int32_t *tokens,
-                                    int n, float *logits, llm_error *err) {
-    llm_session *s = session;
-    int at;
+/* logits (n_logits,V): of the last rows, no more than LLMI_FEW_ROWS */
+static llm_result llmi_session_append(llm_session *s, int sequence, const int32_t *tokens, int n,
+                                      float *logits, int n_logits, llm_error *err) {
+    int at, start, k;
     LLMI_TRY(llmi_check_sequence(s, sequence, err));
     if (!tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "tokens is NULL");
     if (n < 1 || n > s->desc.max_seq_len - s->length[sequence])
@@ -5579,19 +5734,29 @@ LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const in
                          "eval: %d tokens do not fit: sequence %d holds %d of max_seq_len %d", n,
                          sequence, s->length[sequence], s->desc.max_seq_len);
     LLMI_TRY(llmi_check_tokens(tokens, (size_t)n, s->model->config.vocab_size, "token", 0, err));
+    start = s->length[sequence];
+    memmove(s->tokens + (size_t)sequence * (size_t)s->desc.max_seq_len + start, tokens,
+            (size_t)n * sizeof *tokens);
     for (at = 0; at < n; at += (int)s->run.rows) {
         s->run.n_sequences = 1;
         s->run.rows = llmi_min((size_t)(n - at), LLMI_PREFILL_ROWS);
         s->run.few = n <= (int)LLMI_FEW_ROWS;
-        s->position[0] = s->length[sequence] + at;
+        s->position[0] = start + at;
         s->slot[0] = sequence;
         llmi_trunk_forward(&s->run, tokens + at);
+        if (s->run.mtp && sequence == 0) llmi_mtp_take(s, start + at);
+        if (logits && at + (int)s->run.rows == n)
+            llmi_session_logits(s, logits, s->run.rows - (size_t)n_logits, (size_t)n_logits);
+        for (k = 1; k <= s->run.mtp && s->mtp_h[0].count > (int)LLMI_FEW_ROWS; k++)
+            (void)llmi_mtp_advance(s, k, start + n, start + n);
     }
-    memcpy(s->tokens + (size_t)sequence * (size_t)s->desc.max_seq_len + s->length[sequence], tokens,
-           (size_t)n * sizeof *tokens);
     s->length[sequence] += n;
-    if (logits) llmi_session_logits(s, logits, s->run.rows - 1, 1);
     return LLM_OK;
+}
+
+LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const int32_t *tokens,
+                                    int n, float *logits, llm_error *err) {
+    return llmi_session_append(session, sequence, tokens, n, logits, 1, err);
 }
 
 LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
@@ -5775,7 +5940,10 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     llm_generate_desc d;
     llm_result result = LLM_OK;
     double start = llmi_seconds();
-    int limit, i;
+    const size_t V = s ? (size_t)s->model->config.vocab_size : 0;
+    int32_t batch[1 + LLMI_MTP_MAX];   /* a token, then drafts of those that follow it */
+    int limit, i, n_drafts = 0;
+    int row = 0;                       /* of the last evaluation's logits, the next to sample */
     memset(&count, 0, sizeof count);
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
@@ -5785,9 +5953,13 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
         return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: stop_tokens is NULL");
     LLMI_TRY(llmi_check_int("generate: capacity", capacity, 0, INT_MAX, err));
     LLMI_TRY(llmi_check_int("generate: max_new_tokens", d.max_new_tokens, 0, INT_MAX, err));
-    if (d.speculate)
+    if (d.speculate && !s->model->config.mtp_depth)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "generate: speculate %d: the model has no MTP modules", d.speculate);
+    if (d.speculate && !s->run.mtp)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "generate: speculate %d, but the session was created without",
+                         d.speculate);
     LLMI_TRY(llmi_check_sampling(&d.sampling, err));
     LLMI_TRY(llm_session_eval(s, 0, prompt, n_prompt, s->sample_logits, err));
     count.n_prompt = n_prompt;
@@ -5797,10 +5969,11 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     count.prefill_seconds = llmi_seconds() - start;
     start = llmi_seconds();
     while (count.n_generated < limit) {
+        const int length = s->length[0] - n_drafts + row;  /* tokens that row follows */
         int32_t token;
         int stop = 0;
-        result = llm_sample(s->context, &token, s->sample_logits, s->model->config.vocab_size,
-                            &d.sampling, s->tokens, s->length[0], (uint64_t)count.n_generated, err);
+        result = llm_sample(s->context, &token, s->sample_logits + (size_t)row * V, (int)V,
+                            &d.sampling, s->tokens, length, (uint64_t)count.n_generated, err);
         if (result != LLM_OK) break;
         if (tokens) tokens[count.n_generated] = token;
         count.n_generated++;
@@ -5811,9 +5984,25 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
         }
         for (i = 0; i < d.n_stop_tokens; i++) stop |= token == d.stop_tokens[i];
         if (stop || count.n_generated == limit) break;
-        result = llm_session_eval(s, 0, &token, 1, s->sample_logits, err);
+        if (row < n_drafts && token == batch[1 + row]) {   /* as drafted: its row is there, too */
+            count.n_accepted++;
+            row++;
+            continue;
+        }
+        result = llm_session_rewind(s, 0, length, err);
+        if (result != LLM_OK) break;
+        row = 0;
+        batch[0] = token;
+        n_drafts = d.speculate ? llmi_mtp_draft(s, token, batch + 1,
+                                                llmi_int_min(s->run.mtp,
+                                                             limit - count.n_generated - 1))
+                               : 0;
+        count.n_drafted += n_drafts;
+        result = llmi_session_append(s, 0, batch, 1 + n_drafts, s->sample_logits, 1 + n_drafts,
+                                     err);
         if (result != LLM_OK) break;
     }
+    if (n_drafts > row) (void)llm_session_rewind(s, 0, s->length[0] - n_drafts + row, NULL);
     count.decode_seconds = llmi_seconds() - start;
     if (stats) *stats = count;
     return result;
@@ -8390,8 +8579,8 @@ static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
     reader->object = 0;
 }
 
-/* transformers' DeepseekV3Config, whose defaults stand for absent keys. MTP layers are looked for
- * among the tensors, not believed. */
+/* transformers' DeepseekV3Config, whose defaults stand for absent keys. mtp_depth: -1 where nothing
+ * is said; llmi_config_settle has the last word. */
 static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config) {
     int node, heads;
     config->arch = LLM_ARCH_DEEPSEEK_V3;
@@ -8435,10 +8624,7 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
                             llmi_config_node(reader, "moe_layer_freq", NULL),
                             "only 1 is supported");
     }
-    if (config->first_k_dense >= config->n_layers)         /* dense everywhere */
-        config->n_routed_experts = config->n_shared_experts = config->num_experts_per_tok =
-            config->n_group = config->topk_group = config->moe_d_ffn = config->first_k_dense =
-                config->norm_topk_prob = 0;
+    config->mtp_depth = llmi_config_count(reader, "num_nextn_predict_layers", "num_mtp_layers", -1);
     llmi_config_word(reader, "hidden_act", "silu", "only silu is supported");
     node = llmi_config_node(reader, "quantization_config", NULL);
     if (node >= 0)
@@ -8513,6 +8699,24 @@ static llmi_entry *llmi_find_tensor(llmi_shard *shards, size_t n_shards, const c
     return entry;
 }
 
+/* What the tensors say of the configuration. transformers claims an MTP layer and writes none; it
+ * cannot say that a model has no experts, but that all layers come before them. */
+static void llmi_config_settle(llm_config *c, llmi_shard *shards, size_t n_shards) {
+    llmi_shard *where = NULL;
+    char name[72];
+    int found = 0;
+    if (c->arch != LLM_ARCH_DEEPSEEK_V3) return;
+    do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
+    while (found <= LLMI_MTP_MAX && llmi_find_entry(shards, n_shards, name, &where) && ++found);
+    if (!found || c->mtp_depth < 0) c->mtp_depth = found;
+    if (c->first_k_dense < c->n_layers) return;
+    c->first_k_dense = c->n_layers;
+    snprintf(name, sizeof name, "model.layers.%d.mlp.gate.weight", c->n_layers);
+    if (!llmi_find_entry(shards, n_shards, name, &where))
+        c->n_routed_experts = c->n_shared_experts = c->num_experts_per_tok = c->n_group =
+            c->topk_group = c->moe_d_ffn = c->first_k_dense = c->norm_topk_prob = 0;
+}
+
 static void llmi_shape_text(char *out, size_t capacity, const int64_t *dims, int n) {
     size_t used = 0;
     int i;
@@ -8575,12 +8779,32 @@ static int llmi_ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+/* a tensor that a file may repeat under another name */
+static llm_result llmi_check_copy(const llm_model *model, llmi_shard *shards, size_t n_shards,
+                                  const char *name, int index, llm_error *err) {
+    const llmi_tensor *tensor = &model->table.rows[index];
+    llmi_shard *shard = NULL;
+    llmi_entry *entry = llmi_find_entry(shards, n_shards, name, &shard);
+    int differs = 0;
+    if (!entry) return LLM_OK;
+    LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+    LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[index], tensor->count, &differs,
+                              err));
+    if (differs)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.100s: tensor %.80s differs from %s, which it has to repeat",
+                         shard->source.name, name, tensor->name);
+    entry->used = 1;
+    return LLM_OK;
+}
+
 /* All shards are parsed. Fills the model; every tensor of the files must have a place. */
 static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t n_shards,
                                     llm_error *err) {
     llmi_shard *shard = NULL;
     llmi_entry *entry;
     size_t i, j;
+    int k;
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *tensor = &model->table.rows[i];
         entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
@@ -8591,26 +8815,22 @@ static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t
         LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[i], tensor->count, NULL, err));
         entry->used = 1;
     }
-    entry = model->config.tie_embeddings
-                ? llmi_find_entry(shards, n_shards, "lm_head.weight", &shard)
-                : NULL;
-    if (entry) {
-        int differs = 0;
-        LLMI_TRY(llmi_check_entry(shard, entry, &model->table.rows[LLMI_WTE], err));
-        LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[LLMI_WTE],
-                                  model->table.rows[LLMI_WTE].count, &differs, err));
-        if (differs)
-            return llmi_fail(err, LLM_ERR_FORMAT,
-                             "%.100s: tensor lm_head.weight differs from the embedding, but the "
-                             "configuration ties them",
-                             shard->source.name);
-        entry->used = 1;
+    if (model->config.tie_embeddings)
+        LLMI_TRY(llmi_check_copy(model, shards, n_shards, "lm_head.weight", LLMI_WTE, err));
+    for (k = 0; k < model->config.mtp_depth; k++) {
+        char name[72];
+        const int layer = model->config.n_layers + k;
+        snprintf(name, sizeof name, "model.layers.%d.embed_tokens.weight", layer);
+        LLMI_TRY(llmi_check_copy(model, shards, n_shards, name, LLMI_WTE, err));
+        snprintf(name, sizeof name, "model.layers.%d.shared_head.head.weight", layer);
+        LLMI_TRY(llmi_check_copy(model, shards, n_shards, name, llmi_head_index(model), err));
     }
     for (i = 0; i < n_shards; i++)
         for (j = 0; j < shards[i].n; j++) {
             entry = &shards[i].entries[j];
             if (!entry->used && !llmi_ends_with(entry->name, ".attn.bias") &&
-                !llmi_ends_with(entry->name, ".attn.masked_bias"))
+                !llmi_ends_with(entry->name, ".attn.masked_bias") &&
+                !llmi_ends_with(entry->name, ".rotary_emb.inv_freq"))
                 return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                                  "%.100s: tensor %.80s has no place in this model",
                                  shards[i].source.name, entry->name);
@@ -8633,7 +8853,10 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
     for (i = 0; i < n_shards && result == LLM_OK; i++)
         result = llmi_check_generation(&json, &shards[i], err);
     llmi_json_free(&json);
-    if (result == LLM_OK) model = llmi_model_allocate(&config, desc, err);
+    if (result == LLM_OK) {
+        llmi_config_settle(&config, shards, n_shards);
+        model = llmi_model_allocate(&config, desc, err);
+    }
     if (model && llmi_load_tensors(model, shards, n_shards, err) != LLM_OK) {
         llm_model_free(model);
         model = NULL;
@@ -8929,14 +9152,17 @@ static void llmi_ds_write(llmi_text *text, const llm_config *c, llm_dtype dtype,
                      experts ? c->num_experts_per_tok : 1, experts ? c->n_group : 1,
                      experts ? c->topk_group : 1);
     llmi_text_format(text, "  \"moe_intermediate_size\": %d,\n  \"first_k_dense_replace\": %d,\n",
-                     experts ? c->moe_d_ffn : 1, experts ? c->first_k_dense : c->n_layers);
+                     experts ? c->moe_d_ffn : 1,
+                     experts ? c->first_k_dense : c->n_layers + c->mtp_depth);
     llmi_text_field(text, "routed_scaling_factor", experts ? c->routed_scaling_factor : 1.0f);
     llmi_text_format(text, "  \"norm_topk_prob\": %s,\n  \"tie_word_embeddings\": %s,\n",
                      words[c->norm_topk_prob != 0], words[c->tie_embeddings != 0]);
     llmi_text_format(text, "  \"scoring_func\": \"sigmoid\",\n  \"topk_method\": \"noaux_tc\",\n  "
                            "\"hidden_act\": \"silu\",\n");
-    llmi_text_format(text, "  \"num_nextn_predict_layers\": 0,\n  \"bos_token_id\": null,\n  "
-                           "\"eos_token_id\": null,\n");
+    llmi_text_format(text,
+                     "  \"num_nextn_predict_layers\": %d,\n  \"bos_token_id\": null,\n  "
+                     "\"eos_token_id\": null,\n",
+                     c->mtp_depth);
     llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
     llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
 }

@@ -72,6 +72,7 @@
  *   >>run         rows of tokens on their way through a model
  *   >>gpt2 >>mla >>moe >>deepseek   the blocks, forward and backward
  *   >>trunk       both models' forward and backward, and >>mtp, the modules behind it
+ *   >>parts       blocks and modules as ops
  *   >>adamw >>schedule >>trainer >>data
  *   >>session >>sample >>generate
  *   >>json >>file >>bpe >>safetensors >>load >>save
@@ -569,6 +570,13 @@ LLM_API void llm_gelu_forward(llm_context *context, float *y, const float *x, si
 LLM_API void llm_gelu_backward(llm_context *context, float *dx, const float *dy, const float *x,
                                size_t n);
 
+/* SwiGLU, arXiv:2002.05202 eq. 5: y = gate sigmoid(gate) up; y may be gate or up */
+LLM_API void llm_swiglu_forward(llm_context *context, float *y, const float *gate, const float *up,
+                                size_t n);
+/* s = sigmoid(gate):  dgate += dy up s (1 + gate (1-s));  dup += dy gate s */
+LLM_API void llm_swiglu_backward(llm_context *context, float *dgate, float *dup, const float *dy,
+                                 const float *gate, const float *up, size_t n);
+
 /* y = exp(x - max) / sum exp(x - max) over each row of (rows,width); y may be x */
 LLM_API void llm_softmax_forward(llm_context *context, float *y, const float *x, int rows,
                                  int width);
@@ -583,6 +591,19 @@ LLM_API void llm_dropout_forward(llm_context *context, float *y, const float *x,
                                  uint64_t seed);
 LLM_API void llm_dropout_backward(llm_context *context, float *dx, const float *dy, size_t n,
                                   float p, uint64_t seed);
+
+/* RoPE, arXiv:2104.09864 eq. 34, with config's qk_rope_head_dim (the width), rope_theta,
+ * rope_half_split and yarn_ fields; the others are not looked at. x, y (rows,n_heads,width), y may
+ * be x; positions (rows), 0 and above; NULL: row % T. Pair i turns by position theta^(-2i/width),
+ * YaRN (arXiv:2309.00071 sec. 3) slows it; cos and sin carry YaRN's mscale.
+ * -> LLM_ERR_ARGUMENT: an odd width, a theta not above 1, rows not a multiple of T */
+LLM_API llm_result llm_rope_forward(llm_context *context, float *y, const float *x,
+                                    const int32_t *positions, const llm_config *config, int rows,
+                                    int T, int n_heads, llm_error *err);
+/* dx += dy turned back */
+LLM_API llm_result llm_rope_backward(llm_context *context, float *dx, const float *dy,
+                                     const int32_t *positions, const llm_config *config, int rows,
+                                     int T, int n_heads, llm_error *err);
 
 /* Causal multi-head attention, arXiv:1706.03762 eq. 1, tiled as arXiv:2205.14135: no (T,T) matrix
  * exists. Position t of sequence b has its H heads side by side, at (b T + t) stride; so the three
@@ -628,6 +649,100 @@ LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogi
                                               const float *logits, const int32_t *targets, int rows,
                                               int vocab_size, float label_smoothing,
                                               llm_reduction reduction, llm_error *err);
+
+/* MTP loss, DeepSeek-V3 report eq. 24-25, each part a mean over its own valid targets:
+ * loss = parts[0] + lambda/depth (parts[1] + .. + parts[depth]). logits[0] (B,T,V) of the model;
+ * logits[k] (B,T-k,V) of module k, whose position t predicts targets[b,t+k]; targets (B,T) as for
+ * cross entropy; lse[k] (B,T-k), saved for the backward. depth in [0,4], below T. */
+LLM_API llm_result llm_mtp_loss_forward(llm_context *context, float *loss, float *parts,
+                                        float *const *lse, const float *const *logits,
+                                        const int32_t *targets, int B, int T, int vocab_size,
+                                        int depth, float lambda, float label_smoothing,
+                                        llm_error *err);
+/* dlogits[k] += the gradient of dloss (NULL = 1) times the loss */
+LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlogits,
+                                         const float *dloss, const float *const *lse,
+                                         const float *const *logits, const int32_t *targets, int B,
+                                         int T, int vocab_size, int depth, float lambda,
+                                         float label_smoothing, llm_error *err);
+
+/* ---- ops: the parts of the two models ---------------------------------------------------------
+ * What they compute stands at >>gpt2 >>mla >>moe >>deepseek >>mtp. They read the fields of config
+ * that concern them; no dropout. x, y (B,T,C). weights: one pointer per tensor of the part, in the
+ * order of llm_part_tensor; dweights likewise, an entry or the whole may be NULL. saved: at least
+ * llm_part_saved_bytes, from a forward to its backward. Each call takes scratch memory and frees
+ * it. -> LLM_ERR_ARGUMENT: an impossible configuration, a NULL weight; LLM_ERR_MEMORY */
+typedef enum llm_part {
+    LLM_MLA,             /* attention of a DeepSeek block, behind its norm                   */
+    LLM_MOE,             /* router, routed and shared experts                                */
+    LLM_GPT2_BLOCK,
+    LLM_DEEPSEEK_BLOCK,  /* with experts where n_routed_experts is above 0, else one FFN     */
+    LLM_MTP_MODULE
+} llm_part;
+/* the i-th tensor of a part: n_dims and dims, data NULL; all zero past the last. name: 72 bytes
+ * that receive the name it would have in layer 0, or NULL. */
+LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size_t i, char *name);
+/* 0 for an impossible configuration */
+LLM_API size_t llm_part_saved_bytes(llm_part part, const llm_config *config, int B, int T);
+
+LLM_API llm_result llm_mla_forward(llm_context *context, float *y, void *saved, const float *x,
+                                   const float *const *weights, const llm_config *config, int B,
+                                   int T, llm_error *err);
+LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *const *dweights,
+                                    const float *dy, void *saved, const float *x,
+                                    const float *const *weights, const llm_config *config, int B,
+                                    int T, llm_error *err);
+/* The router alone, DeepSeek-V3 report eq. 12-16: scores (rows,E) = sigmoid(x gate^T), gate (E,C);
+ * choice and weight (rows,K): the experts chosen by score + bias (E) within groups, and their
+ * weights, unbiased; loads (E) or NULL: rows per expert. Ties go to the lower expert. */
+LLM_API llm_result llm_router_forward(llm_context *context, float *weight, int32_t *choice,
+                                      float *loads, float *scores, const float *x,
+                                      const float *gate, const float *bias,
+                                      const llm_config *config, int rows, llm_error *err);
+/* through the weights and their normalisation, not through the choice: dx (rows,C) or NULL, dgate
+ * (E,C) or NULL, from dweight (rows,K) */
+LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *dgate,
+                                       const float *dweight, const float *scores,
+                                       const int32_t *choice, const float *x, const float *gate,
+                                       const llm_config *config, int rows, llm_error *err);
+/* loads (E) or NULL: rows per expert; balance or NULL: the mean over sequences of sum_i f_i P_i,
+ * report eq. 17-20, without its alpha */
+LLM_API llm_result llm_moe_forward(llm_context *context, float *y, float *loads, float *balance,
+                                   void *saved, const float *x, const float *const *weights,
+                                   const llm_config *config, int B, int T, llm_error *err);
+/* with the gradient of alpha times the balance loss */
+LLM_API llm_result llm_moe_backward(llm_context *context, float *dx, float *const *dweights,
+                                    const float *dy, float alpha, void *saved, const float *x,
+                                    const float *const *weights, const llm_config *config, int B,
+                                    int T, llm_error *err);
+LLM_API llm_result llm_gpt2_block_forward(llm_context *context, float *y, void *saved,
+                                          const float *x, const float *const *weights,
+                                          const llm_config *config, int B, int T, llm_error *err);
+LLM_API llm_result llm_gpt2_block_backward(llm_context *context, float *dx, float *const *dweights,
+                                           const float *dy, void *saved,
+                                           const float *const *weights, const llm_config *config,
+                                           int B, int T, llm_error *err);
+LLM_API llm_result llm_deepseek_block_forward(llm_context *context, float *y, void *saved,
+                                              const float *x, const float *const *weights,
+                                              const llm_config *config, int B, int T,
+                                              llm_error *err);
+LLM_API llm_result llm_deepseek_block_backward(llm_context *context, float *dx,
+                                               float *const *dweights, const float *dy, void *saved,
+                                               const float *const *weights,
+                                               const llm_config *config, int B, int T,
+                                               llm_error *err);
+/* y = RMSNorm(block(Weh [RMSNorm(e) | RMSNorm(h)])), e (B,T,C) the embeddings of the tokens k
+ * ahead, h (B,T,C) the hidden state of the depth before, both of the T positions that have such a
+ * token */
+LLM_API llm_result llm_mtp_module_forward(llm_context *context, float *y, void *saved,
+                                          const float *e, const float *h,
+                                          const float *const *weights, const llm_config *config,
+                                          int B, int T, llm_error *err);
+LLM_API llm_result llm_mtp_module_backward(llm_context *context, float *de, float *dh,
+                                           float *const *dweights, const float *dy, void *saved,
+                                           const float *e, const float *h,
+                                           const float *const *weights, const llm_config *config,
+                                           int B, int T, llm_error *err);
 
 /* AdamW, arXiv:1711.05101 algorithm 2, update number step = 1, 2, ...: with g = grad_scale grad,
  * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
@@ -790,6 +905,15 @@ static llm_result llmi_fail(llm_error *err, llm_result code, const char *format,
         err->code = code;
     }
     return code;
+}
+
+static llm_result llmi_check_int(const char *field, int value, int low, int high, llm_error *err) {
+    if (value >= low && value <= high) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
+}
+static llm_result llmi_check_positive(const char *field, float value, llm_error *err) {
+    if (value >= 0.0f && value <= FLT_MAX) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, inf)", field, (double)value);
 }
 
 /* ============================================================================================
@@ -1801,6 +1925,30 @@ LLM_API void llm_swiglu_backward(llm_context *context, float *dgate, float *dup,
  * less than beta_slow times within the original length by the factor, keeps those that turn more
  * than beta_fast times, and blends between.
  * ========================================================================================== */
+static void llmi_rope_resolve(llm_config *c) {
+    if (c->rope_theta == 0.0f) c->rope_theta = 10000.0f;
+    if (c->yarn_beta_fast == 0.0f) c->yarn_beta_fast = 32.0f;
+    if (c->yarn_beta_slow == 0.0f) c->yarn_beta_slow = 1.0f;
+}
+static llm_result llmi_rope_check(const llm_config *c, llm_error *err) {
+    LLMI_TRY(llmi_check_int("qk_rope_head_dim", c->qk_rope_head_dim, 2, 8192, err));
+    if (c->qk_rope_head_dim % 2)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "qk_rope_head_dim %d is odd: it is made of pairs",
+                         c->qk_rope_head_dim);
+    if (!(c->rope_theta > 1.0f && c->rope_theta <= FLT_MAX))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "rope_theta %g is not above 1",
+                         (double)c->rope_theta);
+    LLMI_TRY(llmi_check_positive("yarn_factor", c->yarn_factor, err));
+    LLMI_TRY(llmi_check_positive("yarn_mscale", c->yarn_mscale, err));
+    LLMI_TRY(llmi_check_positive("yarn_mscale_all_dim", c->yarn_mscale_all_dim, err));
+    LLMI_TRY(llmi_check_positive("yarn_beta_fast", c->yarn_beta_fast, err));
+    LLMI_TRY(llmi_check_positive("yarn_beta_slow", c->yarn_beta_slow, err));
+    if (c->yarn_factor != 0.0f)
+        LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
+                                1 << 24, err));
+    return LLM_OK;
+}
+
 static double llmi_yarn_mscale(double factor, double mscale) {
     return factor <= 1.0 ? 1.0 : 0.1 * mscale * log(factor) + 1.0;
 }
@@ -1870,6 +2018,80 @@ static void llmi_rope_turn(float *x, const float *table, int width, int half_spl
         x[i * step] = a * c - b * s;
         x[i * step + other] = b * c + a * s;
     }
+}
+
+typedef struct llmi_rope {
+    const llm_context *context;
+    const llm_config *config;
+    float *y;
+    const float *x;
+    const int32_t *positions;
+    float *tables;                     /* (threads, width) */
+    size_t T, n_heads;
+    int backward;
+} llmi_rope;
+
+static void llmi_rope_task(void *argument, size_t row, int thread) {
+    const llmi_rope *job = (const llmi_rope *)argument;
+    const size_t width = (size_t)job->config->qk_rope_head_dim;
+    float *table = job->tables + (size_t)thread * 2 * width, *turned = table + width;
+    size_t h;
+    llmi_rope_angles(job->config, table,
+                     job->positions ? (size_t)job->positions[row] : row % job->T);
+    for (h = row * job->n_heads; h < (row + 1) * job->n_heads; h++) {
+        float *y = job->y + h * width;
+        memcpy(turned, job->x + h * width, width * sizeof(float));
+        llmi_rope_turn(turned, table, (int)width, job->config->rope_half_split,
+                       job->backward ? -1.0f : 1.0f);
+        if (job->backward) job->context->kernels->axpy(y, 1.0f, turned, width);
+        else memcpy(y, turned, width * sizeof(float));
+    }
+}
+
+static llm_result llmi_rope_run(llm_context *context, float *y, const float *x,
+                                const int32_t *positions, const llm_config *config, int rows, int T,
+                                int n_heads, int backward, llm_error *err) {
+    llm_config c;
+    llmi_rope job;
+    int r;
+    if (!context || !y || !x || !config)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "rope: context, config or an array is NULL");
+    c = *config;
+    llmi_rope_resolve(&c);
+    LLMI_TRY(llmi_rope_check(&c, err));
+    if (rows <= 0 || n_heads <= 0) return LLM_OK;
+    if (!positions && (T < 1 || rows % T))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "rope: rows %d is not a multiple of T %d", rows, T);
+    for (r = 0; positions && r < rows; r++)
+        if (positions[r] < 0)
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "rope: position %d of row %d is below 0",
+                             (int)positions[r], r);
+    LLMI_TRY(llmi_scratch_reserve(context,
+                                  (size_t)context->n_threads * 2 * (size_t)c.qk_rope_head_dim *
+                                      sizeof(float),
+                                  err));
+    job.context = context;
+    job.config = &c;
+    job.y = y;
+    job.x = x;
+    job.positions = positions;
+    job.tables = (float *)context->scratch;
+    job.T = (size_t)T;
+    job.n_heads = (size_t)n_heads;
+    job.backward = backward;
+    llmi_parallel(context, (size_t)rows, llmi_rope_task, &job);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_rope_forward(llm_context *context, float *y, const float *x,
+                                    const int32_t *positions, const llm_config *config, int rows,
+                                    int T, int n_heads, llm_error *err) {
+    return llmi_rope_run(context, y, x, positions, config, rows, T, n_heads, 0, err);
+}
+LLM_API llm_result llm_rope_backward(llm_context *context, float *dx, const float *dy,
+                                     const int32_t *positions, const llm_config *config, int rows,
+                                     int T, int n_heads, llm_error *err) {
+    return llmi_rope_run(context, dx, dy, positions, config, rows, T, n_heads, 1, err);
 }
 
 /* ============================================================================================
@@ -2251,6 +2473,8 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
  * With s = label_smoothing: loss = (1-s) (lse - x_target) + s (lse - mean(x)) and
  * dloss/dx = softmax(x) - (1-s) onehot(target) - s/V, as torch.nn.functional.cross_entropy.
  * ========================================================================================== */
+#define LLMI_MTP_MAX 4                 /* modules, as in llm_train_stats.mtp_loss */
+
 typedef struct llmi_cross_entropy {
     const llm_context *context;
     const float *logits;               /* rows ld apart */
@@ -2408,6 +2632,83 @@ LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogi
     llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_cross_entropy_backward_task,
                   &job);
     return LLM_OK;
+}
+
+/* ---- the losses of a model and its MTP modules, as an op ---- */
+static llm_result llmi_mtp_loss_check(const llm_context *context, const float *const *logits,
+                                      const float *const *lse, const int32_t *targets, int B, int T,
+                                      int depth, llm_error *err) {
+    int k;
+    if (!context || !logits || !lse || !targets)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_loss: context or an array is NULL");
+    LLMI_TRY(llmi_check_int("mtp_loss: B", B, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("mtp_loss: T", T, 1, INT_MAX / B, err));
+    LLMI_TRY(llmi_check_int("mtp_loss: depth", depth, 0,
+                            T - 1 < LLMI_MTP_MAX ? T - 1 : LLMI_MTP_MAX, err));
+    for (k = 0; k <= depth; k++)
+        if (!logits[k] || !lse[k])
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_loss: logits or lse %d is NULL", k);
+    return LLM_OK;
+}
+
+/* to (B, T-k) = from (B,T) from position k on */
+static void llmi_mtp_shift(int32_t *to, const int32_t *from, size_t B, size_t T, size_t k) {
+    size_t b;
+    for (b = 0; b < B; b++)
+        memcpy(to + b * (T - k), from + b * T + k, (T - k) * sizeof *to);
+}
+
+LLM_API llm_result llm_mtp_loss_forward(llm_context *context, float *loss, float *parts,
+                                        float *const *lse, const float *const *logits,
+                                        const int32_t *targets, int B, int T, int vocab_size,
+                                        int depth, float lambda, float label_smoothing,
+                                        llm_error *err) {
+    const size_t n = (size_t)B * (size_t)T;
+    llm_result result = LLM_OK;
+    int32_t *shifted;
+    float part;
+    int k;
+    if (!loss) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_loss: loss is NULL");
+    LLMI_TRY(llmi_mtp_loss_check(context, logits, (const float *const *)lse, targets, B, T, depth,
+                                 err));
+    shifted = (int32_t *)llmi_alloc(context->allocator, n * sizeof *shifted, "targets", err);
+    if (!shifted) return LLM_ERR_MEMORY;
+    for (k = 0; k <= depth && result == LLM_OK; k++) {
+        llmi_mtp_shift(shifted, targets, (size_t)B, (size_t)T, (size_t)k);
+        result = llm_cross_entropy_forward(context, &part, NULL, lse[k], logits[k], shifted,
+                                           B * (T - k), vocab_size, label_smoothing, LLM_MEAN, err);
+        if (result != LLM_OK) break;
+        if (parts) parts[k] = part;
+        if (k == 0) *loss = part;
+        else *loss += lambda / (float)depth * part;
+    }
+    llmi_release(context->allocator, shifted);
+    return result;
+}
+
+LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlogits,
+                                         const float *dloss, const float *const *lse,
+                                         const float *const *logits, const int32_t *targets, int B,
+                                         int T, int vocab_size, int depth, float lambda,
+                                         float label_smoothing, llm_error *err) {
+    const size_t n = (size_t)B * (size_t)T;
+    llm_result result = LLM_OK;
+    int32_t *shifted;
+    int k;
+    if (!dlogits) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_loss: dlogits is NULL");
+    LLMI_TRY(llmi_mtp_loss_check(context, logits, lse, targets, B, T, depth, err));
+    shifted = (int32_t *)llmi_alloc(context->allocator, n * sizeof *shifted, "targets", err);
+    if (!shifted) return LLM_ERR_MEMORY;
+    for (k = 0; k <= depth && result == LLM_OK; k++) {
+        const float scale = (dloss ? *dloss : 1.0f) * (k ? lambda / (float)depth : 1.0f);
+        llmi_mtp_shift(shifted, targets, (size_t)B, (size_t)T, (size_t)k);
+        if (dlogits[k])
+            result = llm_cross_entropy_backward(context, dlogits[k], &scale, lse[k], logits[k],
+                                                shifted, B * (T - k), vocab_size, label_smoothing,
+                                                LLM_MEAN, err);
+    }
+    llmi_release(context->allocator, shifted);
+    return result;
 }
 
 /* The head and its loss, chunk by chunk: logits exist for LLMI_LOSS_ROWS rows at a time */
@@ -2605,9 +2906,7 @@ static void llmi_config_resolve(llm_config *config) {
     if (config->arch == LLM_ARCH_DEEPSEEK_V3) {
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
         if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
-        if (config->rope_theta == 0.0f) config->rope_theta = 10000.0f;
-        if (config->yarn_beta_fast == 0.0f) config->yarn_beta_fast = 32.0f;
-        if (config->yarn_beta_slow == 0.0f) config->yarn_beta_slow = 1.0f;
+        llmi_rope_resolve(config);
         if (config->n_group == 0) config->n_group = 1;
         if (config->topk_group == 0) config->topk_group = config->n_group;
         if (config->routed_scaling_factor == 0.0f) config->routed_scaling_factor = 1.0f;
@@ -2618,8 +2917,6 @@ static void llmi_config_resolve(llm_config *config) {
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-5f;
     }
 }
-
-#define LLMI_MTP_MAX 4                 /* modules, as in llm_train_stats.mtp_loss */
 
 /* ---- the tensor table: what a model consists of is written once per architecture ------------- */
 typedef struct llmi_tensor {
@@ -2818,18 +3115,9 @@ static void llmi_config_table(llmi_table *table, const llm_config *config, llmi_
     else llmi_ds_table(table, config, layers);
 }
 
-static llm_result llmi_check_int(const char *field, int value, int low, int high, llm_error *err) {
-    if (value >= low && value <= high) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
-}
 static llm_result llmi_check_dropout(const char *field, float value, llm_error *err) {
     if (value >= 0.0f && value < 1.0f) return LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, 1)", field, (double)value);
-}
-
-static llm_result llmi_check_positive(const char *field, float value, llm_error *err) {
-    if (value >= 0.0f && value <= FLT_MAX) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, inf)", field, (double)value);
 }
 
 static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
@@ -2838,22 +3126,8 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     LLMI_TRY(llmi_check_int("q_lora_rank", c->q_lora_rank, 0, 1 << 20, err));
     LLMI_TRY(llmi_check_int("kv_lora_rank", c->kv_lora_rank, 1, 1 << 20, err));
     LLMI_TRY(llmi_check_int("qk_nope_head_dim", c->qk_nope_head_dim, 1, 8192, err));
-    LLMI_TRY(llmi_check_int("qk_rope_head_dim", c->qk_rope_head_dim, 2, 8192, err));
     LLMI_TRY(llmi_check_int("v_head_dim", c->v_head_dim, 1, 8192, err));
-    if (c->qk_rope_head_dim % 2)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "qk_rope_head_dim %d is odd: it is made of pairs",
-                         c->qk_rope_head_dim);
-    if (!(c->rope_theta > 1.0f && c->rope_theta <= FLT_MAX))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "rope_theta %g is not above 1",
-                         (double)c->rope_theta);
-    LLMI_TRY(llmi_check_positive("yarn_factor", c->yarn_factor, err));
-    LLMI_TRY(llmi_check_positive("yarn_mscale", c->yarn_mscale, err));
-    LLMI_TRY(llmi_check_positive("yarn_mscale_all_dim", c->yarn_mscale_all_dim, err));
-    LLMI_TRY(llmi_check_positive("yarn_beta_fast", c->yarn_beta_fast, err));
-    LLMI_TRY(llmi_check_positive("yarn_beta_slow", c->yarn_beta_slow, err));
-    if (c->yarn_factor != 0.0f)
-        LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
-                                1 << 24, err));
+    LLMI_TRY(llmi_rope_check(c, err));
     LLMI_TRY(llmi_check_int("mtp_depth", c->mtp_depth, 0, LLMI_MTP_MAX, err));
     if (c->mtp_depth >= c->max_seq_len)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_depth %d is not below max_seq_len %d",
@@ -4561,7 +4835,7 @@ static void llmi_mtp_add_task(void *argument, size_t row, int thread) {
                                      job->run->wide + row * C, C);
 }
 
-/* dout (N,C): gradient of h^k; dh, as h: that of h^{k-1}, which is added to; dx (N,C): room. The
+/* dout (N,C): gradient of h^k; dh, as h, or NULL: that of h^{k-1}, added to; dx (N,C): room. The
  * head's own gradient is in run->gradients already. */
 static void llmi_mtp_backward(const llmi_run *run, int layer, float *dh, float *dx,
                               const float *dout, const int32_t *tokens, const float *h,
@@ -4591,14 +4865,424 @@ static void llmi_mtp_backward(const llmi_run *run, int layer, float *dh, float *
     llm_rmsnorm_backward(run->context, run->wide, llmi_gradient(run, w->hnorm), run->dh,
                          run->mtp_rstd + n, run->h, llmi_weight(run, w->hnorm), (int)n,
                          c->d_model);
-    llmi_parallel(run->context, n, llmi_mtp_add_task, &job);
+    if (dh) llmi_parallel(run->context, n, llmi_mtp_add_task, &job);
 }
 
-/* to (B, T-k) = from (B,T) from position k on */
-static void llmi_mtp_shift(int32_t *to, const int32_t *from, size_t B, size_t T, size_t k) {
-    size_t b;
-    for (b = 0; b < B; b++)
-        memcpy(to + b * (T - k), from + b * T + k, (T - k) * sizeof *to);
+/* ============================================================================================
+ * >>parts        blocks and modules as ops: a model of one block around the caller's arrays
+ * ========================================================================================== */
+typedef struct llmi_part {
+    llm_model model;
+    llmi_ds_layer layer;
+    llmi_run run;
+    llmi_table table;
+    size_t first, count;               /* tensors of the part in the table */
+    float *d;                          /* (N,C): a gradient on its way */
+    int32_t *tokens;                   /* (N): 0 .. N - 1, of the MTP module's embeddings */
+    void *memory;
+} llmi_part;
+
+/* The part's configuration, whose other parts are as small as can be. The MTP module's embeddings
+ * stand for the table of a vocabulary of rows tokens. */
+static llm_result llmi_part_config(llm_config *c, llm_part part, const llm_config *config, int rows,
+                                   int T, llm_error *err) {
+    if (!config) return llmi_fail(err, LLM_ERR_ARGUMENT, "part: config is NULL");
+    LLMI_TRY(llmi_check_int("part", (int)part, 0, (int)LLM_MTP_MODULE, err));
+    *c = *config;
+    c->arch = part == LLM_GPT2_BLOCK ? LLM_ARCH_GPT2 : LLM_ARCH_DEEPSEEK_V3;
+    c->vocab_size = part == LLM_MTP_MODULE ? rows : 1;
+    c->max_seq_len = T > 1 ? T : 2;
+    c->n_layers = c->tie_embeddings = 1;
+    c->embd_pdrop = c->attn_pdrop = c->resid_pdrop = 0.0f;
+    c->first_k_dense = 0;
+    c->mtp_depth = part == LLM_MTP_MODULE;
+    if (part == LLM_GPT2_BLOCK) {
+        c->n_routed_experts = c->kv_lora_rank = c->q_lora_rank = 0;
+        c->yarn_factor = 0.0f;
+    }
+    if (part == LLM_MLA) c->n_routed_experts = 0;
+    if (part == LLM_MLA || part == LLM_MOE) c->d_ffn = 1;
+    if (part == LLM_MOE) {
+        LLMI_TRY(llmi_check_int("n_routed_experts", c->n_routed_experts, 1, 65536, err));
+        c->n_heads = c->kv_lora_rank = c->qk_nope_head_dim = c->v_head_dim = 1;
+        c->q_lora_rank = c->attention_bias = 0;
+        c->qk_rope_head_dim = 2;
+        c->yarn_factor = 0.0f;
+    }
+    LLMI_TRY(llm_config_validate(c, err));
+    llmi_config_resolve(c);
+    if (part == LLM_MTP_MODULE) c->n_layers = 0;           /* layer 0 is the module */
+    return LLM_OK;
+}
+
+/* where the part's tensors stand: those of layer 0, or of one half of it */
+static void llmi_part_range(llmi_part *p, llm_part part) {
+    const llmi_ds_layer *w = &p->layer;
+    const size_t end = p->table.n - (part == LLM_GPT2_BLOCK ? 2 : 1);    /* the final norm */
+    p->first = part == LLM_GPT2_BLOCK ? (size_t)LLMI_BLOCKS
+               : part == LLM_MLA      ? (size_t)w->norm1 + 1
+               : part == LLM_MOE      ? (size_t)w->norm2 + 1
+                                      : 1;
+    p->count = (part == LLM_MLA ? (size_t)w->norm2 : end) - p->first;
+}
+
+LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size_t i, char *name) {
+    llm_tensor tensor;
+    llmi_part p;
+    llm_config c;
+    memset(&tensor, 0, sizeof tensor);
+    memset(&p, 0, sizeof p);
+    if (llmi_part_config(&c, part, config, 1, 1, NULL) != LLM_OK) return tensor;
+    llmi_config_table(&p.table, &c, &p.layer);
+    llmi_part_range(&p, part);
+    if (i >= p.count) return tensor;
+    p.table.rows = (llmi_tensor *)llmi_alloc(NULL, p.table.n * sizeof(llmi_tensor), "tensor table",
+                                             NULL);
+    if (!p.table.rows) return tensor;
+    llmi_config_table(&p.table, &c, &p.layer);
+    tensor = llmi_tensor_view(&p.table, p.first + i, NULL);
+    if (name) memcpy(name, tensor.name, sizeof p.table.rows->name);
+    tensor.name = name;
+    llmi_release(NULL, p.table.rows);
+    return tensor;
+}
+
+static void llmi_part_carve_saved(llmi_run *run, llmi_arena *arena, llm_part part,
+                                  const llm_config *c, size_t n) {
+    run->keep_x = run->keep_saved = 1;
+    run->mtp = c->mtp_depth;
+    if (part == LLM_MLA || part == LLM_MOE) {
+        llmi_ds_saved s;
+        if (part == LLM_MLA) llmi_mla_carve_saved(&s.mla, arena, c, n);
+        else llmi_moe_carve_saved(&s.moe, arena, c, n);
+    } else {
+        llmi_carve_activations(run, arena, c, n);
+    }
+}
+
+LLM_API size_t llm_part_saved_bytes(llm_part part, const llm_config *config, int B, int T) {
+    llmi_arena arena = {NULL, 0};
+    llmi_run run;
+    llm_config c;
+    memset(&run, 0, sizeof run);
+    if (B < 1 || T < 1 || B > INT_MAX / T ||
+        llmi_part_config(&c, part, config, B * T, T, NULL) != LLM_OK)
+        return 0;
+    llmi_part_carve_saved(&run, &arena, part, &c, (size_t)B * (size_t)T);
+    return arena.used;
+}
+
+static void llmi_part_plan(llmi_part *p, llmi_arena *arena, size_t B, size_t n, int n_threads,
+                           int backward) {
+    const llm_config *c = &p->model.config;
+    p->table.rows = (llmi_tensor *)llmi_carve(arena, p->table.n, sizeof(llmi_tensor));
+    p->model.data = (void **)llmi_carve(arena, p->table.n, sizeof(void *));
+    p->d = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_model));
+    p->tokens = (int32_t *)llmi_carve(arena, n, sizeof(int32_t));
+    if (backward) p->run.gradients = llmi_carve_floats(arena, (size_t)p->table.floats);
+    llmi_carve_work(&p->run, arena, c, n, B, 0, n_threads, backward);
+}
+
+/* embedding: NULL, or the MTP module's (N,C) */
+static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *context, void *saved,
+                                 const float *const *weights, const float *embedding,
+                                 const llm_config *config, int B, int T, int backward,
+                                 llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llm_config *c = &p->model.config;
+    size_t i, n;
+    memset(p, 0, sizeof *p);
+    if (!context || !saved || !weights)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "part: context, saved or weights is NULL");
+    LLMI_TRY(llmi_check_int("part: B", B, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("part: T", T, 1, INT_MAX / B, err));
+    LLMI_TRY(llmi_part_config(c, part, config, B * T, T, err));
+    n = (size_t)B * (size_t)T;
+    llmi_config_table(&p->table, c, &p->layer);
+    llmi_part_range(p, part);
+    for (i = 0; i < p->count; i++)
+        if (!weights[i])
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "part: weight %lu of %lu is NULL",
+                             (unsigned long)i, (unsigned long)p->count);
+    LLMI_TRY(llmi_scratch_reserve(
+        context, llmi_model_attention_scratch(context, c, (size_t)T, backward), err));
+    p->run.mtp = c->mtp_depth;
+    llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
+    p->memory = llmi_alloc(context->allocator, arena.used, "scratch", err);
+    if (!p->memory) return LLM_ERR_MEMORY;
+    arena.base = (char *)p->memory;
+    arena.used = 0;
+    llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
+    llmi_config_table(&p->table, c, &p->layer);
+    for (i = 0; i < p->table.n; i++) p->model.data[i] = NULL;
+    for (i = 0; i < p->count; i++) {
+        union { const float *given; void *kept; } pointer;     /* only read */
+        pointer.given = weights[i];
+        p->model.data[p->first + i] = pointer.kept;
+    }
+    if (embedding) {
+        union { const float *given; void *kept; } pointer;
+        pointer.given = embedding;
+        p->model.data[LLMI_WTE] = pointer.kept;
+        for (i = 0; i < n; i++) p->tokens[i] = (int32_t)i;
+    }
+    p->model.table = p->table;
+    p->model.layers = &p->layer;
+    p->run.context = context;
+    p->run.model = &p->model;
+    p->run.n_sequences = (size_t)B;
+    p->run.rows = (size_t)T;
+    arena.base = (char *)saved;
+    arena.used = 0;
+    llmi_part_carve_saved(&p->run, &arena, part, c, n);
+    if (backward) memset(p->run.gradients, 0, (size_t)p->table.floats * sizeof(float));
+    p->run.accumulate = 1;
+    if (c->arch == LLM_ARCH_DEEPSEEK_V3) llmi_run_angles(&p->run);
+    return LLM_OK;
+}
+
+/* adds what a backward found: d to dx, the gradients to the caller's */
+static llm_result llmi_part_close(llmi_part *p, float *dx, float *const *dweights) {
+    llm_context *context = p->run.context;
+    size_t i;
+    if (dx)
+        llmi_residual(context, dx, dx, p->d,
+                      llmi_run_rows(&p->run) * (size_t)p->model.config.d_model, 0.0f, 0);
+    for (i = 0; dweights && i < p->count; i++)
+        if (dweights[i])
+            llmi_residual(context, dweights[i], dweights[i],
+                          llmi_gradient(&p->run, (int)(p->first + i)),
+                          p->table.rows[p->first + i].count, 0.0f, 0);
+    llmi_release(context->allocator, p->memory);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_mla_forward(llm_context *context, float *y, void *saved, const float *x,
+                                   const float *const *weights, const llm_config *config, int B,
+                                   int T, llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llmi_mla_saved s;
+    llmi_part p;
+    if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or y is NULL");
+    LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 0, err));
+    arena.base = (char *)saved;
+    llmi_mla_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    llmi_mla_forward(&p.run, y, x, &s, 0, (size_t)T);
+    return llmi_part_close(&p, NULL, NULL);
+}
+LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *const *dweights,
+                                    const float *dy, void *saved, const float *x,
+                                    const float *const *weights, const llm_config *config, int B,
+                                    int T, llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llmi_mla_saved s;
+    llmi_part p;
+    if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or dy is NULL");
+    LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 1, err));
+    arena.base = (char *)saved;
+    llmi_mla_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    llmi_mla_backward(&p.run, p.d, dy, x, &s, 0);
+    return llmi_part_close(&p, dx, dweights);
+}
+
+LLM_API llm_result llm_moe_forward(llm_context *context, float *y, float *loads, float *balance,
+                                   void *saved, const float *x, const float *const *weights,
+                                   const llm_config *config, int B, int T, llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llmi_moe_saved s;
+    double sum = 0.0;
+    llmi_part p;
+    if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or y is NULL");
+    LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 0, err));
+    arena.base = (char *)saved;
+    llmi_moe_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    if (loads) memset(loads, 0, (size_t)p.model.config.n_routed_experts * sizeof *loads);
+    p.run.loads = loads;
+    p.run.balance = balance ? &sum : NULL;
+    llmi_moe_forward(&p.run, y, x, &s, 0);
+    if (balance) *balance = (float)(sum / (double)B);
+    return llmi_part_close(&p, NULL, NULL);
+}
+LLM_API llm_result llm_moe_backward(llm_context *context, float *dx, float *const *dweights,
+                                    const float *dy, float alpha, void *saved, const float *x,
+                                    const float *const *weights, const llm_config *config, int B,
+                                    int T, llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llmi_moe_saved s;
+    llmi_part p;
+    if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or dy is NULL");
+    LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 1, err));
+    arena.base = (char *)saved;
+    llmi_moe_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    p.run.balance_scale = alpha / (float)B;
+    llmi_moe_backward(&p.run, p.d, dy, x, &s, 0);
+    return llmi_part_close(&p, dx, dweights);
+}
+
+/* the router alone: the experts' sizes do not matter */
+static llm_result llmi_router_open(llmi_run *run, llm_model *model, llmi_moe_saved *s,
+                                   llm_context *context, const llm_config *config, int rows,
+                                   llm_error *err) {
+    const llm_config *c = &model->config;
+    llmi_arena arena = {NULL, 0};
+    int pass;
+    memset(run, 0, sizeof *run);
+    memset(model, 0, sizeof *model);
+    memset(s, 0, sizeof *s);
+    if (!context) return llmi_fail(err, LLM_ERR_ARGUMENT, "router: context is NULL");
+    LLMI_TRY(llmi_check_int("router: rows", rows, 0, INT_MAX, err));
+    LLMI_TRY(llmi_part_config(&model->config, LLM_MOE, config, 1, 1, err));
+    run->context = context;
+    run->model = model;
+    run->n_sequences = 1;
+    run->rows = (size_t)rows;
+    for (pass = 0; pass < 2; pass++) {
+        run->ds.open = (unsigned char *)llmi_carve(&arena, (size_t)c->n_routed_experts,
+                                                   (size_t)context->n_threads);
+        run->ds.dlogits = llmi_carve_floats(
+            &arena, llmi_mul((size_t)rows, (size_t)c->n_routed_experts));
+        if (pass == 0) LLMI_TRY(llmi_scratch_reserve(context, arena.used, err));
+        arena.base = (char *)context->scratch;
+        arena.used = 0;
+    }
+    return LLM_OK;
+}
+LLM_API llm_result llm_router_forward(llm_context *context, float *weight, int32_t *choice,
+                                      float *loads, float *scores, const float *x,
+                                      const float *gate, const float *bias,
+                                      const llm_config *config, int rows, llm_error *err) {
+    llmi_moe_rows job;
+    llmi_moe_saved s;
+    llm_model model;
+    llmi_run run;
+    size_t E, i;
+    if (!weight || !choice || !scores || !x || !gate || !bias)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "router: an array is NULL");
+    LLMI_TRY(llmi_router_open(&run, &model, &s, context, config, rows, err));
+    E = (size_t)model.config.n_routed_experts;
+    s.scores = scores;
+    s.choice = choice;
+    s.weight = weight;
+    llmi_matmul(context, scores, E, x, llmi_matrix_of(gate, E, (size_t)model.config.d_model, 0),
+                NULL, (size_t)rows, 0);
+    memset(&job, 0, sizeof job);
+    job.run = &run;
+    job.s = &s;
+    job.bias = bias;
+    llmi_parallel(context, (size_t)rows, llmi_route_task, &job);
+    for (i = 0; loads && i < E; i++) loads[i] = 0.0f;
+    for (i = 0; loads && i < (size_t)rows * (size_t)model.config.num_experts_per_tok; i++)
+        loads[choice[i]] += 1.0f;
+    return LLM_OK;
+}
+LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *dgate,
+                                       const float *dweight, const float *scores,
+                                       const int32_t *choice, const float *x, const float *gate,
+                                       const llm_config *config, int rows, llm_error *err) {
+    union { const float *given; float *kept; } score, dw;  /* only read */
+    union { const int32_t *given; int32_t *kept; } chosen;
+    llmi_moe_rows job;
+    llmi_moe_saved s;
+    llmi_matrix matrix;
+    llm_model model;
+    llmi_run run;
+    if (!dweight || !scores || !choice || !x || !gate)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "router: an array is NULL");
+    LLMI_TRY(llmi_router_open(&run, &model, &s, context, config, rows, err));
+    score.given = scores;
+    dw.given = dweight;
+    chosen.given = choice;
+    s.scores = score.kept;
+    s.choice = chosen.kept;
+    run.ds.dweight = dw.kept;
+    memset(&job, 0, sizeof job);
+    job.run = &run;
+    job.s = &s;
+    job.to = run.ds.dlogits;
+    llmi_parallel(context, (size_t)rows, llmi_route_backward_task, &job);
+    matrix = llmi_matrix_of(gate, (size_t)model.config.n_routed_experts,
+                            (size_t)model.config.d_model, 0);
+    if (dgate)
+        llmi_matmul_dw(context, dgate, run.ds.dlogits, matrix.n_out, x, matrix, (size_t)rows, 1);
+    if (dx) llmi_matmul_dx(context, dx, run.ds.dlogits, matrix.n_out, matrix, (size_t)rows, 1);
+    return LLM_OK;
+}
+
+/* a block: x and y go through the run's own streams, which are saved */
+static llm_result llmi_block_op_forward(llm_part part, llm_context *context, float *y, void *saved,
+                                        const float *x, const float *const *weights,
+                                        const llm_config *config, int B, int T, llm_error *err) {
+    llmi_part p;
+    size_t bytes;
+    if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "block: x or y is NULL");
+    LLMI_TRY(llmi_part_open(&p, part, context, saved, weights, NULL, config, B, T, 0, err));
+    bytes = p.run.x_size * sizeof(float);
+    memcpy(llmi_block_in(&p.run, 0), x, bytes);
+    llmi_block_forward(&p.run, 0, (size_t)T);
+    memcpy(y, llmi_block_out(&p.run, 0), bytes);
+    return llmi_part_close(&p, NULL, NULL);
+}
+static llm_result llmi_block_op_backward(llm_part part, llm_context *context, float *dx,
+                                         float *const *dweights, const float *dy, void *saved,
+                                         const float *const *weights, const llm_config *config,
+                                         int B, int T, llm_error *err) {
+    llmi_part p;
+    if (!dy) return llmi_fail(err, LLM_ERR_ARGUMENT, "block: dy is NULL");
+    LLMI_TRY(llmi_part_open(&p, part, context, saved, weights, NULL, config, B, T, 1, err));
+    memcpy(p.d, dy, p.run.x_size * sizeof(float));
+    llmi_block_backward(&p.run, p.d, 0);
+    return llmi_part_close(&p, dx, dweights);
+}
+LLM_API llm_result llm_gpt2_block_forward(llm_context *context, float *y, void *saved,
+                                          const float *x, const float *const *weights,
+                                          const llm_config *config, int B, int T, llm_error *err) {
+    return llmi_block_op_forward(LLM_GPT2_BLOCK, context, y, saved, x, weights, config, B, T, err);
+}
+LLM_API llm_result llm_gpt2_block_backward(llm_context *context, float *dx, float *const *dweights,
+                                           const float *dy, void *saved,
+                                           const float *const *weights, const llm_config *config,
+                                           int B, int T, llm_error *err) {
+    return llmi_block_op_backward(LLM_GPT2_BLOCK, context, dx, dweights, dy, saved, weights, config,
+                                  B, T, err);
+}
+LLM_API llm_result llm_deepseek_block_forward(llm_context *context, float *y, void *saved,
+                                              const float *x, const float *const *weights,
+                                              const llm_config *config, int B, int T,
+                                              llm_error *err) {
+    return llmi_block_op_forward(LLM_DEEPSEEK_BLOCK, context, y, saved, x, weights, config, B, T,
+                                 err);
+}
+LLM_API llm_result llm_deepseek_block_backward(llm_context *context, float *dx,
+                                               float *const *dweights, const float *dy, void *saved,
+                                               const float *const *weights,
+                                               const llm_config *config, int B, int T,
+                                               llm_error *err) {
+    return llmi_block_op_backward(LLM_DEEPSEEK_BLOCK, context, dx, dweights, dy, saved, weights,
+                                  config, B, T, err);
+}
+
+LLM_API llm_result llm_mtp_module_forward(llm_context *context, float *y, void *saved,
+                                          const float *e, const float *h,
+                                          const float *const *weights, const llm_config *config,
+                                          int B, int T, llm_error *err) {
+    llmi_part p;
+    if (!y || !e || !h) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_module: e, h or y is NULL");
+    LLMI_TRY(llmi_part_open(&p, LLM_MTP_MODULE, context, saved, weights, e, config, B, T, 0, err));
+    llmi_mtp_forward(&p.run, 0, y, p.tokens, h, (size_t)T);
+    return llmi_part_close(&p, NULL, NULL);
+}
+LLM_API llm_result llm_mtp_module_backward(llm_context *context, float *de, float *dh,
+                                           float *const *dweights, const float *dy, void *saved,
+                                           const float *e, const float *h,
+                                           const float *const *weights, const llm_config *config,
+                                           int B, int T, llm_error *err) {
+    llmi_part p;
+    if (!dy || !e || !h) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_module: e, h or dy is NULL");
+    LLMI_TRY(llmi_part_open(&p, LLM_MTP_MODULE, context, saved, weights, e, config, B, T, 1, err));
+    llmi_mtp_backward(&p.run, 0, dh, p.d, dy, p.tokens, h, (size_t)T);
+    if (de)
+        llmi_residual(context, de, de, llmi_gradient(&p.run, LLMI_WTE), p.run.x_size, 0.0f, 0);
+    return llmi_part_close(&p, NULL, dweights);
 }
 
 /* ---- whole batches without a cache ----------------------------------------------------------- */

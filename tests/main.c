@@ -11,11 +11,13 @@
 #include "test_attention.c"
 #include "test_loss.c"
 #include "test_model.c"
+#include "test_parts.c"
 #include "test_trainer.c"
 #include "test_session.c"
 #include "test_sample.c"
 #include "test_json.c"
 #include "test_bpe.c"
+#include "test_files.c"
 
 int main(int argc, char **argv) {
     int i;
@@ -33,10 +35,12 @@ int main(int argc, char **argv) {
     test_file("attention", run_attention);
     test_file("loss", run_loss);
     test_file("model", run_model);
+    test_file("parts", run_parts);
     test_file("trainer", run_trainer);
     test_file("session", run_session);
     test_file("sample", run_sample);
     test_file("json", run_json);
     test_file("bpe", run_bpe);
+    test_file("files", run_files);
     return test_summary();
 }

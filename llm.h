@@ -284,7 +284,8 @@ typedef struct llm_model_desc {
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
                                     llm_error *err);
 /* path: a directory in Hugging Face layout (config.json, model.safetensors or its sharded index),
- * or one .safetensors file whose metadata holds the configuration. f16 and bf16 become f32. */
+ * or one .safetensors file whose metadata holds the configuration. f16, bf16 and fp8 (E4M3 with
+ * weight_scale_inv per 128 x 128 block) become f32. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
@@ -2969,6 +2970,14 @@ static void llmi_table_add(llmi_table *table, const char *name, int layer, int d
     table->floats = llmi_add64(table->floats, llmi_add64(count, 15) / 16 * 16);
 }
 
+/* count only: what was added since, again so many times */
+static void llmi_table_repeat(llmi_table *table, const llmi_table *before, uint64_t times) {
+    table->n += (table->n - before->n) * (size_t)times;
+    table->parameters = llmi_add64(table->parameters,
+                                   llmi_mul64(table->parameters - before->parameters, times));
+    table->floats = llmi_add64(table->floats, llmi_mul64(table->floats - before->floats, times));
+}
+
 /* GPT-2's tensors, in this order; matrices are [in,out], as transformers' Conv1D keeps them */
 enum {
     LLMI_WTE, LLMI_WPE, LLMI_BLOCKS,
@@ -3077,8 +3086,13 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
                                  c->n_routed_experts, 0, 3);
     w->experts = (int)table->n;
     for (e = 0; e < c->n_routed_experts; e++) {
+        const llmi_table before = *table;
         snprintf(name, sizeof name, "mlp.experts.%d", e);
         (void)llmi_ds_add_ffn(table, layer, name, C, c->moe_d_ffn);
+        if (!table->rows) {            /* count only: the others are like the first */
+            llmi_table_repeat(table, &before, (uint64_t)c->n_routed_experts - 1);
+            break;
+        }
     }
     if (c->n_shared_experts)
         w->shared = llmi_ds_add_ffn(table, layer, "mlp.shared_experts", C,
@@ -3135,7 +3149,8 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     LLMI_TRY(llmi_check_int("n_routed_experts", E, 0, 65536, err));
     if (!E) return LLM_OK;
     LLMI_TRY(llmi_check_int("moe_d_ffn", c->moe_d_ffn, 1, 1 << 24, err));
-    LLMI_TRY(llmi_check_int("n_shared_experts", c->n_shared_experts, 0, 1024, err));
+    LLMI_TRY(llmi_check_int("n_shared_experts", c->n_shared_experts, 0,
+                            (int)llmi_min(1024, (size_t)((1 << 24) / c->moe_d_ffn)), err));
     LLMI_TRY(llmi_check_int("first_k_dense", c->first_k_dense, 0, c->n_layers, err));
     LLMI_TRY(llmi_check_int("n_group", c->n_group, 1, E, err));
     LLMI_TRY(llmi_check_int("topk_group", c->topk_group, 1, c->n_group, err));
@@ -6789,6 +6804,12 @@ static void llmi_text_free(llmi_text *text) {
     text->size = text->capacity = 0;
 }
 
+/* the last n bytes of a name, with the file's name, where a message has no room for all of it */
+static const char *llmi_path_end(const char *name, size_t n) {
+    const size_t size = strlen(name);
+    return size > n ? name + size - n : name;
+}
+
 /* ---- a parsed document: nodes over text that the caller keeps ------------------------------ */
 typedef enum llmi_json_type {
     LLMI_JSON_NULL, LLMI_JSON_FALSE, LLMI_JSON_TRUE, LLMI_JSON_NUMBER, LLMI_JSON_STRING,
@@ -7128,7 +7149,7 @@ static llm_result llmi_json_parse(llmi_json *json, const char *text, size_t size
     llm_result result;
     int root = -1;
     memset(json, 0, sizeof *json);
-    json->name = name;
+    json->name = llmi_path_end(name, 100);
     json->text = text;
     json->size = size;
     json->allocator = allocator;
@@ -7235,7 +7256,8 @@ static int llmi_json_int64(const llmi_json *json, int node, int64_t *value) {
 #ifndef LLM_NO_STDIO
 
 static llm_result llmi_fail_io(llm_error *err, const char *what, const char *path) {
-    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot %s: %.80s", path, what, strerror(errno));
+    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot %s: %.80s", llmi_path_end(path, 120), what,
+                     strerror(errno));
 }
 
 static int llmi_file_exists(const char *path) {
@@ -7284,6 +7306,7 @@ static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, l
         *size == INT64_MAX || llmi_seek(*file, 0, SEEK_SET) != 0) {
         llmi_fail_io(err, "read", path);     /* a directory, on some systems; a pipe */
         fclose(*file);
+        *file = NULL;
         return LLM_ERR_IO;
     }
     return LLM_OK;
@@ -7325,8 +7348,8 @@ static llm_result llmi_directory_create(const char *path, llm_error *err) {
 #endif
 }
 
-/* Bytes go to a temporary file beside path; close makes them durable and renames it: path holds the
- * old file or the whole new one at any moment. */
+/* Bytes go to a temporary file beside path; finish makes them durable, rename gives it its name:
+ * path holds the old file or the whole new one at any moment. */
 typedef struct llmi_writer {
     FILE *file;
     char path[LLMI_PATH], temporary[LLMI_PATH + 32];
@@ -7358,7 +7381,8 @@ static llm_result llmi_writer_add(llmi_writer *w, const void *data, size_t n, ll
     return LLM_ERR_IO;
 }
 
-static llm_result llmi_writer_close(llmi_writer *w, llm_error *err) {
+/* the bytes are durable, under the temporary name */
+static llm_result llmi_writer_finish(llmi_writer *w, llm_error *err) {
     int failed;
     errno = 0;
     failed = fflush(w->file) != 0;
@@ -7367,10 +7391,18 @@ static llm_result llmi_writer_close(llmi_writer *w, llm_error *err) {
 #endif
     failed = (fclose(w->file) != 0) || failed;
     w->file = NULL;
+    if (!failed) return LLM_OK;
+    llmi_fail_io(err, "write", w->path);
+    llmi_writer_abandon(w);
+    return LLM_ERR_IO;
+}
+
+static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {
 #ifdef _WIN32
-    if (!failed) remove(w->path);      /* rename does not replace there */
+    remove(w->path);                   /* rename does not replace there */
 #endif
-    if (failed || rename(w->temporary, w->path) != 0) {
+    errno = 0;
+    if (rename(w->temporary, w->path) != 0) {
         llmi_fail_io(err, "write", w->path);
         llmi_writer_abandon(w);
         return LLM_ERR_IO;
@@ -7394,7 +7426,8 @@ static llm_result llmi_file_write(const char *path, const void *data, size_t siz
     llmi_writer w;
     LLMI_TRY(llmi_writer_open(&w, path, err));
     LLMI_TRY(llmi_writer_add(&w, data, size, err));
-    return llmi_writer_close(&w, err);
+    LLMI_TRY(llmi_writer_finish(&w, err));
+    return llmi_writer_rename(&w, err);
 }
 #endif /* LLM_NO_STDIO */
 
@@ -8950,7 +8983,7 @@ static const struct { const char *name; int bytes;
                    {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"F64", 8}, {"I64", 8},
                    {"U64", 8},     {"I32", 4},     {"U32", 4}, {"I16", 2},
                    {"U16", 2},     {"I8", 1},      {"U8", 1},  {"BOOL", 1}};
-enum { LLMI_DTYPE_F32, LLMI_DTYPE_BF16, LLMI_DTYPE_F16, LLMI_N_DTYPES = 16 };
+enum { LLMI_DTYPE_F32, LLMI_DTYPE_BF16, LLMI_DTYPE_F16, LLMI_DTYPE_F8, LLMI_N_DTYPES = 16 };
 
 /* at + n is within the source: the caller has checked */
 static llm_result llmi_source_read(const llmi_source *source, uint64_t at, void *to, size_t n,
@@ -9124,6 +9157,7 @@ typedef struct llmi_config_reader {
 /* the value of a key or of its other name; -1 where absent or null */
 static int llmi_config_node(const llmi_config_reader *reader, const char *key, const char *alias) {
     int node = llmi_json_get(reader->json, reader->object, key);
+    if (node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL) node = -1;
     if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
     return node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL ? -1 : node;
 }
@@ -9157,6 +9191,14 @@ static float llmi_config_float(llmi_config_reader *reader, const char *key, floa
     }
     return (float)value;
 }
+/* the same where the model's configuration takes a zero for the default */
+static float llmi_config_positive(llmi_config_reader *reader, const char *key, float standard) {
+    const float value = llmi_config_float(reader, key, standard);
+    if (!(value > 0.0f))
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, llmi_config_node(reader, key, NULL),
+                        "only numbers above 0 are supported");
+    return value;
+}
 static int llmi_config_bool(llmi_config_reader *reader, const char *key, int standard) {
     const int node = llmi_config_node(reader, key, NULL);
     if (node < 0) return standard;
@@ -9181,7 +9223,7 @@ static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
     config->n_layers = llmi_config_int(reader, "n_layer", "num_hidden_layers", 12);
     config->n_heads = llmi_config_int(reader, "n_head", "num_attention_heads", 12);
     config->d_ffn = llmi_config_int(reader, "n_inner", NULL, 0);
-    config->norm_eps = llmi_config_float(reader, "layer_norm_epsilon", 1e-5f);
+    config->norm_eps = llmi_config_positive(reader, "layer_norm_epsilon", 1e-5f);
     config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.1f);
     config->attn_pdrop = llmi_config_float(reader, "attn_pdrop", 0.1f);
     config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.1f);
@@ -9227,18 +9269,29 @@ static void llmi_config_word(llmi_config_reader *reader, const char *key, const 
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, node, wanted);
 }
 
+static void llmi_config_whole(llmi_config_reader *reader) {
+    const float part = llmi_config_float(reader, "partial_rotary_factor", 1.0f);
+    if (part < 1.0f || part > 1.0f)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "partial_rotary_factor",
+                        llmi_config_node(reader, "partial_rotary_factor", NULL),
+                        "only 1 is supported");
+}
+
 /* transformers 5 has "rope_parameters" with everything; before: "rope_scaling" beside "rope_theta"
  * */
 static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
-    int node = llmi_config_node(reader, "rope_parameters", "rope_scaling"), type;
-    config->rope_theta = llmi_config_float(reader, "rope_theta", 10000.0f);
+    int node = llmi_config_node(reader, "rope_scaling", NULL), type;
+    if (node < 0 ||
+        reader->json->nodes[node].n_children == 0) /* where both are, the first counts */
+        node = llmi_config_node(reader, "rope_parameters", "rope_scaling");
+    config->rope_theta = llmi_config_positive(reader, "rope_theta", 10000.0f);
     if (node < 0) return;
     if (reader->json->nodes[node].type != LLMI_JSON_OBJECT) {
         llmi_config_bad(reader, LLM_ERR_FORMAT, "rope_parameters", node, "not an object");
         return;
     }
     reader->object = node;
-    config->rope_theta = llmi_config_float(reader, "rope_theta", config->rope_theta);
+    config->rope_theta = llmi_config_positive(reader, "rope_theta", config->rope_theta);
     type = llmi_config_node(reader, "rope_type", "type");
     if (type >= 0 && llmi_json_is(reader->json, type, "yarn")) {
         config->yarn_original_max_seq_len =
@@ -9256,9 +9309,40 @@ static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
         if (node >= 0)
             llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "attention_factor", node,
                             "only null is supported");
+        llmi_config_whole(reader);
+        reader->object = 0;
+        llmi_config_whole(reader);
     } else if (type >= 0 && !llmi_json_is(reader->json, type, "default")) {
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "rope_type", type,
                         "only default and yarn are supported");
+    }
+    reader->object = 0;
+}
+
+/* DeepSeek-V3's own weights: F8_E4M3 in blocks of 128 x 128, which the tensors themselves say, too
+ * */
+static void llmi_config_quantization(llmi_config_reader *reader) {
+    const int node = llmi_config_node(reader, "quantization_config", NULL);
+    int size, i;
+    if (node < 0) return;
+    reader->object = node;
+    if (llmi_config_node(reader, "quant_method", NULL) < 0)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
+                        "there is no quant_method");
+    llmi_config_word(reader, "quant_method", "fp8", "only fp8 is supported");
+    llmi_config_word(reader, "fmt", "e4m3", "only e4m3 is supported");
+    size = llmi_config_node(reader, "weight_block_size", NULL);
+    if (size >= 0) {
+        const llmi_json_node *sizes = &reader->json->nodes[size];
+        int child = sizes->first_child,
+            ok = sizes->type == LLMI_JSON_ARRAY && sizes->n_children == 2;
+        for (i = 0; ok && i < 2; i++, child = reader->json->nodes[child].next) {
+            int64_t value = 0;
+            ok = llmi_json_int64(reader->json, child, &value) && value == 128;
+        }
+        if (!ok)
+            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "weight_block_size", size,
+                            "only [128, 128] is supported");
     }
     reader->object = 0;
 }
@@ -9279,7 +9363,7 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "num_key_value_heads",
                         llmi_config_node(reader, "num_key_value_heads", NULL),
                         "only num_attention_heads is supported");
-    config->norm_eps = llmi_config_float(reader, "rms_norm_eps", 1e-6f);
+    config->norm_eps = llmi_config_positive(reader, "rms_norm_eps", 1e-6f);
     config->attn_pdrop = llmi_config_float(reader, "attention_dropout", 0.0f);
     config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 0);
     config->q_lora_rank = llmi_config_count(reader, "q_lora_rank", NULL, 1536);
@@ -9299,7 +9383,7 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
         config->topk_group = llmi_config_int(reader, "topk_group", NULL, 4);
         config->moe_d_ffn = llmi_config_int(reader, "moe_intermediate_size", NULL, 2048);
         config->first_k_dense = llmi_config_count(reader, "first_k_dense_replace", NULL, 3);
-        config->routed_scaling_factor = llmi_config_float(reader, "routed_scaling_factor", 2.5f);
+        config->routed_scaling_factor = llmi_config_positive(reader, "routed_scaling_factor", 2.5f);
         config->norm_topk_prob = llmi_config_bool(reader, "norm_topk_prob", 1);
         llmi_config_word(reader, "scoring_func", "sigmoid", "only sigmoid is supported");
         llmi_config_word(reader, "topk_method", "noaux_tc", "only noaux_tc is supported");
@@ -9310,10 +9394,7 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
     }
     config->mtp_depth = llmi_config_count(reader, "num_nextn_predict_layers", "num_mtp_layers", -1);
     llmi_config_word(reader, "hidden_act", "silu", "only silu is supported");
-    node = llmi_config_node(reader, "quantization_config", NULL);
-    if (node >= 0)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
-                        "only none is supported");
+    llmi_config_quantization(reader);
 }
 
 static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
@@ -9451,10 +9532,11 @@ static llm_result llmi_check_entry(const llmi_shard *shard, const llmi_entry *en
                          shard->source.name, entry->name, have, want);
     }
     if (entry->dtype != LLMI_DTYPE_F32 && entry->dtype != LLMI_DTYPE_BF16 &&
-        entry->dtype != LLMI_DTYPE_F16)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "%.100s: tensor %.80s is %s; F32, F16 and BF16 are supported",
-                         shard->source.name, entry->name, llmi_dtypes[entry->dtype].name);
+        entry->dtype != LLMI_DTYPE_F16 && (entry->dtype != LLMI_DTYPE_F8 || entry->n_dims != 2))
+        return llmi_fail(
+            err, LLM_ERR_UNSUPPORTED,
+            "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported",
+            shard->source.name, entry->name, llmi_dtypes[entry->dtype].name);
     return LLM_OK;
 }
 
@@ -9472,6 +9554,9 @@ static llm_result llmi_check_copy(const llm_model *model, llmi_shard *shards, si
     int differs = 0;
     if (!entry) return LLM_OK;
     LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+    if (entry->dtype == LLMI_DTYPE_F8)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tensor %.80s is F8_E4M3",
+                         shard->source.name, name);
     LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[index], tensor->count, &differs,
                               err));
     if (differs)
@@ -9480,6 +9565,61 @@ static llm_result llmi_check_copy(const llm_model *model, llmi_shard *shards, si
                          shard->source.name, name, tensor->name);
     entry->used = 1;
     return LLM_OK;
+}
+
+static float llmi_f8_to_f32(unsigned char b) {         /* E4M3: no infinity, 127 is NaN */
+    const int exponent = b >> 3 & 15, fraction = b & 7;
+    const float value = (b & 127) == 127 ? llmi_float_of_bits(0x7fc00000u)
+                        : exponent ? ldexpf((float)(8 + fraction), exponent - 10)
+                                   : (float)fraction * (1.0f / 512.0f);
+    return b & 128 ? -value : value;
+}
+
+/* An F8 matrix, to its values: block (i/128, j/128) is multiplied by its element of the tensor
+ * name_scale_inv. */
+static llm_result llmi_read_blocks(llmi_shard *shards, size_t n_shards, const llmi_shard *shard,
+                                   const llmi_entry *entry, float *to,
+                                   const llm_allocator *allocator, llm_error *err) {
+    const size_t rows = (size_t)entry->dims[0], columns = (size_t)entry->dims[1];
+    const size_t down = llmi_ceil_div(rows, 128), across = llmi_ceil_div(columns, 128);
+    llmi_shard *where = NULL;
+    llmi_entry *scale;
+    llm_result result;
+    float table[256], *scales;
+    char name[128];
+    size_t i, j;
+    snprintf(name, sizeof name, "%.100s_scale_inv", entry->name);
+    scale = llmi_find_entry(shards, n_shards, name, &where);
+    if (!scale)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "%.80s: tensor %.80s is F8_E4M3, and there is no %.8s_scale_inv",
+                         shard->source.name, entry->name, "weight");
+    if (scale->dtype != LLMI_DTYPE_F32 || scale->n_dims != 2 || scale->dims[0] != (int64_t)down ||
+        scale->dims[1] != (int64_t)across)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.80s: tensor %.90s: F32 [%lu,%lu] is needed",
+                         where->source.name, name, (unsigned long)down, (unsigned long)across);
+    scale->used = 1;
+    for (i = 0; i < 256; i++) table[i] = llmi_f8_to_f32((unsigned char)i);
+    scales = (float *)llmi_alloc(allocator, down * across * sizeof *scales, "scales", err);
+    if (!scales) return LLM_ERR_MEMORY;
+    result = llmi_read_values(where, scale, scales, down * across, NULL, err);
+    for (i = 0; i < down * across && result == LLM_OK; i++)
+        if (!(scales[i] - scales[i] == 0.0f))
+            result = llmi_fail(err, LLM_ERR_FORMAT,
+                               "%.80s: tensor %.90s: element %lu is not finite", where->source.name,
+                               name, (unsigned long)i);
+    for (i = 0; i < rows && result == LLM_OK; i++, to += columns) {
+        unsigned char part[128];
+        for (j = 0; j < columns && result == LLM_OK; j += 128) {
+            const size_t n = llmi_min(128, columns - j);
+            const float factor = scales[i / 128 * across + j / 128];
+            size_t k;
+            result = llmi_source_read(&shard->source, entry->begin + i * columns + j, part, n, err);
+            for (k = 0; k < n && result == LLM_OK; k++) to[j + k] = table[part[k]] * factor;
+        }
+    }
+    llmi_release(allocator, scales);
+    return result;
 }
 
 /* All shards are parsed. Fills the model; every tensor of the files must have a place. */
@@ -9496,7 +9636,12 @@ static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
                              shards[0].source.name, tensor->name);
         LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
-        LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[i], tensor->count, NULL, err));
+        if (entry->dtype == LLMI_DTYPE_F8)
+            LLMI_TRY(llmi_read_blocks(shards, n_shards, shard, entry, (float *)model->data[i],
+                                      model->allocator, err));
+        else
+            LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[i], tensor->count, NULL,
+                                      err));
         entry->used = 1;
     }
     if (model->config.tie_embeddings)
@@ -9522,6 +9667,29 @@ static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t
     return LLM_OK;
 }
 
+/* Memory is taken for what the files can hold, not for what a configuration says; where only a few
+ * tensors are missing, they are named later. */
+static llm_result llmi_check_claims(const llm_config *config, const char *name,
+                                    const llmi_shard *shards, size_t n_shards, llm_error *err) {
+    llm_config c = *config;
+    llmi_table table;
+    uint64_t bytes = 0;
+    size_t n = 0, i;
+    llmi_config_resolve(&c);
+    table.rows = NULL;
+    llmi_config_table(&table, &c, NULL);
+    for (i = 0; i < n_shards; i++) {
+        n += shards[i].n;
+        bytes += shards[i].source.size;
+    }
+    if (table.n <= n + 1024 && table.parameters <= bytes + (1 << 20)) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_FORMAT,
+                     "%.100s: %llu tensors, %llu parameters; there are %llu tensors in %llu bytes",
+                     llmi_path_end(name, 100), (unsigned long long)table.n,
+                     (unsigned long long)table.parameters, (unsigned long long)n,
+                     (unsigned long long)bytes);
+}
+
 static llm_model *llmi_load_model(const char *config_text, size_t config_size,
                                   const char *config_name, llmi_shard *shards, size_t n_shards,
                                   const llm_model_desc *desc, llm_error *err) {
@@ -9538,9 +9706,15 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
         result = llmi_check_generation(&json, &shards[i], err);
     llmi_json_free(&json);
     if (result == LLM_OK) {
+        llm_error why;
         llmi_config_settle(&config, shards, n_shards);
-        model = llmi_model_allocate(&config, desc, err);
+        result = llm_config_validate(&config, &why);
+        if (result != LLM_OK)
+            llmi_fail(err, result == LLM_ERR_ARGUMENT ? LLM_ERR_FORMAT : result, "%.90s: %s",
+                      llmi_path_end(config_name, 90), why.message);
     }
+    if (result == LLM_OK) result = llmi_check_claims(&config, config_name, shards, n_shards, err);
+    if (result == LLM_OK) model = llmi_model_allocate(&config, desc, err);
     if (model && llmi_load_tensors(model, shards, n_shards, err) != LLM_OK) {
         llm_model_free(model);
         model = NULL;
@@ -9572,7 +9746,7 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
 static llm_result llmi_shard_open(llmi_shard *shard, const char *path,
                                   const llm_allocator *allocator, llm_error *err) {
     int64_t size;
-    shard->source.name = path;
+    shard->source.name = llmi_path_end(path, 80);
     LLMI_TRY(llmi_file_open(path, &shard->source.file, &size, err));
     shard->source.size = (uint64_t)size;
     return llmi_shard_parse(shard, allocator, err);
@@ -9666,9 +9840,10 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
     all->n = 1;
     all->paths = (char (*)[LLMI_PATH])llmi_alloc(allocator, sizeof *all->paths, "shards", err);
     if (!all->paths) return LLM_ERR_MEMORY;
-    LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, directory,
-                            llmi_ends_with(directory, ".safetensors") ? "" : "model.safetensors",
-                            err));
+    if (llmi_ends_with(directory, ".safetensors"))
+        LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, "", directory, err));
+    else
+        LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, directory, "model.safetensors", err));
     return llmi_shard_open(&all->shards[0], all->paths[0], allocator, err);
 }
 #endif
@@ -9748,10 +9923,14 @@ static uint64_t llmi_hash_add(uint64_t hash, const void *data, size_t n) {
 static void llmi_text_number(llmi_text *text, float value) {
     char number[40];
     size_t i;
+    int whole = 1;
     snprintf(number, sizeof number, "%.9g", (double)value);
-    for (i = 0; number[i]; i++)
+    for (i = 0; number[i]; i++) {
         if (!strchr("0123456789+-e", number[i])) number[i] = '.';
+        whole = whole && number[i] != '.' && number[i] != 'e';
+    }
     llmi_text_add(text, number, i);
+    if (whole) llmi_text_add(text, ".0", 2);           /* 1 is no float to transformers */
 }
 
 static void llmi_gpt2_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
@@ -9898,17 +10077,37 @@ static llm_result llmi_tensors_write(llmi_writer *w, const llm_model *model, llm
     return LLM_OK;
 }
 
-static llm_result llmi_weights_write(const char *path, const llm_model *model, llm_dtype dtype,
-                                     const llmi_text *header, llm_error *err) {
+static llm_result llmi_weights_write(llmi_writer *w, const char *path, const llm_model *model,
+                                     llm_dtype dtype, const llmi_text *header, llm_error *err) {
     unsigned char length[8];
-    llmi_writer w;
     int i;
     for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
-    LLMI_TRY(llmi_writer_open(&w, path, err));
-    LLMI_TRY(llmi_writer_add(&w, length, 8, err));
-    LLMI_TRY(llmi_writer_add(&w, header->data, header->size, err));
-    LLMI_TRY(llmi_tensors_write(&w, model, dtype, err));
-    return llmi_writer_close(&w, err);
+    LLMI_TRY(llmi_writer_open(w, path, err));
+    LLMI_TRY(llmi_writer_add(w, length, 8, err));
+    LLMI_TRY(llmi_writer_add(w, header->data, header->size, err));
+    LLMI_TRY(llmi_tensors_write(w, model, dtype, err));
+    return llmi_writer_finish(w, err);
+}
+
+/* both files are there, whole, before either gets its name */
+static llm_result llmi_model_write(const llm_model *model, const char *path,
+                                   const char *config_path, llm_dtype dtype,
+                                   const llmi_text *header, const llmi_text *config,
+                                   llm_error *err) {
+    llmi_writer weights, w;
+    llm_result result;
+    LLMI_TRY(llmi_weights_write(&weights, path, model, dtype, header, err));
+    result = llmi_writer_open(&w, config_path, err);
+    if (result == LLM_OK) result = llmi_writer_add(&w, config->data, config->size, err);
+    if (result == LLM_OK) result = llmi_writer_finish(&w, err);
+    if (result != LLM_OK) {
+        llmi_writer_abandon(&weights);
+        return result;
+    }
+    result = llmi_writer_rename(&weights, err);
+    if (result == LLM_OK) return llmi_writer_rename(&w, err);
+    llmi_writer_abandon(&w);
+    return result;
 }
 #endif
 
@@ -9943,8 +10142,8 @@ LLM_API llm_result llm_model_save(const llm_model *model, const char *directory,
     result = header.failed != LLM_OK ? header.failed : config.failed;
     if (result != LLM_OK) llmi_fail(err, result, "out of memory: the headers of %.120s", directory);
     if (result == LLM_OK) result = llmi_directory_create(directory, err);
-    if (result == LLM_OK) result = llmi_weights_write(path, model, dtype, &header, err);
-    if (result == LLM_OK) result = llmi_file_write(config_path, config.data, config.size, err);
+    if (result == LLM_OK)
+        result = llmi_model_write(model, path, config_path, dtype, &header, &config, err);
     llmi_text_free(&header);
     llmi_text_free(&config);
     return result;

@@ -9350,7 +9350,7 @@ static void llmi_config_quantization(llmi_config_reader *reader) {
 /* transformers' DeepseekV3Config, whose defaults stand for absent keys. mtp_depth: -1 where nothing
  * is said; llmi_config_settle has the last word. */
 static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config) {
-    int node, heads;
+    int heads;
     config->arch = LLM_ARCH_DEEPSEEK_V3;
     config->vocab_size = llmi_config_int(reader, "vocab_size", NULL, 129280);
     config->max_seq_len = llmi_config_int(reader, "max_position_embeddings", NULL, 4096);

@@ -14,8 +14,8 @@
  *
  * WHAT IT DOES NOT DO
  *   GPUs, other model families, downloading, and talking to other machines (it hands over one
- *   contiguous gradient buffer; MPI or anything else sums it). bf16 and fp8 training, checkpoints
- *   of a trainer and token files are declared and answer LLM_ERR_UNSUPPORTED.
+ *   contiguous gradient buffer; MPI or anything else sums it). bf16 and fp8 training and
+ *   token files are declared and answer LLM_ERR_UNSUPPORTED.
  *
  * A COMPLETE PROGRAM: learn a text, then go on with it
  *
@@ -75,7 +75,7 @@
  *   >>parts       blocks and modules as ops
  *   >>adamw >>schedule >>trainer >>data
  *   >>session >>sample >>generate
- *   >>json >>file >>bpe >>safetensors >>load >>save
+ *   >>json >>file >>bpe >>safetensors >>load >>save >>resume
  *   >>kernels     one text, included once per instruction set
  *
  * GLOSSARY
@@ -398,9 +398,11 @@ LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t firs
 LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
                                             double grad_norm, llm_train_stats *stats,
                                             llm_error *err);
-/* everything that the next step depends on, weights too, so that a resumed run is bit-identical;
- * atomic. user data: bytes of the caller's (the data position), kept in the file.
- * save and load are LLM_ERR_UNSUPPORTED today. */
+/* Everything that the next step depends on, weights too: a run that is saved and loaded goes on to
+ * the bit as one that was not, with any number of threads. save is atomic; not between a forward
+ * and its backward. load wants a trainer of the same configuration: LLM_ERR_FORMAT names the first
+ * field that differs, or what is damaged, and the trainer is as before. user data: bytes of the
+ * caller's (the data position), kept in the file. */
 LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
@@ -6128,16 +6130,6 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
     return LLM_OK;
 }
 
-LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err) {
-    (void)trainer;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: saving a trainer is not implemented yet",
-                     path ? path : "NULL");
-}
-LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
-    (void)trainer;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: loading a trainer is not implemented yet",
-                     path ? path : "NULL");
-}
 LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
                                              llm_error *err) {
     if (!trainer || (!data && size))
@@ -10149,6 +10141,334 @@ LLM_API llm_result llm_model_save(const llm_model *model, const char *directory,
     return result;
 #endif
 }
+
+/* ============================================================================================
+ * >>resume       a trainer in a file, so that the next step is the same to the bit
+ *
+ * A safetensors file: "configuration", one line per field that the results depend on; "state";
+ * "user_data"; the flat "weights", "m", "v", and "gradients" in the middle of an accumulation. The
+ * metadata holds a hash of all of it, which is checked before anything is loaded.
+ * ========================================================================================== */
+#ifndef LLM_NO_STDIO
+typedef struct llmi_field { const char *name; size_t offset; int kind; } llmi_field;
+#define LLMI_INT(type, name) {#name, offsetof(type, name), 0}
+#define LLMI_FLOAT(type, name) {#name, offsetof(type, name), 1}
+
+static const llmi_field llmi_config_fields[] = {
+    LLMI_INT(llm_config, vocab_size), LLMI_INT(llm_config, max_seq_len),
+    LLMI_INT(llm_config, d_model), LLMI_INT(llm_config, n_layers), LLMI_INT(llm_config, n_heads),
+    LLMI_INT(llm_config, d_ffn), LLMI_INT(llm_config, tie_embeddings),
+    LLMI_FLOAT(llm_config, norm_eps), LLMI_FLOAT(llm_config, embd_pdrop),
+    LLMI_FLOAT(llm_config, attn_pdrop), LLMI_FLOAT(llm_config, resid_pdrop),
+    LLMI_INT(llm_config, q_lora_rank), LLMI_INT(llm_config, kv_lora_rank),
+    LLMI_INT(llm_config, qk_nope_head_dim), LLMI_INT(llm_config, qk_rope_head_dim),
+    LLMI_INT(llm_config, v_head_dim), LLMI_INT(llm_config, attention_bias),
+    LLMI_INT(llm_config, rope_half_split), LLMI_FLOAT(llm_config, rope_theta),
+    LLMI_FLOAT(llm_config, yarn_factor), LLMI_INT(llm_config, yarn_original_max_seq_len),
+    LLMI_FLOAT(llm_config, yarn_beta_fast), LLMI_FLOAT(llm_config, yarn_beta_slow),
+    LLMI_FLOAT(llm_config, yarn_mscale), LLMI_FLOAT(llm_config, yarn_mscale_all_dim),
+    LLMI_INT(llm_config, n_routed_experts), LLMI_INT(llm_config, n_shared_experts),
+    LLMI_INT(llm_config, num_experts_per_tok), LLMI_INT(llm_config, n_group),
+    LLMI_INT(llm_config, topk_group), LLMI_INT(llm_config, moe_d_ffn),
+    LLMI_INT(llm_config, first_k_dense), LLMI_FLOAT(llm_config, routed_scaling_factor),
+    LLMI_INT(llm_config, norm_topk_prob), LLMI_INT(llm_config, mtp_depth)};
+static const llmi_field llmi_train_fields[] = {
+    LLMI_INT(llm_train_desc, batch_size), LLMI_INT(llm_train_desc, seq_len),
+    LLMI_INT(llm_train_desc, grad_accum_steps), LLMI_FLOAT(llm_train_desc, learning_rate),
+    LLMI_FLOAT(llm_train_desc, min_lr_ratio), LLMI_INT(llm_train_desc, warmup_steps),
+    LLMI_INT(llm_train_desc, max_steps), LLMI_INT(llm_train_desc, decay_steps),
+    LLMI_FLOAT(llm_train_desc, beta1), LLMI_FLOAT(llm_train_desc, beta2),
+    LLMI_FLOAT(llm_train_desc, adam_eps), LLMI_FLOAT(llm_train_desc, weight_decay),
+    LLMI_FLOAT(llm_train_desc, grad_clip), LLMI_FLOAT(llm_train_desc, label_smoothing),
+    LLMI_FLOAT(llm_train_desc, mtp_lambda), LLMI_FLOAT(llm_train_desc, router_bias_speed),
+    LLMI_FLOAT(llm_train_desc, router_aux_alpha)};
+
+static void llmi_describe_fields(llmi_text *text, const void *object, const llmi_field *fields,
+                                 size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const char *at = (const char *)object + fields[i].offset;
+        float real;
+        int whole;
+        llmi_text_format(text, "%s ", fields[i].name);
+        memcpy(&real, at, sizeof real);
+        memcpy(&whole, at, sizeof whole);
+        if (fields[i].kind) llmi_text_number(text, real);
+        else llmi_text_format(text, "%d", whole);
+        llmi_text_add(text, "\n", 1);
+    }
+}
+
+/* what must be equal for the next step to be */
+static void llmi_trainer_describe(llmi_text *text, const llm_trainer *t) {
+    const llm_train_desc *d = &t->desc;
+    llmi_text_format(text, "arch %s\n",
+                     t->model->config.arch == LLM_ARCH_GPT2 ? "gpt2" : "deepseek_v3");
+    llmi_describe_fields(text, &t->model->config, llmi_config_fields,
+                         sizeof llmi_config_fields / sizeof llmi_config_fields[0]);
+    llmi_describe_fields(text, d, llmi_train_fields,
+                         sizeof llmi_train_fields / sizeof llmi_train_fields[0]);
+    llmi_text_format(text,
+                     "schedule %d\nprecision %d\nseed %llu\nshard_first %llu\nshard_count %llu\n",
+                     (int)d->schedule, (int)d->precision, (unsigned long long)d->seed,
+                     (unsigned long long)d->shard_first, (unsigned long long)d->shard_count);
+}
+
+enum { LLMI_STATE_STEP, LLMI_STATE_TOKENS, LLMI_STATE_FORWARDS, LLMI_STATE_ACCUMULATED,
+       LLMI_STATE_LAST, LLMI_N_STATE };
+enum { LLMI_CKPT_CONFIGURATION, LLMI_CKPT_STATE, LLMI_CKPT_USER, LLMI_CKPT_WEIGHTS, LLMI_CKPT_M,
+       LLMI_CKPT_V, LLMI_CKPT_GRADIENTS, LLMI_N_CKPT };
+
+typedef struct llmi_piece { const char *name; void *data; size_t size; } llmi_piece;
+
+/* where the trainer keeps what the file holds; the first three are the caller's */
+static void llmi_trainer_pieces(const llm_trainer *t, llmi_piece *pieces, int accumulated) {
+    const size_t state = t->desc.shard_count * sizeof(float);
+    static const char *const names[] = {"configuration", "state", "user_data", "weights", "m",
+                                        "v", "gradients"};
+    int i;
+    memset(pieces, 0, LLMI_N_CKPT * sizeof *pieces);
+    for (i = 0; i < LLMI_N_CKPT; i++) pieces[i].name = names[i];
+    pieces[LLMI_CKPT_WEIGHTS].data = t->model->block;
+    pieces[LLMI_CKPT_WEIGHTS].size = t->floats * sizeof(float);
+    pieces[LLMI_CKPT_M].data = t->m;
+    pieces[LLMI_CKPT_V].data = t->v;
+    pieces[LLMI_CKPT_M].size = pieces[LLMI_CKPT_V].size = state;
+    pieces[LLMI_CKPT_GRADIENTS].data = t->gradients;
+    pieces[LLMI_CKPT_GRADIENTS].size = accumulated ? (t->floats + t->tail) * sizeof(float) : 0;
+}
+
+#define LLMI_HASH_PART 65536u
+static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
+    size_t at;
+    for (at = 0; at < n; at += LLMI_HASH_PART)
+        hash = llmi_hash_add(hash, (const char *)data + at, llmi_min(LLMI_HASH_PART, n - at));
+    return hash;
+}
+
+static llm_result llmi_trainer_write(const char *path, const llmi_piece *pieces, llmi_text *header,
+                                     llm_error *err) {
+    uint64_t hash = 0, at = 0;
+    unsigned char length[8];
+    llmi_writer w;
+    int i;
+    for (i = 0; i < LLMI_N_CKPT; i++) hash = llmi_hash_parts(hash, pieces[i].data, pieces[i].size);
+    llmi_text_format(header,
+                     "{\"__metadata__\":{\"format\":\"llm.h trainer\",\"version\":\"1\","
+                     "\"hash\":\"%016llx\"}",
+                     (unsigned long long)hash);
+    for (i = 0; i < LLMI_N_CKPT; i++) {
+        const int floats = i >= LLMI_CKPT_WEIGHTS;
+        llmi_text_format(header,
+                         ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu],\"data_offsets\":[%llu,%llu]}",
+                         pieces[i].name, floats ? "F32" : "U8",
+                         (unsigned long long)(pieces[i].size / (floats ? sizeof(float) : 1)),
+                         (unsigned long long)at, (unsigned long long)(at + pieces[i].size));
+        at += pieces[i].size;
+    }
+    llmi_text_add(header, "}", 1);
+    while (header->size % LLMI_ALIGN != LLMI_ALIGN - 8 && header->failed == LLM_OK)
+        llmi_text_add(header, " ", 1);
+    if (header->failed != LLM_OK)
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the header of %.120s",
+                         llmi_path_end(path, 120));
+    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
+    LLMI_TRY(llmi_writer_open(&w, path, err));
+    LLMI_TRY(llmi_writer_add(&w, length, 8, err));
+    LLMI_TRY(llmi_writer_add(&w, header->data, header->size, err));
+    for (i = 0; i < LLMI_N_CKPT; i++)
+        LLMI_TRY(llmi_writer_add(&w, pieces[i].data, pieces[i].size, err));
+    LLMI_TRY(llmi_writer_finish(&w, err));
+    return llmi_writer_rename(&w, err);
+}
+
+LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err) {
+    const llm_trainer *t = trainer;
+    int64_t state[LLMI_N_STATE];
+    llmi_piece pieces[LLMI_N_CKPT];
+    llmi_text configuration, header;
+    llm_result result;
+    if (!t || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or path is NULL");
+    if (t->pending)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "save: a forward waits for its backward");
+    memset(state, 0, sizeof state);
+    state[LLMI_STATE_STEP] = t->step;
+    state[LLMI_STATE_TOKENS] = t->n_tokens;
+    state[LLMI_STATE_FORWARDS] = t->n_forwards;
+    state[LLMI_STATE_ACCUMULATED] = t->n_accumulated;
+    memcpy(&state[LLMI_STATE_LAST], &t->last_grad_norm, sizeof(float));
+    memcpy((char *)&state[LLMI_STATE_LAST] + 4, &t->last_learning_rate, sizeof(float));
+    memset(&configuration, 0, sizeof configuration);
+    memset(&header, 0, sizeof header);
+    configuration.allocator = header.allocator = t->model->allocator;
+    llmi_trainer_describe(&configuration, t);
+    llmi_trainer_pieces(t, pieces, t->n_accumulated > 0);
+    pieces[LLMI_CKPT_CONFIGURATION].data = configuration.data;
+    pieces[LLMI_CKPT_CONFIGURATION].size = configuration.size;
+    pieces[LLMI_CKPT_STATE].data = state;
+    pieces[LLMI_CKPT_STATE].size = sizeof state;
+    pieces[LLMI_CKPT_USER].data = t->user_data;
+    pieces[LLMI_CKPT_USER].size = t->user_data_size;
+    if (configuration.failed != LLM_OK)
+        result = llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the configuration of %.120s",
+                           llmi_path_end(path, 120));
+    else result = llmi_trainer_write(path, pieces, &header, err);
+    llmi_text_free(&configuration);
+    llmi_text_free(&header);
+    return result;
+}
+
+/* the first line that differs */
+static llm_result llmi_compare_lines(const char *name, const char *have, size_t n_have,
+                                     const char *want, size_t n_want, llm_error *err) {
+    while (n_have || n_want) {
+        const char *a = n_have ? (const char *)memchr(have, '\n', n_have) : NULL;
+        const char *b = n_want ? (const char *)memchr(want, '\n', n_want) : NULL;
+        const size_t i = a ? (size_t)(a - have) : n_have, j = b ? (size_t)(b - want) : n_want;
+        if (i != j || memcmp(have, want, i) != 0)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.100s: the checkpoint has %.*s, this trainer %.*s", name,
+                             (int)llmi_min(i, 60), have, (int)llmi_min(j, 60), want);
+        have += i + (a != NULL);
+        n_have -= i + (a != NULL);
+        want += j + (b != NULL);
+        n_want -= j + (b != NULL);
+    }
+    return LLM_OK;
+}
+
+/* that the file is whole: the hash of the pieces; part: LLMI_HASH_PART bytes of room */
+static llm_result llmi_checkpoint_check(const llmi_shard *shard, llmi_entry *const *entries,
+                                        char *part, llm_error *err) {
+    const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
+    const int node = llmi_json_get(&shard->json, metadata, "hash");
+    uint64_t hash = 0, at;
+    char text[24];
+    int i;
+    for (i = 0; i < LLMI_N_CKPT; i++)
+        for (at = entries[i]->begin; at < entries[i]->end; at += LLMI_HASH_PART) {
+            const size_t n = (size_t)(entries[i]->end - at < LLMI_HASH_PART ? entries[i]->end - at
+                                                                           : LLMI_HASH_PART);
+            LLMI_TRY(llmi_source_read(&shard->source, at, part, n, err));
+            hash = llmi_hash_add(hash, part, n);
+        }
+    snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+    if (node >= 0 && llmi_json_is(&shard->json, node, text)) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_FORMAT,
+                     "%.120s: damaged: its values do not have the hash it states",
+                     shard->source.name);
+}
+
+/* part: LLMI_HASH_PART bytes of room */
+static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *part,
+                                       llm_error *err) {
+    const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
+    const int format = llmi_json_get(&shard->json, metadata, "format");
+    const int version = llmi_json_get(&shard->json, metadata, "version");
+    const llm_allocator *allocator = t->model->allocator;
+    const char *name = shard->source.name;
+    llmi_entry *entries[LLMI_N_CKPT];
+    llmi_piece pieces[LLMI_N_CKPT];
+    int64_t state[LLMI_N_STATE];
+    llmi_text mine;
+    llm_result result;
+    size_t n;
+    int i;
+    if (format < 0 || !llmi_json_is(&shard->json, format, "llm.h trainer"))
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: not a checkpoint of a trainer", name);
+    if (version < 0 || !llmi_json_is(&shard->json, version, "1"))
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "%.120s: a checkpoint of a version other than 1", name);
+    llmi_trainer_pieces(t, pieces, 0);
+    for (i = 0; i < LLMI_N_CKPT; i++) {
+        llmi_shard *where = NULL;
+        entries[i] = llmi_find_entry(shard, 1, pieces[i].name, &where);
+        if (!entries[i])
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %s is missing", name, pieces[i].name);
+    }
+    n = (size_t)(entries[LLMI_CKPT_CONFIGURATION]->end - entries[LLMI_CKPT_CONFIGURATION]->begin);
+    if (n > LLMI_HASH_PART)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a configuration of %lu bytes", name,
+                         (unsigned long)n);
+    LLMI_TRY(
+        llmi_source_read(&shard->source, entries[LLMI_CKPT_CONFIGURATION]->begin, part, n, err));
+    memset(&mine, 0, sizeof mine);
+    mine.allocator = allocator;
+    llmi_trainer_describe(&mine, t);
+    result = mine.failed != LLM_OK ? llmi_fail(err, LLM_ERR_MEMORY,
+                                               "out of memory: the configuration of %.120s", name)
+                                   : llmi_compare_lines(name, part, n, mine.data, mine.size, err);
+    llmi_text_free(&mine);
+    if (result != LLM_OK) return result;
+    if (entries[LLMI_CKPT_STATE]->end - entries[LLMI_CKPT_STATE]->begin != sizeof state)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a state of %llu bytes, not %lu", name,
+                         (unsigned long long)(entries[LLMI_CKPT_STATE]->end -
+                                              entries[LLMI_CKPT_STATE]->begin),
+                         (unsigned long)sizeof state);
+    LLMI_TRY(llmi_source_read(&shard->source, entries[LLMI_CKPT_STATE]->begin, state, sizeof state,
+                              err));
+    if (state[LLMI_STATE_STEP] < 0 || state[LLMI_STATE_ACCUMULATED] < 0 ||
+        state[LLMI_STATE_ACCUMULATED] > INT_MAX)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: step %lld after %lld batches", name,
+                         (long long)state[LLMI_STATE_STEP],
+                         (long long)state[LLMI_STATE_ACCUMULATED]);
+    llmi_trainer_pieces(t, pieces, state[LLMI_STATE_ACCUMULATED] > 0);
+    for (i = LLMI_CKPT_WEIGHTS; i < LLMI_N_CKPT; i++)
+        if (entries[i]->end - entries[i]->begin != pieces[i].size)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: %s has %llu bytes, not %llu", name,
+                             pieces[i].name,
+                             (unsigned long long)(entries[i]->end - entries[i]->begin),
+                             (unsigned long long)pieces[i].size);
+    LLMI_TRY(llmi_checkpoint_check(shard, entries, part, err));
+    n = (size_t)(entries[LLMI_CKPT_USER]->end - entries[LLMI_CKPT_USER]->begin);
+    LLMI_TRY(llmi_grow(allocator, &t->user_data, &t->user_data_capacity, t->user_data_size, n,
+                       "user data", err));
+    pieces[LLMI_CKPT_USER].data = t->user_data;
+    pieces[LLMI_CKPT_USER].size = n;
+    for (i = LLMI_CKPT_USER; i < LLMI_N_CKPT; i++)
+        if (pieces[i].size)
+            LLMI_TRY(llmi_source_read(&shard->source, entries[i]->begin, pieces[i].data,
+                                      pieces[i].size, err));
+    t->user_data_size = n;
+    t->step = state[LLMI_STATE_STEP];
+    t->n_tokens = state[LLMI_STATE_TOKENS];
+    t->n_forwards = state[LLMI_STATE_FORWARDS];
+    t->n_accumulated = (int)state[LLMI_STATE_ACCUMULATED];
+    t->pending = 0;
+    memcpy(&t->last_grad_norm, &state[LLMI_STATE_LAST], sizeof(float));
+    memcpy(&t->last_learning_rate, (const char *)&state[LLMI_STATE_LAST] + 4, sizeof(float));
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
+    const llm_allocator *allocator;
+    llm_result result;
+    llmi_shard shard;
+    char *part;
+    if (!trainer || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or path is NULL");
+    allocator = trainer->model->allocator;
+    part = (char *)llmi_alloc(allocator, LLMI_HASH_PART, "a part of a checkpoint", err);
+    if (!part) return LLM_ERR_MEMORY;
+    memset(&shard, 0, sizeof shard);
+    result = llmi_shard_open(&shard, path, allocator, err);
+    if (result == LLM_OK) result = llmi_checkpoint_load(trainer, &shard, part, err);
+    llmi_shard_free(&shard, allocator);
+    llmi_release(allocator, part);
+    return result;
+}
+#else
+LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err) {
+    (void)trainer;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
+                     path ? path : "NULL");
+}
+LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
+    (void)trainer;
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
+                     path ? path : "NULL");
+}
+#endif
+
 /* ============================================================================================
  * The passes: >>kernels, below, once per instruction set; then the tables
  * ========================================================================================== */

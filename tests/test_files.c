@@ -362,6 +362,28 @@ static void files_accepted(const char *config, const files_weights *w, const llm
     free(file);
 }
 
+/* the index: tensor i is said to be in a or b, the last one in what `last` is, as JSON */
+static void files_write_index(const char *directory, const files_weights *w, const char *last) {
+    static char text[16384];
+    size_t n = (size_t)snprintf(text, sizeof text, "{\"metadata\":{},\"weight_map\":{");
+    int i;
+    for (i = 0; i < w->n; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s\"%s\":%s", i ? "," : "", w->t[i].name,
+                              i == w->n - 1 && last ? last : i % 2 ? "\"b.safetensors\""
+                                                                   : "\"a.safetensors\"");
+    n += (size_t)snprintf(text + n, sizeof text - n, "}}");
+    files_write(directory, "model.safetensors.index.json", text, n);
+}
+static void files_write_shards(const char *directory, const files_weights *w) {
+    int i;
+    for (i = 0; i < 2; i++) {
+        size_t size;
+        char *file = files_pack_some(w, i, 2, &size);
+        files_write(directory, i ? "b.safetensors" : "a.safetensors", file, size);
+        free(file);
+    }
+}
+
 /* ---- broken files ---------------------------------------------------------------------------- */
 TEST(files_every_prefix) {
     llm_model *model = files_small(1, 1);
@@ -825,7 +847,7 @@ TEST(files_mixed_types) {              /* in one file, and of an odd number of b
     llm_model_free(model);
 }
 
-/* F8_E4M3 with a scale for each block of 128 x 128: read exactly, or refused by name */
+/* F8_E4M3 with a scale for each block of 128 x 128 */
 TEST(files_fp8) {
     llm_config c = files_deepseek_config();
     llm_model *model, *got;
@@ -834,9 +856,10 @@ TEST(files_fp8) {
     llm_error err;
     size_t size, i, j, k;
     char *file, config[1024];
+    const char *directory = files_directory("fp8");
     int64_t blocks[2];
     float scales[8];
-    int supported = 1, n;
+    int n;
     c.d_model = 131;
     c.d_ffn = 257;
     c.n_layers = 1;
@@ -875,19 +898,23 @@ TEST(files_fp8) {
         snprintf(name, sizeof name, "%s_scale_inv", view.name);
         files_add(&w, name, "F32", 2, blocks, scales, 24);
     }
-    file = files_pack(&w, &size);
-    got = files_load_memory(config, strlen(config), file, size, &err);
-    if (!got && err.code == LLM_ERR_UNSUPPORTED) {
-        CHECK_MSG(strstr(err.message, "F8_E4M3") && strstr(err.message, "_proj.weight"), "%s",
-                  err.message);
-        supported = 0;
-    } else {
-        CHECK_MSG(got != NULL, "%s", err.message);
-        CHECK(!got || files_same_tensors(got, model));
-    }
+    snprintf(config, sizeof config, "%s",
+             files_config(config, "'quantization_config': {'quant_method': 'fp8', 'fmt': 'e4m3', "
+                                  "'weight_block_size': [128, 128]}"));
+    files_accepted(config, &w, model);
+    files_write(directory, "config.json", config, strlen(config));
+    files_write_shards(directory, &w); /* scales and weights in different files */
+    files_write_index(directory, &w, NULL);
+    got = files_load(directory, &err);
+    CHECK_MSG(got != NULL, "%s", err.message);
+    CHECK(!got || files_same_tensors(got, model));
     files_unload(got);
+    files_add(&w, "model.layers.0.mlp.gate_proj.weight_scale_inv", "F32", 2, blocks, scales, 24);
+    file = files_pack(&w, &size);      /* of a matrix that is F32 */
+    files_refused(config, strlen(config), file, size, 0, LLM_ERR_UNSUPPORTED, "gate_proj", "scale");
     free(file);
-    for (n = 0; supported && n < 7; n++) {                 /* broken scales */
+    files_drop(&w, w.n - 1);
+    for (n = 0; n < 7; n++) {          /* broken scales */
         static const char scale_name[] = "model.layers.0.mlp.up_proj.weight_scale_inv";
         files_tensor old;
         t = files_find(&w, scale_name);
@@ -912,28 +939,6 @@ TEST(files_fp8) {
 }
 
 /* ---- several files --------------------------------------------------------------------------- */
-/* the index: tensor i is said to be in a or b, the last one in what `last` is, as JSON */
-static void files_write_index(const char *directory, const files_weights *w, const char *last) {
-    static char text[16384];
-    size_t n = (size_t)snprintf(text, sizeof text, "{\"metadata\":{},\"weight_map\":{");
-    int i;
-    for (i = 0; i < w->n; i++)
-        n += (size_t)snprintf(text + n, sizeof text - n, "%s\"%s\":%s", i ? "," : "", w->t[i].name,
-                              i == w->n - 1 && last ? last : i % 2 ? "\"b.safetensors\""
-                                                                   : "\"a.safetensors\"");
-    n += (size_t)snprintf(text + n, sizeof text - n, "}}");
-    files_write(directory, "model.safetensors.index.json", text, n);
-}
-static void files_write_shards(const char *directory, const files_weights *w) {
-    int i;
-    for (i = 0; i < 2; i++) {
-        size_t size;
-        char *file = files_pack_some(w, i, 2, &size);
-        files_write(directory, i ? "b.safetensors" : "a.safetensors", file, size);
-        free(file);
-    }
-}
-
 TEST(files_shards) {
     static const char *const outside[] = {
         "\"../b.safetensors\"", "\"/tmp/b.safetensors\"", "\"..\"", "\".\"", "\"\"",
@@ -1148,7 +1153,8 @@ TEST(files_gpt2_config) {
         {"'activation_function': 'gelu_new '", "activation_function", LLM_ERR_UNSUPPORTED},
         {"'activation_function': 7", "activation_function", LLM_OK},
         {"'pruned_heads': {'0': [0]}", "pruned_heads", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {'bits': 4}", "quantization_config", LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': {'quant_method': 'fp8'}", "quantization_config",
+         LLM_ERR_UNSUPPORTED},
         {"'model_type': 'llama'", "llama", LLM_ERR_UNSUPPORTED},
         {"'model_type': 'GPT2'", "GPT2", LLM_ERR_UNSUPPORTED},
         {"'model_type': null", "model_type", LLM_ERR_FORMAT},
@@ -1217,6 +1223,17 @@ TEST(files_deepseek_config) {
          "partial_rotary_factor", LLM_ERR_UNSUPPORTED},
         {"'partial_rotary_factor': 0.5, 'rope_scaling': {'type': 'yarn', 'factor': 4}",
          "partial_rotary_factor", LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': {'quant_method': 'gptq'}", "quant_method", LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': {}", "quant_method", LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': 8", "quant", LLM_OK},
+        {"'quantization_config': {'quant_method': 'fp8', 'fmt': 'e5m2'}", "fmt",
+         LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [64, 128]}",
+         "weight_block_size", LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [128]}",
+         "weight_block_size", LLM_ERR_UNSUPPORTED},
+        {"'quantization_config': {'quant_method': 'fp8', 'weight_block_size': 128}",
+         "weight_block_size", LLM_ERR_UNSUPPORTED},
         {"'hidden_act': 'gelu'", "hidden_act", LLM_ERR_UNSUPPORTED},
         {"'scoring_func': 'softmax'", "scoring_func", LLM_ERR_UNSUPPORTED},
         {"'topk_method': 'greedy'", "topk_method", LLM_ERR_UNSUPPORTED},

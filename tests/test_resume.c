@@ -1,0 +1,169 @@
+/* Checkpoints of a trainer: a run that was saved and loaded goes on to the bit; damaged files and other
+ * configurations are refused and change nothing. Uses build/ for files, and test_trainer.c's helpers. */
+
+#define RESUME_FILE "build/test_resume.ckpt"
+
+static llm_config resume_config(int deepseek) {
+    llm_config c;
+    if (!deepseek) {
+        c = small_config(41, 24, 20, 2, 2);
+        c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.1f;
+        return c;
+    }
+    c = part_config(1, 1);
+    c.arch = LLM_ARCH_DEEPSEEK_V3;
+    c.vocab_size = 41; c.max_seq_len = 24; c.n_layers = 2; c.first_k_dense = 1; c.mtp_depth = 2;
+    return c;
+}
+static llm_trainer *resume_trainer(int deepseek, int n_threads, uint64_t seed) {
+    const llm_config c = resume_config(deepseek);
+    llm_train_desc d = train_desc(2, 12, 3);       /* an accumulation of 3 is cut by the save */
+    llm_model_desc m;
+    llm_model *model;
+    memset(&m, 0, sizeof m);
+    m.seed = seed;
+    m.n_threads = n_threads;
+    d.seed = 5;
+    d.grad_accum_steps = 3;
+    d.n_threads = n_threads;
+    model = llm_model_create(&c, &m, NULL);
+    return model ? llm_trainer_create(model, &d, NULL) : NULL;
+}
+static void resume_free(llm_trainer *t) {
+    llm_model *model = t ? t->model : NULL;
+    llm_trainer_free(t);
+    llm_model_free(model);
+}
+static void resume_steps(llm_trainer *t, int from, int to) {
+    int32_t tokens[24], targets[24];
+    int step;
+    for (step = from; step < to; step++) {
+        random_batch(tokens, targets, 24, 41, 0.1, 500 + (uint64_t)step);
+        CHECK(llm_trainer_step(t, tokens, targets, NULL, NULL) == LLM_OK);
+    }
+}
+static int resume_equal(const llm_trainer *a, const llm_trainer *b) {
+    return same_bits(a->model->block, b->model->block, a->floats) &&
+           same_bits(a->m, b->m, a->desc.shard_count) && same_bits(a->v, b->v, a->desc.shard_count) &&
+           a->step == b->step && a->n_tokens == b->n_tokens && a->n_forwards == b->n_forwards &&
+           a->n_accumulated == b->n_accumulated;
+}
+
+TEST(resume_to_the_bit) {
+    int deepseek, cut;
+    for (deepseek = 0; deepseek < 2; deepseek++)
+        for (cut = 4; cut <= 6; cut++) {
+            llm_trainer *whole = resume_trainer(deepseek, 1, 1), *first = resume_trainer(deepseek, 2, 1);
+            llm_trainer *second = resume_trainer(deepseek, 3, 77);         /* other weights, all replaced */
+            llm_error err;
+            size_t size = 0;
+            err.message[0] = 0;
+            CHECK(whole && first && second);
+            if (!whole || !first || !second) return;
+            resume_steps(whole, 0, 11);
+            resume_steps(first, 0, cut);
+            CHECK(llm_trainer_set_user_data(first, "at 4711", 8, NULL) == LLM_OK);
+            CHECK_MSG(llm_trainer_save(first, RESUME_FILE, &err) == LLM_OK, "%s", err.message);
+            resume_steps(second, 3, 5);
+            CHECK_MSG(llm_trainer_load(second, RESUME_FILE, &err) == LLM_OK, "%s", err.message);
+            CHECK(resume_equal(first, second));
+            CHECK(strcmp((const char *)llm_trainer_user_data(second, &size), "at 4711") == 0 && size == 8);
+            resume_steps(second, cut, 11);
+            CHECK_MSG(resume_equal(whole, second), "deepseek %d, cut at %d", deepseek, cut);
+            resume_free(whole); resume_free(first); resume_free(second);
+        }
+}
+
+static void resume_write(const char *bytes, size_t n) {
+    FILE *file = fopen(RESUME_FILE, "wb");
+    CHECK(file && fwrite(bytes, 1, n, file) == n);
+    if (file) fclose(file);
+}
+
+TEST(resume_damaged_files) {
+    llm_trainer *a = resume_trainer(1, 1, 1), *b = resume_trainer(1, 1, 9), *untouched = resume_trainer(1, 1, 9);
+    llm_error err;
+    void *whole = NULL;
+    size_t size = 0, at;
+    if (!a || !b || !untouched) return;
+    resume_steps(a, 0, 4);
+    resume_steps(b, 6, 7);
+    resume_steps(untouched, 6, 7);
+    CHECK(llm_trainer_save(a, RESUME_FILE, NULL) == LLM_OK);
+    CHECK(llmi_file_read(RESUME_FILE, &whole, &size, NULL, NULL) == LLM_OK);
+    for (at = 0; at < size; at += at < 40 ? 1 : size / 61) {      /* cut short */
+        resume_write((const char *)whole, at);
+        err.message[0] = 0;
+        CHECK_MSG(llm_trainer_load(b, RESUME_FILE, &err) == LLM_ERR_FORMAT && strstr(err.message, "test_resume.ckpt"),
+                  "cut at %lu: %s", (unsigned long)at, err.message);
+    }
+    for (at = 0; at < size; at += at < 900 ? 7 : size / 97) {     /* one bit */
+        char *bytes = (char *)whole;
+        llm_result result;
+        bytes[at] ^= 4;
+        resume_write(bytes, size);
+        err.message[0] = 0;
+        result = llm_trainer_load(b, RESUME_FILE, &err);
+        if (at > 8 && result == LLM_OK) {          /* a space of the header's padding, say: nothing has changed */
+            CHECK_MSG(resume_equal(a, b), "bit at %lu changes the trainer", (unsigned long)at);
+            CHECK(llm_trainer_save(untouched, RESUME_FILE, NULL) == LLM_OK);
+            CHECK(llm_trainer_load(b, RESUME_FILE, NULL) == LLM_OK);
+        } else {
+            CHECK_MSG(result == LLM_ERR_FORMAT || result == LLM_ERR_UNSUPPORTED, "bit at %lu: result %d, %s",
+                      (unsigned long)at, (int)result, err.message);
+        }
+        bytes[at] ^= 4;
+    }
+    CHECK(resume_equal(b, untouched));
+    CHECK(llm_trainer_load(b, "build/no_such.ckpt", &err) == LLM_ERR_IO);
+    CHECK(llm_trainer_save(b, "build/no/such/directory.ckpt", &err) == LLM_ERR_IO);
+    CHECK(llm_trainer_save(NULL, RESUME_FILE, &err) == LLM_ERR_ARGUMENT && llm_trainer_load(b, NULL, &err) == LLM_ERR_ARGUMENT);
+    {                                  /* a failed save leaves the old file */
+        int32_t tokens[24] = {0};
+        resume_write((const char *)whole, size);
+        CHECK(llm_trainer_forward(b, tokens, tokens, NULL, NULL) == LLM_OK);
+        CHECK(llm_trainer_save(b, RESUME_FILE, &err) == LLM_ERR_ARGUMENT);
+        CHECK(llm_trainer_backward(b, NULL) == LLM_OK);
+        CHECK_MSG(llm_trainer_load(b, RESUME_FILE, &err) == LLM_OK, "%s", err.message);
+        CHECK(resume_equal(a, b));
+    }
+    llmi_release(NULL, whole);
+    resume_free(a); resume_free(b); resume_free(untouched);
+}
+
+TEST(resume_other_configurations) {
+    llm_trainer *a = resume_trainer(0, 1, 1);
+    const char *names[] = {"vocab_size", "n_layers", "resid_pdrop", "batch_size", "learning_rate", "seed", "arch"};
+    int i;
+    if (!a) return;
+    CHECK(llm_trainer_save(a, RESUME_FILE, NULL) == LLM_OK);
+    for (i = 0; i < 7; i++) {
+        llm_config c = resume_config(i == 6);
+        llm_train_desc d = a->desc;
+        llm_model *model;
+        llm_trainer *b;
+        llm_error err;
+        d.shard_count = 0;
+        if (i == 0) c.vocab_size = 40;
+        if (i == 1) c.n_layers = 3;
+        if (i == 2) c.resid_pdrop = 0.2f;
+        if (i == 3) d.batch_size = 1;
+        if (i == 4) d.learning_rate *= 2.0f;
+        if (i == 5) d.seed = 6;
+        model = llm_model_create(&c, NULL, NULL);
+        b = llm_trainer_create(model, &d, &err);
+        CHECK(b);
+        err.message[0] = 0;
+        CHECK_MSG(b && llm_trainer_load(b, RESUME_FILE, &err) == LLM_ERR_FORMAT && strstr(err.message, names[i]), "%s: %s",
+                  names[i], err.message);
+        llm_trainer_free(b);
+        llm_model_free(model);
+    }
+    resume_free(a);
+}
+
+static void run_resume(void) {
+    RUN(resume_to_the_bit);
+    RUN(resume_damaged_files);
+    RUN(resume_other_configurations);
+}

@@ -7367,7 +7367,7 @@ static llm_result llmi_writer_open(llmi_writer *w, const char *path, llm_error *
 
 static llm_result llmi_writer_add(llmi_writer *w, const void *data, size_t n, llm_error *err) {
     errno = 0;
-    if (fwrite(data, 1, n, w->file) == n) return LLM_OK;
+    if (!n || fwrite(data, 1, n, w->file) == n) return LLM_OK;
     llmi_fail_io(err, "write", w->path);
     llmi_writer_abandon(w);
     return LLM_ERR_IO;

@@ -2,16 +2,17 @@
 """Hugging Face directories into llm.h and back: random small models against transformers.
 
     pip install torch transformers
-    tools/check_hf.py [FILTER] [--header llm.h] [--seed 1] [--tolerance 1e-4] [--keep DIRECTORY]
+    python3 tools/check_hf.py [FILTER] [--header llm.h] [--seed 1] [--keep DIRECTORY]
 
 Each case is a GPT-2 or DeepSeek-V3 that transformers makes and saves: in one file or in shards, in
-float32, bfloat16 or float16, with configurations as transformers writes them and as older files have
-them. A C program with llm.h loads the directory and computes logits of a batch, the same through a
-session's cache, and a greedy continuation; these must be what transformers says of the same weights
-in float32. What llm.h saves, in F32 and in BF16, is loaded with transformers in turn: the same
-tensors to the bit, the same logits.
+float32, bfloat16, float16 or fp8, with configurations as transformers writes them and as older files
+have them. A C program with llm.h loads the directory and computes logits of a batch, the same
+through a session's cache, and a greedy continuation; these must be what transformers says of the
+same weights in float32. What llm.h saves, in F32 and in BF16, is loaded with transformers in turn:
+the same tensors to the bit, the same logits.
 
-A line per case; with FILTER, only cases whose name contains it. Exits 1 if any failed, 2 if none ran.
+A line per case; with FILTER, only cases whose name contains it. Exits 1 if any failed, 2 if none
+ran.
 """
 
 import argparse
@@ -144,6 +145,7 @@ def yarn(**changes):
 
 
 DENSE = dict(first_k_dense_replace=3)
+WIDE = dict(hidden_size=140, intermediate_size=260, moe_intermediate_size=129)   # several blocks
 # name, configuration, torch's type, arguments of save_pretrained and more of what save() below does
 CASES = [
     ("gpt2 tied", gpt2(), torch.float32, {}),
@@ -187,8 +189,8 @@ CASES = [
      torch.float32, {}),
     ("deepseek yarn, mscale only", deepseek(rope_parameters=yarn(mscale=0.8)), torch.float32, {}),
     ("deepseek yarn, betas, halves",
-     deepseek(rope_parameters=yarn(beta_fast=8.0, beta_slow=2.0, factor=2.5), rope_interleave=False),
-     torch.float32, {}),
+     deepseek(rope_parameters=yarn(beta_fast=8.0, beta_slow=2.0, factor=2.5),
+              rope_interleave=False), torch.float32, {}),
     ("deepseek yarn, no betas", deepseek(rope_parameters=yarn(beta_fast=None, beta_slow=None)),
      torch.float32, {}),
     ("deepseek yarn, old configuration",
@@ -199,6 +201,8 @@ CASES = [
      torch.float32, dict(legacy=True)),
     ("deepseek mtp", deepseek(num_mtp_layers=1), torch.float32, dict(mtp=1)),
     ("deepseek two mtp, dense", deepseek(num_mtp_layers=2, **DENSE), torch.bfloat16, dict(mtp=2)),
+    ("deepseek fp8", deepseek(**WIDE), torch.bfloat16, dict(fp8=True)),
+    ("deepseek fp8, dense, mtp", deepseek(**WIDE, **DENSE), torch.bfloat16, dict(fp8=True, mtp=1)),
     ("deepseek sharded", deepseek(), torch.float32, dict(max_shard_size="30KB")),
     ("deepseek bf16", deepseek(), torch.bfloat16, {}),
     ("deepseek f16", deepseek(), torch.float16, {}),
@@ -216,15 +220,50 @@ def shake(model, generator):
             noise = torch.randn(tensor.shape, generator=generator)
             if tensor.dim() > 1:
                 fan_in = tensor.shape[0] if "c_" in name else tensor.shape[-1]
-                scale = 0.3 if "embed" in name or "wte" in name or "wpe" in name else 1.2 / fan_in**0.5
-                tensor.copy_(scale * noise)
+                embedding = any(part in name for part in ("embed", "wte", "wpe"))
+                tensor.copy_(noise * (0.3 if embedding else 1.2 / fan_in**0.5))
             else:
-                tensor.copy_(0.2 * noise + ("norm" in name or "ln_" in name) * name.endswith("weight"))
+                norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
+                tensor.copy_(0.2 * noise + norm)
+
+
+def to_fp8(directory):
+    """as DeepSeek-V3's own files are: matrices of blocks in F8_E4M3 with scales -> a directory with
+    what they stand for"""
+    plain = directory + "_plain"
+    shutil.copytree(directory, plain)
+    tensors = load_file(os.path.join(directory, "model.safetensors"))
+    stands_for = dict(tensors)
+    for name, t in stands_for.items():
+        if t.dim() != 2 or any(part in name for part in ("embed", "head", "mlp.gate.", "eh_proj")):
+            continue
+        rows, columns = t.shape
+        padded = torch.zeros(-(-rows // 128) * 128, -(-columns // 128) * 128)
+        padded[:rows, :columns] = t
+        blocks = padded.view(padded.shape[0] // 128, 128, -1, 128)
+        scales = (blocks.abs().amax(dim=(1, 3)) / 448.0).clamp_min(1e-12)
+        wide = scales.repeat_interleave(128, 0).repeat_interleave(128, 1)[:rows, :columns]
+        tensors[name] = (t.float() / wide).to(torch.float8_e4m3fn)
+        tensors[name + "_scale_inv"] = scales
+        stands_for[name] = tensors[name].float() * wide
+    save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
+    save_file({name: t.float().contiguous() for name, t in stands_for.items()},
+              os.path.join(plain, "model.safetensors"), metadata={"format": "pt"})
+    path = os.path.join(directory, "config.json")
+    with open(path) as file:
+        values = json.load(file)
+    values["quantization_config"] = dict(activation_scheme="dynamic", fmt="e4m3",
+                                         quant_method="fp8", weight_block_size=[128, 128])
+    with open(path, "w") as file:
+        json.dump(values, file, indent=2)
+    return plain
 
 
 def save(config, dtype, options, directory, generator):
+    """-> the directory that transformers is to read: the same but for fp8"""
     options = dict(options)
-    base, old, legacy, mtp = (options.pop(key, 0) for key in ("base", "old", "legacy", "mtp"))
+    base, old, legacy, mtp, fp8 = (
+        options.pop(key, 0) for key in ("base", "old", "legacy", "mtp", "fp8"))
     kind = GPT2LMHeadModel if config.model_type == "gpt2" else DeepseekV3ForCausalLM
     model = kind(config).eval()
     shake(model, generator)
@@ -243,8 +282,8 @@ def save(config, dtype, options, directory, generator):
                 tensors[layer + name] = torch.randn(t.shape, generator=generator).to(dtype)
             tensors[layer + "eh_proj.weight"] = torch.randn(
                 width, 2 * width, generator=generator).to(dtype)
-            for name in ("enorm", "hnorm", "shared_head.norm"):
-                tensors[layer + name + ".weight"] = torch.randn(width, generator=generator).to(dtype)
+            for name in ("enorm.weight", "hnorm.weight", "shared_head.norm.weight"):
+                tensors[layer + name] = torch.randn(width, generator=generator).to(dtype)
             tensors[layer + "embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
             tensors[layer + "shared_head.head.weight"] = tensors["lm_head.weight"].clone()
         save_file(tensors, path, metadata={"format": "pt"})
@@ -267,6 +306,7 @@ def save(config, dtype, options, directory, generator):
         values.update(scoring_func="sigmoid", topk_method="noaux_tc", moe_layer_freq=1, ep_size=1)
         with open(path, "w") as file:
             json.dump(values, file, indent=2)
+    return to_fp8(directory) if fp8 else directory
 
 
 # ---- the comparison ------------------------------------------------------------------------------
@@ -306,8 +346,8 @@ def greedy(model, tokens):
 def settings(config):
     """what a configuration says of the mathematics"""
     names = {
-        "gpt2": "vocab_size n_positions n_embd n_layer n_head layer_norm_epsilon embd_pdrop attn_pdrop "
-                "resid_pdrop tie_word_embeddings",
+        "gpt2": "vocab_size n_positions n_embd n_layer n_head layer_norm_epsilon embd_pdrop "
+                "attn_pdrop resid_pdrop tie_word_embeddings",
         "deepseek_v3": "vocab_size max_position_embeddings hidden_size intermediate_size "
                        "num_hidden_layers num_attention_heads kv_lora_rank q_lora_rank "
                        "qk_rope_head_dim v_head_dim qk_nope_head_dim rms_norm_eps attention_bias "
@@ -322,8 +362,8 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     source = os.path.join(folder, "hf")
-    save(config, dtype, options, source, generator)
-    reference, wrong = load(source, dtype=torch.float32)
+    plain = save(config, dtype, options, source, generator)
+    reference, wrong = load(plain, dtype=torch.float32)
     skipped = set(wrong.pop("unexpected_keys", []))        # of MTP and old files
     if wrong and "base" not in options or skipped and not {"mtp", "old"} & set(options):
         return "", ["transformers does not load its own: %s, %s" % (wrong, skipped)]
@@ -334,7 +374,8 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
     with open(paths["in"], "wb") as file:
         file.write(struct.pack("<5i", B, T, config.vocab_size, PROMPT, NEW))
         file.write(tokens.to(torch.int32).numpy().tobytes())
-    run = subprocess.run([program, source, paths["in"], paths["out"]], capture_output=True, text=True)
+    run = subprocess.run([program, source, paths["in"], paths["out"]], capture_output=True,
+                         text=True)
     if run.returncode:
         return "", ["llm.h: " + (run.stderr.strip() or "status %d" % run.returncode)]
 
@@ -364,7 +405,7 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
         if wrong:
             problems.append("%s: transformers says %s" % (kind, wrong))
         if "mtp" in options:           # all is there, but for what only repeats
-            given = load_file(os.path.join(source, "model.safetensors"))
+            given = load_file(os.path.join(plain, "model.safetensors"))
             mine = load_file(os.path.join(paths["out"] + "." + kind, "model.safetensors"))
             for key in sorted(set(given) | set(mine)):
                 if key.startswith("model.layers.") and not key.endswith(
@@ -384,12 +425,12 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
             tensor = want[key].to(saved_dtype)
             if have[key].dtype != saved_dtype and have[key].dtype != torch.float32:
                 problems.append("%s: %s is %s" % (kind, key, have[key].dtype))
-            elif have[key].shape != tensor.shape or not torch.equal(have[key].to(saved_dtype), tensor):
+            elif not torch.equal(have[key].to(saved_dtype), tensor):
                 problems.append("%s: %s is not what was saved" % (kind, key))
         if kind == "f32":
             compare("saved", logits_of(back, tokens), expected, 1e-6)
         else:                          # the same weights in bf16, computed in float32
-            rounded = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32,
+            rounded = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32,
                                                            attn_implementation="eager").eval()
             with torch.no_grad():
                 for parameter in [*rounded.parameters(), *(
@@ -406,7 +447,8 @@ def main():
     parser.add_argument("filter", nargs="?", default="", help="only cases whose name contains it")
     parser.add_argument("--header", default=os.path.join(ROOT, "llm.h"), help="another llm.h")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tolerance", type=float, default=1e-4, help="of logits, relative to the largest")
+    parser.add_argument("--tolerance", type=float, default=1e-4,
+                        help="of logits, relative to the largest")
     parser.add_argument("--keep", metavar="DIRECTORY", help="keep the files of each case there")
     parser.add_argument("--verbose", action="store_true", help="the trace of what went wrong")
     arguments = parser.parse_args()
@@ -422,10 +464,11 @@ def main():
         shutil.copy(arguments.header, os.path.join(temporary, "llm.h"))
         with open(program + ".c", "w") as file:
             file.write(PROGRAM)
-        command = os.environ.get("CC", "cc").split() + ["-O2", "-I.", "program.c", "-o", "program", "-lm"]
-        subprocess.run(command, cwd=temporary, check=True)
+        command = "%s -O2 -I. program.c -o program -lm" % os.environ.get("CC", "cc")
+        subprocess.run(command.split(), cwd=temporary, check=True)
         for i, name, config, dtype, options in cases:
-            folder = os.path.join(arguments.keep or temporary, name.replace(" ", "_").replace(",", ""))
+            folder = os.path.join(arguments.keep or temporary,
+                                  name.replace(" ", "_").replace(",", ""))
             os.makedirs(folder, exist_ok=True)
             try:
                 measured, problems = check(name, config, dtype, options, program, folder,

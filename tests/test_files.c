@@ -941,7 +941,7 @@ TEST(files_fp8) {
 /* ---- several files --------------------------------------------------------------------------- */
 TEST(files_shards) {
     static const char *const outside[] = {
-        "\"../b.safetensors\"", "\"/tmp/b.safetensors\"", "\"..\"", "\".\"", "\"\"",
+        "\"../b.safetensors\"", "\"/b.safetensors\"", "\"..\"", "\".\"", "\"\"",
         "\"x/../b.safetensors\"", "\"shards/b.safetensors\"", "\"..\\\\b.safetensors\"",
         "\"x\\\\b.safetensors\"",
         "\"b.safetensors\\u0000\"", "\"\\u002e\\u002e/b.safetensors\"", "7", "null", "[]",
@@ -1346,13 +1346,13 @@ TEST(files_deepseek_styles) {
 /* A configuration may ask for more than there is memory: the files show that it is not there before
  * any is taken. */
 TEST(files_large_claims) {
-    static const char *const configs[] = {
-        "{\"model_type\": \"gpt2\"}", "{\"model_type\": \"deepseek_v3\"}",
-        "{\"model_type\": \"gpt2\", \"n_layer\": 10000, \"n_embd\": 1, \"n_head\": 1}",
-        "{\"model_type\": \"gpt2\", \"n_embd\": 1048576, \"n_layer\": 1}",
-        "{\"model_type\": \"deepseek_v3\", \"n_routed_experts\": 65536, \"num_hidden_layers\": 80}",
-        "{\"model_type\": \"deepseek_v3\", \"n_shared_experts\": 1024, \"moe_intermediate_size\": "
-        "16777216}"};
+    static const char *const claims[] = {
+        "'model_type': 'gpt2'",
+        "'model_type': 'deepseek_v3'",
+        "'model_type': 'gpt2', 'n_layer': 10000, 'n_embd': 1, 'n_head': 1",
+        "'model_type': 'gpt2', 'n_embd': 1048576, 'n_layer': 1",
+        "'model_type': 'deepseek_v3', 'n_routed_experts': 65536, 'num_hidden_layers': 80",
+        "'model_type': 'deepseek_v3', 'n_shared_experts': 1024, 'moe_intermediate_size': 16777216"};
     llm_model *model = files_small(1, 1);
     files_weights w;
     llm_error err;
@@ -1360,18 +1360,19 @@ TEST(files_large_claims) {
     char *file;
     files_of_model(&w, model);
     file = files_pack(&w, &size);
-    for (i = 0; i < sizeof configs / sizeof configs[0]; i++) {
+    for (i = 0; i < sizeof claims / sizeof claims[0]; i++) {
         llm_model_desc d = files_desc();
-        const size_t n = strlen(configs[i]);
+        const char *config = files_config("{\"model_type\": \"\"}", claims[i]);
         const double start = llmi_seconds();
         llm_model *got;
         files_heap.limit = (size_t)1 << 22;
         memset(&err, 0, sizeof err);
-        got = files_loaded(llm_model_load_memory(configs[i], n, file, size, &d, &err), &err);
-        files_check(got, &err, LLM_ERR_FORMAT, "memory", "", configs[i]);
-        CHECK_MSG(files_heap.largest < (size_t)1 << 22, "%s: %lu bytes were asked for", configs[i],
+        got = files_loaded(llm_model_load_memory(config, strlen(config), file, size, &d, &err),
+                           &err);
+        files_check(got, &err, LLM_ERR_FORMAT, "memory", "", claims[i]);
+        CHECK_MSG(files_heap.largest < (size_t)1 << 22, "%s: %lu bytes were asked for", claims[i],
                   (unsigned long)files_heap.largest);
-        CHECK_MSG(llmi_seconds() - start < 1.0, "%s took seconds", configs[i]);
+        CHECK_MSG(llmi_seconds() - start < 1.0, "%s took seconds", claims[i]);
     }
     free(file);
     files_free(&w);
@@ -1379,8 +1380,9 @@ TEST(files_large_claims) {
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
-/* saved in two steps, the second from what the first wrote: the same files; and the same model */
-static void files_round_trip(llm_model *model) {
+/* Saved and loaded: the same model. With `all`, saved again from that: the same files; and in bf16.
+ * Not for each model: every save waits for the disk. */
+static void files_round_trip(llm_model *model, int all) {
     static const char *const reals[] = {"\"routed_scaling_factor\":", "\"rope_theta\":",
                                         "\"rms_norm_eps\":", "\"attention_dropout\":",
                                         "\"layer_norm_epsilon\":", "\"factor\":",
@@ -1406,6 +1408,10 @@ static void files_round_trip(llm_model *model) {
     if (!got) return;
     CHECK(files_same_tensors(got, model));
     CHECK(!memcmp(llm_model_config(got), llm_model_config(model), sizeof(llm_config)));
+    if (!all) {
+        files_unload(got);
+        return;
+    }
     CHECK(llm_model_save(got, b, LLM_F32, &err) == LLM_OK);
     CHECK(files_same(a, b, "model.safetensors") && files_same(a, b, "config.json"));
     CHECK(llm_model_save(got, b, LLM_BF16, &err) == LLM_OK);
@@ -1446,7 +1452,7 @@ TEST(files_round_trips) {
         c.resid_pdrop = 1.0f / 3.0f;
         model = shaken_model(&c, 7, 1, NULL);
         if (model) memcpy(llm_model_tensor(model, 1).data, odd, sizeof odd);
-        if (model) files_round_trip(model);
+        if (model) files_round_trip(model, !tied);
         llm_model_free(model);
     }
     for (kind = 0; kind < 8; kind++) { /* all MoE, dense, full-rank query, biases, YaRN, MTP */
@@ -1471,7 +1477,7 @@ TEST(files_round_trips) {
             c.yarn_mscale_all_dim = 0.9f;
         }
         model = shaken_model(&c, 8, 1, NULL);
-        if (model) files_round_trip(model);
+        if (model) files_round_trip(model, kind == 5);
         llm_model_free(model);
     }
 }
@@ -1596,7 +1602,7 @@ TEST(files_save_fails) {
     }
 #if !defined(__APPLE__)
     {   /* a disk that is full after so many bytes */
-        static const rlim_t limits[] = {0, 7, 100, 1000, 1700};
+        static const rlim_t limits[] = {0, 7, 1000, 1700};
         struct rlimit limit, old_limit;
         size_t i;
         void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
@@ -1640,7 +1646,7 @@ TEST(files_locale) {                   /* where numbers have a decimal comma */
     if (!model) return;
     for (i = 0; i < sizeof names / sizeof names[0] && !found; i++)
         found = setlocale(LC_NUMERIC, names[i]) != NULL;
-    files_round_trip(model);
+    files_round_trip(model, 0);
     setlocale(LC_NUMERIC, "C");
     llm_model_free(model);
     if (!found) SKIP("no such locale here");

@@ -1,0 +1,149 @@
+/* inspect.c -- what is in a model directory: configuration, numbers of parameters, every tensor.
+ *
+ *     build/inspect DIRECTORY           or one .safetensors file
+ *
+ * The configuration is that of the model as llm.h loads it; where it does not, the reason goes to
+ * stderr, and the tensors follow all the same. NaN and infinities are counted, and left out of the
+ * statistics. Values of F8_E4M3 are given without their scales. */
+#define LLM_IMPLEMENTATION
+#include "../llm.h"
+
+static llm_error error;
+static int complain(void) {
+    fflush(stdout);
+    fprintf(stderr, "inspect: %s\n", error.message);
+    return 1;
+}
+
+typedef struct statistics {
+    double min, max, sum, squares;
+    uint64_t n, bad;                   /* bad: NaN and infinities, not among the n */
+} statistics;
+
+static double value_of(int type, const unsigned char *bytes) {       /* little endian */
+    uint32_t bits = 0;
+    int exponent, fraction;
+    double size;
+    memcpy(&bits, bytes, (size_t)llmi_dtypes[type].bytes);
+    if (type == LLMI_DTYPE_F32) return (double)llmi_float_of_bits(bits);
+    if (type == LLMI_DTYPE_BF16) return (double)llmi_bf16_to_f32((uint16_t)bits);
+    if (type == LLMI_DTYPE_F16) return (double)llmi_f16_to_f32((uint16_t)bits);
+    exponent = (int)(bits >> 3 & 15);  /* F8_E4M3: no infinity, the largest pattern is NaN */
+    fraction = (int)(bits & 7);
+    if (exponent == 15 && fraction == 7) return (double)NAN;
+    size = exponent ? ldexp(8 + fraction, exponent - 10) : ldexp(fraction, -9);
+    return bits & 128 ? -size : size;
+}
+
+/* only for the types of value_of */
+static llm_result measure(const llmi_shard *shard, const llmi_entry *entry, statistics *s) {
+    static unsigned char part[1 << 16];
+    const size_t width = (size_t)llmi_dtypes[entry->dtype].bytes;
+    uint64_t at;
+    size_t i, n;
+    memset(s, 0, sizeof *s);
+    for (at = entry->begin; at < entry->end; at += n) {
+        n = entry->end - at < sizeof part ? (size_t)(entry->end - at) : sizeof part;
+        LLMI_TRY(llmi_source_read(&shard->source, at, part, n, &error));
+        for (i = 0; i < n; i += width) {
+            const double value = value_of(entry->dtype, part + i);
+            if (!(value - value >= 0.0)) {
+                s->bad++;
+                continue;
+            }
+            if (!s->n || value < s->min) s->min = value;
+            if (!s->n || value > s->max) s->max = value;
+            s->sum += value;
+            s->squares += value * value;
+            s->n++;
+        }
+    }
+    return LLM_OK;
+}
+
+static int print_tensors(llmi_shards *all) {
+    uint64_t values = 0, bytes = 0, bad = 0;
+    size_t tensors = 0, i, j;
+    for (i = 0; i < all->n; i++) {
+        llmi_shard *shard = &all->shards[i];
+        qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
+        printf("\n%s: %lu tensors\n", shard->source.name, (unsigned long)shard->n);
+        printf("  %-52s %-8s %-14s %10s %10s %10s %10s\n", "name", "type", "shape", "min", "max",
+               "mean", "rms");
+        for (j = 0; j < shard->n; j++) {
+            const llmi_entry *entry = &shard->entries[j];
+            char shape[256];
+            statistics s;
+            llmi_shape_text(shape, sizeof shape, entry->dims, entry->n_dims);
+            printf("  %-52s %-8s %-14s", entry->name, llmi_dtypes[entry->dtype].name,
+                   entry->n_dims ? shape : "()");
+            tensors++;
+            bytes += entry->end - entry->begin;
+            values += (entry->end - entry->begin) / (uint64_t)llmi_dtypes[entry->dtype].bytes;
+            if (entry->dtype <= 3) {   /* F32, BF16, F16, F8_E4M3 */
+                if (measure(shard, entry, &s) != LLM_OK) return complain();
+                if (s.n)
+                    printf(" %10.3g %10.3g %10.3g %10.3g", s.min, s.max, s.sum / (double)s.n,
+                           sqrt(s.squares / (double)s.n));
+                if (s.bad) printf("  %llu NOT FINITE", (unsigned long long)s.bad);
+                bad += s.bad;
+            }
+            printf("\n");
+        }
+    }
+    printf("\n%lu tensors, %llu values, %llu bytes", (unsigned long)tensors,
+           (unsigned long long)values, (unsigned long long)bytes);
+    if (bad) printf(", %llu values NOT FINITE", (unsigned long long)bad);
+    printf("\n");
+    return 0;
+}
+
+static void print_config(const llm_config *c) {
+    const uint64_t modules = llm_config_mtp_param_count(c);
+    printf("%s\n", c->arch == LLM_ARCH_GPT2 ? "gpt2" : "deepseek_v3");
+#define INTEGER(field) if (c->field) printf("  %-26s %d\n", #field, c->field)
+#define REAL(field) if (c->field > 0.0f) printf("  %-26s %.6g\n", #field, (double)c->field)
+    INTEGER(vocab_size); INTEGER(max_seq_len); INTEGER(d_model); INTEGER(n_layers);
+    INTEGER(n_heads); INTEGER(d_ffn); INTEGER(tie_embeddings); REAL(norm_eps); REAL(embd_pdrop);
+    REAL(attn_pdrop); REAL(resid_pdrop); INTEGER(q_lora_rank); INTEGER(kv_lora_rank);
+    INTEGER(qk_nope_head_dim); INTEGER(qk_rope_head_dim); INTEGER(v_head_dim);
+    INTEGER(attention_bias); INTEGER(rope_half_split); REAL(rope_theta); REAL(yarn_factor);
+    INTEGER(yarn_original_max_seq_len); REAL(yarn_beta_fast); REAL(yarn_beta_slow);
+    REAL(yarn_mscale); REAL(yarn_mscale_all_dim); INTEGER(n_routed_experts);
+    INTEGER(n_shared_experts); INTEGER(num_experts_per_tok); INTEGER(n_group); INTEGER(topk_group);
+    INTEGER(moe_d_ffn); INTEGER(first_k_dense); REAL(routed_scaling_factor);
+    INTEGER(norm_topk_prob); INTEGER(mtp_depth);
+    printf("%llu parameters", (unsigned long long)llm_config_param_count(c));
+    if (c->n_routed_experts)
+        printf(", %llu for each token", (unsigned long long)llm_config_active_param_count(c));
+    if (modules) printf("; %llu more in MTP modules", (unsigned long long)modules);
+    printf("\nkey-value cache: %lu bytes per token in F32, %.1f MiB for the whole context\n",
+           (unsigned long)llm_config_cache_bytes(c, 1, LLM_F32),
+           (double)llm_config_cache_bytes(c, 0, LLM_F32) / 1048576.0);
+}
+
+int main(int argc, char **argv) {
+    const int help = argc > 1 && !strcmp(argv[1], "--help");
+    llm_model *model;
+    llmi_shards all;
+    size_t i;
+    int failed = 0;
+    if (help || argc != 2 || argv[1][0] == '-') {
+        fprintf(help ? stdout : stderr,
+                "usage: inspect DIRECTORY\n"
+                "What is in a model directory, or in one .safetensors file: the configuration,\n"
+                "numbers of parameters, the tensors with their types, shapes and statistics.\n");
+        return help ? 0 : 2;
+    }
+    model = llm_model_load(argv[1], NULL, &error);
+    if (model) print_config(llm_model_config(model));
+    else failed = complain();
+    llm_model_free(model);
+    memset(&all, 0, sizeof all);       /* a model has f32 only; the types are those of the files */
+    if (llmi_directory_open(&all, argv[1], NULL, &error) == LLM_OK) failed |= print_tensors(&all);
+    else if (!failed) failed = complain();
+    for (i = 0; i < all.n; i++) llmi_shard_free(&all.shards[i], NULL);
+    llmi_release(NULL, all.shards);
+    llmi_release(NULL, all.paths);
+    return failed;
+}

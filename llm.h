@@ -112,6 +112,7 @@
  *   LLM_MALLOC(n), LLM_FREE(p)   instead of malloc and free: both or neither
  *   LLM_NO_STDIO    nothing that opens files; models and tokenizers load from memory
  *   LLM_NO_SIMD     plain C kernels only
+ *   LLM_SHARD_BYTES 5e9: the most data of one .safetensors file that a save writes
  *   LLM_SELF        "llm.h": how this file includes itself, if you rename it
  *
  * REFERENCES
@@ -291,7 +292,8 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
                                          const void *safetensors, size_t size,
                                          const llm_model_desc *desc, llm_error *err);
 /* Writes a directory that transformers' from_pretrained loads, in F32 or BF16: each file
- * atomically; a mixture of two generations of files is detected on load. */
+ * atomically; a mixture of two generations of files is detected on load. Above LLM_SHARD_BYTES of
+ * data, in shards with an index. */
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err);
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
@@ -3283,6 +3285,7 @@ struct llm_model {
     void **data;                       /* data[i]: the values of tensor i, f32 */
     float *block;                      /* table.floats of them; zero between tensors */
     llmi_ds_layer *layers;             /* DeepSeek: (n_layers + mtp_depth) */
+    char bos[96], eos[96];             /* token ids of config.json, as JSON; for what is saved */
 };
 
 LLM_API void llm_model_free(llm_model *model) {
@@ -3316,6 +3319,8 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     model->config = *config;
     llmi_config_resolve(&model->config);
     model->n_threads = desc ? desc->n_threads : 0;
+    memcpy(model->bos, "null", 5);
+    memcpy(model->eos, "null", 5);
     if (allocator) {
         model->allocator_copy = *allocator;
         model->allocator = &model->allocator_copy;
@@ -9682,6 +9687,18 @@ static llm_result llmi_check_claims(const llm_config *config, const char *name,
                      (unsigned long long)bytes);
 }
 
+/* a value's JSON; "null" where it is absent or does not fit */
+static void llmi_config_keep(char *to, size_t capacity, const llmi_json *json, const char *key) {
+    const int node = llmi_json_get(json, 0, key);
+    const size_t n = node >= 0 ? json->nodes[node].end - json->nodes[node].begin : 0;
+    if (n == 0 || n >= capacity || json->nodes[node].type == LLMI_JSON_STRING)
+        memcpy(to, "null", 5);
+    else {
+        memcpy(to, json->text + json->nodes[node].begin, n);
+        to[n] = 0;
+    }
+}
+
 static llm_model *llmi_load_model(const char *config_text, size_t config_size,
                                   const char *config_name, llmi_shard *shards, size_t n_shards,
                                   const llm_model_desc *desc, llm_error *err) {
@@ -9690,10 +9707,13 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
     llmi_json json;
     llm_config config;
     llm_result result;
+    char bos[sizeof model->bos], eos[sizeof model->eos];
     size_t i;
     if (llmi_json_parse(&json, config_text, config_size, config_name, allocator, err) != LLM_OK)
         return NULL;
     result = llmi_config_parse(&config, &json, err);
+    llmi_config_keep(bos, sizeof bos, &json, "bos_token_id");
+    llmi_config_keep(eos, sizeof eos, &json, "eos_token_id");
     for (i = 0; i < n_shards && result == LLM_OK; i++)
         result = llmi_check_generation(&json, &shards[i], err);
     llmi_json_free(&json);
@@ -9710,6 +9730,10 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
     if (model && llmi_load_tensors(model, shards, n_shards, err) != LLM_OK) {
         llm_model_free(model);
         model = NULL;
+    }
+    if (model) {
+        memcpy(model->bos, bos, sizeof bos);
+        memcpy(model->eos, eos, sizeof eos);
     }
     return model;
 }
@@ -9893,10 +9917,15 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
 /* ============================================================================================
  * >>save         a directory that transformers loads
  *
- * model.safetensors first, config.json last. Both carry the same hash of configuration and weights,
- * so that one of an old save beside one of a new is noticed.
+ * Weights first, then generation_config.json, config.json, and the index of shards. Weights and
+ * config.json carry the same hash of configuration and weights, so that one of an old save beside
+ * one of a new is noticed.
  * ========================================================================================== */
 #ifndef LLM_NO_STDIO
+#ifndef LLM_SHARD_BYTES
+  #define LLM_SHARD_BYTES 5000000000u
+#endif
+
 static uint64_t llmi_hash_add(uint64_t hash, const void *data, size_t n) {
     const unsigned char *bytes = (const unsigned char *)data;
     uint64_t word;
@@ -9925,13 +9954,11 @@ static void llmi_text_number(llmi_text *text, float value) {
     if (whole) llmi_text_add(text, ".0", 2);           /* 1 is no float to transformers */
 }
 
-static void llmi_gpt2_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
-                              const char *generation) {
+static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
     static const char *const names[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop",
                                         "layer_norm_epsilon"};
     const float values[] = {config->embd_pdrop, config->attn_pdrop, config->resid_pdrop,
                             config->norm_eps};
-    const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
     size_t i;
     llmi_text_format(
         text, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n");
@@ -9948,9 +9975,6 @@ static void llmi_gpt2_write(llmi_text *text, const llm_config *config, llm_dtype
                      "  \"activation_function\": \"gelu_new\",\n  \"initializer_range\": 0.02,\n");
     llmi_text_format(text, "  \"tie_word_embeddings\": %s,\n",
                      config->tie_embeddings ? "true" : "false");
-    llmi_text_format(text, "  \"bos_token_id\": null,\n  \"eos_token_id\": null,\n");
-    llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
-    llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
 }
 
 static void llmi_text_field(llmi_text *text, const char *name, float value) {
@@ -9959,10 +9983,8 @@ static void llmi_text_field(llmi_text *text, const char *name, float value) {
     llmi_text_format(text, ",\n");
 }
 
-static void llmi_ds_write(llmi_text *text, const llm_config *c, llm_dtype dtype,
-                          const char *generation) {
+static void llmi_ds_write(llmi_text *text, const llm_config *c) {
     static const char *const words[] = {"false", "true"};
-    const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
     const int experts = c->n_routed_experts;
     llmi_text_format(text, "{\n  \"architectures\": [\"DeepseekV3ForCausalLM\"],\n  "
                            "\"model_type\": \"deepseek_v3\",\n");
@@ -10014,28 +10036,29 @@ static void llmi_ds_write(llmi_text *text, const llm_config *c, llm_dtype dtype,
                      words[c->norm_topk_prob != 0], words[c->tie_embeddings != 0]);
     llmi_text_format(text, "  \"scoring_func\": \"sigmoid\",\n  \"topk_method\": \"noaux_tc\",\n  "
                            "\"hidden_act\": \"silu\",\n");
-    llmi_text_format(text,
-                     "  \"num_nextn_predict_layers\": %d,\n  \"bos_token_id\": null,\n  "
-                     "\"eos_token_id\": null,\n",
-                     c->mtp_depth);
+    llmi_text_format(text, "  \"num_nextn_predict_layers\": %d,\n", c->mtp_depth);
+}
+
+static void llmi_config_write(llmi_text *text, const llm_model *model, llm_dtype dtype,
+                              const char *generation) {
+    const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
+    if (model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_write(text, &model->config);
+    else llmi_ds_write(text, &model->config);
+    llmi_text_format(text, "  \"bos_token_id\": %s,\n  \"eos_token_id\": %s,\n", model->bos,
+                     model->eos);
     llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
     llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
 }
 
-static void llmi_config_write(llmi_text *text, const llm_config *config, llm_dtype dtype,
-                              const char *generation) {
-    if (config->arch == LLM_ARCH_GPT2) llmi_gpt2_write(text, config, dtype, generation);
-    else llmi_ds_write(text, config, dtype, generation);
-}
-
-static void llmi_header_write(llmi_text *text, const llmi_table *table, llm_dtype dtype,
-                              const char *generation) {
+/* of the tensors first .. end */
+static void llmi_header_write(llmi_text *text, const llmi_table *table, size_t first, size_t end,
+                              llm_dtype dtype, const char *generation) {
     const size_t bytes = dtype == LLM_BF16 ? 2 : 4;
     uint64_t at = 0;
     size_t i;
     llmi_text_format(text, "{\"__metadata__\":{\"format\":\"pt\",\"" LLMI_GENERATION "\":\"%s\"}",
                      generation);
-    for (i = 0; i < table->n; i++) {
+    for (i = first; i < end; i++) {
         const llmi_tensor *row = &table->rows[i];
         char shape[64];
         llmi_shape_text(shape, sizeof shape, row->dims, row->n_dims);
@@ -10050,55 +10073,166 @@ static void llmi_header_write(llmi_text *text, const llmi_table *table, llm_dtyp
         llmi_text_add(text, " ", 1);
 }
 
-static llm_result llmi_tensors_write(llmi_writer *w, const llm_model *model, llm_dtype dtype,
-                                     llm_error *err) {
+/* The files of a save: all are there, whole, under temporary names before the first gets its own.
+ * */
+typedef struct llmi_save {
+    const llm_model *model;
+    const char *directory;
+    llm_dtype dtype;
+    char generation[32];
+    llmi_writer *writers;              /* finished ones */
+    size_t n;
+} llmi_save;
+
+static llm_result llmi_save_open(llmi_save *save, const char *name, llmi_writer **w,
+                                 llm_error *err) {
+    char path[LLMI_PATH];
+    *w = &save->writers[save->n];
+    LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, name, err));
+    return llmi_writer_open(*w, path, err);
+}
+static llm_result llmi_save_close(llmi_save *save, llmi_writer *w, llm_error *err) {
+    LLMI_TRY(llmi_writer_finish(w, err));
+    save->n++;
+    return LLM_OK;
+}
+
+static llm_result llmi_save_text(llmi_save *save, const char *name, const llmi_text *text,
+                                 llm_error *err) {
+    llmi_writer *w;
+    if (text->failed != LLM_OK)
+        return llmi_fail(err, text->failed, "out of memory: %s of %.120s", name,
+                         llmi_path_end(save->directory, 120));
+    LLMI_TRY(llmi_save_open(save, name, &w, err));
+    LLMI_TRY(llmi_writer_add(w, text->data, text->size, err));
+    return llmi_save_close(save, w, err);
+}
+
+static llm_result llmi_save_tensor(llmi_writer *w, const float *values, size_t count,
+                                   llm_dtype dtype, llm_error *err) {
     uint16_t part[4096];
-    size_t i, j, k;
-    for (i = 0; i < model->table.n; i++) {
-        const float *values = (const float *)model->data[i];
-        const size_t count = model->table.rows[i].count;
-        if (dtype == LLM_F32) {
-            LLMI_TRY(llmi_writer_add(w, values, count * sizeof *values, err));
-            continue;
-        }
-        for (j = 0; j < count; j += k) {
-            for (k = 0; k < 4096 && j + k < count; k++) part[k] = llmi_f32_to_bf16(values[j + k]);
-            LLMI_TRY(llmi_writer_add(w, part, k * sizeof *part, err));
-        }
+    size_t j, k;
+    if (dtype == LLM_F32) return llmi_writer_add(w, values, count * sizeof *values, err);
+    for (j = 0; j < count; j += k) {
+        for (k = 0; k < 4096 && j + k < count; k++) part[k] = llmi_f32_to_bf16(values[j + k]);
+        LLMI_TRY(llmi_writer_add(w, part, k * sizeof *part, err));
     }
     return LLM_OK;
 }
 
-static llm_result llmi_weights_write(llmi_writer *w, const char *path, const llm_model *model,
-                                     llm_dtype dtype, const llmi_text *header, llm_error *err) {
+static llm_result llmi_save_tensors(llmi_save *save, const char *name, size_t first, size_t end,
+                                    llm_error *err) {
+    const llm_model *model = save->model;
     unsigned char length[8];
-    int i;
-    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
-    LLMI_TRY(llmi_writer_open(w, path, err));
-    LLMI_TRY(llmi_writer_add(w, length, 8, err));
-    LLMI_TRY(llmi_writer_add(w, header->data, header->size, err));
-    LLMI_TRY(llmi_tensors_write(w, model, dtype, err));
-    return llmi_writer_finish(w, err);
+    llmi_text header;
+    llmi_writer *w;
+    llm_result result;
+    size_t i;
+    memset(&header, 0, sizeof header);
+    header.allocator = model->allocator;
+    llmi_header_write(&header, &model->table, first, end, save->dtype, save->generation);
+    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header.size >> 8 * i);
+    result = header.failed == LLM_OK
+                 ? llmi_save_open(save, name, &w, err)
+                 : llmi_fail(err, header.failed, "out of memory: the header of %s", name);
+    if (result == LLM_OK) result = llmi_writer_add(w, length, 8, err);
+    if (result == LLM_OK) result = llmi_writer_add(w, header.data, header.size, err);
+    for (i = first; i < end && result == LLM_OK; i++)
+        result = llmi_save_tensor(w, (const float *)model->data[i], model->table.rows[i].count,
+                                  save->dtype, err);
+    if (result == LLM_OK) result = llmi_save_close(save, w, err);
+    llmi_text_free(&header);
+    return result;
 }
 
-/* both files are there, whole, before either gets its name */
-static llm_result llmi_model_write(const llm_model *model, const char *path,
-                                   const char *config_path, llm_dtype dtype,
-                                   const llmi_text *header, const llmi_text *config,
-                                   llm_error *err) {
-    llmi_writer weights, w;
-    llm_result result;
-    LLMI_TRY(llmi_weights_write(&weights, path, model, dtype, header, err));
-    result = llmi_writer_open(&w, config_path, err);
-    if (result == LLM_OK) result = llmi_writer_add(&w, config->data, config->size, err);
-    if (result == LLM_OK) result = llmi_writer_finish(&w, err);
-    if (result != LLM_OK) {
-        llmi_writer_abandon(&weights);
-        return result;
+/* the tensors from first on that a shard takes: those before the result */
+static size_t llmi_shard_end(const llmi_table *table, size_t first, uint64_t bytes_each,
+                             uint64_t most) {
+    uint64_t bytes = 0;
+    size_t i = first;
+    while (i < table->n && (i == first || bytes + table->rows[i].count * bytes_each <= most))
+        bytes += table->rows[i++].count * bytes_each;
+    return i;
+}
+
+/* model.safetensors, or shards of at most `most` bytes of data with their index */
+static llm_result llmi_save_weights(llmi_save *save, size_t n_shards, uint64_t most,
+                                    llmi_text *index, llm_error *err) {
+    const llmi_table *table = &save->model->table;
+    const uint64_t each = save->dtype == LLM_BF16 ? 2 : 4;
+    size_t shard, first = 0, i;
+    llmi_text_format(index, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {\n",
+                     (unsigned long long)(table->parameters * each));
+    for (shard = 0; shard < n_shards; shard++) {
+        const size_t end = llmi_shard_end(table, first, each, most);
+        char name[48] = "model.safetensors";
+        if (n_shards > 1)
+            snprintf(name, sizeof name, "model-%05lu-of-%05lu.safetensors",
+                     (unsigned long)shard + 1, (unsigned long)n_shards);
+        LLMI_TRY(llmi_save_tensors(save, name, first, end, err));
+        for (i = first; i < end; i++)
+            llmi_text_format(index, "    \"%s\": \"%s\"%s\n", table->rows[i].name, name,
+                             i + 1 < table->n ? "," : "");
+        first = end;
     }
-    result = llmi_writer_rename(&weights, err);
-    if (result == LLM_OK) return llmi_writer_rename(&w, err);
-    llmi_writer_abandon(&w);
+    llmi_text_format(index, "  }\n}\n");
+    return LLM_OK;
+}
+
+static llm_result llmi_save_files(llmi_save *save, size_t n_shards, uint64_t most, llm_error *err) {
+    const llm_model *model = save->model;
+    llmi_text index, defaults, config;
+    llm_result result;
+    memset(&index, 0, sizeof index);
+    index.allocator = model->allocator;
+    defaults = config = index;
+    llmi_text_format(&defaults,
+                     "{\n  \"_from_model_config\": true,\n  \"bos_token_id\": %s,\n"
+                     "  \"eos_token_id\": %s\n}\n",
+                     model->bos, model->eos);
+    llmi_config_write(&config, model, save->dtype, save->generation);
+    result = llmi_save_weights(save, n_shards, most, &index, err);
+    if (result == LLM_OK) result = llmi_save_text(save, "generation_config.json", &defaults, err);
+    if (result == LLM_OK) result = llmi_save_text(save, "config.json", &config, err);
+    if (result == LLM_OK && n_shards > 1)
+        result = llmi_save_text(save, "model.safetensors.index.json", &index, err);
+    llmi_text_free(&index);
+    llmi_text_free(&defaults);
+    llmi_text_free(&config);
+    return result;
+}
+
+static llm_result llmi_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
+                                  uint64_t most, llm_error *err) {
+    const uint64_t each = dtype == LLM_BF16 ? 2 : 4;
+    char other[LLMI_PATH];
+    llm_result result;
+    llmi_save save;
+    uint64_t hash;
+    size_t n_shards = 0, i;
+    LLMI_TRY(llmi_directory_create(directory, err));
+    for (i = 0; i < model->table.n; n_shards++) i = llmi_shard_end(&model->table, i, each, most);
+    LLMI_TRY(llmi_path_join(other, sizeof other, directory,
+                            n_shards > 1 ? "model.safetensors" : "model.safetensors.index.json",
+                            err));
+    memset(&save, 0, sizeof save);
+    save.model = model;
+    save.directory = directory;
+    save.dtype = dtype;
+    hash = llmi_hash_add((uint64_t)dtype, &model->config, sizeof model->config);
+    for (i = 0; i < model->table.n; i++)
+        hash = llmi_hash_add(hash, model->data[i], model->table.rows[i].count * sizeof(float));
+    snprintf(save.generation, sizeof save.generation, "%016llx", (unsigned long long)hash);
+    save.writers = (llmi_writer *)llmi_alloc(model->allocator, (n_shards + 3) * sizeof(llmi_writer),
+                                             "names of files", err);
+    if (!save.writers) return LLM_ERR_MEMORY;
+    result = llmi_save_files(&save, n_shards, most, err);
+    for (i = 0; i < save.n; i++) {
+        if (result == LLM_OK) result = llmi_writer_rename(&save.writers[i], err);
+        else llmi_writer_abandon(&save.writers[i]);
+    }
+    if (result == LLM_OK) (void)remove(other);     /* of an older save in the other form */
+    llmi_release(model->allocator, save.writers);
     return result;
 }
 #endif
@@ -10110,35 +10244,12 @@ LLM_API llm_result llm_model_save(const llm_model *model, const char *directory,
     return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
                      directory ? directory : "NULL");
 #else
-    char path[LLMI_PATH], config_path[LLMI_PATH], generation[32];
-    llmi_text header, config;
-    llm_result result;
-    uint64_t hash;
-    size_t i;
     if (!model || !directory) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or directory is NULL");
     if (dtype != LLM_F32 && dtype != LLM_BF16)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "%.120s: dtype %d: models are saved in F32 or BF16", directory,
                          (int)dtype);
-    LLMI_TRY(llmi_path_join(path, sizeof path, directory, "model.safetensors", err));
-    LLMI_TRY(llmi_path_join(config_path, sizeof config_path, directory, "config.json", err));
-    hash = llmi_hash_add((uint64_t)dtype, &model->config, sizeof model->config);
-    for (i = 0; i < model->table.n; i++)
-        hash = llmi_hash_add(hash, model->data[i], model->table.rows[i].count * sizeof(float));
-    snprintf(generation, sizeof generation, "%016llx", (unsigned long long)hash);
-    memset(&header, 0, sizeof header);
-    memset(&config, 0, sizeof config);
-    header.allocator = config.allocator = model->allocator;
-    llmi_header_write(&header, &model->table, dtype, generation);
-    llmi_config_write(&config, &model->config, dtype, generation);
-    result = header.failed != LLM_OK ? header.failed : config.failed;
-    if (result != LLM_OK) llmi_fail(err, result, "out of memory: the headers of %.120s", directory);
-    if (result == LLM_OK) result = llmi_directory_create(directory, err);
-    if (result == LLM_OK)
-        result = llmi_model_write(model, path, config_path, dtype, &header, &config, err);
-    llmi_text_free(&header);
-    llmi_text_free(&config);
-    return result;
+    return llmi_model_save(model, directory, dtype, LLM_SHARD_BYTES, err);
 #endif
 }
 

@@ -1393,7 +1393,7 @@ static void files_round_trip(llm_model *model, int all) {
     llm_error err;
     llm_model *got;
     CHECK_MSG(llm_model_save(model, a, LLM_F32, &err) == LLM_OK, "%s", err.message);
-    CHECK(files_count(a) == 2 || files_count(a) == -1);
+    CHECK(files_count(a) == 3 || files_count(a) == -1);
     x = files_read(a, "config.json", &n);
     for (i = 0; i < sizeof reals / sizeof reals[0]; i++) { /* transformers: 1 is not 1.0 */
         const char *number = strstr(x, reals[i]);
@@ -1628,7 +1628,7 @@ TEST(files_save_fails) {
 #endif
 #endif
     CHECK(llm_model_save(fresh, directory, LLM_F32, &err) == LLM_OK);
-    CHECK(files_count(directory) == 2 || files_count(directory) == -1);
+    CHECK(files_count(directory) == 3 || files_count(directory) == -1);
     llm_model_free(old);
     llm_model_free(fresh);
 }
@@ -1699,7 +1699,7 @@ TEST(files_every_allocation_fails) {
         CHECK_MSG(result == LLM_OK || (result == LLM_ERR_MEMORY && err.code == result),
                   "allocation %ld: %d %s", n, (int)result, err.message);
         CHECK_MSG(files_heap.live == live, "allocation %ld: %ld left", n, files_heap.live - live);
-        CHECK(files_count(saved) == 2 || files_count(saved) == -1);
+        CHECK(files_count(saved) == 3 || files_count(saved) == -1);
     }
     CHECK(result == LLM_OK && n > 1);
     files_unload(got);
@@ -1708,6 +1708,62 @@ TEST(files_every_allocation_fails) {
     files_unload(got);
     free(file);
     files_free(&w);
+    llm_model_free(model);
+    llm_model_free(small);
+}
+
+/* shards above a size, their index; a save in the other form takes the old one's place */
+TEST(files_sharded_save) {
+    const char *directory = files_directory("sharded");
+    llm_model *small = files_small(1, 3), *model, *got;
+    llm_error err;
+    size_t size;
+    char *text;
+    llm_result result;
+    err.message[0] = 0;
+    CHECK(llm_model_save(small, directory, LLM_F32, &err) == LLM_OK);
+    model = llm_model_load(directory, NULL, &err);
+    CHECK(model && files_same_tensors(small, model));
+    if (!model) return;
+    memcpy(model->bos, "7", 2);
+    memcpy(model->eos, "[3, 5]", 7);
+    result = llmi_model_save(model, directory, LLM_F32, 100, &err);
+    CHECK_MSG(result == LLM_OK, "%s", err.message);
+    CHECK(!llmi_file_exists("build/files/sharded/model.safetensors"));
+    got = files_load(directory, &err);
+    CHECK_MSG(got && files_same_tensors(model, got), "%s", err.message);
+    CHECK(got && strcmp(got->bos, "7") == 0 && strcmp(got->eos, "[3, 5]") == 0);
+    text = files_read(directory, "model.safetensors.index.json", &size);
+    CHECK(text && strstr(text, "\"transformer.h.0.ln_1.weight\": \"model-0000") && strstr(text, "total_size"));
+    free(text);
+    text = files_read(directory, "generation_config.json", &size);
+    CHECK(text && strstr(text, "\"eos_token_id\": [3, 5]"));
+    free(text);
+    files_unload(got);
+    {                                  /* one shard of another save */
+        llm_model *other = files_small(1, 4);
+        const char *elsewhere = files_directory("sharded2");
+        int n = 0;
+        result = llmi_model_save(other, elsewhere, LLM_F32, 100, &err);
+        CHECK(result == LLM_OK);
+        text = files_read(elsewhere, "model.safetensors.index.json", &size);
+        CHECK(text && sscanf(strstr(text, "-of-"), "-of-%d", &n) == 1 && n > 2);
+        free(text);
+        if (n > 2) {
+            char name[64];
+            snprintf(name, sizeof name, "model-%05d-of-%05d.safetensors", 2, n);
+            text = files_read(elsewhere, name, &size);
+            files_write(directory, name, text, size);
+            free(text);
+            files_refuses(directory, LLM_ERR_FORMAT, name, "different saves", "");
+        }
+        llm_model_free(other);
+    }
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);      /* in one file again */
+    CHECK(!llmi_file_exists("build/files/sharded/model.safetensors.index.json"));
+    got = files_load(directory, &err);
+    CHECK_MSG(got && files_same_tensors(model, got), "%s", err.message);
+    files_unload(got);
     llm_model_free(model);
     llm_model_free(small);
 }
@@ -1735,6 +1791,7 @@ static void run_files(void) {
     RUN(files_large_claims);
     RUN(files_round_trips);
     RUN(files_save_bf16);
+    RUN(files_sharded_save);
     RUN(files_generations);
     RUN(files_save_fails);
     RUN(files_locale);

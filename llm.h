@@ -1124,6 +1124,8 @@ struct llm_context {
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
     float *a_panel, *b_panel; /* of gemm: the blocks of A and B at work, in one allocation */
+    size_t panel_floats;      /* of both */
+    size_t a_rows, b_columns; /* that they have room for, kc + 4 deep */
     void *scratch;                     /* of the op that runs now */
     size_t scratch_size;
 };
@@ -1148,35 +1150,48 @@ static int llmi_thread_count(int n_threads) {
 }
 
 #define LLMI_A_ROWS 2048u              /* rows of A that are packed at a time */
+#define LLMI_OWN_ROWS 512u /* of A and columns of B, where a thread runs a product alone */
 
-/* Kernels and threads; -> floats of A's panel, and in *both of A's and B's. Room for every table's
- * blocks, as the context's table may be exchanged. */
-static size_t llmi_context_plan(llm_context *context, int n_threads, size_t *both) {
+/* floats of one row of A or column of B in a panel */
+static size_t llmi_panel_depth(const llmi_kernels *kernels) {
+    return llmi_panel(kernels, kernels->kc + 4);
+}
+static void llmi_context_kernels(llm_context *context, const llmi_kernels *kernels) {
+    const size_t depth = llmi_panel_depth(kernels);
+    context->kernels = kernels;
+    context->a_rows = LLMI_A_ROWS;
+    context->b_columns = kernels->nc;
+    context->b_panel = context->a_panel ? context->a_panel + LLMI_A_ROWS * depth : NULL;
+    context->panel_floats = llmi_max(LLMI_A_ROWS + kernels->nc,
+                                     2 * LLMI_OWN_ROWS * (size_t)context->n_threads) * depth;
+}
+
+/* Kernels and threads; -> floats of the panels: room for every table's, as the context's table may
+ * be exchanged. */
+static size_t llmi_context_plan(llm_context *context, int n_threads) {
     const llmi_kernels *kernels;
-    size_t a = 0, b = 0;
+    size_t most = 0;
     int i;
     memset(context, 0, sizeof *context);
     context->n_threads = llmi_thread_count(n_threads);
     for (i = 0; (kernels = llmi_kernels_at(i)) != NULL; i++) { /* the last one is the fastest */
-        context->kernels = kernels;
-        a = llmi_max(a, LLMI_A_ROWS * llmi_panel(kernels, kernels->kc + 4));
-        b = llmi_max(b, kernels->nc * llmi_panel(kernels, kernels->kc + 4));
+        llmi_context_kernels(context, kernels);
+        most = llmi_max(most, context->panel_floats);
     }
-    *both = a + b;
-    return a;
+    return most;
 }
 
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
                                         llm_error *err) {
     llm_context *context;
-    size_t a_panel, panels;
+    size_t panels;
     if (n_threads < 0 || n_threads > 1024) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "n_threads %d is not in [0, 1024]", n_threads);
         return NULL;
     }
     context = (llm_context *)llmi_alloc(allocator, sizeof *context, "context", err);
     if (!context) return NULL;
-    a_panel = llmi_context_plan(context, n_threads, &panels);
+    panels = llmi_context_plan(context, n_threads);
     if (allocator) {
         context->allocator_copy = *allocator;
         context->allocator = &context->allocator_copy;
@@ -1186,7 +1201,7 @@ LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allo
         llm_context_free(context);
         return NULL;
     }
-    context->b_panel = context->a_panel + a_panel;
+    llmi_context_kernels(context, context->kernels);
     return context;
 }
 
@@ -1251,6 +1266,7 @@ typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bia
     float *c; size_t ldc;
     const float *bias;                 /* NULL = none */
     int accumulate;
+    int same_a;                        /* A is that of the product just before: it may be packed */
 } llmi_gemm;
 
 typedef struct llmi_gemm_job {
@@ -1318,10 +1334,11 @@ static void llmi_gemm_block_task(void *argument, size_t index, int thread) {
 static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
     const llmi_kernels *kernels = context->kernels;
     const size_t threads = (size_t)context->n_threads, mr = kernels->mr, nr = kernels->nr;
-    const size_t m_step = LLMI_A_ROWS / mr * mr, n_step = kernels->nc / nr * nr;
+    const size_t m_step = context->a_rows / mr * mr, n_step = context->b_columns / nr * nr;
     const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernels->kc));
     const size_t k_step = llmi_max(
         4, llmi_round_up(llmi_ceil_div(g->k, k_slices), llmi_max(4, kernels->k_group)));
+    const int packed = g->same_a && g->m <= m_step && k_slices == 1;
     llmi_gemm_job job;
     if (g->m == 0 || g->n == 0) return;
     memset(&job, 0, sizeof job);
@@ -1351,11 +1368,60 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
                                                    job.panels)
                                         : 1;
                 job.b_tasks = llmi_ceil_div(job.panels, LLMI_PACK_PANELS);
-                a_tasks = job.j0 == 0 ? llmi_ceil_div(job.tiles, LLMI_PACK_PANELS) : 0;
+                a_tasks = job.j0 == 0 && !packed ? llmi_ceil_div(job.tiles, LLMI_PACK_PANELS) : 0;
                 llmi_parallel(context, job.b_tasks + a_tasks, llmi_gemm_pack_task, &job);
                 llmi_parallel(context, job.row_blocks * job.column_blocks, llmi_gemm_block_task,
                               &job);
             }
+}
+
+/* ---- several products, of which none reads what another writes: each by one thread ---- */
+typedef struct llmi_batch {
+    const llm_context *context;
+    const llmi_gemm *products;
+    size_t n;
+} llmi_batch;
+
+/* tasks of a product: rows of C in equal parts, not so small that the path for few rows were taken;
+ * a product with same_a goes with the one before */
+static size_t llmi_batch_parts(const llmi_gemm *g) {
+    return g->same_a ? 0 : llmi_ceil_div(g->m, LLMI_OWN_ROWS);
+}
+
+static void llmi_batch_task(void *argument, size_t index, int thread) {
+    const llmi_batch *job = (const llmi_batch *)argument;
+    const size_t depth = llmi_panel_depth(job->context->kernels);
+    llm_context own = *job->context;
+    const llmi_gemm *g = job->products, *end = g + job->n;
+    size_t parts;
+    for (; index >= llmi_batch_parts(g); g++) index -= llmi_batch_parts(g);
+    parts = llmi_batch_parts(g);
+    own.n_threads = 1;
+    own.a_rows = own.b_columns = LLMI_OWN_ROWS;
+    own.a_panel += 2 * LLMI_OWN_ROWS * depth * (size_t)thread;
+    own.b_panel = own.a_panel + LLMI_OWN_ROWS * depth;
+    do {
+        const size_t first = index * g->m / parts;
+        llmi_gemm part = *g;
+        part.m = (index + 1) * g->m / parts - first;
+        part.a += first * g->a_row;
+        part.c += first * g->ldc;
+        llmi_gemm_run(&own, &part);
+    } while (++g < end && g->same_a);
+}
+
+static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *products, size_t n) {
+    size_t tasks = 0, i;
+    llmi_batch job;
+    for (i = 0; i < n; i++) tasks += llmi_batch_parts(&products[i]);
+    if (tasks < 2 * (size_t)context->n_threads) {          /* too few to share out evenly */
+        for (i = 0; i < n; i++) llmi_gemm_run(context, &products[i]);
+        return;
+    }
+    job.context = context;
+    job.products = products;
+    job.n = n;
+    llmi_parallel(context, tasks, llmi_batch_task, &job);
 }
 
 /* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */
@@ -1375,8 +1441,8 @@ static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, 
 }
 
 /* y (rows,n_out), its rows ldy apart, = [y +] x (rows,n_in) W^T [+ bias] */
-static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const float *x,
-                        llmi_matrix w, const float *bias, size_t rows, int accumulate) {
+static llmi_gemm llmi_product(float *y, size_t ldy, const float *x, llmi_matrix w,
+                              const float *bias, size_t rows, int accumulate) {
     llmi_gemm g;
     g.m = rows; g.n = w.n_out; g.k = w.n_in;
     g.a = x; g.a_row = w.n_in; g.a_col = 1;
@@ -1384,12 +1450,26 @@ static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const 
     g.c = y; g.ldc = ldy;
     g.bias = bias;
     g.accumulate = accumulate;
+    g.same_a = 0;
+    return g;
+}
+static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const float *x,
+                        llmi_matrix w, const float *bias, size_t rows, int accumulate) {
+    const llmi_gemm g = llmi_product(y, ldy, x, w, bias, rows, accumulate);
+    llmi_gemm_run(context, &g);
+}
+
+/* of the same x as the llmi_matmul just before */
+static void llmi_matmul_again(const llm_context *context, float *y, size_t ldy, const float *x,
+                              llmi_matrix w, const float *bias, size_t rows) {
+    llmi_gemm g = llmi_product(y, ldy, x, w, bias, rows, 0);
+    g.same_a = 1;
     llmi_gemm_run(context, &g);
 }
 
 /* dx (rows,n_in) = [dx +] dy W */
-static void llmi_matmul_dx(const llm_context *context, float *dx, const float *dy, size_t lddy,
-                           llmi_matrix w, size_t rows, int accumulate) {
+static llmi_gemm llmi_product_dx(float *dx, const float *dy, size_t lddy, llmi_matrix w,
+                                 size_t rows, int accumulate) {
     llmi_gemm g;
     g.m = rows; g.n = w.n_in; g.k = w.n_out;
     g.a = dy; g.a_row = lddy; g.a_col = 1;
@@ -1397,12 +1477,18 @@ static void llmi_matmul_dx(const llm_context *context, float *dx, const float *d
     g.c = dx; g.ldc = w.n_in;
     g.bias = NULL;
     g.accumulate = accumulate;
+    g.same_a = 0;
+    return g;
+}
+static void llmi_matmul_dx(const llm_context *context, float *dx, const float *dy, size_t lddy,
+                           llmi_matrix w, size_t rows, int accumulate) {
+    const llmi_gemm g = llmi_product_dx(dx, dy, lddy, w, rows, accumulate);
     llmi_gemm_run(context, &g);
 }
 
 /* dW = [dW +] dy^T x, stored as W is; w.data is not read */
-static void llmi_matmul_dw(const llm_context *context, float *dw, const float *dy, size_t lddy,
-                           const float *x, llmi_matrix w, size_t rows, int accumulate) {
+static llmi_gemm llmi_product_dw(float *dw, const float *dy, size_t lddy, const float *x,
+                                 llmi_matrix w, size_t rows, int accumulate) {
     llmi_gemm g;
     g.k = rows;
     if (w.transposed) {
@@ -1417,8 +1503,15 @@ static void llmi_matmul_dw(const llm_context *context, float *dw, const float *d
     g.c = dw; g.ldc = g.n;
     g.bias = NULL;
     g.accumulate = accumulate;
+    g.same_a = 0;
+    return g;
+}
+static void llmi_matmul_dw(const llm_context *context, float *dw, const float *dy, size_t lddy,
+                           const float *x, llmi_matrix w, size_t rows, int accumulate) {
+    const llmi_gemm g = llmi_product_dw(dw, dy, lddy, x, w, rows, accumulate);
     llmi_gemm_run(context, &g);
 }
+
 /* ============================================================================================
  * >>linear       y = x W^T + b
  * ========================================================================================== */
@@ -2716,15 +2809,17 @@ LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlo
     return result;
 }
 
-/* The head and its loss, chunk by chunk: logits exist for LLMI_LOSS_ROWS rows at a time */
-#define LLMI_LOSS_ROWS 512u            /* each chunk packs the head's weight twice: not fewer */
+/* The head and its loss, chunk by chunk: logits exist for so many rows at a time. Each chunk packs
+ * the head's weight twice: fewer cost time, and save memory. */
+#define LLMI_LOSS_ROWS 1024u
+#define LLMI_LOSS_ROWS_SMALL 512u      /* where memory counts for more: recompute */
 
 typedef struct llmi_head {
     const llm_context *context;
     llmi_matrix weight;                /* (V,C) */
     const float *x;                    /* (rows,C), after the final norm */
     const int32_t *targets;            /* (rows) */
-    size_t rows;
+    size_t rows, chunk;                /* chunk: rows at a time */
     float smoothing;
     float scale;                       /* of the gradients */
     float *dx; /* (rows,C) of the summed loss, overwritten; NULL: loss only */
@@ -2741,8 +2836,8 @@ typedef struct llmi_head_scratch {
     unsigned char *correct;
 } llmi_head_scratch;
 
+/* rows: of a chunk */
 static void llmi_head_carve(llmi_head_scratch *s, llmi_arena *arena, size_t vocab, size_t rows) {
-    rows = llmi_min(rows, LLMI_LOSS_ROWS);
     s->logits = llmi_carve_floats(arena, llmi_mul(rows, llmi_round_up(vocab, 16)));
     s->losses = llmi_carve_floats(arena, rows);
     s->logprobs = llmi_carve_floats(arena, rows);
@@ -2756,7 +2851,7 @@ static void llmi_head_run(llmi_head *head, llmi_arena arena) {
     llmi_head_scratch s;
     llmi_cross_entropy job;
     size_t row, r;
-    llmi_head_carve(&s, &arena, vocab, head->rows);
+    llmi_head_carve(&s, &arena, vocab, llmi_min(head->chunk, head->rows));
     memset(&job, 0, sizeof job);
     job.context = context;
     job.logits = s.logits;
@@ -2769,8 +2864,8 @@ static void llmi_head_run(llmi_head *head, llmi_arena arena) {
     job.correct = s.correct;
     head->loss_sum = head->logprob_sum = 0.0;
     head->n_valid = head->n_correct = 0;
-    for (row = 0; row < head->rows; row += LLMI_LOSS_ROWS) {
-        const size_t rows = llmi_min(LLMI_LOSS_ROWS, head->rows - row);
+    for (row = 0; row < head->rows; row += head->chunk) {
+        const size_t rows = llmi_min(head->chunk, head->rows - row);
         const float *x = head->x + row * width;
         job.rows = rows;
         job.targets = head->targets + row;
@@ -3425,6 +3520,7 @@ typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K ch
     float *dweight, *dlogits;          /* (N,K), (N,E) */
     float *frequency;                  /* (n_sequences,E) */
     int32_t *next;                     /* (E) */
+    llmi_gemm *products;               /* (2E) */
     unsigned char *open;               /* (threads,E) */
 } llmi_ds_work;
 
@@ -3992,19 +4088,18 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     const float *kv_bias = llmi_optional(run, w->kv_a_bias);
     llmi_mla_rows job;
     llmi_attention a;
-    if (w->q_a >= 0) {
-        const size_t rank = (size_t)c->q_lora_rank;
-        llmi_matmul(context, s->qa, rank, h, llmi_dense(run, w->q_a),
+    if (w->q_a >= 0)
+        llmi_matmul(context, s->qa, (size_t)c->q_lora_rank, h, llmi_dense(run, w->q_a),
                     llmi_optional(run, w->q_a_bias), n, 0);
+    else llmi_matmul(context, s->q, q_width, h, llmi_dense(run, w->q), NULL, n, 0);
+    llmi_matmul_again(context, s->c, R, h, llmi_dense_rows(run, w->kv_a, 0, R), kv_bias, n);
+    llmi_matmul_again(context, s->kr, rope, h, llmi_dense_rows(run, w->kv_a, R, rope),
+                      kv_bias ? kv_bias + R : NULL, n);
+    if (w->q_a >= 0) {
         llmi_run_rmsnorm(run, run->ds.qn, s->q_rstd, s->qa, w->q_norm, n, c->q_lora_rank,
                          LLMI_LATENT_EPS);
         llmi_matmul(context, s->q, q_width, run->ds.qn, llmi_dense(run, w->q), NULL, n, 0);
-    } else {
-        llmi_matmul(context, s->q, q_width, h, llmi_dense(run, w->q), NULL, n, 0);
     }
-    llmi_matmul(context, s->c, R, h, llmi_dense_rows(run, w->kv_a, 0, R), kv_bias, n, 0);
-    llmi_matmul(context, s->kr, rope, h, llmi_dense_rows(run, w->kv_a, R, rope),
-                kv_bias ? kv_bias + R : NULL, n, 0);
     llmi_run_rmsnorm(run, run->ds.cn, s->c_rstd, s->c, w->kv_norm, n, c->kv_lora_rank,
                      LLMI_LATENT_EPS);
     memset(&job, 0, sizeof job);
@@ -4348,7 +4443,7 @@ static void llmi_ffn_forward(const llmi_run *run, float *y, const float *x, floa
     const llmi_matrix down = llmi_dense(run, weights + 2);
     const size_t F = down.n_in;
     llmi_matmul(run->context, gate, F, x, llmi_dense(run, weights), NULL, rows, 0);
-    llmi_matmul(run->context, up, F, x, llmi_dense(run, weights + 1), NULL, rows, 0);
+    llmi_matmul_again(run->context, up, F, x, llmi_dense(run, weights + 1), NULL, rows);
     llm_swiglu_forward(run->context, act, gate, up, rows * F);
     llmi_matmul(run->context, y, down.n_out, act, down, NULL, rows, 0);
 }
@@ -4395,18 +4490,22 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
         const int weights = w->experts + 3 * (int)e;
-        llmi_matmul(run->context, s->gate + first * F, F, work->sorted + first * C,
-                    llmi_dense(run, weights), NULL, count, 0);
-        llmi_matmul(run->context, s->up + first * F, F, work->sorted + first * C,
-                    llmi_dense(run, weights + 1), NULL, count, 0);
+        work->products[2 * e] = llmi_product(s->gate + first * F, F, work->sorted + first * C,
+                                             llmi_dense(run, weights), NULL, count, 0);
+        work->products[2 * e + 1] = llmi_product(s->up + first * F, F, work->sorted + first * C,
+                                                 llmi_dense(run, weights + 1), NULL, count, 0);
+        work->products[2 * e + 1].same_a = 1;
     }
+    llmi_gemm_batch(run->context, work->products, 2 * E);
     job.to = work->act;
     llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
-        llmi_matmul(run->context, work->sorted + first * C, C, work->act + first * F,
-                    llmi_dense(run, w->experts + 3 * (int)e + 2), NULL, count, 0);
+        work->products[e] = llmi_product(work->sorted + first * C, C, work->act + first * F,
+                                         llmi_dense(run, w->experts + 3 * (int)e + 2), NULL, count,
+                                         0);
     }
+    llmi_gemm_batch(run->context, work->products, E);
     if (w->shared >= 0)
         llmi_ffn_forward(run, y, h, s->shared_gate, s->shared_up, work->shared_act, w->shared, n);
     else memset(y, 0, n * C * sizeof(float));
@@ -4425,6 +4524,7 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     const size_t E = (size_t)c->n_routed_experts, rows = n * (size_t)c->num_experts_per_tok;
     llmi_moe_rows job;
     size_t e;
+    int part;
     if (w->shared >= 0)
         llmi_ffn_backward(run, dh, 0, dy, h, s->shared_gate, s->shared_up, work->shared_act,
                           work->shared_dact, w->shared, n);
@@ -4440,9 +4540,15 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
         const int weights = w->experts + 3 * (int)e + 2;
-        llmi_dense_backward(run, work->dact + first * F, 0, work->sorted + first * C,
-                            work->act + first * F, llmi_dense(run, weights), weights, -1, 0, count);
+        const llmi_matrix down = llmi_dense(run, weights);
+        work->products[2 * e] = llmi_product_dx(work->dact + first * F, work->sorted + first * C, C,
+                                                down, count, 0);
+        work->products[2 * e + 1] = llmi_product_dw(llmi_gradient(run, weights),
+                                                    work->sorted + first * C, C,
+                                                    work->act + first * F, down, count,
+                                                    run->accumulate);
     }
+    llmi_gemm_batch(run->context, work->products, 2 * E);
     job.other = work->dact;
     llmi_parallel(run->context, rows, llmi_moe_act_backward_task, &job);
     job.to = work->sorted;
@@ -4451,14 +4557,24 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
         const int weights = w->experts + 3 * (int)e;
-        float *x = work->sorted + first * C, *dgate = work->dact + first * F,
-              *dup = work->act + first * F;
-        const llmi_matrix gate = llmi_dense(run, weights), up = llmi_dense(run, weights + 1);
-        llmi_matmul_dw(run->context, llmi_gradient(run, weights), dgate, F, x, gate, count,
-                       run->accumulate);
-        llmi_dense_backward(run, NULL, 0, dup, x, up, weights + 1, -1, 0, count);
-        llmi_matmul_dx(run->context, x, dgate, F, gate, count, 0);       /* x is read no more */
-        llmi_matmul_dx(run->context, x, dup, F, up, count, 1);
+        const float *x = work->sorted + first * C;
+        work->products[2 * e] = llmi_product_dw(llmi_gradient(run, weights),
+                                                work->dact + first * F, F, x,
+                                                llmi_dense(run, weights), count, run->accumulate);
+        work->products[2 * e + 1] = llmi_product_dw(llmi_gradient(run, weights + 1),
+                                                    work->act + first * F, F, x,
+                                                    llmi_dense(run, weights + 1), count,
+                                                    run->accumulate);
+    }
+    llmi_gemm_batch(run->context, work->products, 2 * E);
+    for (part = 0; part < 2; part++) { /* x is read no more: its gradient takes its place */
+        for (e = 0; e < E; e++) {
+            const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+            work->products[e] = llmi_product_dx(
+                work->sorted + first * C, (part ? work->act : work->dact) + first * F, F,
+                llmi_dense(run, w->experts + 3 * (int)e + part), count, part);
+        }
+        llmi_gemm_batch(run->context, work->products, E);
     }
     job.to = dh;
     job.from = work->sorted;
@@ -4537,6 +4653,7 @@ static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_con
     w->sorted = llmi_carve_floats(arena, llmi_mul(n, K * C));
     w->shared_act = llmi_carve_floats(arena, llmi_mul(n, shared));
     w->next = (int32_t *)llmi_carve(arena, E, sizeof(int32_t));
+    w->products = (llmi_gemm *)llmi_carve(arena, 2 * E, sizeof(llmi_gemm));
     w->open = (unsigned char *)llmi_carve(arena, E, (size_t)n_threads);
     w->frequency = llmi_carve_floats(arena, llmi_mul(sequences, E));
     if (backward) {
@@ -4727,13 +4844,26 @@ static void llmi_wpe_task(void *argument, size_t index, int thread) {
                                     job->dx + (b * run->rows + index) * C, C);
 }
 
+static void llmi_clear_task(void *argument, size_t index, int thread) {
+    const llmi_sum *job = (const llmi_sum *)argument;
+    const size_t at = index * LLMI_PIECE;
+    (void)thread;
+    memset(job->y + at, 0, llmi_min(LLMI_PIECE, job->n - at) * sizeof(float));
+}
+static void llmi_clear(const llm_context *context, float *y, size_t n) {
+    llmi_sum job;
+    memset(&job, 0, sizeof job);
+    job.y = y;
+    job.n = n;
+    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_clear_task, &job);
+}
 /* before the first backward of an accumulation */
 static void llmi_gradients_clear(const llmi_run *run) {
     const llmi_table *table = &run->model->table;
     size_t i;
     for (i = 0; i < table->n; i++)
         if (!table->rows[i].by_product)
-            memset(llmi_gradient(run, (int)i), 0, table->rows[i].count * sizeof(float));
+            llmi_clear(run->context, llmi_gradient(run, (int)i), table->rows[i].count);
 }
 
 /* dy (N,C): gradient of the final norm's output; dx (N,C): room for the stream's gradient. The
@@ -5350,7 +5480,9 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
         }
         llmi_carve_activations(&run, &arena, config, n);
         llmi_carve_work(&run, &arena, config, n, (size_t)B, 0, context->n_threads, 0);
-        if (pass == 0 && logprobs) llmi_head_carve(&s, &arena, (size_t)config->vocab_size, n);
+        if (pass == 0 && logprobs)
+            llmi_head_carve(&s, &arena, (size_t)config->vocab_size,
+                            llmi_min(n, LLMI_LOSS_ROWS_SMALL));
     }
     if (result == LLM_OK) {
         llmi_trunk_forward(&run, tokens);
@@ -5366,6 +5498,7 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
             head.x = run.h;
             head.targets = targets;
             head.rows = n;
+            head.chunk = LLMI_LOSS_ROWS_SMALL;
             head.logprobs = logprobs;
             llmi_head_run(&head, arena);
         }
@@ -5645,6 +5778,10 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     return LLM_OK;
 }
 
+static size_t llmi_loss_rows(const llm_train_desc *d) {
+    return d->recompute ? LLMI_LOSS_ROWS_SMALL : LLMI_LOSS_ROWS;
+}
+
 /* Cuts the two blocks up; with NULL bases it measures. */
 static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_threads,
                               llmi_arena *activations, llmi_arena *work) {
@@ -5675,7 +5812,7 @@ static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_th
     head.used = llmi_round_up(llmi_mul(n, C) * sizeof(float), LLMI_ALIGN);
     t->head_arena.base = work->base;
     t->head_arena.used = head.used;
-    llmi_head_carve(&s, &head, (size_t)config->vocab_size, n);
+    llmi_head_carve(&s, &head, (size_t)config->vocab_size, llmi_min(n, llmi_loss_rows(&t->desc)));
     work->used = llmi_max(work->used, head.used);
 }
 
@@ -5696,7 +5833,7 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     memset(&t, 0, sizeof t);
     t.desc = *desc;
     LLMI_TRY(llmi_train_check(&t.desc, &c, (size_t)table.floats, err));
-        (void)llmi_context_plan(&context, desc->n_threads, &panels);
+    panels = llmi_context_plan(&context, desc->n_threads);
     llmi_trainer_plan(&t, &c, context.n_threads, &activations, &work);
     memory->parameters = (size_t)table.floats * sizeof(float);
     memory->gradients = ((size_t)table.floats + llmi_tail(&c)) * sizeof(float);
@@ -5877,6 +6014,7 @@ static void llmi_trainer_loss(const llm_trainer *t, const llmi_run *run, const i
     head->x = t->h[0];
     head->targets = targets;
     head->rows = llmi_run_rows(run);
+    head->chunk = llmi_loss_rows(&t->desc);
     head->smoothing = t->desc.label_smoothing;
     head->scale = 1.0f;
     if (gradients) {
@@ -10721,7 +10859,7 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define W 16
   #define NV 2
   #define KC 768
-  #define NC 3072
+  #define NC 1024
   #define ROWS 4
   #define V __m512
   #define LD(p) _mm512_loadu_ps(p)

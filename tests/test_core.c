@@ -157,7 +157,7 @@ static llm_context *context_at(int table, int n_threads) {
         fprintf(stderr, "no context: %s\n", err.message);
         exit(2);
     }
-    context->kernels = llmi_kernels_at(table);
+    llmi_context_kernels(context, llmi_kernels_at(table));
     return context;
 }
 

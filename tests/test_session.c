@@ -4,7 +4,7 @@
 /* another instruction set for a session; scratch may differ in size */
 static void session_use(llm_session *session, const llmi_kernels *kernels) {
     const size_t D = (size_t)(session->model->config.d_model / session->model->config.n_heads);
-    session->context->kernels = kernels;
+    llmi_context_kernels(session->context, kernels);
     CHECK(llmi_scratch_reserve(session->context,
                                llmi_attention_scratch_size(
                                    session->context, (size_t)session->desc.max_seq_len, D, D, 0),

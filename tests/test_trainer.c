@@ -182,7 +182,7 @@ TEST(trainer_adamw_op) {
             int step;
             CHECK(context != NULL);
             if (!context) return;
-            context->kernels = kernels;
+            llmi_context_kernels(context, kernels);
             for (i = 0; i < n; i++) ew[i] = (double)(w[i] = llm_random_normal(1, i));
             for (step = 1; step <= 5; step++) {
                 for (i = 0; i < n; i++) {
@@ -219,7 +219,7 @@ TEST(trainer_clip_op) {
             double norm = 0.0, worst = 0.0, factor;
             size_t i;
             if (!context) return;
-            context->kernels = kernels;
+            llmi_context_kernels(context, kernels);
             for (i = 0; i < n; i++) {
                 grad[i] = before[i] = llm_random_normal(3, i) + 0.01f;
                 norm += (double)grad[i] * (double)grad[i];

@@ -7106,7 +7106,8 @@ typedef struct llmi_json_parser {
 } llmi_json_parser;
 
 static llm_result llmi_json_bad(const llmi_json_parser *p, const char *what) {
-    return llmi_fail(p->err, LLM_ERR_FORMAT, "%s: %s at byte %zu", p->json->name, what, p->at);
+    return llmi_fail(p->err, LLM_ERR_FORMAT, "%s: %s at byte %lu", p->json->name, what,
+                     (unsigned long)p->at);
 }
 
 static int llmi_json_peek(const llmi_json_parser *p) {           /* -1 at the end */
@@ -7999,8 +8000,9 @@ LLM_API llm_result llm_tokenizer_decode(const llm_tokenizer *tokenizer, const in
     for (i = 0; i < n; i++)
         if (tokens[i] < 0 || (size_t)tokens[i] >= tokenizer->vocabulary.n)
             return llmi_fail(err, LLM_ERR_ARGUMENT,
-                             "llm_tokenizer_decode: token %zu is %ld, must be in [0, %zu)", i,
-                             (long)tokens[i], tokenizer->vocabulary.n);
+                             "llm_tokenizer_decode: token %lu is %ld, must be in [0, %lu)",
+                             (unsigned long)i, (long)tokens[i],
+                             (unsigned long)tokenizer->vocabulary.n);
     for (i = 0; i < n; i++) {
         const char *bytes = llmi_token_text(tokenizer, tokens[i], &size);
         if (total < capacity && size) memcpy(text + total, bytes, llmi_min(size, capacity - total));
@@ -8111,7 +8113,8 @@ static llm_result llmi_encode_long(llmi_encoder *e, const char *word, size_t n) 
     int32_t *id;                         /* -1: merged into the one before */
     if (n > (size_t)INT32_MAX)
         return llmi_fail(e->err, LLM_ERR_ARGUMENT,
-                         "a word of %zu bytes, at most %ld can be encoded", n, (long)INT32_MAX);
+                         "a word of %lu bytes, at most %ld can be encoded", (unsigned long)n,
+                         (long)INT32_MAX);
     LLMI_TRY(llmi_grow(t->allocator, &e->links, &e->links_capacity, 0,
                        llmi_mul(n, 3 * sizeof *next), "encoding", e->err));
     next = (uint32_t *)e->links;
@@ -8159,7 +8162,8 @@ static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n)
         llmi_text_add(&e->prefixed, " ", 1);
         llmi_text_add(&e->prefixed, text, n);
         if (e->prefixed.failed != LLM_OK)
-            return llmi_fail(e->err, LLM_ERR_MEMORY, "out of memory: encoding %zu bytes", n);
+            return llmi_fail(e->err, LLM_ERR_MEMORY, "out of memory: encoding %lu bytes",
+                             (unsigned long)n);
         text = e->prefixed.data;
         n++;
     }
@@ -8289,8 +8293,8 @@ static llm_result llmi_tokenizer_finish(llm_tokenizer *t, const char *name, llm_
     size_t i;
     for (i = 0; i < t->vocabulary.n; i++)
         if (t->vocabulary.items[i].kind == LLMI_ABSENT)
-            return llmi_fail(err, LLM_ERR_FORMAT, "%s: no token has id %zu, though %zu exist", name,
-                             i, t->vocabulary.n);
+            return llmi_fail(err, LLM_ERR_FORMAT, "%s: no token has id %lu, though %lu exist", name,
+                             (unsigned long)i, (unsigned long)t->vocabulary.n);
     for (i = 0; i < 256; i++) {
         const char byte = (char)i;
         t->byte_tokens[i] = llmi_strings_find(&t->vocabulary, &byte, 1, LLMI_BYTES);
@@ -8409,8 +8413,8 @@ static llm_result llmi_bpe_count_words(llmi_bpe_trainer *r, const char *text, si
         if (w < 0) {
             if (size > INT32_MAX)
                 return llmi_fail(r->err, LLM_ERR_ARGUMENT,
-                                 "a word of %zu bytes, at most %ld can be trained on", size,
-                                 (long)INT32_MAX);
+                                 "a word of %lu bytes, at most %ld can be trained on",
+                                 (unsigned long)size, (long)INT32_MAX);
             w = (int32_t)r->words.n;
             LLMI_BPE_ROOM(r, word_counts, r->words.n, int64_t);
             LLMI_TRY(llmi_strings_put(&r->words, w, word, size, LLMI_BYTES, r->err));
@@ -8665,10 +8669,10 @@ static llm_result llmi_bpe_read_vocabulary(llmi_bpe_reader *r, int object, size_
         int kind;
         if (!llmi_json_int64(json, value, &id) || id < 0 || (uint64_t)id >= limit)
             return llmi_fail(r->err, LLM_ERR_FORMAT,
-                             "%s: vocab: id of \"%.*s\" is %.*s, must be in [0, %zu)", json->name,
+                             "%s: vocab: id of \"%.*s\" is %.*s, must be in [0, %lu)", json->name,
                              shown, json->text + json->nodes[key].begin,
                              (int)llmi_min(json->nodes[value].end - json->nodes[value].begin, 24),
-                             json->text + json->nodes[value].begin, limit);
+                             json->text + json->nodes[value].begin, (unsigned long)limit);
         if ((size_t)id < r->t->vocabulary.n && r->t->vocabulary.items[id].kind != LLMI_ABSENT)
             return llmi_fail(r->err, LLM_ERR_FORMAT,
                              "%s: vocab: id %ld of \"%.*s\" has been given before", json->name,
@@ -8698,12 +8702,12 @@ static llm_result llmi_bpe_read_merge(llmi_bpe_reader *r, size_t n_first, size_t
         result = llmi_strings_find(&t->vocabulary, first, n_a + n_b, LLMI_BYTES);
     }
     if (result < 0)
-        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu: its %s is not in the vocabulary",
-                         r->json.name, t->n_merges,
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %lu: its %s is not in the vocabulary",
+                         r->json.name, (unsigned long)t->n_merges,
                          a < 0 ? "first half" : b < 0 ? "second half" : "result");
     if (llmi_rank(t, a, b) >= 0)
-        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu has been given before",
-                         r->json.name, t->n_merges);
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %lu has been given before",
+                         r->json.name, (unsigned long)t->n_merges);
     return llmi_tokenizer_merge(t, a, b, result, r->err);
 }
 
@@ -8714,8 +8718,8 @@ static llm_result llmi_bpe_read_line(llmi_bpe_reader *r, size_t n) {
     const size_t n_first = space ? (size_t)(space - line) : 0;
     const size_t n_second = space ? n - n_first - 1 : 0;
     if (!n_first || !n_second || memchr(space + 1, ' ', n_second))
-        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu is not two strings", r->json.name,
-                         r->t->n_merges);
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %lu is not two strings", r->json.name,
+                         (unsigned long)r->t->n_merges);
     memmove(space, space + 1, n_second);
     return llmi_bpe_read_merge(r, n_first, n_second);
 }
@@ -8737,8 +8741,8 @@ static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
         }
         if (nodes[item].type != LLMI_JSON_ARRAY || nodes[item].n_children != 2 ||
             nodes[first].type != LLMI_JSON_STRING || nodes[second].type != LLMI_JSON_STRING)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %zu is not two strings",
-                             r->json.name, r->t->n_merges);
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merge %lu is not two strings",
+                             r->json.name, (unsigned long)r->t->n_merges);
         LLMI_TRY(llmi_bpe_string(r, first, &n_first));
         r->scratch.size = n_first;
         LLMI_TRY(llmi_bpe_string(r, second, &n_second));
@@ -8766,12 +8770,12 @@ static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limi
         LLMI_TRY(llmi_bpe_check(r, "added_tokens", item, rules));
         if (content < 0 || json->nodes[content].type != LLMI_JSON_STRING ||
             json->nodes[content].begin == json->nodes[content].end)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu has no content",
-                             json->name, r->t->n_added);
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu has no content",
+                             json->name, (unsigned long)r->t->n_added);
         if (!llmi_json_int64(json, llmi_json_get(json, item, "id"), &id) || id < 0 ||
             (uint64_t)id >= limit)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu: id must be in [0, %zu)",
-                             json->name, r->t->n_added, limit);
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu: id must be in [0, %lu)",
+                             json->name, (unsigned long)r->t->n_added, (unsigned long)limit);
         r->scratch.size = 0;
         LLMI_TRY(llmi_bpe_string(r, content, &n));
         r->scratch.size = n_bytes = n;                           /* again, to be read as bytes */
@@ -8781,16 +8785,16 @@ static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limi
         if (known >= 0 && kind == LLMI_BYTES &&
             (n != n_bytes || memcmp(r->scratch.data, r->scratch.data + n, n)))
             return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
-                             "%s: added token %zu spells other bytes in the vocabulary", json->name,
-                             r->t->n_added);
+                             "%s: added token %lu spells other bytes in the vocabulary", json->name,
+                             (unsigned long)r->t->n_added);
         if (known >= 0 ? known != id
                        : (size_t)id < vocabulary->n && vocabulary->items[id].kind != LLMI_ABSENT)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu: id %ld is another's",
-                             json->name, r->t->n_added, (long)id);
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu: id %ld is another's",
+                             json->name, (unsigned long)r->t->n_added, (long)id);
         if (llmi_strings_find(vocabulary, r->scratch.data, n, LLMI_ADDED) >= 0 ||
             (known >= 0 && vocabulary->items[id].is_added))
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %zu has been given before",
-                             json->name, r->t->n_added);
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu has been given before",
+                             json->name, (unsigned long)r->t->n_added);
         if (known < 0)
             LLMI_TRY(llmi_strings_put(vocabulary, (int32_t)id, r->scratch.data, n, LLMI_ADDED,
                                       r->err));
@@ -9008,7 +9012,7 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
         const llmi_added *added = t->added;
         if (!t->vocabulary.items[i].is_added) continue;
         while (added->id != (int32_t)i) added++;
-        llmi_text_format(text, "%s\n    {\"id\": %zu, \"content\": ", comma, i);
+        llmi_text_format(text, "%s\n    {\"id\": %lu, \"content\": ", comma, (unsigned long)i);
         llmi_text_string(text, added->content, added->size);
         llmi_text_format(
             text,
@@ -9040,7 +9044,7 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
         if (t->vocabulary.items[i].kind == LLMI_ADDED) continue;
         llmi_text_format(text, "%s\n      ", comma);
         llmi_bpe_write_token(text, t, (int32_t)i);
-        llmi_text_format(text, ": %zu", i);
+        llmi_text_format(text, ": %lu", (unsigned long)i);
         comma = ",";
     }
     llmi_text_format(text, "\n    },\n    \"merges\": [");
@@ -9065,7 +9069,8 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
         return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_save: NULL for tokenizer or path");
     if (n >= 5 && !strcmp(path + n - 5, ".json")) {
         if (n >= sizeof name)
-            return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_save: path of %zu bytes", n);
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_save: path of %lu bytes",
+                             (unsigned long)n);
         memcpy(name, path, n + 1);
     } else {
         LLMI_TRY(llmi_path_join(name, sizeof name, path, "tokenizer.json", err));
@@ -10988,7 +10993,12 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define MUL(a, b) ((a) * (b))
   #define DIV(a, b) ((a) / (b))
   #define SQRT(a) sqrtf(a)
-  #define FMA(a, b, c) ((a) * (b) + (c))
+  /* spelled out where the compiler would fuse some and not others: rows must not differ */
+  #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)
+    #define FMA(a, b, c) fmaf(a, b, c)
+  #else
+    #define FMA(a, b, c) ((a) * (b) + (c))
+  #endif
   #define MAX(a, b) ((a) > (b) ? (a) : (b))
   #define MIN(a, b) ((a) < (b) ? (a) : (b))
   #define HSUM(v) (v)

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.generation import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -34,6 +34,11 @@ from transformers.generation import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+)
+from transformers.modeling_layers import MtpLayer
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
+    DeepseekV3DecoderLayer,
+    DeepseekV3RMSNorm,
 )
 from transformers.utils import logging
 
@@ -204,6 +209,210 @@ def make_gpt2(out):
     head, *rows = [line.split() for line in GPT2_CASES.strip().split("\n")]
     for name, *values in rows:
         gpt2_case(out, name, **dict(zip(head[1:], map(ast.literal_eval, values))))
+
+
+# ---- DeepSeek-V3 --------------------------------------------------------------------------------
+
+def yarn(factor, original, **more):
+    return dict(
+        rope_type="yarn", factor=factor, original_max_position_embeddings=original, **more
+    )
+
+
+def deepseek_model(generator, D, bias, rope, **shape):
+    """a DeepseekV3ForCausalLM and its D MTP layers, whose every parameter is far from its usual
+    start; bias: of the routers, a random one around this value"""
+    config = DeepseekV3Config(
+        rope_parameters={"rope_type": "default", **rope, "rope_theta": rope.get("theta", 10000.0)},
+        num_key_value_heads=shape["num_attention_heads"],
+        bos_token_id=None,
+        eos_token_id=None,
+        num_nextn_predict_layers=D,
+        **shape,
+    )
+    config._attn_implementation = config._experts_implementation = "eager"
+    model = DeepseekV3ForCausalLM(config).eval()
+    mtp_config = copy.deepcopy(config)
+    mtp_config.first_k_dense_replace = 0
+    mtp = torch.nn.ModuleList(
+        MtpLayer(mtp_config, DeepseekV3DecoderLayer, DeepseekV3RMSNorm, 0) for _ in range(D)
+    ).eval()
+    with torch.no_grad():
+        for name, p in [*model.named_parameters(), *mtp.named_parameters()]:
+            if p.dim() >= 2:
+                wide = "embed_tokens" in name or "lm_head" in name or "gate.weight" in name
+                p.normal_(0.0, 0.35 if wide else 0.25, generator=generator)
+            elif "norm" in name and name.endswith("weight"):
+                p.uniform_(0.5, 1.5, generator=generator)
+            else:
+                p.normal_(0.0, 0.2, generator=generator)
+        for name, b in [*model.named_buffers(), *mtp.named_buffers()]:
+            if name.endswith("e_score_correction_bias"):
+                b.normal_(bias, 0.3, generator=generator)
+    return model, mtp
+
+
+def deepseek_losses(model, mtp, tokens, targets, smoothing):
+    """logits, the sum of the losses and its parts (report eq. 21-25)"""
+    def mean(logits, targets):
+        return F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, label_smoothing=smoothing
+        )
+
+    h = model.model(input_ids=tokens, use_cache=False).last_hidden_state
+    logits = model.lm_head(h)
+    parts = [mean(logits, targets)]
+    T = tokens.shape[1]
+    for k, layer in enumerate(mtp, 1):
+        positions = torch.arange(T - k).unsqueeze(0)
+        h = h[:, : T - k]
+        mask = torch.full((T - k, T - k), float("-inf"), dtype=h.dtype).triu(1)[None, None]
+        h = layer(
+            inputs_embeds=model.model.embed_tokens(tokens[:, k:]),
+            previous_hidden_state=h,
+            position_embeddings=model.model.rotary_emb(h, positions),
+            attention_mask=mask,
+            position_ids=positions,
+            cache=None,
+        )
+        parts.append(mean(model.lm_head(h), targets[:, k:]))
+    return logits, parts[0] + (0.3 / len(mtp) * sum(parts[1:]) if len(mtp) else 0.0), parts
+
+
+def deepseek_tensors(model, mtp, of):
+    """`of` every parameter, under the names of the published files: experts one by one, MTP layers
+    behind the others"""
+    tensors = {}
+    for name, p in [*model.named_parameters(), *mtp.named_parameters()]:
+        if name[0].isdigit():
+            k, rest = name.split(".", 1)
+            rest = rest.replace("mtp_block.", "").replace("post_norm", "shared_head.norm")
+            name = f"model.layers.{model.config.num_hidden_layers + int(k)}.{rest}"
+        value = of(p)
+        if name.endswith("experts.gate_up_proj"):
+            for e, x in enumerate(value):
+                gate, up = x.chunk(2)
+                tensors[name.replace("gate_up_proj", f"{e}.gate_proj.weight")] = gate
+                tensors[name.replace("gate_up_proj", f"{e}.up_proj.weight")] = up
+        elif name.endswith("experts.down_proj"):
+            for e, x in enumerate(value):
+                tensors[name.replace("down_proj", f"{e}.down_proj.weight")] = x
+        else:
+            tensors[name] = value
+    return {k: float32(v) for k, v in tensors.items()}
+
+
+def deepseek_case(out, name, seed, D, bias, rope, smoothing, **shape):
+    generator = torch.Generator().manual_seed(seed)
+    model, mtp = deepseek_model(generator, D, bias, rope, **shape)
+    B, T = 2, shape["max_position_embeddings"] - 1
+    tokens, targets = batch(generator, shape["vocab_size"], B, T, 0.15)
+    logits, loss, parts = deepseek_losses(model, mtp, tokens, targets, smoothing)
+    loss.backward()
+    exact, exact_mtp = copy.deepcopy(model).double(), copy.deepcopy(mtp).double()
+    exact.zero_grad()
+    exact_mtp.zero_grad()
+    logits64, loss64, _ = deepseek_losses(exact, exact_mtp, tokens, targets, smoothing)
+    loss64.backward()
+    close(f"{name}: logits", logits, logits64, 2e-5)
+    close(f"{name}: loss", loss, loss64, 1e-6)
+    pairs = zip(
+        [*model.named_parameters(), *mtp.named_parameters()],
+        [*exact.parameters(), *exact_mtp.parameters()],
+    )
+    for (key, p), p64 in pairs:
+        close(f"{name}: gradient of {key}", p.grad, p64.grad, 5e-5)
+
+    logprobs = logits.log_softmax(-1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    golden = {
+        "tokens": int32(tokens),
+        "targets": int32(targets),
+        "label_smoothing": float32([smoothing]),
+        "logits": float32(logits.detach()),
+        "loss": float32([loss.item()]),
+        "parts": float32([x.item() for x in parts]),
+        "logprobs": float32(logprobs.detach().masked_fill(targets == IGNORE, 0.0)),
+        "correct": int32([(logits.argmax(-1) == targets).sum().item()]),
+        "prompt": int32(tokens[0, :3]),
+        "greedy": int32(greedy(name, model, tokens[:1, :3], T + 1)),
+    }
+    for key, g in deepseek_tensors(model, mtp, lambda p: p.grad).items():
+        golden["grad." + key] = g
+    directory = os.path.join(out, name)
+    save_model(model, directory)
+    if D:
+        path = os.path.join(directory, "model.safetensors")
+        tensors = load_file(path)
+        for key, value in deepseek_tensors(model, mtp, lambda p: p.detach()).items():
+            if key.startswith("model.layers."):
+                tensors.setdefault(key, value)
+        for key, b in mtp.named_buffers():
+            if key.endswith("e_score_correction_bias"):
+                k, rest = key.split(".", 1)
+                layer = shape["num_hidden_layers"] + int(k)
+                tensors[f"model.layers.{layer}.{rest.replace('mtp_block.', '')}"] = float32(b)
+        save_tensors(tensors, path)
+    save_tensors(golden, os.path.join(directory, "golden.safetensors"))
+
+
+def make_deepseek(out):
+    small = dict(
+        vocab_size=43,
+        hidden_size=20,
+        intermediate_size=26,
+        moe_intermediate_size=10,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        q_lora_rank=9,
+        kv_lora_rank=11,
+        qk_nope_head_dim=6,
+        qk_rope_head_dim=4,
+        v_head_dim=6,
+        n_routed_experts=8,
+        num_experts_per_tok=3,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=1.0,
+        first_k_dense_replace=1,
+        max_position_embeddings=14,
+        rms_norm_eps=1e-5,
+        attention_bias=False,
+        tie_word_embeddings=False,
+    )
+    dense = dict(first_k_dense_replace=9, n_routed_experts=2, num_experts_per_tok=1)
+    cases = [
+        ("dense", dict(dense)),
+        ("full_query", dict(dense, q_lora_rank=None, tie_word_embeddings=True)),
+        ("odd", dict(dense, hidden_size=21, num_attention_heads=5, qk_nope_head_dim=7, v_head_dim=3)),
+        ("one_head", dict(dense, num_attention_heads=1, v_head_dim=13, qk_rope_head_dim=2)),
+        ("bias", dict(dense, attention_bias=True, rope_interleave=False)),
+        ("long", dict(dense, max_position_embeddings=90, num_hidden_layers=1)),
+        ("moe", dict()),
+        ("groups", dict(n_group=4, topk_group=2, routed_scaling_factor=2.5)),
+        ("negative", dict(n_group=2, topk_group=1, bias=-2.0, n_shared_experts=2)),
+        ("raw_weights", dict(norm_topk_prob=False, first_k_dense_replace=0, attention_bias=True)),
+        ("smooth", dict(smoothing=0.1, num_experts_per_tok=1, norm_topk_prob=False,
+                        tie_word_embeddings=True)),
+        ("yarn", dict(dense, rope=yarn(4.0, 6, mscale=1.0, mscale_all_dim=0.8), qk_rope_head_dim=8)),
+        ("yarn_one", dict(rope=yarn(8.0, 5, beta_fast=4.0, beta_slow=0.5), qk_rope_head_dim=6)),
+        ("yarn_all", dict(rope=yarn(3.0, 5, mscale_all_dim=1.0, theta=500.0))),
+        ("mtp", dict(D=1)),
+        ("mtp_two", dict(D=2, n_group=2, topk_group=1, bias=-1.0, routed_scaling_factor=1.5)),
+        ("mtp_dense_trunk", dict(D=2, first_k_dense_replace=2, tie_word_embeddings=True)),
+    ]
+    for i, (name, changes) in enumerate(cases):
+        shape = dict(small, D=0, bias=0.0, rope={}, smoothing=0.0)
+        shape.update(changes)
+        for seed in range(1000 + 100 * i, 1100 + 100 * i):     # the first that float32 determines
+            try:
+                deepseek_case(out, "deepseek_" + name, seed, **shape)
+                break
+            except SystemExit as refusal:
+                last = refusal
+        else:
+            raise last
 
 
 # ---- ten steps of training ----------------------------------------------------------------------
@@ -512,7 +721,7 @@ def make_bpe(out):
 
 # ---- all of it ----------------------------------------------------------------------------------
 
-MAKERS = [make_gpt2, make_trainer, make_schedules, make_sampling, make_bpe]
+MAKERS = [make_gpt2, make_deepseek, make_trainer, make_schedules, make_sampling, make_bpe]
 ARGUMENTS = None
 
 

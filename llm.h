@@ -84,6 +84,26 @@
  *   E experts, K of them active for a token    MTP modules: as many as mtp_depth says
  *   loss: nats per valid target, a target being valid unless it is LLM_IGNORE_INDEX
  *
+ * LOSSES AND HEADS
+ *   Head         logits (B,T,V) = h (B,T,C) W^T; h is the stream after the final norm, W (V,C) the
+ *                embedding itself where tie_embeddings is set
+ *   LM loss      lse - x_target for each valid target, lse = log sum exp(x) over the row of logits;
+ *                a batch's is the mean. In training head and loss run chunk by chunk: (B,T,V) never
+ *                exists. perplexity = exp(loss without smoothing); accuracy: the share of targets
+ *                that are the largest logit
+ *   Smoothing    s = label_smoothing: (1-s) (lse - x_target) + s (lse - mean(x))
+ *   Ignored      a target of LLM_IGNORE_INDEX has no loss and no gradient; an update divides by the
+ *                valid targets of all its micro-batches, so that accumulation equals a large batch
+ *   MTP          module k = 1 .. D has hidden states (B,T-k,C), the same head, and targets k further:
+ *                loss_k is the mean over its valid ones; loss = main + lambda/D (loss_1 + .. +
+ *                loss_D), lambda = mtp_lambda. Gradients reach embedding, head and trunk. To
+ *                generate, the modules draft and the trunk verifies: what comes out is the same
+ *   Balance      alpha times the sum over MoE layers of the mean over sequences of sum_i f_i P_i;
+ *                f_i = E/(K T) times the tokens whose K largest scores hold expert i, P_i the mean of
+ *                s_i / sum_j s_j. It is in the gradient, not in the loss that is reported
+ *   Bias         after an update, each router's bias += gamma sign(mean load - load): no gradient
+ *   Ops          llm_linear, llm_cross_entropy, llm_mtp_loss; examples/loss_head.c uses them
+ *
  * MEMORY
  *   A model owns parameters; a trainer gradients, two moments, saved activations and scratch; a
  *   session caches and scratch: each a few large blocks, planned before any is taken. Nothing is
@@ -280,7 +300,8 @@ typedef struct llm_model_desc {
 } llm_model_desc;
 
 /* A model with fresh weights: GPT-2: matrices N(0, 0.02), residual projections N(0, 0.02/sqrt(2L)),
- * biases 0, norm weights 1. The same seed gives the same weights everywhere.
+ * biases 0, norm weights 1; DeepSeek-V3: all matrices N(0, 0.02), norm weights 1, router biases 0.
+ * The same seed gives the same weights everywhere.
  * -> NULL: invalid configuration, or LLM_ERR_MEMORY with nothing left behind */
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
                                     llm_error *err);
@@ -299,8 +320,8 @@ LLM_API llm_result llm_model_save(const llm_model *model, const char *directory,
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
 LLM_API const llm_config *llm_model_config(const llm_model *model);   /* defaults resolved */
 LLM_API size_t llm_model_tensor_count(const llm_model *model);
-/* the i-th tensor; all zero past the last. Writing to data while nobody else uses the model is fine
- */
+/* the i-th tensor; all zero past the last. Writing to data is fine while nobody else
+ * uses the model */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
  * Allocates what it needs and frees it; thread-safe. */
@@ -379,16 +400,16 @@ LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *sta
 /* the three above, updating every grad_accum_steps calls */
 LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
                                     const int32_t *targets, llm_train_stats *stats, llm_error *err);
-/* loss without dropout; touches no weight, gradient, load or random state; B and T up to the desc's
- */
+/* loss without dropout; touches no weight, gradient, load or random state; B and T up to the
+ * desc's */
 LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tokens,
                                         const int32_t *targets, int B, int T,
                                         llm_train_stats *stats, llm_error *err);
 /* One contiguous f32 buffer: the sum over micro-batches m of n_m g_m (g_m the gradient of m's whole
  * loss, n_m its valid main targets), then a short tail: router loads and the sum of n_m. A SUM
  * all-reduce of it makes several processes equal one with the batches together (exactly for the
- * main loss; for MTP and balance where valid counts are equal). Update divides by the sum of n_m.
- */
+ * main loss; for MTP and balance where valid counts are equal). Update divides by their
+ * sum. */
 LLM_API float *llm_trainer_gradients(llm_trainer *trainer, size_t *count);
 LLM_API double llm_trainer_gradient_scale(const llm_trainer *trainer); /* 1 / sum n; 0 where none */
 /* same order as the model's tensors, not scaled; data NULL where there is none (router bias) */
@@ -411,8 +432,7 @@ LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *d
                                              llm_error *err);
 LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *size);
 
-/* ---- training data: token files, mapped (LLM_ERR_UNSUPPORTED today) ---------------------------
- */
+/* ---- training data: token files, mapped (LLM_ERR_UNSUPPORTED today) -------------------------- */
 typedef struct llm_data llm_data;
 typedef struct llm_data_desc {
     int batch_size, seq_len;
@@ -2018,8 +2038,8 @@ LLM_API void llm_swiglu_backward(llm_context *context, float *dgate, float *dup,
 /* ============================================================================================
  * >>rope         rotary positions, plain and YaRN
  *
- * Pair i of a head, i < width/2, turns by position x inv_freq_i: pairs are (2i, 2i+1), or (i, i +
- * width/2) with rope_half_split. YaRN (arXiv:2309.00071 sec. 3) slows the frequencies that turn
+ * Pair i of a head, i < width/2, turns by position times frequency i: pairs are (2i, 2i+1), with
+ * rope_half_split (i, i + width/2). YaRN (arXiv:2309.00071 sec. 3) slows the frequencies that turn
  * less than beta_slow times within the original length by the factor, keeps those that turn more
  * than beta_fast times, and blends between.
  * ========================================================================================== */
@@ -3510,10 +3530,8 @@ typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K ch
     float *cn, *qn;                    /* (N,kv_lora_rank), (N,q_lora_rank) after their norms    */
     float *k;                          /* (N or cache_len, H qk)                                 */
     float *act;                        /* (N K,Fm) or (N,F)                                      */
-    float *kv,
-        *latents; /* of a cache, expanded: (cache_len, H (nope + v)), (cache_len, kv_lora_rank) */
-    float *latent_q,
-        *latent_out; /* absorbed: (few, H, kv_lora_rank + rope), (few, H, kv_lora_rank) */
+    float *latents, *kv;               /* of a cache: (cache_len,R); expanded (.., H (nope + v)) */
+    float *latent_q, *latent_out;      /* absorbed: (few, H, R + rope), (few, H, R)              */
     float *dq, *dk, *dkv, *dkr, *dc, *dcn, *dqa, *dqn, *datt, *dact;
     float *sorted;                     /* (N K,C) */
     float *shared_act, *shared_dact;   /* (N,Fs) */
@@ -3528,9 +3546,9 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     llm_context *context;
     const llm_model *model;
     size_t n_sequences, rows;          /* rows: of each sequence, at consecutive positions      */
-    const int *position, *slot; /* per sequence: of its first row (NULL: 0); place in cache */
-    float *cache; /* per layer (slots, cache_len, cache width), GPT-2's k before v; NULL: the */
-    size_t cache_slots, cache_len;     /* batch's own rows are all there is                     */
+    const int *position, *slot;        /* per sequence: of its first row (NULL: 0), in cache    */
+    float *cache;                      /* per layer (slots, cache_len, width), GPT-2's k before */
+    size_t cache_slots, cache_len;     /* its v; NULL: the batch's own rows are all there is    */
     int few;                           /* the decode path: at most LLMI_FEW_ROWS rows in all    */
     float embd_pdrop, attn_pdrop, resid_pdrop;
     uint64_t seed;                     /* of the dropout masks                                  */
@@ -3539,8 +3557,8 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     /* buffers for N = n_sequences x rows rows */
     int keep_x, keep_saved;            /* for all blocks, or each block in place of the last    */
     int mtp;                           /* MTP modules that run, too                             */
-    float *x; /* (N,C) inputs of the blocks, then the last one's output; each module's two */
-    size_t x_size;                     /* floats from the one to the next                       */
+    float *x;                          /* (N,C) inputs of the blocks, the last one's output;    */
+    size_t x_size;                     /* each module's two. x_size: floats from one to the next */
     char *saved;
     size_t saved_size;                 /* bytes from block to block                             */
     float *final_mean, *final_rstd;    /* (N)                                                   */
@@ -3549,9 +3567,9 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     float *angles;                     /* DeepSeek: (rows, rope width) of cos and sin           */
     llmi_ds_work ds;
     float *mtp_cat, *mtp_dcat, *mtp_rstd;      /* (N,2C), (N,2C), (2N)                          */
-    float *loads;        /* (MoE blocks, E): tokens per expert are added; NULL: not    */
-    double *balance;     /* the sum of f P over blocks and sequences is added; or NULL */
-    float balance_scale; /* alpha/B times the batch's valid targets; 0: no balance loss */
+    float *loads;                      /* (MoE blocks,E) tokens per expert are added, or NULL   */
+    double *balance;                   /* the sum of f P over blocks, sequences is added; NULL  */
+    float balance_scale;               /* alpha/B times the valid targets; 0: no balance loss   */
 } llmi_run;
 
 static size_t llmi_run_rows(const llmi_run *run) { return run->n_sequences * run->rows; }
@@ -3585,8 +3603,7 @@ static llmi_matrix llmi_head_matrix(const llm_model *model) {
                           (size_t)model->config.vocab_size, (size_t)model->config.d_model, 0);
 }
 
-/* independent masks for embedding (0), and per block attention (1), first (2) and second half (3)
- */
+/* independent masks: embedding (0); per block attention (1), first (2) and second half (3) */
 static uint64_t llmi_dropout_seed(const llmi_run *run, int layer, int which) {
     return llm_random(run->seed, (uint64_t)layer * 4 + (uint64_t)which);
 }
@@ -3824,8 +3841,7 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
  *
  * Here Wkva's rows for c and for kr count as two matrices, so that c and kr are dense.
  * ========================================================================================== */
-        #define LLMI_LATENT_EPS                                                                    \
-            1e-6f /* of the norms within, whatever norm_eps says, as the reference */
+#define LLMI_LATENT_EPS 1e-6f          /* of the norms within, whatever norm_eps says */
 
 static size_t llmi_qk_width(const llm_config *c) {
     return (size_t)(c->qk_nope_head_dim + c->qk_rope_head_dim);
@@ -4217,12 +4233,12 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
 /* ============================================================================================
  * >>moe          DeepSeekMoE, DeepSeek-V3 report eq. 12-20
  *
- *   s = sigmoid(Wg h); chosen by s + bias, within the topk_group best of n_group groups, a group's
- * score being
- *   the sum of its two best; weight = s [/ sum of the chosen s] routed_scaling_factor
- *   out = sum over chosen e of weight_e FFN_e(h) + FFN_shared(h),  FFN(h) = Wdown swiglu(Wgate h,
- * Wup h) Tokens are sorted by expert; each expert is one product per matrix, so cost follows the
- * active ones. The weight is multiplied in before Wdown, which is linear.
+ *   s = sigmoid(Wg h); chosen: the K largest s + bias within the topk_group best of n_group groups,
+ *   a group's score being the sum of its two best; weight = s [/ sum of the chosen s] factor
+ *   out = FFN_shared(h) + sum over chosen e of weight_e FFN_e(h)
+ *   FFN(h) = Wdown (silu(Wgate h) Wup h)
+ * Tokens are sorted by expert; each expert is one product per matrix, so cost follows the active
+ * ones. The weight is multiplied in before Wdown, which is linear.
  * Backward runs through the weights into Wg, and not through the choice; bias has no gradient.
  * ========================================================================================== */
 typedef struct llmi_moe_saved {
@@ -4436,8 +4452,7 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
     return loss;
 }
 
-/* y (rows,C) = Wdown swiglu(Wgate x, Wup x) with gate, up (rows,F) saved and act (rows,F) scratch
- * */
+/* y (rows,C) = Wdown swiglu(Wgate x, Wup x); gate, up (rows,F): saved, act (rows,F): scratch */
 static void llmi_ffn_forward(const llmi_run *run, float *y, const float *x, float *gate, float *up,
                              float *act, int weights, size_t rows) {
     const llmi_matrix down = llmi_dense(run, weights + 2);
@@ -7412,7 +7427,7 @@ static llm_result llmi_path_join(char *out, size_t capacity, const char *directo
                          (unsigned long)(n + strlen(name)), (unsigned long)capacity, directory);
     return LLM_OK;
 }
-    #define LLMI_PATH 4096u /* bytes of the longest path */
+#define LLMI_PATH 4096u                /* bytes of the longest path */
 
 static int llmi_seek(FILE *file, int64_t at, int from) {
 #if LLMI_POSIX
@@ -9417,8 +9432,8 @@ static void llmi_config_whole(llmi_config_reader *reader) {
                         "only 1 is supported");
 }
 
-/* transformers 5 has "rope_parameters" with everything; before: "rope_scaling" beside "rope_theta"
- * */
+/* transformers 5 has "rope_parameters" with everything; before, "rope_scaling" beside
+ * "rope_theta" */
 static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
     int node = llmi_config_node(reader, "rope_scaling", NULL), type;
     if (node < 0 ||
@@ -9459,8 +9474,7 @@ static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
     reader->object = 0;
 }
 
-/* DeepSeek-V3's own weights: F8_E4M3 in blocks of 128 x 128, which the tensors themselves say, too
- * */
+/* DeepSeek-V3's own weights: F8_E4M3 in blocks of 128 x 128, as the tensors themselves say, too */
 static void llmi_config_quantization(llmi_config_reader *reader) {
     const int node = llmi_config_node(reader, "quantization_config", NULL);
     int size, i;
@@ -9559,8 +9573,7 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
     return reader.result;
 }
 
-#define LLMI_GENERATION                                                                            \
-    "llm_h_generation" /* of config.json and of the safetensors metadata: see >>save */
+#define LLMI_GENERATION "llm_h_generation"     /* in config.json and safetensors: see >>save */
 
 /* what config.json and a shard say of their generation must agree where both say something */
 static llm_result llmi_check_generation(const llmi_json *config, const llmi_shard *shard,
@@ -10216,8 +10229,7 @@ static void llmi_header_write(llmi_text *text, const llmi_table *table, size_t f
         llmi_text_add(text, " ", 1);
 }
 
-/* The files of a save: all are there, whole, under temporary names before the first gets its own.
- * */
+/* The files of a save: all are there, whole, under temporary names before one gets its own. */
 typedef struct llmi_save {
     const llm_model *model;
     const char *directory;

@@ -94,13 +94,13 @@
  *   Smoothing    s = label_smoothing: (1-s) (lse - x_target) + s (lse - mean(x))
  *   Ignored      a target of LLM_IGNORE_INDEX has no loss and no gradient; an update divides by the
  *                valid targets of all its micro-batches, so that accumulation equals a large batch
- *   MTP          module k = 1 .. D has hidden states (B,T-k,C), the same head, and targets k further:
+ *   MTP          module k = 1 .. D has hidden states (B,T-k,C), the same head, targets k further:
  *                loss_k is the mean over its valid ones; loss = main + lambda/D (loss_1 + .. +
  *                loss_D), lambda = mtp_lambda. Gradients reach embedding, head and trunk. To
  *                generate, the modules draft and the trunk verifies: what comes out is the same
  *   Balance      alpha times the sum over MoE layers of the mean over sequences of sum_i f_i P_i;
- *                f_i = E/(K T) times the tokens whose K largest scores hold expert i, P_i the mean of
- *                s_i / sum_j s_j. It is in the gradient, not in the loss that is reported
+ *                f_i = E/(K T) times the tokens whose K largest scores hold expert i, P_i the
+ *                mean of s_i / sum_j s_j. It is in the gradient, not in the loss that is reported
  *   Bias         after an update, each router's bias += gamma sign(mean load - load): no gradient
  *   Ops          llm_linear, llm_cross_entropy, llm_mtp_loss; examples/loss_head.c uses them
  *
@@ -1258,7 +1258,8 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
     ptrdiff_t i;
 #ifdef _OPENMP
     if (context->n_threads > 1 && n_tasks > 1) {
-        #pragma omp parallel for schedule(dynamic, 1) num_threads(context->n_threads)
+        const int chunk = 1 + (int)(n_tasks / (16 * (size_t)context->n_threads));
+        #pragma omp parallel for schedule(dynamic, chunk) num_threads(context->n_threads)
         for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, omp_get_thread_num());
         return;
     }

@@ -1,12 +1,15 @@
 # make         the examples and tools, into build/
-# make run     a small GPT-2 learns this project's own text (about two minutes), then writes some
+# make run     a tiny DeepSeek-V3 learns this project's own text (about two minutes), then writes
+#              some; make run ARCH=gpt2 for the other kind
 # make test    all tests; build/tests FILTER runs some of them
+# make test-hf what transformers and tokenizers say beside llm.h; needs Python and them
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
-# CC, CFLAGS, LDFLAGS, LDLIBS are yours to set. OPENMP is -fopenmp where the compiler has it; `make
-# OPENMP=` builds without it. `make -B` after any of them has changed.
+# CC, CXX, PYTHON, CFLAGS, LDFLAGS, LDLIBS are yours to set. OPENMP is -fopenmp where the compiler
+# has it; `make OPENMP=` builds without it. `make -B` after any of them has changed.
 CC ?= cc
+PYTHON ?= python3
 CFLAGS ?= -O2
 LDLIBS ?= -lm
 PROBE = mkdir -p build && cd build && \
@@ -22,6 +25,9 @@ GOMP_SPINCOUNT ?= 10000
 export GOMP_SPINCOUNT
 
 EXAMPLES = $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+ifneq ($(shell command -v $(CXX) 2>/dev/null),)
+EXAMPLES += $(patsubst examples/%.cpp,build/%,$(wildcard examples/*.cpp))
+endif
 TOOLS = $(patsubst tools/%.c,build/%,$(wildcard tools/*.c))
 
 all: $(EXAMPLES) $(TOOLS)
@@ -29,6 +35,10 @@ all: $(EXAMPLES) $(TOOLS)
 build/%: examples/%.c llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/%: examples/%.cpp llm.h
+	@mkdir -p build
+	$(CXX) -std=c++11 $(CFLAGS) $(OPENMP) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/%: tools/%.c llm.h
 	@mkdir -p build
@@ -38,12 +48,21 @@ build/tests: tests/main.c $(wildcard tests/test*) llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
+ARCH ?= deepseek
 run: build/train build/generate
-	build/train --out build/model --seconds 100 README.md examples/*.c llm.h
+	build/train --arch $(ARCH) --out build/model --steps 1000 --seconds 110 --eval 250 \
+		README.md llm.h tests/*.c examples/*.c tools/*.c
 	build/generate build/model "static llm_result llmi_" --temperature 0.6
 
 test: build/tests
 	build/tests
+
+# against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again
+test-hf:
+	@if $(PYTHON) -c "import torch, transformers, tokenizers" 2>/dev/null; then \
+		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_tokenizer.py -n 20000 && \
+		$(PYTHON) tools/make_goldens.py --check; \
+	else echo "skipped: $(PYTHON) has no torch, transformers, tokenizers (pip install them)"; fi
 
 bench: build/bench
 	build/bench
@@ -51,4 +70,4 @@ bench: build/bench
 clean:
 	rm -rf build
 
-.PHONY: all run test bench clean
+.PHONY: all run test test-hf bench clean

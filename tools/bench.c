@@ -1,20 +1,20 @@
 /* bench.c -- how fast llm.h is here, against what this machine can do.
  *
  *     cc -O2 -fopenmp tools/bench.c -lm -o build/bench
- *     build/bench                      all tables, about five minutes on two cores
- *     build/bench --quick              fewer sizes and repetitions, about one minute
- *     build/bench --only NAME          peak, bandwidth, gemm, attention, ops, step, breakdown,
- *                                      prefill, decode or scaling
+ *     build/bench                      all tables, about ten minutes on two cores
+ *     build/bench --quick              fewer sizes and repetitions, about three minutes
+ *     build/bench --only NAME,NAME     some of them: build/bench --help names them
  *     build/bench --threads N          default: what OpenMP says
  * and, for tools/compare_torch.py, one figure in seconds per line:
- *     build/bench --step B T | --prefill N | --decode N | --gemm ROWS  [--reps R | --serve]
+ *     build/bench --step B T | --prefill N | --decode PROMPT N | --gemm ROWS
+ *                 [--model NAME] [--reps R | --serve]
  * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the
- * input.
+ * input. --model: a preset, or one of the two DeepSeek-V3 below, named 68m and moe-162m.
  *
- * Everything is measured on GPT-2 124M in f32. Each table runs in a process of its own, so that peak
- * memory is its own; "peak" and "bandwidth" come first and are what percentages refer to. FLOPs are
- * those of the mathematics: 2 m n k a product, causal attention half a square, backward twice the
- * forward.
+ * What names no other model is GPT-2 124M, and all is f32. Each table runs in a process of its own,
+ * so that peak memory is its own; "peak" and "bandwidth" come first and are what percentages
+ * refer to. FLOPs are those of the mathematics: 2 m n k a product, causal attention half a square,
+ * backward twice the forward.
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
@@ -49,8 +49,46 @@ static llm_context *new_context(int threads) {
     if (!context) die("context", &err);
     return context;
 }
-static void gpt2(llm_config *config) {
-    if (llm_config_preset(config, "gpt2", NULL) != LLM_OK) die("gpt2", NULL);
+/* a preset, or a DeepSeek-V3 with a head of its own: 68m is dense; moe-162m has 16 experts a layer,
+ * 2 of them and one that is shared active */
+static void named_config(llm_config *c, const char *name) {
+    const int moe = !strcmp(name, "moe-162m");
+    llm_error err;
+    memset(c, 0, sizeof *c);
+    if (!moe && strcmp(name, "68m")) {
+        if (llm_config_preset(c, name, &err) != LLM_OK) die("model", &err);
+        return;
+    }
+    c->arch = LLM_ARCH_DEEPSEEK_V3;
+    c->vocab_size = 50257;
+    c->max_seq_len = 1024;
+    c->d_model = 512;
+    c->n_layers = moe ? 12 : 6;
+    c->n_heads = 8;
+    c->d_ffn = 1408;
+    c->q_lora_rank = 192;
+    c->kv_lora_rank = c->qk_nope_head_dim = c->v_head_dim = 64;
+    c->qk_rope_head_dim = 32;
+    if (!moe) return;
+    c->n_routed_experts = 16;
+    c->num_experts_per_tok = 2;
+    c->n_shared_experts = c->first_k_dense = c->norm_topk_prob = 1;
+    c->moe_d_ffn = 352;
+}
+/* parameters that a token is multiplied with, nearly: norms and biases count, tables in which a row
+ * is looked up do not */
+static double multiplied(const llm_config *c) {
+    const double C = c->d_model;
+    return (double)llm_config_active_param_count(c) -
+           (c->arch == LLM_ARCH_GPT2 ? c->max_seq_len * C : 0.0) -
+           (c->tie_embeddings ? 0.0 : c->vocab_size * C);
+}
+
+/* of one layer's attention, forward: scores and values of all pairs of positions */
+static double attention_flops(const llm_config *c, double B, double T) {
+    const double both = c->arch == LLM_ARCH_GPT2 ? 2.0 * c->d_model / c->n_heads
+                        : (double)(c->qk_nope_head_dim + c->qk_rope_head_dim + c->v_head_dim);
+    return 2.0 * c->n_heads * both * B * T * (T + 1.0) / 2.0;
 }
 
 typedef struct timing { double best, median; } timing;
@@ -86,6 +124,32 @@ static void print_rate(double flops, int threads) {
     printf(" %8.1f %5.0f %%", flops / 1e9, percent(flops, peak->flops[many]));
     if (peak->vector[many] != peak->flops[many])
         printf(" (%3.0f %%)", percent(flops, peak->vector[many]));
+}
+
+/* peak memory in bytes */
+static double resident(const struct rusage *usage) {
+#ifdef __APPLE__
+    return (double)usage->ru_maxrss;
+#else
+    return (double)usage->ru_maxrss * 1024.0;
+#endif
+}
+/* in a process of its own -> its peak memory in bytes */
+static double in_child(void (*table)(void)) {
+    struct rusage usage;
+    int status = 0;
+    pid_t pid;
+    fflush(stdout);
+    pid = fork();
+    if (pid < 0) die("fork", NULL);
+    if (pid == 0) {
+        table();
+        fflush(stdout);
+        _exit(0);
+    }
+    if (wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
+        die("a table", NULL);
+    return resident(&usage);
 }
 
 /* ---- peak: multiply and add in registers ----------------------------------------------------- */
@@ -481,18 +545,19 @@ static void run_attention_backward(void *argument) {
     llm_attention_backward(a->context, a->dqkv, a->dqkv + 768, a->dqkv + 1536, a->dout, a->out,
                            a->lse, a->qkv, a->qkv + 768, a->qkv + 1536, &a->dims, NULL);
 }
-static double attention_flops(double B, double T) { return 4.0 * 768.0 * B * T * (T + 1.0) / 2.0; }
 
 static void table_attention(void) {
     static const int sizes[4][2] = {{4, 64}, {4, 256}, {1, 1024}, {16, 256}};
     int i;
     llm_context *context = new_context(n_threads);
+    llm_config config;
+    named_config(&config, "gpt2");
     printf("\n== attention, 12 heads of 64, one layer, %d threads\n   %10s %11s %9s %6s %12s %9s "
            "%6s\n",
            n_threads, "B x T", "forward ms", "GFLOP/s", "peak", "backward ms", "GFLOP/s", "peak");
     for (i = 0; i < (quick ? 3 : 4); i++) {
         const int B = sizes[i][0], T = sizes[i][1];
-        const double flops = attention_flops(B, T);
+        const double flops = attention_flops(&config, B, T);
         attention a;
         timing forward, backward;
         new_attention(&a, context, B, T);
@@ -646,19 +711,30 @@ typedef struct training {
     double forward, backward, update;  /* seconds of the last step */
 } training;
 
-static void new_training(training *t, const llm_config *config, int B, int T) {
-    llm_model_desc md;
+static llm_train_desc train_desc(int B, int T) {
     llm_train_desc d;
-    llm_error err;
-    size_t i, n = (size_t)B * (size_t)T;
-    memset(t, 0, sizeof *t);
-    memset(&md, 0, sizeof md);
     memset(&d, 0, sizeof d);
-    md.n_threads = n_threads;
     d.batch_size = B;
     d.seq_len = T;
     d.schedule = LLM_CONSTANT;
     d.n_threads = n_threads;
+    return d;
+}
+static double planned_bytes(const llm_config *config, int B, int T) {
+    const llm_train_desc d = train_desc(B, T);
+    llm_memory memory;
+    llm_error err;
+    if (llm_train_memory(config, &d, &memory, &err) != LLM_OK) die("train_memory", &err);
+    return (double)memory.total;
+}
+static void new_training(training *t, const llm_config *config, int B, int T) {
+    const llm_train_desc d = train_desc(B, T);
+    llm_model_desc md;
+    llm_error err;
+    size_t i, n = (size_t)B * (size_t)T;
+    memset(t, 0, sizeof *t);
+    memset(&md, 0, sizeof md);
+    md.n_threads = n_threads;
     t->model = llm_model_create(config, &md, &err);
     if (!t->model) die("model", &err);
     t->trainer = llm_trainer_create(t->model, &d, &err);
@@ -687,25 +763,29 @@ static void run_step(void *argument) {
     if (llm_trainer_update(t->trainer, NULL, &err) != LLM_OK) die("update", &err);
     t->update = llmi_seconds() - a;
 }
-/* of forward and backward, per batch */
+/* of forward and backward, per batch; an MTP module, dense, has the head once more */
 static double step_flops(const llm_config *c, double B, double T) {
-    const double C = c->d_model, F = c->d_ffn ? c->d_ffn : 4.0 * C, L = c->n_layers;
-    return 3.0 * (2.0 * B * T * (L * (4.0 * C * C + 2.0 * C * F) + C * c->vocab_size) +
-                  L * 4.0 * C * B * T * (T + 1.0) / 2.0);
+    const double module = c->mtp_depth ? (double)llm_config_mtp_param_count(c) / c->mtp_depth +
+                                             (double)c->vocab_size * c->d_model : 0.0;
+    double flops = 2.0 * B * T * multiplied(c) + c->n_layers * attention_flops(c, B, T);
+    int k;
+    for (k = 1; k <= c->mtp_depth; k++)
+        flops += 2.0 * B * (T - k) * module + attention_flops(c, B, T - k);
+    return 3.0 * flops;
 }
-static const int step_sizes[3][2] = {{4, 64}, {4, 256}, {1, 1024}};
+static const struct { const char *model; int B, T; } steps[] = {
+    {"gpt2", 4, 64}, {"gpt2", 4, 256}, {"gpt2", 1, 1024}, {"68m", 4, 256}, {"moe-162m", 4, 256}};
+#define N_STEPS ((int)(sizeof steps / sizeof steps[0]))
 static int step_index;
 
-static void table_step(void) {
-    const int B = step_sizes[step_index][0], T = step_sizes[step_index][1], n = quick ? 3 : 7;
+static void one_step(void) {
+    const int B = steps[step_index].B, T = steps[step_index].T, n = quick ? 3 : 7;
     double seconds[16], forward[16], backward[16], update[16];
     llm_config config;
-    llm_train_desc d;
-    llm_memory memory;
     training t;
     timing whole;
     int i;
-    gpt2(&config);
+    named_config(&config, steps[step_index].model);
     new_training(&t, &config, B, T);
     run_step(&t);
     for (i = 0; i < n; i++) {
@@ -716,19 +796,22 @@ static void table_step(void) {
         seconds[i] = t.forward + t.backward + t.update;
     }
     free_training(&t);
-    memset(&d, 0, sizeof d);
-    d.batch_size = B;
-    d.seq_len = T;
-    d.schedule = LLM_CONSTANT;
-    d.n_threads = n_threads;
-    if (llm_train_memory(&config, &d, &memory, NULL) != LLM_OK) die("train_memory", NULL);
     whole = timing_of(seconds, n);
-    printf("   %d x %4d %9.3f %9.3f %9.3f %9.3f %9.3f %8.0f %8.1f %4.0f %% %7.0f MB", B, T,
-           whole.best, whole.median, timing_of(forward, n).best, timing_of(backward, n).best,
-           timing_of(update, n).best, B * T / whole.best,
+    printf("   %-9s %d x %4d %8.3f %8.3f %8.3f %8.3f %8.3f %8.0f %8.1f %4.0f %% %7.0f MB",
+           steps[step_index].model, B, T, whole.best, whole.median, timing_of(forward, n).best,
+           timing_of(backward, n).best, timing_of(update, n).best, B * T / whole.best,
            step_flops(&config, B, T) / whole.best / 1e9,
            percent(step_flops(&config, B, T) / whole.best, peak->flops[1]),
-           (double)memory.total / 1e6);
+           planned_bytes(&config, B, T) / 1e6);
+}
+/* each line in a process of its own */
+static void table_step(void) {
+    printf("\n== training step, %d threads: seconds\n   %-9s %8s %8s %8s %8s %8s %8s %8s %8s %6s "
+           "%10s %9s\n",
+           n_threads, "", "B x T", "best", "median", "forward", "backward", "update", "tokens/s",
+           "GFLOP/s", "peak", "planned", "in memory");
+    for (step_index = 0; step_index < N_STEPS; step_index++)
+        if (!quick || steps[step_index].T < 1024) printf("%6.0f MB\n", in_child(one_step) / 1e6);
 }
 
 /* ---- where a step's time goes: its parts by themselves --------------------------------------- */
@@ -744,7 +827,7 @@ static void table_breakdown(void) {
     training t;
     attention a;
     int i;
-    gpt2(&config);
+    named_config(&config, "gpt2");
     new_training(&t, &config, B, T);
     step = measure(run_step, &t, quick ? 1.0 : 5.0, 2).best;
     free_training(&t);
@@ -784,33 +867,35 @@ static void table_breakdown(void) {
 typedef struct inference {
     llm_model *model;
     llm_session *session;
-    int32_t *tokens;
+    int32_t *tokens, *written;
     float *logits;
     int prompt, n;
 } inference;
 
-static void new_inference(inference *f, int prompt, int n) {
+static void new_inference(inference *f, const llm_config *config, int prompt, int n) {
+    const uint64_t most = (uint64_t)config->max_seq_len;
     llm_model_desc md;
-    llm_config config;
     llm_error err;
-    int i;
-    gpt2(&config);
+    uint64_t i;
     memset(&md, 0, sizeof md);
     md.n_threads = n_threads;
-    f->model = llm_model_create(&config, &md, &err);
+    f->model = llm_model_create(config, &md, &err);
     if (!f->model) die("model", &err);
     f->session = llm_session_create(f->model, NULL, &err);
     if (!f->session) die("session", &err);
-    f->tokens = (int32_t *)(void *)floats(1024);
-    f->logits = floats(50257);
+    f->tokens = (int32_t *)(void *)floats((size_t)most);
+    f->written = (int32_t *)(void *)floats((size_t)most);
+    f->logits = floats((size_t)config->vocab_size);
     f->prompt = prompt;
     f->n = n;
-    for (i = 0; i < 1024; i++) f->tokens[i] = (int32_t)(llm_random(7, (uint64_t)i) % 50257u);
+    for (i = 0; i < most; i++)
+        f->tokens[i] = (int32_t)(llm_random(7, i) % (uint64_t)config->vocab_size);
 }
 static void free_inference(inference *f) {
     llm_session_free(f->session);
     llm_model_free(f->model);
     llmi_release(NULL, f->tokens);
+    llmi_release(NULL, f->written);
     llmi_release(NULL, f->logits);
 }
 static void run_prefill(void *argument) {
@@ -835,25 +920,26 @@ static void run_generate(void *argument) {
     inference *f = (inference *)argument;
     llm_generate_desc d;
     llm_error err;
-    int32_t tokens[1024];
     memset(&d, 0, sizeof d);
     d.max_new_tokens = f->n;
     if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
-    if (llm_generate(f->session, f->tokens, f->prompt, &d, tokens, 1024, NULL, &err) != LLM_OK)
+    if (llm_generate(f->session, f->tokens, f->prompt, &d, f->written, f->n, NULL, &err) != LLM_OK)
         die("generate", &err);
 }
 static void table_prefill(void) {
     static const int lengths[4] = {512, 17, 64, 1024};
+    llm_config config;
     int i;
+    named_config(&config, "gpt2");
     printf("\n== prefill, %d threads\n   %6s %9s %10s %9s %6s\n", n_threads, "tokens", "ms",
            "tokens/s", "GFLOP/s", "peak");
     for (i = 0; i < (quick ? 1 : 4); i++) {
         const double n = lengths[i], C = 768.0;
-        const double flops =
-            n * 2.0 * 12.0 * 12.0 * C * C + 2.0 * C * 50257.0 + 12.0 * attention_flops(1.0, n);
+        const double flops = n * 2.0 * 12.0 * 12.0 * C * C + 2.0 * C * 50257.0 +
+                             12.0 * attention_flops(&config, 1.0, n);
         inference f;
         timing t;
-        new_inference(&f, lengths[i], 0);
+        new_inference(&f, &config, lengths[i], 0);
         t = measure(run_prefill, &f, quick ? 1.0 : 3.0, 3);
         printf("   %6d %9.1f %10.0f %9.1f %4.0f %%\n", lengths[i], t.best * 1e3, n / t.best,
                flops / t.best / 1e9, percent(flops / t.best, peak->flops[1]));
@@ -861,22 +947,29 @@ static void table_prefill(void) {
     }
 }
 static void table_decode(void) {
-    static const int prompts[3] = {1, 256, 900};
+    static const struct { const char *model; int prompt; } cases[] = {
+        {"gpt2", 1}, {"gpt2", 256}, {"gpt2", 900},
+        {"68m", 64}, {"moe-162m", 64}, {"moe-162m", 900}};
     int i;
-    printf("\n== decode, %d threads\n   %6s %10s %10s %9s %6s\n", n_threads, "after", "ms/token",
-           "tokens/s", "GB/s", "of what can be read");
-    for (i = 0; i < (quick ? 1 : 3); i++) {
+    printf("\n== decode, %d threads; GB/s: the weights that a token meets, and the cache so far\n"
+           "   %-9s %6s %10s %10s %8s %6s\n",
+           n_threads, "", "after", "ms/token", "tokens/s", "GB/s", "of what can be read");
+    for (i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) {
         const int n = quick ? 16 : 64;
-        /* the weights but for the positions', and keys and values so far */
-        const double bytes = 4.0 * (124439808.0 - 1024.0 * 768.0) +
-                             4.0 * 2.0 * 12.0 * 768.0 * (prompts[i] + n / 2.0);
+        double bytes;
+        llm_config config;
         inference f;
         timing t;
-        new_inference(&f, prompts[i], n);
+        if (quick && cases[i].prompt > 64) continue;
+        named_config(&config, cases[i].model);
+        bytes = 4.0 * multiplied(&config) + (double)llm_config_cache_bytes(&config, 1, LLM_F32) *
+                                                (cases[i].prompt + n / 2.0);
+        new_inference(&f, &config, cases[i].prompt, n);
         run_prefill(&f);
         t = measure(run_decode, &f, quick ? 1.0 : 4.0, 3);
-        printf("   %6d %10.2f %10.1f %9.1f %4.0f %%\n", prompts[i], t.best / n * 1e3, n / t.best,
-               bytes * n / t.best / 1e9, percent(bytes * n / t.best, peak->bytes[1]));
+        printf("   %-9s %6d %10.2f %10.1f %8.1f %4.0f %%\n", cases[i].model, cases[i].prompt,
+               t.best / n * 1e3, n / t.best, bytes * n / t.best / 1e9,
+               percent(bytes * n / t.best, peak->bytes[1]));
         free_inference(&f);
     }
 }
@@ -920,155 +1013,309 @@ static void table_scaling(void) {
     }
 }
 
-/* ---- one figure per line, for other programs ------------------------------------------------- */
-typedef struct server { void (*run)(void *); void *argument; double factor; } server;
+/* ---- DeepSeek-V3's own ----------------------------------------------------------------------- */
+/* what other programs leave free */
+static double free_memory(void) {
+    double kilobytes = 0.0;
+    char line[128];
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %lf", &kilobytes) == 1) break;
+    if (file) fclose(file);
+    if (kilobytes > 0.0) return kilobytes * 1024.0;
+    return 0.5 * (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+}
+/* a module's cost beside its FLOPs; steps without and with it alternate, to be disturbed alike */
+static void table_mtp(void) {
+    static const char *const presets[] = {"deepseek-base", "deepseek-large", "deepseek-xl"};
+    const int T = 256, n = quick ? 3 : 7;
+    int i, j, k;
+    printf("\n== an MTP module: a training step with it by one without, %d threads: seconds\n"
+           "   %-14s %8s %9s %9s %7s %7s %9s %8s\n",
+           n_threads, "", "B x T", "without", "with", "best", "median", "by FLOPs", "more");
+    for (i = 0; i < 3; i++) {
+        llm_config c[2];
+        training t[2];
+        double seconds[2][16], ratio[16], best[2], more, flops;
+        int B = 4;
+        named_config(&c[0], presets[i]);
+        c[1] = c[0];
+        c[1].mtp_depth = 1;
+        while (B && planned_bytes(&c[0], B, T) + planned_bytes(&c[1], B, T) > 0.9 * free_memory())
+            B /= 2;
+        flops = step_flops(&c[1], B ? B : 4, T) / step_flops(&c[0], B ? B : 4, T);
+        if (!B || (quick && i)) {
+            printf("   %-14s %52s %9.3f\n", presets[i], B ? "" : "too little memory", flops);
+            continue;
+        }
+        for (k = 0; k < 2; k++) {
+            new_training(&t[k], &c[k], B, T);
+            run_step(&t[k]);
+        }
+        for (j = 0; j < n; j++) {
+            for (k = 0; k < 2; k++) {
+                run_step(&t[k]);
+                seconds[k][j] = t[k].forward + t[k].backward + t[k].update;
+            }
+            ratio[j] = seconds[1][j] / seconds[0][j];
+        }
+        for (k = 0; k < 2; k++) {
+            free_training(&t[k]);
+            best[k] = timing_of(seconds[k], n).best;
+        }
+        more = best[1] / best[0];
+        printf("   %-14s %d x %4d %9.3f %9.3f %7.3f %7.3f %9.3f %+6.1f %%\n", presets[i], B, T,
+               best[0], best[1], more, timing_of(ratio, n).median, flops,
+               100.0 * (more / flops - 1.0));
+    }
+}
+static void table_cache(void) {
+    int i;
+    printf("\n== bytes of cache per token, f32, and of plain multi-head attention of that width\n");
+    for (i = 0; llm_config_preset_name(i); i++) {
+        const char *name = llm_config_preset_name(i);
+        double bytes, plain;
+        llm_config c;
+        named_config(&c, name);
+        if (c.arch != LLM_ARCH_DEEPSEEK_V3) continue;
+        bytes = (double)llm_config_cache_bytes(&c, 1, LLM_F32);
+        plain = 8.0 * c.n_layers * c.d_model;
+        printf("   %-18s %8.0f %9.0f %6.1f times\n", name, bytes, plain, plain / bytes);
+    }
+}
+/* Idle experts cost what reading and writing them does: a parameter is read twice, its gradient
+ * written and read for the norm, and AdamW moves 28 bytes. */
+static void table_experts(void) {
+    static const int counts[] = {4, 8, 16, 32, 64};
+    double first = 0.0, first_params = 0.0;
+    int i;
+    printf("\n== experts, 2 of them active: step of 4 x 256, 4 layers, width 512, %d threads: "
+           "seconds\n   %7s %10s %9s %9s %9s %9s   by memory traffic\n",
+           n_threads, "experts", "million", "forward", "backward", "update", "step");
+    for (i = 0; i < (quick ? 3 : 5); i++) {
+        llm_config c;
+        training t;
+        double step, params, expected;
+        named_config(&c, "moe-162m");
+        c.n_layers = 4;
+        c.first_k_dense = 0;
+        c.vocab_size = 4096;
+        c.n_routed_experts = counts[i];
+        params = (double)llm_config_param_count(&c);
+        new_training(&t, &c, 4, 256);
+        step = measure(run_step, &t, quick ? 0.0 : 4.0, 3).best;
+        if (!i) {
+            first = step;
+            first_params = params;
+        }
+        expected = first + 44.0 * (params - first_params) / peak->bytes[1];
+        printf("   %7d %10.1f %9.3f %9.3f %9.3f %9.3f %9.3f %+6.1f %%\n", counts[i], params / 1e6,
+               t.forward, t.backward, t.update, step, expected, 100.0 * (step / expected - 1.0));
+        free_training(&t);
+    }
+}
 
-static int serve(const server *s, int reps, int from_stdin) {
+/* ---- files and text -------------------------------------------------------------------------- */
+static void run_load(void *directory) {
+    llm_error err;
+    llm_model *model = llm_model_load((const char *)directory, NULL, &err);
+    if (!model) die("load", &err);
+    llm_model_free(model);
+}
+static void table_load(void) {
+    static const char *const files[] = {"model.safetensors", "generation_config.json",
+                                        "config.json"};
+    const char *temporary = getenv("TMPDIR");
+    char directory[500], path[600];
+    llm_config config;
+    llm_error err;
+    llm_model *model;
+    double save, megabytes;
+    timing t;
+    int i;
+    named_config(&config, "gpt2");
+    megabytes = 4e-6 * (double)llm_config_param_count(&config);
+    snprintf(directory, sizeof directory, "%.400s/llm_benchXXXXXX", temporary ? temporary : "/tmp");
+    if (!mkdtemp(directory)) die(directory, NULL);
+    model = llm_model_create(&config, NULL, &err);
+    if (!model) die("model", &err);
+    save = llmi_seconds();
+    if (llm_model_save(model, directory, LLM_F32, &err) != LLM_OK) die("save", &err);
+    save = llmi_seconds() - save;
+    llm_model_free(model);
+    t = measure(run_load, directory, quick ? 0.5 : 2.0, 3);
+    for (i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, files[i]);
+        remove(path);
+    }
+    if (rmdir(directory)) die("a directory that is not empty after all", NULL);
+    printf("\n== files: GPT-2 124M, %.0f MB: saved in %.2f s; loaded, once cached, in %.3f s, %.1f "
+           "GB/s\n",
+           megabytes, save, t.best, megabytes / t.best / 1e3);
+}
+
+typedef struct encoding {
+    llm_tokenizer *tokenizer;
+    const char *text;
+    size_t size, n_tokens;
+} encoding;
+
+static void run_encode(void *argument) {
+    encoding *e = (encoding *)argument;
+    llm_error err;
+    if (llm_tokenizer_encode(e->tokenizer, e->text, e->size, 0, NULL, 0, &e->n_tokens, &err) !=
+        LLM_OK)
+        die("encode", &err);
+}
+static void table_text(void) {
+    const int vocab_size = quick ? 2048 : 16384;
+    encoding e;
+    llm_error err;
+    double train, seconds;
+    void *text;
+    printf("\n== tokenizer, 1 thread: ");
+    if (llmi_file_read("llm.h", &text, &e.size, NULL, &err) != LLM_OK) {
+        printf("skipped: %s\n", err.message);
+        return;
+    }
+    e.text = (const char *)text;
+    train = llmi_seconds();
+    e.tokenizer = llm_tokenizer_train(e.text, e.size, vocab_size, NULL, &err);
+    if (!e.tokenizer) die("tokenizer", &err);
+    train = llmi_seconds() - train;
+    seconds = measure(run_encode, &e, 0.5, 3).best;
+    printf("llm.h's text, %.0f kB; %d tokens learnt in %.2f s; encoded at %.1f MB/s, %.1f "
+           "characters a token\n",
+           (double)e.size / 1e3, llm_tokenizer_vocab_size(e.tokenizer), train,
+           (double)e.size / seconds / 1e6, (double)e.size / (double)e.n_tokens);
+    llm_tokenizer_free(e.tokenizer);
+    llmi_release(NULL, text);
+}
+
+/* ---- one figure per line, for other programs ------------------------------------------------- */
+typedef struct timed { void (*run)(void *); void *argument; } timed;
+
+static double seconds_of(void *argument) {
+    const timed *job = (const timed *)argument;
+    const double start = llmi_seconds();
+    job->run(job->argument);
+    return llmi_seconds() - start;
+}
+static double seconds_of_products(void *rows) {
+    return all_products(*(const int *)rows, n_threads, 0.0, 0, NULL);
+}
+static int serve(double (*seconds)(void *), void *argument, int reps, int from_stdin) {
     struct rusage usage;
     char line[64];
     int n = reps;
-    s->run(s->argument);               /* warm up */
+    seconds(argument);                 /* warm up */
     printf("ready\n");
     fflush(stdout);
     while (!from_stdin || fgets(line, sizeof line, stdin)) {
         if (from_stdin) n = atoi(line);
-        while (n-- > 0) {
-            const double t = llmi_seconds();
-            s->run(s->argument);
-            printf("%.6f\n", (llmi_seconds() - t) * s->factor);
-        }
+        while (n-- > 0) printf("%.6f\n", seconds(argument));
         if (!from_stdin) break;
         printf("done\n");
         fflush(stdout);
     }
     getrusage(RUSAGE_SELF, &usage);
-#ifdef __APPLE__
-    printf("maxrss %.0f\n", (double)usage.ru_maxrss);
-#else
-    printf("maxrss %.0f\n", (double)usage.ru_maxrss * 1024.0);
-#endif
-    return 0;
-}
-
-static int serve_gemm(int rows, int reps, int from_stdin) {
-    char line[64];
-    int n = reps;
-    printf("ready\n");
-    fflush(stdout);
-    while (!from_stdin || fgets(line, sizeof line, stdin)) {
-        if (from_stdin) n = atoi(line);
-        while (n-- > 0) printf("%.6f\n", all_products(rows, n_threads, 0.0, 0, NULL));
-        if (!from_stdin) break;
-        printf("done\n");
-        fflush(stdout);
-    }
+    printf("maxrss %.0f\n", resident(&usage));
     return 0;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
-/* in a process of its own -> its peak memory in bytes */
-static double in_child(void (*table)(void)) {
-    struct rusage usage;
-    int status = 0;
-    pid_t pid;
-    fflush(stdout);
-    pid = fork();
-    if (pid < 0) die("fork", NULL);
-    if (pid == 0) {
-        table();
-        fflush(stdout);
-        _exit(0);
+/* needs: the machine's peak and bandwidth, which come first */
+static const struct { const char *name; void (*table)(void); int needs; } tables[] = {
+    {"peak", table_peak, 0},           {"bandwidth", table_bandwidth, 0},
+    {"gemm", table_gemm, 1},           {"attention", table_attention, 1},
+    {"ops", table_ops, 0},             {"step", table_step, 1},
+    {"breakdown", table_breakdown, 0}, {"prefill", table_prefill, 1},
+    {"decode", table_decode, 1},       {"scaling", table_scaling, 0},
+    {"experts", table_experts, 1},     {"mtp", table_mtp, 0},
+    {"cache", table_cache, 0},         {"load", table_load, 0},
+    {"text", table_text, 0}};
+#define N_TABLES ((int)(sizeof tables / sizeof tables[0]))
+
+static int usage(FILE *out, const char *program) {
+    int i;
+    fprintf(out,
+            "usage: %s [--quick] [--threads N] [--only NAME,NAME]\n"
+            "       %s --step B T | --prefill N | --decode PROMPT N | --gemm ROWS\n"
+            "          [--model PRESET|68m|moe-162m] [--reps R | --serve] [--threads N]\ntables:",
+            program, program);
+    for (i = 0; i < N_TABLES; i++) fprintf(out, " %s", tables[i].name);
+    fprintf(out, "\n");
+    return out == stderr ? 2 : 0;
+}
+/* the tables that a list names, a bit each; -1: an unknown name */
+static int tables_named(const char *list) {
+    int i, which = 0;
+    while (*list) {
+        const size_t n = strcspn(list, ",");
+        for (i = 0; i < N_TABLES; i++)
+            if (strlen(tables[i].name) == n && !strncmp(list, tables[i].name, n)) break;
+        if (i == N_TABLES) return -1;
+        which |= 1 << i;
+        list += n + (list[n] == ',');
     }
-    if (wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
-        die("a table", NULL);
-#ifdef __APPLE__
-    return (double)usage.ru_maxrss;
-#else
-    return (double)usage.ru_maxrss * 1024.0;
-#endif
+    return which;
 }
 
 int main(int argc, char **argv) {
-    static const struct { const char *name; void (*table)(void); } tables[] = {
-        {"peak", table_peak},           {"bandwidth", table_bandwidth}, {"gemm", table_gemm},
-        {"attention", table_attention}, {"ops", table_ops},             {"step", NULL},
-        {"breakdown", table_breakdown}, {"prefill", table_prefill},     {"decode", table_decode},
-        {"scaling", table_scaling}};
-    const int n_tables = (int)(sizeof tables / sizeof tables[0]);
-    const char *only = NULL, *mode = NULL;
-    int i, a = 0, b = 0, reps = 5, from_stdin = 0;
+    const char *mode = NULL, *name = "gpt2";
+    int i, a = 0, b = 0, reps = 5, from_stdin = 0, which = (1 << N_TABLES) - 1;
     for (i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--quick")) quick = 1;
-        else if (!strcmp(argv[i], "--serve")) from_stdin = 1;
-        else if (!strcmp(argv[i], "--only") && i + 1 < argc) only = argv[++i];
-        else if (!strcmp(argv[i], "--threads") && i + 1 < argc) n_threads = atoi(argv[++i]);
-        else if (!strcmp(argv[i], "--reps") && i + 1 < argc) reps = atoi(argv[++i]);
-        else if (!strcmp(argv[i], "--step") && i + 2 < argc) {
-            mode = argv[i];
+        const char *option = argv[i];
+        const int step = !strcmp(option, "--step"), left = argc - 1 - i;
+        if (!strcmp(option, "--help")) return usage(stdout, argv[0]);
+        if (!strcmp(option, "--quick")) quick = 1;
+        else if (!strcmp(option, "--serve")) from_stdin = 1;
+        else if (!strcmp(option, "--only") && left) which = tables_named(argv[++i]);
+        else if (!strcmp(option, "--threads") && left) n_threads = atoi(argv[++i]);
+        else if (!strcmp(option, "--reps") && left) reps = atoi(argv[++i]);
+        else if (!strcmp(option, "--model") && left) name = argv[++i];
+        else if ((step || !strcmp(option, "--decode")) && left > 1) {
+            mode = option;
             a = atoi(argv[++i]);
             b = atoi(argv[++i]);
-        } else if ((!strcmp(argv[i], "--prefill") || !strcmp(argv[i], "--decode") ||
-                    !strcmp(argv[i], "--gemm")) &&
-                   i + 1 < argc) {
-            mode = argv[i];
+        } else if ((!strcmp(option, "--prefill") || !strcmp(option, "--gemm")) && left) {
+            mode = option;
             a = atoi(argv[++i]);
-        } else {
-            fprintf(stderr,
-                    "usage: %s [--quick] [--threads N] [--only "
-                    "peak|bandwidth|gemm|attention|ops|step|breakdown|prefill|decode|"
-                    "scaling]\n       %s --step B T | --prefill N | --decode N | --gemm ROWS "
-                    "[--reps R | --serve] [--threads N]\n",
-                    argv[0], argv[0]);
-            return strcmp(argv[i], "--help") != 0;
-        }
+        } else return usage(stderr, argv[0]);
     }
+    if (which < 0) return usage(stderr, argv[0]);
 #ifdef _OPENMP
     if (n_threads < 1) n_threads = omp_get_max_threads();
 #else
     n_threads = 1;
 #endif
+    if (mode && !strcmp(mode, "--gemm")) return serve(seconds_of_products, &a, reps, from_stdin);
+    if (mode) {
+        llm_config config;
+        timed job;
+        training t;
+        inference f;
+        named_config(&config, name);
+        printf("parameters %.0f\n", (double)llm_config_param_count(&config));
+        if (!strcmp(mode, "--step")) {
+            new_training(&t, &config, a, b);
+            job.run = run_step;
+            job.argument = &t;
+        } else {
+            new_inference(&f, &config, a, b);
+            job.run = b ? run_generate : run_prefill;
+            job.argument = &f;
+        }
+        return serve(seconds_of, &job, reps, from_stdin);
+    }
     peak = (machine *)mmap(NULL, sizeof *peak, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                            -1, 0);
     if (peak == MAP_FAILED) die("mmap", NULL);
     memset(peak, 0, sizeof *peak);
-    if (mode && !strcmp(mode, "--step")) {
-        llm_config config;
-        training t;
-        server s = {run_step, NULL, 1.0};
-        gpt2(&config);
-        new_training(&t, &config, a, b);
-        s.argument = &t;
-        return serve(&s, reps, from_stdin);
-    }
-    if (mode && !strcmp(mode, "--gemm")) return serve_gemm(a, reps, from_stdin);
-    if (mode) {
-        inference f;
-        server s = {run_prefill, NULL, 1.0};
-        const int decode = !strcmp(mode, "--decode");
-        new_inference(&f, decode ? 16 : a, decode ? a : 0);
-        if (decode) s.run = run_generate;
-        s.argument = &f;
-        return serve(&s, reps, from_stdin);
-    }
-    for (i = 0; only && i < n_tables && strcmp(only, tables[i].name);) i++;
-    if (only && i == n_tables) {
-        fprintf(stderr, "bench: there is no table '%s'\n", only);
-        return 2;
-    }
-    printf("llm.h, GPT-2 124M in f32, %d thread%s\n", n_threads, n_threads > 1 ? "s" : "");
-    for (i = 0; i < n_tables; i++) {
-        const int needed = i < 2 && only && strcmp(only, "ops") && strcmp(only, "scaling");
-        if (only && strcmp(only, tables[i].name) && !needed) continue;
-        if (tables[i].table) {
-            in_child(tables[i].table);
-            continue;
-        }
-        printf("\n== training step, %d threads: seconds\n   %8s %9s %9s %9s %9s %9s %8s %8s %6s "
-               "%10s %9s\n",
-               n_threads, "B x T", "best", "median", "forward", "backward", "update", "tokens/s",
-               "GFLOP/s", "peak", "planned", "in memory");
-        for (step_index = 0; step_index < (quick ? 2 : 3); step_index++)
-            printf("%6.0f MB\n", in_child(table_step) / 1e6);
-    }
+    for (i = N_TABLES; i-- > 0;)
+        if (which >> i & 1 && tables[i].needs) which |= 3;
+    printf("llm.h in f32, %d thread%s\n", n_threads, n_threads > 1 ? "s" : "");
+    for (i = 0; i < N_TABLES; i++)
+        if (which >> i & 1) in_child(tables[i].table);
     return 0;
 }

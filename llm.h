@@ -14,8 +14,8 @@
  *
  * WHAT IT DOES NOT DO
  *   GPUs, other model families, downloading, and talking to other machines (it hands over one
- *   contiguous gradient buffer; MPI or anything else sums it). bf16 and fp8 training and
- *   token files are declared and answer LLM_ERR_UNSUPPORTED.
+ *   contiguous gradient buffer; MPI or anything else sums it). Token files are declared and answer
+ *   LLM_ERR_UNSUPPORTED.
  *
  * A COMPLETE PROGRAM: learn a text, then go on with it
  *
@@ -104,6 +104,20 @@
  *   Bias         after an update, each router's bias += gamma sign(mean load - load): no gradient
  *   Ops          llm_linear, llm_cross_entropy, llm_mtp_loss; examples/loss_head.c uses them
  *
+ * PRECISION
+ *   Weights, gradients, moments and sums are f32 in every training; llm_train_desc.precision says
+ *   what the factors of products are rounded to, to the nearest, ties to even:
+ *   FP32         nothing is rounded
+ *   BF16_MIXED   weights, activations and their gradients are bf16 in every product. Norms, softmax,
+ *                losses, the router and the stream between blocks stay f32. What blocks save for the
+ *                backward is kept in bf16
+ *   FP8_MIXED    as that, and the linear layers' products, forward and both backward ones, are of
+ *                E4M3 (DeepSeek-V3 report sec. 3.3): a scale, largest/448, for each tile of 1 x 128
+ *                activations or gradients along the summed index, or 128 x 128 weights, f32 sums.
+ *                Embedding, head, attention between q, k, v, and router are as in BF16_MIXED
+ *   Where the CPU multiplies bf16 (AVX512_BF16, AMX) products do so; elsewhere values are rounded
+ *   where they are packed, and multiplied in f32.
+ *
  * MEMORY
  *   A model owns parameters; a trainer gradients, two moments, saved activations and scratch; a
  *   session caches and scratch: each a few large blocks, planned before any is taken. Nothing is
@@ -145,6 +159,7 @@
  *   RoPE          Su et al., arXiv:2104.09864        YaRN   Peng et al., arXiv:2309.00071
  *   AdamW         Loshchilov & Hutter, arXiv:1711.05101
  *   BPE           Sennrich et al., arXiv:1508.07909  gemm   Goto & van de Geijn, TOMS 34(3), 2008
+ *   bf16 training Micikevicius et al., 1710.03740; Kalamkar et al., 1905.12322    E4M3  2209.05433
  *
  * Licence: MIT or public domain, at your choice; see the end of the file.
  */
@@ -357,7 +372,7 @@ typedef struct llm_train_desc {
     float mtp_lambda;                 /* 0.3; LLM_OFF = 0                                     */
     float router_bias_speed;          /* gamma, 0.001; LLM_OFF = none                         */
     float router_aux_alpha;           /* sequence-wise balance loss, 0.0001; LLM_OFF = none   */
-    llm_precision precision;
+    llm_precision precision;          /* FP32; see PRECISION in the manual                    */
     int recompute;                    /* 1 = keep block inputs only, recompute in backward    */
     uint64_t seed;                    /* dropout                                              */
     int n_threads;                    /* the model's                                          */
@@ -856,7 +871,12 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
 #else
   #define LLMI_X86 0
 #endif
-#if LLMI_X86 && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#if LLMI_X86 && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+  #define LLMI_BF16 1                /* AVX512_BF16 */
+#else
+  #define LLMI_BF16 0
+#endif
+#if LLMI_BF16 && defined(__linux__)
   #define LLMI_AMX 1
 #else
   #define LLMI_AMX 0
@@ -1021,13 +1041,17 @@ static float llmi_float_of_bits(uint32_t bits) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+static uint32_t llmi_bits_of_float(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 
 static float llmi_bf16_to_f32(uint16_t h) { return llmi_float_of_bits((uint32_t)h << 16); }
 
 #ifndef LLM_NO_STDIO
 static uint16_t llmi_f32_to_bf16(float value) { /* to nearest, ties to even; NaN stays NaN */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
+    const uint32_t bits = llmi_bits_of_float(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
@@ -1078,20 +1102,29 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
     float keep;                        /* 1 - lr decay           */
 } llmi_adamw;
 
-typedef struct llmi_kernels {
-    const char *name;
-    size_t w;                          /* floats in a vector                                    */
+/* How products of one precision are made. The factors are f32 in memory and take their precision
+ * where they are packed; sums are f32. */
+typedef struct llmi_tiles {
     size_t mr, nr;                     /* tile of C that stays in registers                     */
-    size_t kc, mc, nc;                 /* blocks of A (mc,kc) for L2, of B (kc,nc) for L3       */
+    size_t kc, mc;                     /* block of A (mc,kc) for L2                             */
     size_t k_group, value_bytes; /* of a panel: k is padded to the one, a value takes the other */
     /* Panels: groups of mr rows of A (nr columns of B), padded with zeros, in the order in which
      * block reads them. Element (i,j) of the source stands at [i row + j col]; one of the two is 1.
      */
     void (*pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k);
     void (*pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
+    /* fp8 only, else NULL: n packed panels of so many lanes become what E4M3 makes of them: a scale
+     * for each LLMI_FP8_TILE values along k of a lane, or (shared) of all these panels' lanes */
+    void (*quantize)(float *panels, size_t lanes, size_t n, size_t k, int shared);
     /* C (m,n) = [C +] A B [+ bias] from panels */
     void (*block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
                   size_t ldc, const float *bias, int accumulate);
+} llmi_tiles;
+
+typedef struct llmi_kernels {
+    const char *name;
+    size_t w;                          /* floats in a vector                                    */
+    llmi_tiles tiles[LLM_FP8_MIXED + 1];       /* by llm_precision */
     /* y (m,n) = [y +] x (m,k) W [+ bias] for few rows; W unpacked, stored (n,k) for dot and (k,n)
      * for axpy. What a row gets does not depend on the other rows, nor on where n was cut. */
     void (*rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
@@ -1117,6 +1150,9 @@ typedef struct llmi_kernels {
                             const float *up, size_t n, int accumulate);
     void (*adamw)(float *weight, float *m, float *v, const float *grad, size_t n,
                   const llmi_adamw *step);
+    /* n even values to bf16, in the room of n/2 floats: value i shares one with value i + n/2 */
+    void (*narrow)(float *to, const float *x, size_t n);
+    void (*widen)(float *to, const float *x, size_t n);                /* and back */
     /* LayerNorm (centered) or RMSNorm of one row; the sums over rows of their weight gradients */
     void (*norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
                  const float *bias, size_t n, float eps, int centered);
@@ -1130,9 +1166,11 @@ typedef struct llmi_kernels {
 
 static const llmi_kernels *llmi_kernels_at(int i);     /* defined after the passes */
 
+#define LLMI_FP8_TILE 128u             /* values along k, and lanes, that share a scale */
+
 /* floats that k values of one lane take in a panel */
-static size_t llmi_panel(const llmi_kernels *kernels, size_t k) {
-    return llmi_round_up(k, kernels->k_group) * kernels->value_bytes / sizeof(float);
+static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
+    return llmi_round_up(k, tiles->k_group) * tiles->value_bytes / sizeof(float);
 }
 
 /* ============================================================================================
@@ -1143,9 +1181,8 @@ struct llm_context {
     int n_threads;
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
-    float *a_panel, *b_panel; /* of gemm: the blocks of A and B at work, in one allocation */
-    size_t panel_floats;      /* of both */
-    size_t a_rows, b_columns; /* that they have room for, kc + 4 deep */
+    float *panels;                     /* of gemm: the blocks of A and B at work */
+    size_t a_rows, b_columns;          /* that they have room for */
     void *scratch;                     /* of the op that runs now */
     size_t scratch_size;
 };
@@ -1153,7 +1190,7 @@ struct llm_context {
 LLM_API void llm_context_free(llm_context *context) {
     llm_allocator copy;
     if (!context) return;
-    llmi_release(context->allocator, context->a_panel);
+    llmi_release(context->allocator, context->panels);
     llmi_release(context->allocator, context->scratch);
     copy = context->allocator_copy;
     llmi_release(context->allocator ? &copy : NULL, context);
@@ -1170,35 +1207,29 @@ static int llmi_thread_count(int n_threads) {
 }
 
 #define LLMI_A_ROWS 2048u              /* rows of A that are packed at a time */
+#define LLMI_B_COLUMNS 1024u           /* columns of B: for L3 */
 #define LLMI_OWN_ROWS 512u /* of A and columns of B, where a thread runs a product alone */
 
-/* floats of one row of A or column of B in a panel */
-static size_t llmi_panel_depth(const llmi_kernels *kernels) {
-    return llmi_panel(kernels, kernels->kc + 4);
-}
-static void llmi_context_kernels(llm_context *context, const llmi_kernels *kernels) {
-    const size_t depth = llmi_panel_depth(kernels);
-    context->kernels = kernels;
-    context->a_rows = LLMI_A_ROWS;
-    context->b_columns = kernels->nc;
-    context->b_panel = context->a_panel ? context->a_panel + LLMI_A_ROWS * depth : NULL;
-    context->panel_floats = llmi_max(LLMI_A_ROWS + kernels->nc,
-                                     2 * LLMI_OWN_ROWS * (size_t)context->n_threads) * depth;
-}
+/* floats of one row of A or column of B in a panel: slices of k are rounded up by less than 4 */
+static size_t llmi_panel_depth(const llmi_tiles *tiles) { return llmi_panel(tiles, tiles->kc + 4); }
 
 /* Kernels and threads; -> floats of the panels: room for every table's, as the context's table may
  * be exchanged. */
 static size_t llmi_context_plan(llm_context *context, int n_threads) {
     const llmi_kernels *kernels;
-    size_t most = 0;
-    int i;
+    size_t depth = 0;
+    int i, precision;
     memset(context, 0, sizeof *context);
     context->n_threads = llmi_thread_count(n_threads);
-    for (i = 0; (kernels = llmi_kernels_at(i)) != NULL; i++) { /* the last one is the fastest */
-        llmi_context_kernels(context, kernels);
-        most = llmi_max(most, context->panel_floats);
+    context->a_rows = LLMI_A_ROWS;
+    context->b_columns = LLMI_B_COLUMNS;
+    for (i = 0; (kernels = llmi_kernels_at(i)) != NULL; i++) {
+        context->kernels = kernels;    /* the last one is the fastest */
+        for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
+            depth = llmi_max(depth, llmi_panel_depth(&kernels->tiles[precision]));
     }
-    return most;
+    return depth * llmi_max(LLMI_A_ROWS + LLMI_B_COLUMNS,
+                            2 * LLMI_OWN_ROWS * (size_t)context->n_threads);
 }
 
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
@@ -1216,12 +1247,11 @@ LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allo
         context->allocator_copy = *allocator;
         context->allocator = &context->allocator_copy;
     }
-    context->a_panel = (float *)llmi_alloc(allocator, panels * sizeof(float), "gemm panels", err);
-    if (!context->a_panel) {
+    context->panels = (float *)llmi_alloc(allocator, panels * sizeof(float), "gemm panels", err);
+    if (!context->panels) {
         llm_context_free(context);
         return NULL;
     }
-    llmi_context_kernels(context, context->kernels);
     return context;
 }
 
@@ -1288,16 +1318,21 @@ typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bia
     const float *bias;                 /* NULL = none */
     int accumulate;
     int same_a;                        /* A is that of the product just before: it may be packed */
+    llm_precision precision;           /* of the factors; f32 in memory */
+    int b_weight;                      /* B is a weight: in fp8, of 128 x 128 values to a scale  */
 } llmi_gemm;
 
 typedef struct llmi_gemm_job {
     const llm_context *context;
     const llmi_gemm *g;
+    const llmi_tiles *kernel;          /* of g's precision                                  */
+    float *a_panel, *b_panel;
     size_t step;                       /* rows path: columns per task                       */
     size_t i0, m, j0, n, k0, k;        /* the blocks of A and B at work                     */
     size_t tiles, row_blocks;          /* tiles of A's rows, shared out evenly             */
     size_t panels, column_blocks;      /* panels of B's columns, likewise                  */
     size_t b_tasks;                    /* packing: B's tasks come first, then A's          */
+    size_t b_step;                     /* columns of B in one of them                       */
 } llmi_gemm_job;
 
 static void llmi_gemm_rows_task(void *argument, size_t index, int thread) {
@@ -1317,55 +1352,60 @@ static void llmi_gemm_rows_task(void *argument, size_t index, int thread) {
 static void llmi_gemm_pack_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
-    const llmi_kernels *kernels = job->context->kernels;
-    const size_t panel = llmi_panel(kernels, job->k);
+    const llmi_tiles *kernel = job->kernel;
+    const size_t panel = llmi_panel(kernel, job->k);
+    const int is_b = index < job->b_tasks;
+    const size_t lanes = is_b ? kernel->nr : kernel->mr;
+    const size_t step = is_b ? job->b_step : LLMI_PACK_PANELS * kernel->mr;
+    const size_t at = (is_b ? index : index - job->b_tasks) * step;
+    const size_t n = llmi_min(step, (is_b ? job->n : job->m) - at);
+    float *to = (is_b ? job->b_panel : job->a_panel) + at * panel;
     (void)thread;
-    if (index < job->b_tasks) {
-        const size_t j = index * LLMI_PACK_PANELS * kernels->nr;
-        kernels->pack_b(job->context->b_panel + j * panel,
-                        g->b + (job->j0 + j) * g->b_col + job->k0 * g->b_row, g->b_row, g->b_col,
-                        job->k, llmi_min(LLMI_PACK_PANELS * kernels->nr, job->n - j));
-    } else {
-        const size_t i = (index - job->b_tasks) * LLMI_PACK_PANELS * kernels->mr;
-        kernels->pack_a(job->context->a_panel + i * panel,
-                        g->a + (job->i0 + i) * g->a_row + job->k0 * g->a_col, g->a_row, g->a_col,
-                        llmi_min(LLMI_PACK_PANELS * kernels->mr, job->m - i), job->k);
-    }
+    if (is_b)
+        kernel->pack_b(to, g->b + (job->j0 + at) * g->b_col + job->k0 * g->b_row, g->b_row,
+                       g->b_col, job->k, n);
+    else
+        kernel->pack_a(to, g->a + (job->i0 + at) * g->a_row + job->k0 * g->a_col, g->a_row,
+                       g->a_col, n, job->k);
+    if (kernel->quantize)
+        kernel->quantize(to, lanes, llmi_ceil_div(n, lanes), job->k, is_b && g->b_weight);
 }
 
 static void llmi_gemm_block_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
-    const llmi_kernels *kernels = job->context->kernels;
-    const size_t panel = llmi_panel(kernels, job->k);
+    const llmi_tiles *kernel = job->kernel;
+    const size_t panel = llmi_panel(kernel, job->k), mr = kernel->mr, nr = kernel->nr;
     const size_t row = index / job->column_blocks, column = index % job->column_blocks;
-    const size_t i = row * job->tiles / job->row_blocks * kernels->mr;
-    const size_t m = llmi_min((row + 1) * job->tiles / job->row_blocks * kernels->mr, job->m) - i;
-    const size_t j = column * job->panels / job->column_blocks * kernels->nr;
-    const size_t n = llmi_min((column + 1) * job->panels / job->column_blocks * kernels->nr,
-                              job->n) -
-                     j;
+    const size_t i = row * job->tiles / job->row_blocks * mr;
+    const size_t m = llmi_min((row + 1) * job->tiles / job->row_blocks * mr, job->m) - i;
+    const size_t j = column * job->panels / job->column_blocks * nr;
+    const size_t n = llmi_min((column + 1) * job->panels / job->column_blocks * nr, job->n) - j;
     (void)thread;
-    kernels->block(m, n, job->k, job->context->a_panel + i * panel,
-                   job->context->b_panel + j * panel, g->c + (job->i0 + i) * g->ldc + job->j0 + j,
-                   g->ldc, job->k0 == 0 && g->bias ? g->bias + job->j0 + j : NULL,
-                   job->k0 != 0 || g->accumulate);
+    kernel->block(m, n, job->k, job->a_panel + i * panel, job->b_panel + j * panel,
+                  g->c + (job->i0 + i) * g->ldc + job->j0 + j, g->ldc,
+                  job->k0 == 0 && g->bias ? g->bias + job->j0 + j : NULL,
+                  job->k0 != 0 || g->accumulate);
 }
 
 static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
-    const llmi_kernels *kernels = context->kernels;
-    const size_t threads = (size_t)context->n_threads, mr = kernels->mr, nr = kernels->nr;
+    const llmi_tiles *kernel = &context->kernels->tiles[g->precision];
+    const size_t threads = (size_t)context->n_threads, mr = kernel->mr, nr = kernel->nr;
     const size_t m_step = context->a_rows / mr * mr, n_step = context->b_columns / nr * nr;
-    const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernels->kc));
-    const size_t k_step = llmi_max(
-        4, llmi_round_up(llmi_ceil_div(g->k, k_slices), llmi_max(4, kernels->k_group)));
+    const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernel->kc));
+    const size_t k_align = kernel->quantize ? LLMI_FP8_TILE : llmi_max(4, kernel->k_group);
+    const size_t k_step = llmi_max(4, llmi_round_up(llmi_ceil_div(g->k, k_slices), k_align));
     const int packed = g->same_a && g->m <= m_step && k_slices == 1;
     llmi_gemm_job job;
     if (g->m == 0 || g->n == 0) return;
     memset(&job, 0, sizeof job);
     job.context = context;
     job.g = g;
-    if (g->m <= LLMI_FEW_ROWS && g->a_col == 1) {
+    job.kernel = kernel;
+    job.a_panel = context->panels;
+    job.b_panel = context->panels + context->a_rows * llmi_panel_depth(kernel);
+    job.b_step = kernel->quantize ? LLMI_FP8_TILE : LLMI_PACK_PANELS * nr;
+    if (g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32) {
         const size_t share = llmi_round_up(llmi_ceil_div(g->n, threads), 64);
         job.step = g->n * g->k < 32768 ? g->n : share;
         if (g->b_row != 1) job.step = llmi_min(job.step, 4096 / g->m / 64 * 64); /* y stays in L1 */
@@ -1381,14 +1421,14 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
                 job.n = llmi_min(n_step, g->n - job.j0);
                 job.tiles = llmi_ceil_div(job.m, mr);
                 job.panels = llmi_ceil_div(job.n, nr);
-                job.row_blocks = llmi_ceil_div(job.m, kernels->mc);
+                job.row_blocks = llmi_ceil_div(job.m, kernel->mc);
                 if (threads > 1)
                     job.row_blocks = llmi_min(llmi_round_up(job.row_blocks, threads), job.tiles);
                 job.column_blocks = threads > 1
                                         ? llmi_min(llmi_ceil_div(4 * threads, job.row_blocks),
                                                    job.panels)
                                         : 1;
-                job.b_tasks = llmi_ceil_div(job.panels, LLMI_PACK_PANELS);
+                job.b_tasks = llmi_ceil_div(job.n, job.b_step);
                 a_tasks = job.j0 == 0 && !packed ? llmi_ceil_div(job.tiles, LLMI_PACK_PANELS) : 0;
                 llmi_parallel(context, job.b_tasks + a_tasks, llmi_gemm_pack_task, &job);
                 llmi_parallel(context, job.row_blocks * job.column_blocks, llmi_gemm_block_task,
@@ -1411,7 +1451,6 @@ static size_t llmi_batch_parts(const llmi_gemm *g) {
 
 static void llmi_batch_task(void *argument, size_t index, int thread) {
     const llmi_batch *job = (const llmi_batch *)argument;
-    const size_t depth = llmi_panel_depth(job->context->kernels);
     llm_context own = *job->context;
     const llmi_gemm *g = job->products, *end = g + job->n;
     size_t parts;
@@ -1419,8 +1458,8 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
     parts = llmi_batch_parts(g);
     own.n_threads = 1;
     own.a_rows = own.b_columns = LLMI_OWN_ROWS;
-    own.a_panel += 2 * LLMI_OWN_ROWS * depth * (size_t)thread;
-    own.b_panel = own.a_panel + LLMI_OWN_ROWS * depth;
+    own.panels += 2 * LLMI_OWN_ROWS * (size_t)thread *
+                  llmi_panel_depth(&own.kernels->tiles[g->precision]);
     do {
         const size_t first = index * g->m / parts;
         llmi_gemm part = *g;
@@ -1431,6 +1470,7 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
     } while (++g < end && g->same_a);
 }
 
+/* all of one precision */
 static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *products, size_t n) {
     size_t tasks = 0, i;
     llmi_batch job;
@@ -1450,6 +1490,7 @@ typedef struct llmi_matrix {
     const float *data;
     size_t n_out, n_in;
     int transposed; /* stored (n_in,n_out), as GPT-2's Conv1D; else (n_out,n_in) */
+    llm_precision precision;           /* of products with it; FP32 unless set */
 } llmi_matrix;
 
 static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, int transposed) {
@@ -1458,6 +1499,7 @@ static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, 
     matrix.n_out = n_out;
     matrix.n_in = n_in;
     matrix.transposed = transposed;
+    matrix.precision = LLM_FP32;
     return matrix;
 }
 
@@ -1472,6 +1514,8 @@ static llmi_gemm llmi_product(float *y, size_t ldy, const float *x, llmi_matrix 
     g.bias = bias;
     g.accumulate = accumulate;
     g.same_a = 0;
+    g.precision = w.precision;
+    g.b_weight = 1;
     return g;
 }
 static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const float *x,
@@ -1499,6 +1543,8 @@ static llmi_gemm llmi_product_dx(float *dx, const float *dy, size_t lddy, llmi_m
     g.bias = NULL;
     g.accumulate = accumulate;
     g.same_a = 0;
+    g.precision = w.precision;
+    g.b_weight = 1;
     return g;
 }
 static void llmi_matmul_dx(const llm_context *context, float *dx, const float *dy, size_t lddy,
@@ -1525,6 +1571,8 @@ static llmi_gemm llmi_product_dw(float *dw, const float *dy, size_t lddy, const 
     g.bias = NULL;
     g.accumulate = accumulate;
     g.same_a = 0;
+    g.precision = w.precision;
+    g.b_weight = 0;
     return g;
 }
 static void llmi_matmul_dw(const llm_context *context, float *dw, const float *dy, size_t lddy,
@@ -2239,8 +2287,10 @@ typedef struct llmi_attention {
     int accumulate;                    /* backward: 0 = dq, dk, dv are overwritten, 1 = added to  */
     float scale, dropout;
     uint64_t seed;
+    llm_precision precision;           /* of the products, not of the softmax                     */
     /* of the run */
     const llm_context *context;
+    const llmi_tiles *kernel;          /* of that precision                                       */
     size_t tile;                       /* queries in a tile                                       */
     size_t parts;                      /* of each head's queries                                  */
     size_t thread_size;                /* bytes of scratch per thread                             */
@@ -2256,20 +2306,17 @@ typedef struct llmi_attention_scratch {
     float *max, *sum;               /* (tile)                                                   */
 } llmi_attention_scratch;
 
-static size_t llmi_attention_tile(const llm_context *context) {
-    return 64 / context->kernels->mr * context->kernels->mr;
-}
+static size_t llmi_attention_tile(const llmi_tiles *kernel) { return 64 / kernel->mr * kernel->mr; }
 
 static void llmi_attention_carve(llmi_attention_scratch *s, llmi_arena *arena,
-                                 const llm_context *context, size_t n_keys, size_t qk_dim,
+                                 const llmi_tiles *kernel, size_t n_keys, size_t qk_dim,
                                  size_t v_dim, int backward) {
-    const llmi_kernels *kernels = context->kernels;
-    const size_t tile = llmi_attention_tile(context), mr = kernels->mr,
+    const size_t tile = llmi_attention_tile(kernel), mr = kernel->mr,
                  keys = llmi_round_up(n_keys, LLMI_KEYS);
-    const size_t qk_pad = llmi_round_up(qk_dim, kernels->nr),
-                 v_pad = llmi_round_up(v_dim, kernels->nr);
-    const size_t qk_panel = llmi_panel(kernels, qk_dim), v_panel = llmi_panel(kernels, v_dim);
-    const size_t block = llmi_panel(kernels, LLMI_KEYS), rows = llmi_panel(kernels, tile);
+    const size_t qk_pad = llmi_round_up(qk_dim, kernel->nr),
+                 v_pad = llmi_round_up(v_dim, kernel->nr);
+    const size_t qk_panel = llmi_panel(kernel, qk_dim), v_panel = llmi_panel(kernel, v_dim);
+    const size_t block = llmi_panel(kernel, LLMI_KEYS), rows = llmi_panel(kernel, tile);
     memset(s, 0, sizeof *s);
     s->k_columns = llmi_carve_floats(arena, llmi_mul(keys, qk_panel));
     if (backward) {
@@ -2291,13 +2338,13 @@ static void llmi_attention_carve(llmi_attention_scratch *s, llmi_arena *arena,
     s->sum = llmi_carve_floats(arena, tile);
 }
 
-/* bytes of scratch that a run over at most n_keys keys needs, for all threads */
-static size_t llmi_attention_scratch_size(const llm_context *context, size_t n_keys, size_t qk_dim,
+/* bytes of scratch that a thread needs over at most n_keys keys */
+static size_t llmi_attention_scratch_size(const llmi_tiles *kernel, size_t n_keys, size_t qk_dim,
                                           size_t v_dim, int backward) {
     llmi_attention_scratch s;
     llmi_arena arena = {NULL, 0};
-    llmi_attention_carve(&s, &arena, context, n_keys, qk_dim, v_dim, backward);
-    return llmi_mul(arena.used, (size_t)context->n_threads);
+    llmi_attention_carve(&s, &arena, kernel, n_keys, qk_dim, v_dim, backward);
+    return arena.used;
 }
 
 static uint64_t llmi_attention_mask_index(const llmi_attention *a, size_t sequence, size_t head,
@@ -2308,6 +2355,7 @@ static uint64_t llmi_attention_mask_index(const llmi_attention *a, size_t sequen
 static void llmi_attention_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
     const llmi_kernels *kernels = a->context->kernels;
+    const llmi_tiles *kernel = a->kernel;
     const size_t part = index % a->parts, head = index / a->parts % a->n_heads;
     const size_t sequence = index / a->parts / a->n_heads;
     const size_t tiles = llmi_ceil_div(a->rows, a->tile);
@@ -2317,25 +2365,25 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
     const float *k = a->k + slot * a->k_sequence + head * a->k_head;
     const float *v = a->v + slot * a->v_sequence + head * a->v_head;
-    const size_t k_panel = llmi_panel(kernels, a->qk_dim), n_keys = position + last;
-    const size_t v_block = llmi_panel(kernels, LLMI_KEYS) * llmi_round_up(a->v_dim, kernels->nr);
+    const size_t k_panel = llmi_panel(kernel, a->qk_dim), n_keys = position + last;
+    const size_t v_block = llmi_panel(kernel, LLMI_KEYS) * llmi_round_up(a->v_dim, kernel->nr);
     llmi_attention_scratch s;
     llmi_arena arena;
     size_t i0, j0, r;
     if (first >= last) return;
     arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
     arena.used = 0;
-    llmi_attention_carve(&s, &arena, a->context, n_keys, a->qk_dim, a->v_dim, 0);
+    llmi_attention_carve(&s, &arena, kernel, n_keys, a->qk_dim, a->v_dim, 0);
     for (j0 = 0; j0 < n_keys; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
-        kernels->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
+        kernel->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
                         keys);
-        kernels->pack_b(s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, a->v_stride, 1,
+        kernel->pack_b(s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, a->v_stride, 1,
                         keys, a->v_dim);
     }
     for (i0 = first; i0 < last; i0 += a->tile) {
         const size_t rows = llmi_min(a->tile, last - i0);
-        kernels->pack_a(s.q_panel,
+        kernel->pack_a(s.q_panel,
                         a->q + (sequence * a->rows + i0) * a->q_stride + head * a->qk_dim,
                         a->q_stride, 1, rows, a->qk_dim);
         for (r = 0; r < rows; r++) {
@@ -2346,7 +2394,7 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
         for (j0 = 0; j0 < position + i0 + rows; j0 += LLMI_KEYS) {
             const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
             const size_t seen = llmi_min(keys, position + i0 + rows - j0);     /* by the last row */
-            kernels->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
+            kernel->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
                            LLMI_KEYS, NULL, 0);
             for (r = 0; r < rows; r++) {
                 const size_t at = position + i0 + r; /* the query's position */
@@ -2371,8 +2419,8 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
                 }
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
             }
-            kernels->pack_a(s.p_panel, s.scores, LLMI_KEYS, 1, rows, keys);
-            kernels->block(rows, a->v_dim, keys, s.p_panel, s.v_rows + j0 / LLMI_KEYS * v_block,
+            kernel->pack_a(s.p_panel, s.scores, LLMI_KEYS, 1, rows, keys);
+            kernel->block(rows, a->v_dim, keys, s.p_panel, s.v_rows + j0 / LLMI_KEYS * v_block,
                            s.sums, a->v_dim, NULL, 1);
         }
         for (r = 0; r < rows; r++) {
@@ -2389,20 +2437,21 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
 static void llmi_attention_backward_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
     const llmi_kernels *kernels = a->context->kernels;
+    const llmi_tiles *kernel = a->kernel;
     const size_t head = index % a->n_heads, sequence = index / a->n_heads;
     const float *k = a->k + sequence * a->k_sequence + head * a->k_head;
     const float *v = a->v + sequence * a->v_sequence + head * a->v_head;
     float *dk = a->dk + sequence * a->k_sequence + head * a->k_head;
     float *dv = a->dv + sequence * a->v_sequence + head * a->v_head;
-    const size_t k_panel = llmi_panel(kernels, a->qk_dim), v_panel = llmi_panel(kernels, a->v_dim);
-    const size_t k_block = llmi_panel(kernels, LLMI_KEYS) * llmi_round_up(a->qk_dim, kernels->nr);
+    const size_t k_panel = llmi_panel(kernel, a->qk_dim), v_panel = llmi_panel(kernel, a->v_dim);
+    const size_t k_block = llmi_panel(kernel, LLMI_KEYS) * llmi_round_up(a->qk_dim, kernel->nr);
     const size_t o_stride = a->n_heads * a->v_dim;
     llmi_attention_scratch s;
     llmi_arena arena;
     size_t i0, j0, r;
     arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
     arena.used = 0;
-    llmi_attention_carve(&s, &arena, a->context, a->rows, a->qk_dim, a->v_dim, 1);
+    llmi_attention_carve(&s, &arena, kernel, a->rows, a->qk_dim, a->v_dim, 1);
     for (r = 0; r < a->rows && !a->accumulate; r++) {
         memset(a->dq + (sequence * a->rows + r) * a->q_stride + head * a->qk_dim, 0,
                a->qk_dim * sizeof(float));
@@ -2411,11 +2460,11 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
     }
     for (j0 = 0; j0 < a->rows; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0);
-        kernels->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
+        kernel->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
                         keys);
-        kernels->pack_b(s.v_columns + j0 * v_panel, v + j0 * a->v_stride, 1, a->v_stride, a->v_dim,
+        kernel->pack_b(s.v_columns + j0 * v_panel, v + j0 * a->v_stride, 1, a->v_stride, a->v_dim,
                         keys);
-        kernels->pack_b(s.k_rows + j0 / LLMI_KEYS * k_block, k + j0 * a->k_stride, a->k_stride, 1,
+        kernel->pack_b(s.k_rows + j0 / LLMI_KEYS * k_block, k + j0 * a->k_stride, a->k_stride, 1,
                         keys, a->qk_dim);
     }
     for (i0 = 0; i0 < a->rows; i0 += a->tile) {
@@ -2425,18 +2474,18 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
         const float *out = a->saved_out + row0 * o_stride + head * a->v_dim;
         const float *lse = a->saved_lse + (sequence * a->n_heads + head) * a->rows + i0;
         float *dq = a->dq + row0 * a->q_stride + head * a->qk_dim;
-        kernels->pack_a(s.q_panel, q, a->q_stride, 1, rows, a->qk_dim);
-        kernels->pack_a(s.do_panel, dout, o_stride, 1, rows, a->v_dim);
-        kernels->pack_b(s.q_rows, q, a->q_stride, 1, rows, a->qk_dim);
-        kernels->pack_b(s.do_rows, dout, o_stride, 1, rows, a->v_dim);
+        kernel->pack_a(s.q_panel, q, a->q_stride, 1, rows, a->qk_dim);
+        kernel->pack_a(s.do_panel, dout, o_stride, 1, rows, a->v_dim);
+        kernel->pack_b(s.q_rows, q, a->q_stride, 1, rows, a->qk_dim);
+        kernel->pack_b(s.do_rows, dout, o_stride, 1, rows, a->v_dim);
         for (r = 0; r < rows; r++)
             s.sum[r] = kernels->dot(dout + r * o_stride, out + r * o_stride, a->v_dim);
         for (j0 = 0; j0 < i0 + rows; j0 += LLMI_KEYS) {
             const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0),
                          seen = llmi_min(keys, i0 + rows - j0);
-            kernels->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
+            kernel->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
                            LLMI_KEYS, NULL, 0);
-            kernels->block(rows, seen, a->v_dim, s.do_panel, s.v_columns + j0 * v_panel, s.dscores,
+            kernel->block(rows, seen, a->v_dim, s.do_panel, s.v_columns + j0 * v_panel, s.dscores,
                            LLMI_KEYS, NULL, 0);
             for (r = 0; r < rows; r++) {
                 const size_t valid = i0 + r < j0 ? 0 : llmi_min(keys, i0 + r + 1 - j0);
@@ -2459,14 +2508,14 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
                 memset(ds + valid, 0, (keys - valid) * sizeof(float));
             }
-            kernels->pack_a(s.p_panel, s.scores, 1, LLMI_KEYS, seen, rows);
-            kernels->block(seen, a->v_dim, rows, s.p_panel, s.do_rows, dv + j0 * a->v_stride,
+            kernel->pack_a(s.p_panel, s.scores, 1, LLMI_KEYS, seen, rows);
+            kernel->block(seen, a->v_dim, rows, s.p_panel, s.do_rows, dv + j0 * a->v_stride,
                            a->v_stride, NULL, 1);
-            kernels->pack_a(s.p_panel, s.dscores, 1, LLMI_KEYS, seen, rows);
-            kernels->block(seen, a->qk_dim, rows, s.p_panel, s.q_rows, dk + j0 * a->k_stride,
+            kernel->pack_a(s.p_panel, s.dscores, 1, LLMI_KEYS, seen, rows);
+            kernel->block(seen, a->qk_dim, rows, s.p_panel, s.q_rows, dk + j0 * a->k_stride,
                            a->k_stride, NULL, 1);
-            kernels->pack_a(s.p_panel, s.dscores, LLMI_KEYS, 1, rows, keys);
-            kernels->block(rows, a->qk_dim, keys, s.p_panel, s.k_rows + j0 / LLMI_KEYS * k_block,
+            kernel->pack_a(s.p_panel, s.dscores, LLMI_KEYS, 1, rows, keys);
+            kernel->block(rows, a->qk_dim, keys, s.p_panel, s.k_rows + j0 / LLMI_KEYS * k_block,
                            dq, a->q_stride, NULL, 1);
         }
     }
@@ -2497,23 +2546,32 @@ static void llmi_attention_run(const llm_context *context, llmi_attention *a, si
                                int few) {
     const size_t heads = a->n_sequences * a->n_heads, threads = (size_t)context->n_threads;
     a->context = context;
-    a->tile = llmi_attention_tile(context);
+    a->kernel = &context->kernels->tiles[a->precision];
+    a->tile = llmi_attention_tile(a->kernel);
     if (few) {
         a->thread_size = llmi_round_up(n_keys * sizeof(float), LLMI_ALIGN);
         llmi_parallel(context, heads * a->rows, llmi_attention_few_task, a);
         return;
     }
-    a->thread_size = llmi_attention_scratch_size(context, n_keys, a->qk_dim, a->v_dim, 0) / threads;
+    a->thread_size = llmi_attention_scratch_size(a->kernel, n_keys, a->qk_dim, a->v_dim, 0);
     a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
                                     llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
     llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
 }
 static void llmi_attention_backward_run(const llm_context *context, llmi_attention *a) {
     a->context = context;
-    a->tile = llmi_attention_tile(context);
-    a->thread_size = llmi_attention_scratch_size(context, a->rows, a->qk_dim, a->v_dim, 1) /
-                     (size_t)context->n_threads;
+    a->kernel = &context->kernels->tiles[a->precision];
+    a->tile = llmi_attention_tile(a->kernel);
+    a->thread_size = llmi_attention_scratch_size(a->kernel, a->rows, a->qk_dim, a->v_dim, 1);
     llmi_parallel(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a);
+}
+
+/* bytes of the context's scratch that a run over at most n_keys keys takes */
+static size_t llmi_attention_reserve(const llm_context *context, llm_precision precision,
+                                     size_t n_keys, size_t qk_dim, size_t v_dim, int backward) {
+    return llmi_mul(llmi_attention_scratch_size(&context->kernels->tiles[precision], n_keys, qk_dim,
+                                                v_dim, backward),
+                    (size_t)context->n_threads);
 }
 
 static llm_result llmi_attention_from_dims(llmi_attention *a, const llm_attention_dims *dims,
@@ -2563,7 +2621,7 @@ LLM_API llm_result llm_attention_forward(llm_context *context, float *out, float
     LLMI_TRY(llmi_attention_from_dims(&a, dims, err));
     if (!a.n_sequences || !a.rows || !a.n_heads || !a.qk_dim || !a.v_dim) return LLM_OK;
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_attention_scratch_size(context, a.rows, a.qk_dim, a.v_dim, 0), err));
+        context, llmi_attention_reserve(context, LLM_FP32, a.rows, a.qk_dim, a.v_dim, 0), err));
     a.out = out; a.lse = lse; a.q = q; a.k = k; a.v = v;
     llmi_attention_run(context, &a, a.rows, 0);
     return LLM_OK;
@@ -2579,7 +2637,7 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
     LLMI_TRY(llmi_attention_from_dims(&a, dims, err));
     if (!a.n_sequences || !a.rows || !a.n_heads || !a.qk_dim || !a.v_dim) return LLM_OK;
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_attention_scratch_size(context, a.rows, a.qk_dim, a.v_dim, 1), err));
+        context, llmi_attention_reserve(context, LLM_FP32, a.rows, a.qk_dim, a.v_dim, 1), err));
     a.saved_out = out; a.saved_lse = lse; a.q = q; a.k = k; a.v = v;
     a.dout = dout; a.dq = dq; a.dk = dk; a.dv = dv;
     a.accumulate = 1;
@@ -3543,6 +3601,17 @@ typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K ch
     unsigned char *open;               /* (threads,E) */
 } llmi_ds_work;
 
+/* What blocks save for their backward: `exact` things, then `wide` ones, which training in bf16 and
+ * fp8 keeps in bf16: a block then works on one place in f32, `wide`, and its own copy is narrower. */
+typedef struct llmi_saved {
+    int keep;                          /* for all blocks, or each block in place of the last    */
+    int narrow;                        /* wide things are kept in bf16                          */
+    char *blocks;
+    size_t block_size;                 /* bytes from block to block                             */
+    size_t exact_size, wide_size;      /* bytes of a block's, both in f32                       */
+    char *wide;                        /* where narrow: wide things of the block at work        */
+} llmi_saved;
+
 typedef struct llmi_run {              /* rows of tokens on their way through the model */
     llm_context *context;
     const llm_model *model;
@@ -3551,17 +3620,17 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     float *cache;                      /* per layer (slots, cache_len, width), GPT-2's k before */
     size_t cache_slots, cache_len;     /* its v; NULL: the batch's own rows are all there is    */
     int few;                           /* the decode path: at most LLMI_FEW_ROWS rows in all    */
+    llm_precision precision;           /* of the linear layers' products                        */
     float embd_pdrop, attn_pdrop, resid_pdrop;
     uint64_t seed;                     /* of the dropout masks                                  */
     float *gradients;                  /* flat; backward only                                   */
     int accumulate;                    /* 0: gradients by_product are overwritten               */
     /* buffers for N = n_sequences x rows rows */
-    int keep_x, keep_saved;            /* for all blocks, or each block in place of the last    */
+    int keep_x;                        /* for all blocks, or each block in place of the last    */
     int mtp;                           /* MTP modules that run, too                             */
     float *x;                          /* (N,C) inputs of the blocks, the last one's output;    */
     size_t x_size;                     /* each module's two. x_size: floats from one to the next */
-    char *saved;
-    size_t saved_size;                 /* bytes from block to block                             */
+    llmi_saved saved;
     float *final_mean, *final_rstd;    /* (N)                                                   */
     float *h, *dh;                     /* (N,C)                                                 */
     float *wide, *dwide;               /* GPT-2: (N, max(F, 3C)), (N,F); DeepSeek: (N,C)         */
@@ -3599,9 +3668,16 @@ static int llmi_final_norm(const llm_model *model) {
 static int llmi_head_index(const llm_model *model) {
     return model->config.tie_embeddings ? 0 : (int)model->table.n - 1;
 }
-static llmi_matrix llmi_head_matrix(const llm_model *model) {
-    return llmi_matrix_of((const float *)model->data[llmi_head_index(model)],
-                          (size_t)model->config.vocab_size, (size_t)model->config.d_model, 0);
+/* of the head and of attention, which fp8 training leaves in bf16 (DeepSeek-V3 report sec. 3.3.1) */
+static llm_precision llmi_near_precision(llm_precision precision) {
+    return precision == LLM_FP32 ? LLM_FP32 : LLM_BF16_MIXED;
+}
+static llmi_matrix llmi_head_matrix(const llm_model *model, llm_precision precision) {
+    llmi_matrix w = llmi_matrix_of((const float *)model->data[llmi_head_index(model)],
+                                   (size_t)model->config.vocab_size, (size_t)model->config.d_model,
+                                   0);
+    w.precision = llmi_near_precision(precision);
+    return w;
 }
 
 /* independent masks: embedding (0); per block attention (1), first (2) and second half (3) */
@@ -3629,6 +3705,47 @@ static size_t llmi_row_position(const llmi_run *run, size_t row) {
     return (run->position ? (size_t)run->position[row / run->rows] : 0) + row % run->rows;
 }
 
+static char *llmi_saved_block(const llmi_run *run, int layer) {
+    return run->saved.blocks + (run->saved.keep ? (size_t)layer * run->saved.block_size : 0);
+}
+static llmi_arena llmi_saved_exact(const llmi_run *run, int layer) {
+    llmi_arena arena = {NULL, 0};
+    arena.base = llmi_saved_block(run, layer);
+    return arena;
+}
+static llmi_arena llmi_saved_wide(const llmi_run *run, int layer) {
+    llmi_arena arena = {NULL, 0};
+    arena.base = run->saved.narrow ? run->saved.wide
+                                   : llmi_saved_block(run, layer) + run->saved.exact_size;
+    return arena;
+}
+
+typedef struct llmi_convert {
+    const llm_context *context;
+    float *wide, *narrow;
+    size_t n;
+    int widen;
+} llmi_convert;
+
+static void llmi_convert_task(void *argument, size_t index, int thread) {
+    const llmi_convert *job = (const llmi_convert *)argument;
+    const size_t at = index * LLMI_PIECE, n = llmi_min(LLMI_PIECE, job->n - at);
+    (void)thread;
+    if (job->widen) job->context->kernels->widen(job->wide + at, job->narrow + at / 2, n);
+    else job->context->kernels->narrow(job->narrow + at / 2, job->wide + at, n);
+}
+/* between the place where a block works and its own, after its forward and before its backward */
+static void llmi_saved_convert(const llmi_run *run, int layer, int widen) {
+    llmi_convert job;
+    if (!run->saved.narrow) return;
+    job.context = run->context;
+    job.wide = (float *)(void *)run->saved.wide;
+    job.narrow = (float *)(void *)(llmi_saved_block(run, layer) + run->saved.exact_size);
+    job.n = run->saved.wide_size / sizeof(float);
+    job.widen = widen;
+    llmi_parallel(run->context, llmi_ceil_div(job.n, LLMI_PIECE), llmi_convert_task, &job);
+}
+
 /* ============================================================================================
  * >>gpt2         the model: one forward for training, scoring, prefill and decoding; one backward
  *
@@ -3651,18 +3768,18 @@ typedef struct llmi_gpt2_saved {
     float *fc;                         /* (N,F)                                                 */
 } llmi_gpt2_saved;
 
-static void llmi_gpt2_carve_saved(llmi_gpt2_saved *s, llmi_arena *arena, const llm_config *config,
-                                  size_t n) {
+static void llmi_gpt2_carve_saved(llmi_gpt2_saved *s, llmi_arena *exact, llmi_arena *wide,
+                                  const llm_config *config, size_t n) {
     const size_t C = (size_t)config->d_model;
-    s->mean1 = llmi_carve_floats(arena, n);
-    s->rstd1 = llmi_carve_floats(arena, n);
-    s->qkv = llmi_carve_floats(arena, llmi_mul(n, 3 * C));
-    s->att = llmi_carve_floats(arena, llmi_mul(n, C));
-    s->lse = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->n_heads));
-    s->mid = llmi_carve_floats(arena, llmi_mul(n, C));
-    s->mean2 = llmi_carve_floats(arena, n);
-    s->rstd2 = llmi_carve_floats(arena, n);
-    s->fc = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->d_ffn));
+    s->mean1 = llmi_carve_floats(exact, n);
+    s->rstd1 = llmi_carve_floats(exact, n);
+    s->lse = llmi_carve_floats(exact, llmi_mul(n, (size_t)config->n_heads));
+    s->mean2 = llmi_carve_floats(exact, n);
+    s->rstd2 = llmi_carve_floats(exact, n);
+    s->qkv = llmi_carve_floats(wide, llmi_mul(n, 3 * C));
+    s->att = llmi_carve_floats(wide, llmi_mul(n, C));
+    s->mid = llmi_carve_floats(wide, llmi_mul(n, C));
+    s->fc = llmi_carve_floats(wide, llmi_mul(n, (size_t)config->d_ffn));
 }
 
 /* what lives within one block */
@@ -3677,7 +3794,9 @@ static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_con
 
 static llmi_matrix llmi_conv1d(const llmi_run *run, int i) {        /* stored [in,out] */
     const int64_t *dims = run->model->table.rows[i].dims;
-    return llmi_matrix_of(llmi_weight(run, i), (size_t)dims[1], (size_t)dims[0], 1);
+    llmi_matrix w = llmi_matrix_of(llmi_weight(run, i), (size_t)dims[1], (size_t)dims[0], 1);
+    w.precision = run->precision;
+    return w;
 }
 typedef struct llmi_gpt2_rows {
     const llmi_run *run;
@@ -3736,12 +3855,12 @@ static void llmi_gpt2_attention(const llmi_run *run, llmi_attention *a, const ll
     a->scale = 1.0f / sqrtf((float)a->qk_dim);
     a->dropout = run->attn_pdrop;
     a->seed = llmi_dropout_seed(run, layer, 1);
+    a->precision = llmi_near_precision(run->precision);
 }
 
 static void llmi_gpt2_saved_at(const llmi_run *run, llmi_gpt2_saved *s, int layer) {
-    llmi_arena arena = {NULL, 0};
-    arena.base = run->saved + (run->keep_saved ? (size_t)layer * run->saved_size : 0);
-    llmi_gpt2_carve_saved(s, &arena, &run->model->config, llmi_run_rows(run));
+    llmi_arena exact = llmi_saved_exact(run, layer), wide = llmi_saved_wide(run, layer);
+    llmi_gpt2_carve_saved(s, &exact, &wide, &run->model->config, llmi_run_rows(run));
 }
 
 /* longest: keys of the longest sequence, this call's included */
@@ -3861,19 +3980,19 @@ typedef struct llmi_mla_saved {
     float *att, *lse;                  /* (N,H v), (B,H,T) */
 } llmi_mla_saved;
 
-static void llmi_mla_carve_saved(llmi_mla_saved *s, llmi_arena *arena, const llm_config *c,
-                                 size_t n) {
+static void llmi_mla_carve_saved(llmi_mla_saved *s, llmi_arena *exact, llmi_arena *wide,
+                                 const llm_config *c, size_t n) {
     const size_t H = (size_t)c->n_heads;
-    s->rstd1 = llmi_carve_floats(arena, n);
-    s->qa = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
-    s->q_rstd = llmi_carve_floats(arena, n);
-    s->q = llmi_carve_floats(arena, llmi_mul(n, H * llmi_qk_width(c)));
-    s->c = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->kv_lora_rank));
-    s->c_rstd = llmi_carve_floats(arena, n);
-    s->kr = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->qk_rope_head_dim));
-    s->kv = llmi_carve_floats(arena, llmi_mul(n, H * llmi_kv_width(c)));
-    s->att = llmi_carve_floats(arena, llmi_mul(n, H * (size_t)c->v_head_dim));
-    s->lse = llmi_carve_floats(arena, llmi_mul(n, H));
+    s->rstd1 = llmi_carve_floats(exact, n);
+    s->q_rstd = llmi_carve_floats(exact, n);
+    s->c_rstd = llmi_carve_floats(exact, n);
+    s->lse = llmi_carve_floats(exact, llmi_mul(n, H));
+    s->qa = llmi_carve_floats(wide, llmi_mul(n, (size_t)c->q_lora_rank));
+    s->q = llmi_carve_floats(wide, llmi_mul(n, H * llmi_qk_width(c)));
+    s->c = llmi_carve_floats(wide, llmi_mul(n, (size_t)c->kv_lora_rank));
+    s->kr = llmi_carve_floats(wide, llmi_mul(n, (size_t)c->qk_rope_head_dim));
+    s->kv = llmi_carve_floats(wide, llmi_mul(n, H * llmi_kv_width(c)));
+    s->att = llmi_carve_floats(wide, llmi_mul(n, H * (size_t)c->v_head_dim));
 }
 
 /* Rows that turn, are gathered or copied, one task each */
@@ -3978,7 +4097,15 @@ static void llmi_mla_store_task(void *argument, size_t row, int thread) {
 /* ---- weights as stored, (out,in) ---- */
 static llmi_matrix llmi_dense(const llmi_run *run, int i) {
     const int64_t *dims = run->model->table.rows[i].dims;
-    return llmi_matrix_of(llmi_weight(run, i), (size_t)dims[0], (size_t)dims[1], 0);
+    llmi_matrix w = llmi_matrix_of(llmi_weight(run, i), (size_t)dims[0], (size_t)dims[1], 0);
+    w.precision = run->precision;
+    return w;
+}
+/* the router's, always in f32: a rounded score would choose another expert */
+static llmi_matrix llmi_router(const llmi_run *run, int i) {
+    llmi_matrix w = llmi_dense(run, i);
+    w.precision = LLM_FP32;
+    return w;
 }
 /* rows first .. first + count of it */
 static llmi_matrix llmi_dense_rows(const llmi_run *run, int i, size_t first, size_t count) {
@@ -4026,6 +4153,7 @@ static void llmi_mla_attention(const llmi_run *run, llmi_attention *a, const llm
     a->v_sequence = run->rows * a->v_stride;
     a->scale = llmi_mla_scale(c);
     a->dropout = run->attn_pdrop;
+    a->precision = llmi_near_precision(run->precision);
 }
 
 /* one head's query into the latent space, or its output out of it; rows of few */
@@ -4252,21 +4380,21 @@ typedef struct llmi_moe_saved {
     float *shared_gate, *shared_up;    /* (N,Fs) */
 } llmi_moe_saved;
 
-static void llmi_moe_carve_saved(llmi_moe_saved *s, llmi_arena *arena, const llm_config *c,
-                                 size_t n) {
+static void llmi_moe_carve_saved(llmi_moe_saved *s, llmi_arena *exact, llmi_arena *wide,
+                                 const llm_config *c, size_t n) {
     const size_t E = (size_t)c->n_routed_experts, K = (size_t)c->num_experts_per_tok,
                  F = (size_t)c->moe_d_ffn;
     const size_t rows = llmi_mul(n, K), shared = F * (size_t)c->n_shared_experts;
-    s->scores = llmi_carve_floats(arena, llmi_mul(n, E));
-    s->choice = (int32_t *)llmi_carve(arena, rows, sizeof(int32_t));
-    s->place = (int32_t *)llmi_carve(arena, rows, sizeof(int32_t));
-    s->weight = llmi_carve_floats(arena, rows);
-    s->token = (int32_t *)llmi_carve(arena, rows, sizeof(int32_t));
-    s->start = (int32_t *)llmi_carve(arena, E + 1, sizeof(int32_t));
-    s->gate = llmi_carve_floats(arena, llmi_mul(rows, F));
-    s->up = llmi_carve_floats(arena, llmi_mul(rows, F));
-    s->shared_gate = llmi_carve_floats(arena, llmi_mul(n, shared));
-    s->shared_up = llmi_carve_floats(arena, llmi_mul(n, shared));
+    s->scores = llmi_carve_floats(exact, llmi_mul(n, E));
+    s->choice = (int32_t *)llmi_carve(exact, rows, sizeof(int32_t));
+    s->place = (int32_t *)llmi_carve(exact, rows, sizeof(int32_t));
+    s->weight = llmi_carve_floats(exact, rows);
+    s->token = (int32_t *)llmi_carve(exact, rows, sizeof(int32_t));
+    s->start = (int32_t *)llmi_carve(exact, E + 1, sizeof(int32_t));
+    s->gate = llmi_carve_floats(wide, llmi_mul(rows, F));
+    s->up = llmi_carve_floats(wide, llmi_mul(rows, F));
+    s->shared_gate = llmi_carve_floats(wide, llmi_mul(n, shared));
+    s->shared_up = llmi_carve_floats(wide, llmi_mul(n, shared));
 }
 
 typedef struct llmi_moe_rows {
@@ -4492,7 +4620,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     job.s = s;
     job.bias = llmi_weight(run, w->router_bias);
     job.layer = layer;
-    llmi_matmul(run->context, s->scores, E, h, llmi_dense(run, w->router), NULL, n, 0);
+    llmi_matmul(run->context, s->scores, E, h, llmi_router(run, w->router), NULL, n, 0);
     llmi_parallel(run->context, n, llmi_route_task, &job);
     llmi_moe_sort(run, s);
     if (run->loads)
@@ -4598,7 +4726,7 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     if (run->balance_scale != 0.0f) (void)llmi_balance(run, s);
     job.to = work->dlogits;
     llmi_parallel(run->context, n, llmi_route_backward_task, &job);
-    llmi_dense_backward(run, dh, 1, work->dlogits, h, llmi_dense(run, w->router), w->router, -1, 0,
+    llmi_dense_backward(run, dh, 1, work->dlogits, h, llmi_router(run, w->router), w->router, -1, 0,
                         n);
 }
 
@@ -4612,22 +4740,18 @@ typedef struct llmi_ds_saved {
     llmi_moe_saved moe;
 } llmi_ds_saved;
 
-static void llmi_ds_carve_saved(llmi_ds_saved *s, llmi_arena *arena, const llm_config *c,
-                                size_t n) {
-    llmi_mla_carve_saved(&s->mla, arena, c, n);
-    s->mid = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_model));
-    s->rstd2 = llmi_carve_floats(arena, n);
-    if (c->n_routed_experts) { /* a block needs the one or the other: they share the place */
-        llmi_arena dense = *arena;
-        llmi_moe_carve_saved(&s->moe, arena, c, n);
-        s->gate = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
-        s->up = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
-        arena->used = llmi_max(arena->used, dense.used);
-    } else {
-        memset(&s->moe, 0, sizeof s->moe);
-        s->gate = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_ffn));
-        s->up = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_ffn));
-    }
+static void llmi_ds_carve_saved(llmi_ds_saved *s, llmi_arena *exact, llmi_arena *wide,
+                                const llm_config *c, size_t n) {
+    llmi_arena dense;
+    llmi_mla_carve_saved(&s->mla, exact, wide, c, n);
+    s->rstd2 = llmi_carve_floats(exact, n);
+    s->mid = llmi_carve_floats(wide, llmi_mul(n, (size_t)c->d_model));
+    memset(&s->moe, 0, sizeof s->moe);
+    dense = *wide;                     /* a block needs the one or the other: they share the place */
+    if (c->n_routed_experts) llmi_moe_carve_saved(&s->moe, exact, wide, c, n);
+    s->gate = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
+    s->up = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
+    wide->used = llmi_max(wide->used, dense.used);
 }
 
 static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_config *c, size_t n,
@@ -4680,9 +4804,8 @@ static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_con
 }
 
 static void llmi_ds_saved_at(const llmi_run *run, llmi_ds_saved *s, int layer) {
-    llmi_arena arena = {NULL, 0};
-    arena.base = run->saved + (run->keep_saved ? (size_t)layer * run->saved_size : 0);
-    llmi_ds_carve_saved(s, &arena, &run->model->config, llmi_run_rows(run));
+    llmi_arena exact = llmi_saved_exact(run, layer), wide = llmi_saved_wide(run, layer);
+    llmi_ds_carve_saved(s, &exact, &wide, &run->model->config, llmi_run_rows(run));
 }
 
 static void llmi_ds_block_forward(const llmi_run *run, int layer, size_t longest) {
@@ -4733,18 +4856,24 @@ static void llmi_ds_block_backward(const llmi_run *run, float *dx, int layer) {
 static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_config *config,
                                    size_t n) {
     const size_t L = (size_t)config->n_layers, D = (size_t)run->mtp;
-    llmi_arena one = {NULL, 0};
+    const size_t blocks = run->saved.keep ? L + D : 1;
+    llmi_arena exact = {NULL, 0}, wide = {NULL, 0};
     if (config->arch == LLM_ARCH_GPT2) {
         llmi_gpt2_saved s;
-        llmi_gpt2_carve_saved(&s, &one, config, n);
+        llmi_gpt2_carve_saved(&s, &exact, &wide, config, n);
     } else {
         llmi_ds_saved s;
-        llmi_ds_carve_saved(&s, &one, config, n);
+        llmi_ds_carve_saved(&s, &exact, &wide, config, n);
     }
-    run->saved_size = one.used;
+    run->saved.narrow = run->saved.keep && run->precision != LLM_FP32;
+    run->saved.exact_size = exact.used;
+    run->saved.wide_size = wide.used;
+    run->saved.block_size = llmi_round_up(
+        llmi_add(exact.used, run->saved.narrow ? wide.used / 2 : wide.used), LLMI_ALIGN);
     run->x_size = llmi_mul(n, (size_t)config->d_model);
     run->x = llmi_carve_floats(arena, llmi_mul(run->x_size, run->keep_x ? L + 1 + 2 * D : 2));
-    run->saved = (char *)llmi_carve(arena, run->keep_saved ? L + D : 1, one.used);
+    run->saved.blocks = (char *)llmi_carve(arena, blocks, run->saved.block_size);
+    run->saved.wide = run->saved.narrow ? (char *)llmi_carve(arena, 1, wide.used) : NULL;
     run->final_mean = llmi_carve_floats(arena, n);
     run->final_rstd = llmi_carve_floats(arena, n);
 }
@@ -4769,25 +4898,28 @@ static void llmi_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *
 }
 
 /* bytes of the context's scratch that attention needs over n_keys keys */
-static size_t llmi_model_attention_scratch(const llm_context *context, const llm_config *c,
-                                           size_t n_keys, int backward) {
+static size_t llmi_model_attention_scratch(const llm_context *context, llm_precision precision,
+                                           const llm_config *c, size_t n_keys, int backward) {
     const size_t head = (size_t)(c->d_model / c->n_heads);
     const size_t qk = c->arch == LLM_ARCH_GPT2 ? head : llmi_qk_width(c);
     const size_t v = c->arch == LLM_ARCH_GPT2 ? head : (size_t)c->v_head_dim;
     const size_t few = llmi_mul(llmi_round_up(n_keys * sizeof(float), LLMI_ALIGN),
                                 (size_t)context->n_threads);
-    const size_t forward = llmi_max(few, llmi_attention_scratch_size(context, n_keys, qk, v, 0));
-    return backward ? llmi_max(forward, llmi_attention_scratch_size(context, n_keys, qk, v, 1))
-                    : forward;
+    const size_t forward = llmi_max(
+        few, llmi_attention_reserve(context, precision, n_keys, qk, v, 0));
+    if (!backward) return forward;
+    return llmi_max(forward, llmi_attention_reserve(context, precision, n_keys, qk, v, 1));
 }
 
 static void llmi_block_forward(const llmi_run *run, int layer, size_t longest) {
     if (run->model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_block_forward(run, layer, longest);
     else llmi_ds_block_forward(run, layer, longest);
+    llmi_saved_convert(run, layer, 0);
 }
-/* with keep_saved 0, the forward runs again */
+/* where nothing was kept, the forward runs again */
 static void llmi_block_backward(const llmi_run *run, float *dx, int layer) {
-    if (!run->keep_saved) {
+    if (run->saved.keep) llmi_saved_convert(run, layer, 1);
+    else {
         llmi_run again = *run;         /* loads and balance are counted once */
         again.loads = NULL;
         again.balance = NULL;
@@ -4972,7 +5104,7 @@ static void llmi_mtp_forward(const llmi_run *run, int layer, float *out, const i
     llmi_matmul(run->context, llmi_block_in(run, layer), (size_t)c->d_model, run->mtp_cat,
                 llmi_dense(run, job.w->eh), NULL, n, 0);
     llmi_run_angles(run);
-    llmi_ds_block_forward(run, layer, llmi_run_longest(run));
+    llmi_block_forward(run, layer, llmi_run_longest(run));
     llmi_run_rmsnorm(run, out, NULL, llmi_block_out(run, layer), job.w->mtp_norm, n, c->d_model,
                      c->norm_eps);
 }
@@ -5117,12 +5249,12 @@ LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size
 
 static void llmi_part_carve_saved(llmi_run *run, llmi_arena *arena, llm_part part,
                                   const llm_config *c, size_t n) {
-    run->keep_x = run->keep_saved = 1;
+    run->keep_x = run->saved.keep = 1;
     run->mtp = c->mtp_depth;
     if (part == LLM_MLA || part == LLM_MOE) {
         llmi_ds_saved s;
-        if (part == LLM_MLA) llmi_mla_carve_saved(&s.mla, arena, c, n);
-        else llmi_moe_carve_saved(&s.moe, arena, c, n);
+        if (part == LLM_MLA) llmi_mla_carve_saved(&s.mla, arena, arena, c, n);
+        else llmi_moe_carve_saved(&s.moe, arena, arena, c, n);
     } else {
         llmi_carve_activations(run, arena, c, n);
     }
@@ -5173,7 +5305,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
             return llmi_fail(err, LLM_ERR_ARGUMENT, "part: weight %lu of %lu is NULL",
                              (unsigned long)i, (unsigned long)p->count);
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_model_attention_scratch(context, c, (size_t)T, backward), err));
+        context, llmi_model_attention_scratch(context, LLM_FP32, c, (size_t)T, backward), err));
     p->run.mtp = c->mtp_depth;
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
     p->memory = llmi_alloc(context->allocator, arena.used, "scratch", err);
@@ -5234,7 +5366,7 @@ LLM_API llm_result llm_mla_forward(llm_context *context, float *y, void *saved, 
     if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or y is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 0, err));
     arena.base = (char *)saved;
-    llmi_mla_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    llmi_mla_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     llmi_mla_forward(&p.run, y, x, &s, 0, (size_t)T);
     return llmi_part_close(&p, NULL, NULL);
 }
@@ -5248,7 +5380,7 @@ LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *cons
     if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or dy is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 1, err));
     arena.base = (char *)saved;
-    llmi_mla_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    llmi_mla_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     llmi_mla_backward(&p.run, p.d, dy, x, &s, 0);
     return llmi_part_close(&p, dx, dweights);
 }
@@ -5263,7 +5395,7 @@ LLM_API llm_result llm_moe_forward(llm_context *context, float *y, float *loads,
     if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or y is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 0, err));
     arena.base = (char *)saved;
-    llmi_moe_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    llmi_moe_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     if (loads) memset(loads, 0, (size_t)p.model.config.n_routed_experts * sizeof *loads);
     p.run.loads = loads;
     p.run.balance = balance ? &sum : NULL;
@@ -5281,7 +5413,7 @@ LLM_API llm_result llm_moe_backward(llm_context *context, float *dx, float *cons
     if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or dy is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 1, err));
     arena.base = (char *)saved;
-    llmi_moe_carve_saved(&s, &arena, &p.model.config, llmi_run_rows(&p.run));
+    llmi_moe_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     p.run.balance_scale = alpha / (float)B;
     llmi_moe_backward(&p.run, p.d, dy, x, &s, 0);
     return llmi_part_close(&p, dx, dweights);
@@ -5486,7 +5618,7 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     run.rows = (size_t)T;
     memory = NULL;
     result = llmi_scratch_reserve(context,
-                                  llmi_model_attention_scratch(context, config, run.rows, 0), err);
+                                  llmi_model_attention_scratch(context, LLM_FP32, config, run.rows, 0), err);
     for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
         if (pass) {
             memory = llmi_alloc(model->allocator, arena.used, "activations", err);
@@ -5504,13 +5636,13 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
         llmi_trunk_forward(&run, tokens);
         llmi_final_norm_forward(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
         if (logits) {
-            llmi_matmul(context, logits, (size_t)config->vocab_size, run.h, llmi_head_matrix(model),
+            llmi_matmul(context, logits, (size_t)config->vocab_size, run.h, llmi_head_matrix(model, LLM_FP32),
                         NULL, n, 0);
         } else {
             llmi_head head;
             memset(&head, 0, sizeof head);
             head.context = context;
-            head.weight = llmi_head_matrix(model);
+            head.weight = llmi_head_matrix(model, LLM_FP32);
             head.x = run.h;
             head.targets = targets;
             head.rows = n;
@@ -5781,10 +5913,8 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     LLMI_TRY(llmi_check_float("router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
     LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
-    if (d->precision != LLM_FP32)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "train desc: precision %d: only LLM_FP32 is implemented yet",
-                         (int)d->precision);
+    LLMI_TRY(llmi_check_int("train desc: precision", (int)d->precision, LLM_FP32, LLM_FP8_MIXED,
+                            err));
     if (d->shard_first == 0 && d->shard_count == 0) d->shard_count = floats;
     if (d->shard_first > floats || d->shard_count > floats - d->shard_first)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
@@ -5807,7 +5937,8 @@ static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_th
     llmi_arena head;
     int k;
     t->run.keep_x = 1;
-    t->run.keep_saved = !t->desc.recompute;
+    t->run.saved.keep = !t->desc.recompute;
+    t->run.precision = t->desc.precision;
     t->run.mtp = config->mtp_depth;
     llmi_carve_activations(&t->run, activations, config, n);
     t->dx = llmi_carve_floats(activations, llmi_mul(n, C));
@@ -5857,7 +5988,8 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     memory->activations = activations.used;
     memory->scratch = llmi_add(
         llmi_add(work.used, panels * sizeof(float)),
-        llmi_model_attention_scratch(&context, &c, (size_t)t.desc.seq_len, 1));
+        llmi_model_attention_scratch(&context, llmi_near_precision(t.desc.precision), &c,
+                                     (size_t)t.desc.seq_len, 1));
     memory->total = llmi_add(
         llmi_add(memory->parameters + memory->gradients + memory->optimizer, memory->activations),
         memory->scratch);
@@ -5886,7 +6018,9 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     t->context = llm_context_create(t->desc.n_threads, allocator, err);
     if (!t->context) return LLM_ERR_MEMORY;
     LLMI_TRY(llmi_scratch_reserve(
-        t->context, llmi_model_attention_scratch(t->context, config, (size_t)t->desc.seq_len, 1),
+        t->context,
+        llmi_model_attention_scratch(t->context, llmi_near_precision(t->desc.precision), config,
+                                     (size_t)t->desc.seq_len, 1),
         err));
     t->gradients = (float *)llmi_alloc(allocator, (t->floats + t->tail) * sizeof(float),
                                        "gradients", err);
@@ -6026,7 +6160,7 @@ static void llmi_trainer_loss(const llm_trainer *t, const llmi_run *run, const i
     llmi_final_norm_forward(run, t->h[0], run->final_mean, run->final_rstd,
                             llmi_run_x(run, t->model->config.n_layers), llmi_run_rows(run));
     head->context = t->context;
-    head->weight = llmi_head_matrix(t->model);
+    head->weight = llmi_head_matrix(t->model, run->precision);
     head->x = t->h[0];
     head->targets = targets;
     head->rows = llmi_run_rows(run);
@@ -6279,6 +6413,7 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
     run.embd_pdrop = run.attn_pdrop = run.resid_pdrop = 0.0f;
     run.loads = NULL;
     run.balance = &balance;
+    run.keep_x = run.saved.keep = 0;   /* no backward follows */
     arena.base = (char *)trainer->activations;
     llmi_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
     llmi_trainer_loss(trainer, &run, tokens, targets, 0, &losses);
@@ -6395,7 +6530,7 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     size_t scratch;
     s->context = llm_context_create(s->desc.n_threads, allocator, err);
     if (!s->context) return LLM_ERR_MEMORY;
-    scratch = llmi_model_attention_scratch(s->context, config, (size_t)s->desc.max_seq_len, 0);
+    scratch = llmi_model_attention_scratch(s->context, LLM_FP32, config, (size_t)s->desc.max_seq_len, 0);
     scratch = llmi_max(scratch, llmi_mul((size_t)config->vocab_size, 16)); /* sampling */
     LLMI_TRY(llmi_scratch_reserve(s->context, scratch, err));
     s->cache_size = llmi_mul(
@@ -6548,7 +6683,7 @@ static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n)
         const float *h = llmi_mtp_advance(s, k, length + 1 + n_drafts, length + 1);
         size_t i, best = 0;
         if (!h || k > n) continue;
-        llmi_matmul(s->context, s->sample_logits, V, h, llmi_head_matrix(s->model), NULL, 1, 0);
+        llmi_matmul(s->context, s->sample_logits, V, h, llmi_head_matrix(s->model, LLM_FP32), NULL, 1, 0);
         for (i = 1; i < V; i++)
             if (s->sample_logits[i] > s->sample_logits[best]) best = i;
         drafts[n_drafts++] = s->tokens[length + k] = (int32_t)best;
@@ -6570,7 +6705,7 @@ static void llmi_session_logits(llm_session *s, float *logits, size_t first, siz
     const size_t V = (size_t)s->model->config.vocab_size, C = (size_t)s->model->config.d_model;
     llmi_final_norm_forward(&s->run, s->run.h, NULL, NULL,
                          llmi_run_x(&s->run, s->model->config.n_layers) + first * C, n);
-    llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model), NULL, n, 0);
+    llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model, LLM_FP32), NULL, n, 0);
 }
 
 /* logits (n_logits,V): of the last rows, no more than LLMI_FEW_ROWS */
@@ -10780,8 +10915,25 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
   #else
     #pragma GCC pop_options
   #endif
+  #if LLMI_BF16
+    #define LLMI_PASS 4                /* AVX-512 with BF16 */
+    #if defined(__clang__)
+            #pragma clang attribute push(                                                          \
+                __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16"))),          \
+                apply_to = function)
+    #else
+      #pragma GCC push_options
+      #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")
+    #endif
+    #include LLM_SELF
+    #if defined(__clang__)
+      #pragma clang attribute pop
+    #else
+      #pragma GCC pop_options
+    #endif
+  #endif
   #if LLMI_AMX
-    #define LLMI_PASS 4                /* AMX with bf16, and AVX-512 */
+    #define LLMI_PASS 5                /* AMX with bf16, and AVX-512 */
     #if defined(__clang__)
             #pragma clang attribute push(                                                          \
                 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16"))),   \
@@ -10815,17 +10967,25 @@ static int llmi_last_pass(void) {
             if (last == 2 && (enabled & 0xe6u) == 0xe6u && (b & (1u << 16)) && (b & (1u << 30)) &&
                 (b & (1u << 31)))
                 last = 3;                                                        /* F, BW, VL */
-  #if LLMI_AMX
-            if (last == 3 && (enabled & 0x60000u) == 0x60000u && (d & (1u << 22)) &&
-                (d & (1u << 24)) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
-                (a & (1u << 5))) { /* AMX, AVX512_BF16 */
-                long result =
-                    158; /* arch_prctl(ARCH_REQ_XCOMP_PERM, tile data): Linux asks to be asked */
-                __asm__ volatile("syscall"
-                                 : "+a"(result)
-                                 : "D"(0x1023L), "S"(18L)
-                                 : "rcx", "r11", "memory");
-                if (result == 0) last = 4;
+  #if LLMI_BF16
+            if (last == 3) {
+                const unsigned amx = d;
+                if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)))
+                    last = 4;                                                    /* AVX512_BF16 */
+    #if LLMI_AMX
+                if (last == 4 && (enabled & 0x60000u) == 0x60000u && (amx & (1u << 22)) &&
+                    (amx & (1u << 24))) {
+                    long result =
+                        158; /* arch_prctl(ARCH_REQ_XCOMP_PERM, tile data): Linux asks to be asked */
+                    __asm__ volatile("syscall"
+                                     : "+a"(result)
+                                     : "D"(0x1023L), "S"(18L)
+                                     : "rcx", "r11", "memory");
+                    if (result == 0) last = 5;
+                }
+    #else
+                (void)amx;
+    #endif
             }
   #endif
         }
@@ -10840,6 +11000,9 @@ static int llmi_last_pass(void) {
 static const llmi_kernels *llmi_kernels_at(int i) {
     if (i < 0 || i > llmi_last_pass()) return NULL;
 #if LLMI_AMX
+    if (i == 5) return &llmi_kernels_v5;
+#endif
+#if LLMI_BF16
     if (i == 4) return &llmi_kernels_v4;
 #endif
 #if LLMI_X86
@@ -10865,10 +11028,14 @@ static const llmi_kernels *llmi_kernels_at(int i) {
 #define FN(name) LLMI_CAT(name, LLMI_CAT(_v, LLMI_PASS))
 
 #if LLMI_PASS >= 3
-  #if LLMI_PASS == 4                   /* products by AMX, the rest is AVX-512's */
+  #if LLMI_PASS == 5                   /* products by AMX, the rest is AVX-512's */
     #define NAME "amx"
     #define MR 32
     #define MC 256
+  #elif LLMI_PASS == 4                 /* products in bf16, the rest is AVX-512's */
+    #define NAME "avx512bf16"
+    #define MR 14
+    #define MC 168
   #else
     #define NAME "avx512"
     #define MR 14
@@ -10877,7 +11044,6 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define W 16
   #define NV 2
   #define KC 768
-  #define NC 1024
   #define ROWS 4
   #define V __m512
   #define LD(p) _mm512_loadu_ps(p)
@@ -10898,8 +11064,14 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define VI __m512i
   #define TO_INT(v) _mm512_cvtps_epi32(v)
   #define TO_FLOAT(v) _mm512_cvtepi32_ps(v)
-  #define SCALE2(v, n) \
-      _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), _mm512_slli_epi32(n, 23)))
+  #define BITS(v) _mm512_castps_si512(v)
+  #define FLOATS(i) _mm512_castsi512_ps(i)
+  #define ISET(x) _mm512_set1_epi32(x)
+  #define IADD(a, b) _mm512_add_epi32(a, b)
+  #define IAND(a, b) _mm512_and_si512(a, b)
+  #define IOR(a, b) _mm512_or_si512(a, b)
+  #define SLL(i, n) _mm512_slli_epi32(i, n)
+  #define SRL(i, n) _mm512_srli_epi32(i, n)
   #define ZERO_BELOW(v, x, low) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v)
 #elif LLMI_PASS == 2
   #define NAME "avx2"
@@ -10908,7 +11080,6 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define NV 2
   #define KC 768
   #define MC 72
-  #define NC 1024
   #define ROWS 2
   #define V __m256
   #define LD(p) _mm256_loadu_ps(p)
@@ -10927,8 +11098,14 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define VI __m256i
   #define TO_INT(v) _mm256_cvtps_epi32(v)
   #define TO_FLOAT(v) _mm256_cvtepi32_ps(v)
-  #define SCALE2(v, n) \
-      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), _mm256_slli_epi32(n, 23)))
+  #define BITS(v) _mm256_castps_si256(v)
+  #define FLOATS(i) _mm256_castsi256_ps(i)
+  #define ISET(x) _mm256_set1_epi32(x)
+  #define IADD(a, b) _mm256_add_epi32(a, b)
+  #define IAND(a, b) _mm256_and_si256(a, b)
+  #define IOR(a, b) _mm256_or_si256(a, b)
+  #define SLL(i, n) _mm256_slli_epi32(i, n)
+  #define SRL(i, n) _mm256_srli_epi32(i, n)
   #define ZERO_BELOW(v, x, low) _mm256_and_ps(v, _mm256_cmp_ps(x, low, _CMP_NLT_UQ))
 #elif LLMI_PASS == 1 && LLMI_X86
   #define NAME "sse2"
@@ -10937,7 +11114,6 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define NV 2
   #define KC 768
   #define MC 72
-  #define NC 1024
   #define ROWS 2
   #define V __m128
   #define LD(p) _mm_loadu_ps(p)
@@ -10956,7 +11132,14 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define VI __m128i
   #define TO_INT(v) _mm_cvtps_epi32(v)
   #define TO_FLOAT(v) _mm_cvtepi32_ps(v)
-  #define SCALE2(v, n) _mm_castsi128_ps(_mm_add_epi32(_mm_castps_si128(v), _mm_slli_epi32(n, 23)))
+  #define BITS(v) _mm_castps_si128(v)
+  #define FLOATS(i) _mm_castsi128_ps(i)
+  #define ISET(x) _mm_set1_epi32(x)
+  #define IADD(a, b) _mm_add_epi32(a, b)
+  #define IAND(a, b) _mm_and_si128(a, b)
+  #define IOR(a, b) _mm_or_si128(a, b)
+  #define SLL(i, n) _mm_slli_epi32(i, n)
+  #define SRL(i, n) _mm_srli_epi32(i, n)
   #define ZERO_BELOW(v, x, low) _mm_and_ps(v, _mm_cmpnlt_ps(x, low))
 #elif LLMI_PASS == 1
   #define NAME "neon"
@@ -10965,7 +11148,6 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define NV 2
   #define KC 512
   #define MC 64
-  #define NC 1024
   #define ROWS 4
   #define V float32x4_t
   #define LD(p) vld1q_f32(p)
@@ -10984,8 +11166,14 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define VI int32x4_t
   #define TO_INT(v) vcvtnq_s32_f32(v)
   #define TO_FLOAT(v) vcvtq_f32_s32(v)
-  #define SCALE2(v, n) \
-      vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), vshlq_n_s32(n, 23)))
+  #define BITS(v) vreinterpretq_s32_f32(v)
+  #define FLOATS(i) vreinterpretq_f32_s32(i)
+  #define ISET(x) vdupq_n_s32(x)
+  #define IADD(a, b) vaddq_s32(a, b)
+  #define IAND(a, b) vandq_s32(a, b)
+  #define IOR(a, b) vorrq_s32(a, b)
+  #define SLL(i, n) vshlq_n_s32(i, n)
+  #define SRL(i, n) vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(i), n))
   #define ZERO_BELOW(v, x, low) \
       vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)))
 #else
@@ -10995,7 +11183,6 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define NV 2
   #define KC 256
   #define MC 64
-  #define NC 1024
   #define ROWS 2
   #define V float
   #define LD(p) (*(p))
@@ -11016,19 +11203,28 @@ static const llmi_kernels *llmi_kernels_at(int i) {
   #define MIN(a, b) ((a) < (b) ? (a) : (b))
   #define HSUM(v) (v)
   #define HMAX(v) (v)
-  #define VI int
-  #define TO_INT(v) ((v) != (v) ? 0 : (int)((v) + ((v) < 0.0f ? -0.5f : 0.5f)))
+  #define VI int32_t
+  #define TO_INT(v) ((v) != (v) ? 0 : (int32_t)lrintf(v))
   #define TO_FLOAT(v) ((float)(v))
-  #define SCALE2(v, n) ldexpf(v, n)
+  #define BITS(v) ((int32_t)llmi_bits_of_float(v))
+  #define FLOATS(i) llmi_float_of_bits((uint32_t)(i))
+  #define ISET(x) (x)
+  #define IADD(a, b) ((int32_t)((uint32_t)(a) + (uint32_t)(b)))
+  #define IAND(a, b) ((a) & (b))
+  #define IOR(a, b) ((a) | (b))
+  #define SLL(i, n) ((int32_t)((uint32_t)(i) << (n)))
+  #define SRL(i, n) ((int32_t)((uint32_t)(i) >> (n)))
   #define ZERO_BELOW(v, x, low) ((x) < (low) ? 0.0f : (v))
 #endif
 #define NR (NV * W)
-#if LLMI_PASS == 4
+#if LLMI_PASS == 5
   #define K_GROUP 32
-  #define VALUE_BYTES 6
+#elif LLMI_PASS == 4
+  #define K_GROUP 2
+  #define MAC(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
 #else
   #define K_GROUP 1
-  #define VALUE_BYTES 4
+  #define MAC(a, b, c) FMA(a, b, c)
 #endif
 
 /* 4-lane helpers for packing: plain load, 4x4 transpose */
@@ -11097,16 +11293,23 @@ LLMI_INLINE void FN(llmi_store)(float *p, V v, size_t n) {
 #define LOAD(p, n) FN(llmi_load)(p, n)
 #define STORE(p, v, n) FN(llmi_store)(p, v, n)
 
+/* to the nearest bf16, ties to even; infinities and the NaNs that arithmetic makes stay */
+LLMI_INLINE V FN(llmi_bf16)(V x) {
+    const VI bits = BITS(x), odd = IAND(SRL(bits, 16), ISET(1));
+    return FLOATS(IAND(IADD(bits, IADD(odd, ISET(0x7fff))), ISET(-0x10000)));
+}
+
 /* ---- gemm ------------------------------------------------------------------------------------ */
-#if LLMI_PASS == 4
+#if LLMI_PASS == 5
 /* AMX multiplies tiles of bf16 with f32 sums. An f32 is the exact sum of three bf16, high + mid +
  * low, of 8 bits each; of the nine products of two such sums, six are taken: what is left out is
  * below 2^-25 of the whole, less than f32 itself rounds. (Henry, Tang, Heinecke, arXiv:1904.06376.)
  * Only infinities differ: they become NaN.
  *
- * A panel holds, per 32 values of k: high, mid, low, each of two tiles of 16 lanes. A tile is 16
- * rows of 16 pairs (k, k + 16): for A a row is a lane, and k runs along it; for B a row is a k, and
- * lanes do. */
+ * A panel holds, per 32 values of k, its parts (high, mid, low; in bf16 products one), each of two
+ * tiles of 16 lanes. A tile is 16 rows of 16 pairs (k, k + 16): for A a row is a lane, and k runs
+ * along it; for B a row is a k, and lanes do. */
+#define PART_BYTES 2048
 LLMI_INLINE void FN(llmi_transpose16)(V *x) {
     V a[16], b[16];
     int i;
@@ -11161,10 +11364,10 @@ LLMI_INLINE __m512i FN(llmi_high)(V x, int round) {
 }
 
 LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t lane, size_t along,
-                               size_t lanes, size_t k, int transpose) {
+                               size_t lanes, size_t k, int transpose, size_t parts) {
     size_t l0, k0, half, i, part;
     for (l0 = 0; l0 < lanes; l0 += 32)
-        for (k0 = 0; k0 < k; k0 += 32, to += 32 * 32 * VALUE_BYTES / 4)
+        for (k0 = 0; k0 < k; k0 += 32, to += parts * PART_BYTES / 4)
             for (half = 0; half < 2; half++) {
                 const size_t l = l0 + 16 * half, n_lanes = l < lanes ? llmi_min(16, lanes - l) : 0;
                 char *row = (char *)to + 1024 * half;
@@ -11179,11 +11382,15 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t lane, size_t
                 }
                 for (i = 0; i < 16; i++, row += 64) {
                     V x = pair[0][i], y = pair[1][i];
+                    if (parts == 1) {
+                        x = FN(llmi_bf16)(x);
+                        y = FN(llmi_bf16)(y);
+                    }
                     LLMI_UNROLL
-                    for (part = 0; part < 3; part++) {
-                        const __m512i u = FN(llmi_high)(x, part < 2),
-                                      v = FN(llmi_high)(y, part < 2);
-                        _mm512_storeu_si512(row + 2048 * part,
+                    for (part = 0; part < parts; part++) {
+                        const __m512i u = FN(llmi_high)(x, part + 1 < parts),
+                                      v = FN(llmi_high)(y, part + 1 < parts);
+                        _mm512_storeu_si512(row + PART_BYTES * part,
                                             _mm512_or_si512(_mm512_srli_epi32(u, 16), v));
                         x = SUB(x, _mm512_castsi512_ps(u));
                         y = SUB(y, _mm512_castsi512_ps(v));
@@ -11192,29 +11399,45 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t lane, size_t
             }
 }
 static void FN(llmi_pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k) {
-    if (col == 1) FN(llmi_pack)(to, a, row, 1, m, k, 0);
-    else FN(llmi_pack)(to, a, 1, col, m, k, 1);
+    if (col == 1) FN(llmi_pack)(to, a, row, 1, m, k, 0, 3);
+    else FN(llmi_pack)(to, a, 1, col, m, k, 1, 3);
 }
 static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n) {
-    if (row == 1) FN(llmi_pack)(to, b, col, 1, n, k, 1);
-    else FN(llmi_pack)(to, b, 1, row, n, k, 0);
+    if (row == 1) FN(llmi_pack)(to, b, col, 1, n, k, 1, 3);
+    else FN(llmi_pack)(to, b, 1, row, n, k, 0, 3);
+}
+static void FN(llmi_pack_a_bf16)(float *to, const float *a, size_t row, size_t col, size_t m,
+                                 size_t k) {
+    if (col == 1) FN(llmi_pack)(to, a, row, 1, m, k, 0, 1);
+    else FN(llmi_pack)(to, a, 1, col, m, k, 1, 1);
+}
+static void FN(llmi_pack_b_bf16)(float *to, const float *b, size_t row, size_t col, size_t k,
+                                 size_t n) {
+    if (row == 1) FN(llmi_pack)(to, b, col, 1, n, k, 1, 1);
+    else FN(llmi_pack)(to, b, 1, row, n, k, 0, 1);
 }
 
 /* out (32,32) = A panel^T B panel over groups of 32 k */
-LLMI_NOINLINE void FN(llmi_tile)(size_t groups, const float *a, const float *b, float *out) {
+LLMI_NOINLINE void FN(llmi_tile)(size_t groups, const float *a, const float *b, float *out,
+                                 int parts) {
     const char *p = (const char *)a, *q = (const char *)b;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
 #define LOAD_A(part) \
-    _tile_loadd(4, p + 2048 * (part), 64); _tile_loadd(5, p + 2048 * (part) + 1024, 64)
+    _tile_loadd(4, p + PART_BYTES * (part), 64); \
+    _tile_loadd(5, p + PART_BYTES * (part) + PART_BYTES / 2, 64)
 #define LOAD_B(part) \
-    _tile_loadd(6, q + 2048 * (part), 64); _tile_loadd(7, q + 2048 * (part) + 1024, 64)
+    _tile_loadd(6, q + PART_BYTES * (part), 64); \
+    _tile_loadd(7, q + PART_BYTES * (part) + PART_BYTES / 2, 64)
 #define MULTIPLY \
     _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); \
     _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
-    for (; groups; groups--, p += 6144, q += 6144) {
+    for (; groups && parts == 1; groups--, p += PART_BYTES, q += PART_BYTES) {
+        LOAD_A(0); LOAD_B(0); MULTIPLY;
+    }
+    for (; groups; groups--, p += 3 * PART_BYTES, q += 3 * PART_BYTES) {
         LOAD_A(0); LOAD_B(2); MULTIPLY;              /* high low */
         LOAD_B(1); MULTIPLY;                         /* high mid */
         LOAD_A(1); MULTIPLY;                         /* mid mid */
@@ -11231,14 +11454,15 @@ LLMI_NOINLINE void FN(llmi_tile)(size_t groups, const float *a, const float *b, 
     _tile_stored(3, out + 528, 128);
 }
 
-static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
-                           size_t ldc, const float *bias, int accumulate) {
+LLMI_INLINE void FN(llmi_block_of)(size_t m, size_t n, size_t k, const float *a, const float *b,
+                                   float *c, size_t ldc, const float *bias, int accumulate,
+                                   int parts) {
     static const struct {
         unsigned char palette, start, zero[14];
         unsigned short bytes[16];
         unsigned char rows[16];
     } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    const size_t groups = llmi_ceil_div(k, 32), panel = groups * 32 * 32 * VALUE_BYTES / 4;
+    const size_t groups = llmi_ceil_div(k, 32), panel = groups * (size_t)parts * PART_BYTES / 4;
     float tile[32 * 32];
     size_t i, j, r, q;
     _tile_loadconfig(&shape);
@@ -11249,7 +11473,7 @@ static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const f
                 LLMI_PREFETCH_WRITE(c + (i + r) * ldc + j);
                 LLMI_PREFETCH_WRITE(c + (i + r) * ldc + j + columns - 1);
             }
-            FN(llmi_tile)(groups, a + i / MR * panel, b + j / NR * panel, tile);
+            FN(llmi_tile)(groups, a + i / MR * panel, b + j / NR * panel, tile, parts);
             for (q = 0; q < columns; q += W) {
                 const size_t left = columns - q;
                 const V add = bias ? LOAD(bias + j + q, left) : SET1(0.0f);
@@ -11263,6 +11487,58 @@ static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const f
         }
     _tile_release();
 }
+static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
+                           size_t ldc, const float *bias, int accumulate) {
+    FN(llmi_block_of)(m, n, k, a, b, c, ldc, bias, accumulate, 3);
+}
+static void FN(llmi_block_bf16)(size_t m, size_t n, size_t k, const float *a, const float *b,
+                                float *c, size_t ldc, const float *bias, int accumulate) {
+    FN(llmi_block_of)(m, n, k, a, b, c, ldc, bias, accumulate, 1);
+}
+#undef PART_BYTES
+#else
+
+#if LLMI_PASS == 4
+/* Panels as for f32, of pairs of bf16 along k in place of values */
+LLMI_INLINE V FN(llmi_pairs)(V even, V odd) {
+    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even)),
+                  high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+    return FLOATS(IOR(low, SLL(high, 16)));
+}
+#define PAIRS 128                      /* at a time: what is transposed stays in L1 */
+LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
+                               size_t lanes, size_t k) {
+    const size_t pairs = llmi_ceil_div(k, 2);
+    float rows[NR * PAIRS];
+    size_t l0, k0, i, l;
+    if (lane == 1) {
+        for (i = 0; i < pairs; i++, from += 2 * along)
+            for (l0 = 0; l0 < lanes; l0 += P)
+                for (l = 0; l < P; l += W) {
+                    const size_t n = lanes > l0 + l ? llmi_min(W, lanes - l0 - l) : 0;
+                    const float *s = from + (n ? l0 + l : 0);
+                    const V even = LDN(s, n);
+                    const V odd = 2 * i + 1 < k ? LDN(s + along, n) : SET1(0.0f);
+                    STN(to + l0 * pairs + i * P + l, FN(llmi_pairs)(even, odd),
+                        llmi_min(W, P - l));
+                }
+        return;
+    }
+    for (l0 = 0; l0 < lanes; l0 += P)
+        for (k0 = 0; k0 < k; k0 += 2 * PAIRS) {
+            const size_t n = llmi_min(P, lanes - l0), n_k = llmi_min(2 * PAIRS, k - k0);
+            for (l = 0; l < n; l++)
+                for (i = 0; i < n_k; i += 2 * W) {
+                    const float *s = from + (l0 + l) * lane + k0 + i;
+                    const size_t left = n_k - i;
+                    const V low = FN(llmi_load)(s, left),
+                            high = left > W ? FN(llmi_load)(s + W, left - W) : SET1(0.0f);
+                    ST(rows + l * PAIRS + i / 2, (V)_mm512_cvtne2ps_pbh(high, low));
+                }
+            llmi_pack_v3(to + l0 * pairs + k0 / 2 * P, rows, P, PAIRS, 1, n, llmi_ceil_div(n_k, 2));
+        }
+}
+#undef PAIRS
 #else
 
 /* lanes (m or n) in groups of P become to[k P + lane], zero-padded; lane: stride between lanes,
@@ -11330,6 +11606,7 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t la
         }
     }
 }
+#endif
 static void FN(llmi_pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k) {
     if (col == 1) FN(llmi_pack)(to, a, MR, row, 1, m, k);
     else FN(llmi_pack)(to, a, MR, 1, col, m, k);
@@ -11339,7 +11616,8 @@ static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, s
     else FN(llmi_pack)(to, b, NR, 1, row, n, k);
 }
 
-/* one whole tile: C (MR,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias] */
+/* one whole tile: C (MR,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias]; k counts pairs where the panels
+ * hold pairs */
 LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float *c, size_t ldc,
                                  const float *bias, int accumulate) {
     V acc[MR][NV];
@@ -11359,7 +11637,7 @@ LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float
         for (i = 0; i < MR; i++) {
             const V av = SET1(a[i]);
             LLMI_UNROLL
-            for (j = 0; j < NV; j++) acc[i][j] = FMA(av, bv[j], acc[i][j]);
+            for (j = 0; j < NV; j++) acc[i][j] = MAC(av, bv[j], acc[i][j]);
         }
         a += MR;
         b += NR;
@@ -11396,6 +11674,7 @@ static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const f
                            size_t ldc, const float *bias, int accumulate) {
     float whole[MR * NR], edge_bias[NR];
     size_t i, j, r, q;
+    k = llmi_ceil_div(k, K_GROUP);
     for (j = 0; j < n; j += NR) {
         const size_t columns = llmi_min(n - j, NR);
         const float *bias_j = bias ? bias + j : NULL;
@@ -11421,6 +11700,69 @@ static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const f
 #endif
 
 #if LLMI_PASS < 4
+/* ---- gemm in lower precision: panels are rounded where they lie ---- */
+static void FN(llmi_round)(float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += W) STORE(x + i, FN(llmi_bf16)(LOAD(x + i, n - i)), n - i);
+}
+static void FN(llmi_pack_a_bf16)(float *to, const float *a, size_t row, size_t col, size_t m,
+                                 size_t k) {
+    FN(llmi_pack_a)(to, a, row, col, m, k);
+    FN(llmi_round)(to, llmi_round_up(m, MR) * k);
+}
+static void FN(llmi_pack_b_bf16)(float *to, const float *b, size_t row, size_t col, size_t k,
+                                 size_t n) {
+    FN(llmi_pack_b)(to, b, row, col, k, n);
+    FN(llmi_round)(to, llmi_round_up(n, NR) * k);
+}
+
+/* The nearest of E4M3's values, ties to even (Micikevicius et al., arXiv:2209.05433, table 1), |x| <=
+ * 448: 8 to 15 steps of an eighth of x's power of two, which is 2^-6 or more. What is not finite
+ * stays so. */
+LLMI_INLINE V FN(llmi_e4m3)(V x) {
+    const V power = FLOATS(IAND(BITS(x), ISET(0x7f800000)));
+    const V step = MUL(MAX(power, SET1(1.0f / 64.0f)), SET1(0.125f));
+    return MUL(TO_FLOAT(TO_INT(DIV(x, step))), step);
+}
+/* a tile's largest value becomes 448; see llmi_fp8_scale */
+LLMI_INLINE V FN(llmi_fp8_scale)(V largest) {
+    return DIV(MAX(largest, SET1(1e-12f)), SET1(448.0f));
+}
+LLMI_INLINE V FN(llmi_larger)(V most, V x) { return MAX(MAX(x, SUB(SET1(0.0f), x)), most); }
+static void FN(llmi_quantize)(float *panels, size_t lanes, size_t n, size_t k, int shared) {
+    size_t k0, p, i, l;
+    for (k0 = 0; k0 < k; k0 += LLMI_FP8_TILE) {
+        const size_t depth = llmi_min(LLMI_FP8_TILE, k - k0), count = depth * lanes;
+        if (shared) {
+            V most = SET1(0.0f), scale;
+            for (p = 0; p < n; p++) {
+                const float *x = panels + (p * k + k0) * lanes;
+                for (i = 0; i < count; i += W) most = FN(llmi_larger)(most, LOAD(x + i, count - i));
+            }
+            scale = FN(llmi_fp8_scale)(SET1(HMAX(most)));
+            for (p = 0; p < n; p++) {
+                float *x = panels + (p * k + k0) * lanes;
+                for (i = 0; i < count; i += W)
+                    STORE(x + i, MUL(FN(llmi_e4m3)(DIV(LOAD(x + i, count - i), scale)), scale),
+                          count - i);
+            }
+            continue;
+        }
+        for (p = 0; p < n; p++)
+            for (l = 0; l < lanes; l += W) {
+                float *x = panels + (p * k + k0) * lanes + l;
+                V most = SET1(0.0f), scale;
+                for (i = 0; i < depth; i++)
+                    most = FN(llmi_larger)(most, LOAD(x + i * lanes, lanes - l));
+                scale = FN(llmi_fp8_scale)(most);
+                for (i = 0; i < depth; i++)
+                    STORE(x + i * lanes,
+                          MUL(FN(llmi_e4m3)(DIV(LOAD(x + i * lanes, lanes - l), scale)), scale),
+                          lanes - l);
+            }
+    }
+}
+
 /* R rows of x by four rows of the weight */
 LLMI_INLINE void FN(llmi_dot4)(int R, size_t k, const float *x, size_t ldx, const float *const *w,
                                float *out) {
@@ -11572,7 +11914,7 @@ LLMI_INLINE V FN(llmi_exp)(V x) {
     p = FMA(p, r, SET1(0.5f));
     p = FMA(p, r, SET1(1.0f));
     p = FMA(p, r, SET1(1.0f));
-    p = SCALE2(p, n);
+    p = FLOATS(IADD(BITS(p), SLL(n, 23)));
     return ZERO_BELOW(p, x, low);
 }
 static float FN(llmi_exp_sum)(float *y, const float *x, float a, float b, size_t n) {
@@ -11691,6 +12033,26 @@ static void FN(llmi_adamw_range)(float *weight, float *m, float *v, const float 
     }
 }
 
+static void FN(llmi_narrow)(float *to, const float *x, size_t n) {
+    const float *high = x + n / 2;
+    size_t i;
+    for (i = 0; i < n / 2; i += W) {
+        const size_t left = n / 2 - i;
+        const V a = FN(llmi_bf16)(LOAD(x + i, left)), b = FN(llmi_bf16)(LOAD(high + i, left));
+        STORE(to + i, FLOATS(IOR(SRL(BITS(a), 16), BITS(b))), left);
+    }
+}
+static void FN(llmi_widen)(float *to, const float *x, size_t n) {
+    float *high = to + n / 2;
+    size_t i;
+    for (i = 0; i < n / 2; i += W) {
+        const size_t left = n / 2 - i;
+        const VI both = BITS(LOAD(x + i, left));
+        STORE(to + i, FLOATS(SLL(both, 16)), left);
+        STORE(high + i, FLOATS(IAND(both, ISET(-0x10000))), left);
+    }
+}
+
 /* ---- norms ----------------------------------------------------------------------------------- */
 static void FN(llmi_norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
                           const float *bias, size_t n, float eps, int centered) {
@@ -11760,47 +12122,47 @@ static void FN(llmi_column_sum)(float *sum, const float *x, size_t rows, size_t 
 
 #endif
 
-#if LLMI_PASS == 4
+#if LLMI_PASS >= 4
   #define SHARED(name) LLMI_CAT(name, _v3)
 #else
   #define SHARED(name) FN(name)
 #endif
-static const llmi_kernels FN(llmi_kernels) = {NAME,
-                                              W,
-                                              MR,
-                                              NR,
-                                              KC,
-                                              MC,
-                                              NC,
-                                              K_GROUP,
-                                              VALUE_BYTES,
-                                              FN(llmi_pack_a),
-                                              FN(llmi_pack_b),
-                                              FN(llmi_block),
-                                              SHARED(llmi_rows_dot),
-                                              SHARED(llmi_rows_axpy),
-                                              SHARED(llmi_dot),
-                                              SHARED(llmi_square_sum),
-                                              SHARED(llmi_max),
-                                              SHARED(llmi_add),
-                                              SHARED(llmi_axpy),
-                                              SHARED(llmi_affine),
-                                              SHARED(llmi_exp_sum),
-                                              SHARED(llmi_softmax_backward),
-                                              SHARED(llmi_gelu),
-                                              SHARED(llmi_gelu_backward),
-                                              SHARED(llmi_swiglu),
-                                              SHARED(llmi_swiglu_backward),
-                                              SHARED(llmi_adamw_range),
-                                              SHARED(llmi_norm),
-                                              SHARED(llmi_norm_backward),
-                                              SHARED(llmi_norm_backward_weight),
-                                              SHARED(llmi_column_sum)};
+#if LLMI_PASS == 5
+  #define SHARED_MR 14                 /* of AVX-512's tiles */
+  #define SHARED_MC 168
+#else
+  #define SHARED_MR MR
+  #define SHARED_MC MC
+#endif
+static const llmi_kernels FN(llmi_kernels) = {
+    NAME, W,
+#if LLMI_PASS == 5
+    {{MR, NR, KC, MC, K_GROUP, 6, FN(llmi_pack_a), FN(llmi_pack_b), NULL, FN(llmi_block)},
+     {MR, NR, KC, MC, K_GROUP, 2, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), NULL,
+      FN(llmi_block_bf16)},
+#else
+    {{MR, NR, KC, MC, 1, 4, SHARED(llmi_pack_a), SHARED(llmi_pack_b), NULL, SHARED(llmi_block)},
+  #if LLMI_PASS == 4
+     {MR, NR, KC, MC, K_GROUP, 2, FN(llmi_pack_a), FN(llmi_pack_b), NULL, FN(llmi_block)},
+  #else
+     {MR, NR, KC, MC, 1, 4, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), NULL, FN(llmi_block)},
+  #endif
+#endif
+     {SHARED_MR, NR, KC, SHARED_MC, 1, 4, SHARED(llmi_pack_a), SHARED(llmi_pack_b),
+      SHARED(llmi_quantize), SHARED(llmi_block)}},
+    SHARED(llmi_rows_dot), SHARED(llmi_rows_axpy), SHARED(llmi_dot), SHARED(llmi_square_sum),
+    SHARED(llmi_max), SHARED(llmi_add), SHARED(llmi_axpy), SHARED(llmi_affine),
+    SHARED(llmi_exp_sum), SHARED(llmi_softmax_backward), SHARED(llmi_gelu),
+    SHARED(llmi_gelu_backward), SHARED(llmi_swiglu), SHARED(llmi_swiglu_backward),
+    SHARED(llmi_adamw_range), SHARED(llmi_narrow), SHARED(llmi_widen), SHARED(llmi_norm),
+    SHARED(llmi_norm_backward), SHARED(llmi_norm_backward_weight), SHARED(llmi_column_sum)};
 
 #undef FN
 #undef SHARED
+#undef SHARED_MR
+#undef SHARED_MC
 #undef K_GROUP
-#undef VALUE_BYTES
+#undef MAC
 #undef NAME
 #undef W
 #undef MR
@@ -11808,7 +12170,6 @@ static const llmi_kernels FN(llmi_kernels) = {NAME,
 #undef NR
 #undef KC
 #undef MC
-#undef NC
 #undef ROWS
 #undef V
 #undef VI
@@ -11831,7 +12192,14 @@ static const llmi_kernels FN(llmi_kernels) = {NAME,
 #undef HMAX
 #undef TO_INT
 #undef TO_FLOAT
-#undef SCALE2
+#undef BITS
+#undef FLOATS
+#undef ISET
+#undef IADD
+#undef IAND
+#undef IOR
+#undef SLL
+#undef SRL
 #undef ZERO_BELOW
 #undef V4
 #undef LD4

@@ -14,6 +14,7 @@
 #include "test_parts.c"
 #include "test_trainer.c"
 #include "test_resume.c"
+#include "test_precision.c"
 #include "test_session.c"
 #include "test_sample.c"
 #include "test_json.c"
@@ -39,6 +40,7 @@ int main(int argc, char **argv) {
     test_file("parts", run_parts);
     test_file("trainer", run_trainer);
     test_file("resume", run_resume);
+    test_file("precision", run_precision);
     test_file("session", run_session);
     test_file("sample", run_sample);
     test_file("json", run_json);

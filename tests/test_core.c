@@ -157,7 +157,7 @@ static llm_context *context_at(int table, int n_threads) {
         fprintf(stderr, "no context: %s\n", err.message);
         exit(2);
     }
-    llmi_context_kernels(context, llmi_kernels_at(table));
+    context->kernels = llmi_kernels_at(table);
     return context;
 }
 
@@ -456,12 +456,22 @@ TEST(core_kernel_tables) {
     CHECK(strcmp(llmi_kernels_at(0)->name, "scalar") == 0 && llmi_kernels_at(0)->w == 1);
     for (i = 0; i < n; i++) {
         const llmi_kernels *k = llmi_kernels_at(i);
-        CHECK_MSG(k->w >= 1 && k->mr >= 1 && k->nr % k->w == 0 && k->nr >= k->w && k->kc >= 4 && k->mc >= k->mr &&
-                      k->nc >= k->nr, "sizes of %s", k->name);
-        CHECK_MSG(k->pack_a && k->pack_b && k->block && k->rows_dot && k->rows_axpy && k->dot && k->square_sum &&
-                      k->max && k->add && k->axpy && k->affine && k->exp_sum && k->softmax_backward && k->gelu &&
-                      k->gelu_backward && k->adamw && k->norm && k->norm_backward && k->norm_backward_weight &&
-                      k->column_sum, "a kernel of %s is missing", k->name);
+        CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum && k->max &&
+                      k->add && k->axpy && k->affine && k->exp_sum && k->softmax_backward &&
+                      k->gelu && k->gelu_backward && k->swiglu && k->swiglu_backward && k->adamw &&
+                      k->narrow && k->widen && k->norm && k->norm_backward &&
+                      k->norm_backward_weight && k->column_sum, "a kernel of %s is missing",
+                  k->name);
+        for (j = LLM_FP32; j <= LLM_FP8_MIXED; j++) {
+            const llmi_tiles *tiles = &k->tiles[j];
+            CHECK_MSG(tiles->mr >= 1 && tiles->nr % k->w == 0 && tiles->nr >= k->w &&
+                          tiles->kc % LLMI_FP8_TILE == 0 && tiles->mc % tiles->mr == 0 &&
+                          LLMI_FP8_TILE % tiles->nr == 0 && LLMI_OWN_ROWS % tiles->nr == 0,
+                      "sizes of %s, precision %d", k->name, j);
+            CHECK_MSG(tiles->pack_a && tiles->pack_b && tiles->block &&
+                          !tiles->quantize == (j != LLM_FP8_MIXED),
+                      "a kernel of %s, precision %d is missing", k->name, j);
+        }
         CHECK(llmi_kernels_at(i) == k);
         for (j = 0; j < i; j++) CHECK(strcmp(llmi_kernels_at(j)->name, k->name) != 0);
     }

@@ -120,12 +120,12 @@ TEST(gemm_rows_around_the_tile) {
     int t;
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
-        const llmi_kernels *k = context->kernels;
-        const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, k->mr - 1, k->mr, k->mr + 1, 2 * k->mr - 1,
-                                2 * k->mr + 1, 4 * k->mr + 1, k->mc - 1, k->mc, k->mc + 1};
+        const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+        const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, tiles->mr - 1, tiles->mr, tiles->mr + 1, 2 * tiles->mr - 1,
+                                2 * tiles->mr + 1, 4 * tiles->mr + 1, tiles->mc - 1, tiles->mc, tiles->mc + 1};
         unsigned i, c;
         for (i = 0; i < 18; i++)
-            for (c = 0; c < 48; c += i < 14 ? 1 : 5) product_run(context, sizes[i], k->nr + 1, 11, c);
+            for (c = 0; c < 48; c += i < 14 ? 1 : 5) product_run(context, sizes[i], tiles->nr + 1, 11, c);
         llm_context_free(context);
     }
 }
@@ -134,11 +134,12 @@ TEST(gemm_columns_around_the_tile) {
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
-        const size_t sizes[] = {1, 2, 3, k->w - (k->w > 1), k->w, k->w + 1, k->nr - 1, k->nr, k->nr + 1, 2 * k->nr - 1,
-                                2 * k->nr + 1, 4 * k->nr + 1, 63, 64, 65, 129, 257};
+        const llmi_tiles *tiles = &k->tiles[LLM_FP32];
+        const size_t sizes[] = {1, 2, 3, k->w - (k->w > 1), k->w, k->w + 1, tiles->nr - 1, tiles->nr, tiles->nr + 1, 2 * tiles->nr - 1,
+                                2 * tiles->nr + 1, 4 * tiles->nr + 1, 63, 64, 65, 129, 257};
         unsigned i, c;
         for (i = 0; i < 17; i++)
-            for (c = 0; c < 48; c++) product_run(context, c % 3 ? k->mr + 17 : 5, sizes[i], 13, c);
+            for (c = 0; c < 48; c++) product_run(context, c % 3 ? tiles->mr + 17 : 5, sizes[i], 13, c);
         llm_context_free(context);
     }
 }
@@ -147,11 +148,12 @@ TEST(gemm_depth_around_the_block) {
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
-        const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, k->w + 1, 2 * k->w + 1, 31, 32, 33, 47, 63, 64, 65, k->kc - 1,
-                                k->kc, k->kc + 1, k->kc + 5, 2 * k->kc, 2 * k->kc + 3, 3 * k->kc + 1};
+        const llmi_tiles *tiles = &k->tiles[LLM_FP32];
+        const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, k->w + 1, 2 * k->w + 1, 31, 32, 33, 47, 63, 64, 65, tiles->kc - 1,
+                                tiles->kc, tiles->kc + 1, tiles->kc + 5, 2 * tiles->kc, 2 * tiles->kc + 3, 3 * tiles->kc + 1};
         unsigned i, c;
         for (i = 0; i < 24; i++)
-            for (c = 0; c < 48; c += i < 17 ? 1 : 7) product_run(context, c % 3 ? 19 : 3, k->nr + 3, sizes[i], c);
+            for (c = 0; c < 48; c += i < 17 ? 1 : 7) product_run(context, c % 3 ? 19 : 3, tiles->nr + 3, sizes[i], c);
         llm_context_free(context);
     }
 }
@@ -160,15 +162,15 @@ TEST(gemm_many_blocks) {
     int t;
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 2);
-        const llmi_kernels *k = context->kernels;
-        const size_t m = k->mc + 1, n = k->nc + 1, d = k->kc + 1;
+        const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+        const size_t m = tiles->mc + 1, n = LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
         unsigned c;
         for (c = 0; c < 4; c++) {
-            product_run(context, m, 2 * k->nr + 1, d, c + 8);
+            product_run(context, m, 2 * tiles->nr + 1, d, c + 8);
             product_run(context, 17, n, 9, c + 4 + 16);
-            product_run(context, LLMI_A_ROWS + 3, k->nr + 1, 5, c + 12 + 32);
+            product_run(context, LLMI_A_ROWS + 3, tiles->nr + 1, 5, c + 12 + 32);
         }
-        product_run(context, 18, n + k->nr, d + 2, 2 + 8);
+        product_run(context, 18, n + tiles->nr, d + 2, 2 + 8);
         product_run(context, LLMI_A_ROWS + 1, 3, d, 1 + 4);
         product_run(context, LLMI_A_ROWS + 1, n, 3, 0);
         product_run(context, 16, 4200, 33, 0 + 16);            /* few rows: y in pieces */
@@ -184,11 +186,12 @@ TEST(gemm_exact_integers) {
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 3);
         const llmi_kernels *kernels = context->kernels;
-        const size_t ms[] = {1, 7, 16, 17, kernels->mr + 3, kernels->mc + 2};
+        const llmi_tiles *tiles = &kernels->tiles[LLM_FP32];
+        const size_t ms[] = {1, 7, 16, 17, tiles->mr + 3, tiles->mc + 2};
         unsigned i, c;
         for (i = 0; i < 6; i++)
             for (c = 0; c < 8; c++) {
-                product p = product_of(ms[i], 2 * kernels->nr + 5, c % 3 == 1 ? kernels->kc + 6 : 35, c + 16);
+                product p = product_of(ms[i], 2 * tiles->nr + 5, c % 3 == 1 ? tiles->kc + 6 : 35, c + 16);
                 size_t x, y, k;
                 int wrong = 0;
                 product_make(&p, 77 + c);
@@ -310,8 +313,9 @@ TEST(gemm_threads_give_the_same_bits) {
     int t, i;
     for (t = 0; llmi_kernels_at(t); t++) {
         const llmi_kernels *k = llmi_kernels_at(t);
+        const llmi_tiles *tiles = &k->tiles[LLM_FP32];
         const size_t sizes[][3] = {{1, 3000, 257}, {16, 1030, 70}, {7, 700, 65},      {17, 200, 300},
-                                   {130, 130, 40}, {300, 70, k->kc + 9}, {64, k->nc + 40, 33}, {1, 5, 9}};
+                                   {130, 130, 40}, {300, 70, tiles->kc + 9}, {64, LLMI_B_COLUMNS + 40, 33}, {1, 5, 9}};
         int s;
         for (s = 0; s < 8; s++) {
             unsigned c;

@@ -233,10 +233,13 @@ static void heap_init(heap *h) {
 
 /* another instruction set for a trainer or session; scratch may differ in size */
 static void trainer_use(llm_trainer *trainer, const llmi_kernels *kernels) {
-    llmi_context_kernels(trainer->context, kernels);
+    trainer->context->kernels = kernels;
     CHECK(llmi_scratch_reserve(
               trainer->context,
-              llmi_model_attention_scratch(trainer->context, &trainer->model->config, (size_t)trainer->desc.seq_len, 1),
+              llmi_model_attention_scratch(trainer->context,
+                                           llmi_near_precision(trainer->desc.precision),
+                                           &trainer->model->config,
+                                           (size_t)trainer->desc.seq_len, 1),
               NULL) == LLM_OK);
 }
 

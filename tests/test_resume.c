@@ -15,7 +15,7 @@ static llm_config resume_config(int deepseek) {
     c.vocab_size = 41; c.max_seq_len = 24; c.n_layers = 2; c.first_k_dense = 1; c.mtp_depth = 2;
     return c;
 }
-static llm_trainer *resume_trainer(int deepseek, int n_threads, uint64_t seed) {
+static llm_trainer *resume_trainer(int deepseek, llm_precision precision, int n_threads, uint64_t seed) {
     const llm_config c = resume_config(deepseek);
     llm_train_desc d = train_desc(2, 12, 3);       /* an accumulation of 3 is cut by the save */
     llm_model_desc m;
@@ -24,6 +24,7 @@ static llm_trainer *resume_trainer(int deepseek, int n_threads, uint64_t seed) {
     m.seed = seed;
     m.n_threads = n_threads;
     d.seed = 5;
+    d.precision = precision;
     d.grad_accum_steps = 3;
     d.n_threads = n_threads;
     model = llm_model_create(&c, &m, NULL);
@@ -50,11 +51,12 @@ static int resume_equal(const llm_trainer *a, const llm_trainer *b) {
 }
 
 TEST(resume_to_the_bit) {
-    int deepseek, cut;
-    for (deepseek = 0; deepseek < 2; deepseek++)
+    int kind, cut;
+    for (kind = 0; kind < 6; kind++)
         for (cut = 4; cut <= 6; cut++) {
-            llm_trainer *whole = resume_trainer(deepseek, 1, 1), *first = resume_trainer(deepseek, 2, 1);
-            llm_trainer *second = resume_trainer(deepseek, 3, 77);         /* other weights, all replaced */
+            const int deepseek = kind % 2, precision = kind / 2;
+            llm_trainer *whole = resume_trainer(deepseek, (llm_precision)precision, 1, 1), *first = resume_trainer(deepseek, (llm_precision)precision, 2, 1);
+            llm_trainer *second = resume_trainer(deepseek, (llm_precision)precision, 3, 77);         /* other weights, all replaced */
             llm_error err;
             size_t size = 0;
             err.message[0] = 0;
@@ -69,7 +71,7 @@ TEST(resume_to_the_bit) {
             CHECK(resume_equal(first, second));
             CHECK(strcmp((const char *)llm_trainer_user_data(second, &size), "at 4711") == 0 && size == 8);
             resume_steps(second, cut, 11);
-            CHECK_MSG(resume_equal(whole, second), "deepseek %d, cut at %d", deepseek, cut);
+            CHECK_MSG(resume_equal(whole, second), "deepseek %d, precision %d, cut at %d", deepseek, precision, cut);
             resume_free(whole); resume_free(first); resume_free(second);
         }
 }
@@ -81,7 +83,7 @@ static void resume_write(const char *bytes, size_t n) {
 }
 
 TEST(resume_damaged_files) {
-    llm_trainer *a = resume_trainer(1, 1, 1), *b = resume_trainer(1, 1, 9), *untouched = resume_trainer(1, 1, 9);
+    llm_trainer *a = resume_trainer(1, LLM_FP32, 1, 1), *b = resume_trainer(1, LLM_FP32, 1, 9), *untouched = resume_trainer(1, LLM_FP32, 1, 9);
     llm_error err;
     void *whole = NULL;
     size_t size = 0, at;
@@ -132,12 +134,12 @@ TEST(resume_damaged_files) {
 }
 
 TEST(resume_other_configurations) {
-    llm_trainer *a = resume_trainer(0, 1, 1);
-    const char *names[] = {"vocab_size", "n_layers", "resid_pdrop", "batch_size", "learning_rate", "seed", "arch"};
+    llm_trainer *a = resume_trainer(0, LLM_FP32, 1, 1);
+    const char *names[] = {"vocab_size", "n_layers", "resid_pdrop", "batch_size", "learning_rate", "seed", "arch", "precision"};
     int i;
     if (!a) return;
     CHECK(llm_trainer_save(a, RESUME_FILE, NULL) == LLM_OK);
-    for (i = 0; i < 7; i++) {
+    for (i = 0; i < 8; i++) {
         llm_config c = resume_config(i == 6);
         llm_train_desc d = a->desc;
         llm_model *model;
@@ -150,6 +152,7 @@ TEST(resume_other_configurations) {
         if (i == 3) d.batch_size = 1;
         if (i == 4) d.learning_rate *= 2.0f;
         if (i == 5) d.seed = 6;
+        if (i == 7) d.precision = LLM_BF16_MIXED;
         model = llm_model_create(&c, NULL, NULL);
         b = llm_trainer_create(model, &d, &err);
         CHECK(b);

@@ -4,10 +4,10 @@
 /* another instruction set for a session; scratch may differ in size */
 static void session_use(llm_session *session, const llmi_kernels *kernels) {
     const size_t D = (size_t)(session->model->config.d_model / session->model->config.n_heads);
-    llmi_context_kernels(session->context, kernels);
+    session->context->kernels = kernels;
     CHECK(llmi_scratch_reserve(session->context,
-                               llmi_attention_scratch_size(
-                                   session->context, (size_t)session->desc.max_seq_len, D, D, 0),
+                               llmi_attention_reserve(
+                                   session->context, LLM_FP32, (size_t)session->desc.max_seq_len, D, D, 0),
                                NULL) == LLM_OK);
 }
 static llm_session *new_session(const llm_model *model, int max_seq_len, int sequences,

@@ -7,7 +7,7 @@
  *     build/bench --threads N          default: what OpenMP says
  * and, for tools/compare_torch.py, one figure in seconds per line:
  *     build/bench --step B T | --prefill N | --decode PROMPT N | --gemm ROWS
- *                 [--model NAME] [--reps R | --serve]
+ *                 [--model NAME] [--precision f32|bf16|fp8] [--recompute] [--reps R | --serve]
  * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the
  * input. --model: a preset, or one of the two DeepSeek-V3 below, named 68m and moe-162m.
  *
@@ -23,7 +23,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int quick, n_threads;
+static int quick, n_threads, recompute;
+static llm_precision precision;
+static const char *const precisions[] = {"f32", "bf16", "fp8"};
 
 typedef struct machine { /* filled in by the first tables; shared between the processes */
     double flops[2], vector[2];        /* per second, of 1 and of n_threads threads; vector: */
@@ -288,7 +290,7 @@ static void run_loop(void *argument) {
 }
 
 typedef struct tile_job {
-    const llmi_kernels *kernels;
+    const llmi_tiles *tiles;
     float *a, *b, *c;
     size_t k;
     int turns;
@@ -298,8 +300,8 @@ static void run_tile(void *argument) {
     const tile_job *job = (const tile_job *)argument;
     int i;
     for (i = 0; i < job->turns; i++)
-        job->kernels->block(job->kernels->mr, job->kernels->nr, job->k, job->a, job->b, job->c,
-                            job->kernels->nr, NULL, 1);
+        job->tiles->block(job->tiles->mr, job->tiles->nr, job->k, job->a, job->b, job->c,
+                          job->tiles->nr, NULL, 1);
 }
 
 static void table_peak(void) {
@@ -324,7 +326,7 @@ static void table_peak(void) {
                 peak->flops[threads] = rate[threads];       /* the last table is the one in use */
                 if (strcmp(kernels->name, "amx")) peak->vector[threads] = rate[threads];
             }
-            tile.kernels = kernels;
+            tile.tiles = &kernels->tiles[LLM_FP32];
             tile.k = 128;
             tile.turns = 2000;
             tile.a = floats(64 * 1024);
@@ -335,7 +337,7 @@ static void table_peak(void) {
             t = measure(run_tile, &tile, quick ? 0.1 : 0.3, 5);
             {
                 const double flops =
-                    2.0 * (double)(kernels->mr * kernels->nr * tile.k * (size_t)tile.turns) /
+                    2.0 * (double)(tile.tiles->mr * tile.tiles->nr * tile.k * (size_t)tile.turns) /
                     t.best;
                 printf("   %-8s %11.1f %12.1f %13.1f  %3.0f %%\n", kernels->name, rate[0] / 1e9,
                        rate[1] / 1e9, flops / 1e9, percent(flops, rate[0]));
@@ -718,6 +720,8 @@ static llm_train_desc train_desc(int B, int T) {
     d.seq_len = T;
     d.schedule = LLM_CONSTANT;
     d.n_threads = n_threads;
+    d.precision = precision;
+    d.recompute = recompute;
     return d;
 }
 static double planned_bytes(const llm_config *config, int B, int T) {
@@ -1241,7 +1245,8 @@ static int usage(FILE *out, const char *program) {
     fprintf(out,
             "usage: %s [--quick] [--threads N] [--only NAME,NAME]\n"
             "       %s --step B T | --prefill N | --decode PROMPT N | --gemm ROWS\n"
-            "          [--model PRESET|68m|moe-162m] [--reps R | --serve] [--threads N]\ntables:",
+            "          [--model PRESET|68m|moe-162m] [--precision f32|bf16|fp8] [--recompute]\n"
+            "          [--reps R | --serve] [--threads N]\ntables:",
             program, program);
     for (i = 0; i < N_TABLES; i++) fprintf(out, " %s", tables[i].name);
     fprintf(out, "\n");
@@ -1274,6 +1279,13 @@ int main(int argc, char **argv) {
         else if (!strcmp(option, "--threads") && left) n_threads = atoi(argv[++i]);
         else if (!strcmp(option, "--reps") && left) reps = atoi(argv[++i]);
         else if (!strcmp(option, "--model") && left) name = argv[++i];
+        else if (!strcmp(option, "--recompute")) recompute = 1;
+        else if (!strcmp(option, "--precision") && left) {
+            int k = 0;
+            for (i++; k < 3 && strcmp(argv[i], precisions[k]); k++) {}
+            if (k == 3) return usage(stderr, argv[0]);
+            precision = (llm_precision)k;
+        }
         else if ((step || !strcmp(option, "--decode")) && left > 1) {
             mode = option;
             a = atoi(argv[++i]);

@@ -558,6 +558,27 @@ def make_schedules(out):
     save_tensors(golden, os.path.join(out, "schedules.safetensors"))
 
 
+# ---- fp8 ----------------------------------------------------------------------------------------
+
+
+def make_e4m3(out):
+    """all 256 codes; and what float8_e4m3fn makes of floats: random ones, its own values, the middles
+    between them, and their neighbours"""
+    e4m3 = torch.float8_e4m3fn
+    codes = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(e4m3).float()
+    values = codes[:127]
+    middles = (values[1:] + values[:-1]) / 2
+    edges = torch.cat([values, middles])
+    edges = torch.cat([edges, *(torch.nextafter(edges, torch.tensor(to)) for to in (0.0, 448.0))])
+    generator = torch.Generator().manual_seed(8)
+    noise = torch.randn(3000, generator=generator) * 2.0 ** torch.randint(
+        -12, 7, (3000,), generator=generator
+    )
+    x = torch.cat([edges, -edges, noise]).clamp(-448.0, 448.0)
+    golden = {"codes": codes, "x": float32(x), "rounded": x.to(e4m3).float()}
+    save_tensors(golden, os.path.join(out, "e4m3.safetensors"))
+
+
 # ---- sampling -----------------------------------------------------------------------------------
 
 def sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty):
@@ -721,7 +742,7 @@ def make_bpe(out):
 
 # ---- all of it ----------------------------------------------------------------------------------
 
-MAKERS = [make_gpt2, make_deepseek, make_trainer, make_schedules, make_sampling, make_bpe]
+MAKERS = [make_gpt2, make_deepseek, make_trainer, make_schedules, make_e4m3, make_sampling, make_bpe]
 ARGUMENTS = None
 
 

@@ -148,6 +148,51 @@ TEST(precision_products) {
             }
 }
 
+/* dW = dy^T x: both factors are activations, in tiles along the rows; in y and dx, W has its blocks */
+TEST(precision_linear_layer_in_fp8) {
+    const size_t rows = 150, n_in = 200, n_out = 140;
+    int t, transposed;
+    for (t = 0; llmi_kernels_at(t); t++)
+        for (transposed = 0; transposed < 2; transposed++) {
+            llm_context *context = context_at(t, 2);
+            float *w = noise(n_out * n_in, 1.0, 1), *x = noise(rows * n_in, 1.0, 2);
+            float *dy = noise(rows * n_out, 1.0, 3), *c = floats(rows * n_in + n_out * n_in);
+            float *factors[3][2];
+            llmi_matrix matrix = llmi_matrix_of(w, n_out, n_in, transposed);
+            llmi_gemm g[3];
+            int i;
+            matrix.precision = LLM_FP8_MIXED;
+            g[0] = llmi_product(c, n_out, x, matrix, NULL, rows, 0);
+            g[1] = llmi_product_dx(c, dy, n_out, matrix, rows, 0);
+            g[2] = llmi_product_dw(c, dy, n_out, x, matrix, rows, 0);
+            for (i = 0; i < 3; i++) {
+                const llmi_gemm *p = &g[i];
+                const size_t a_size = p->m * p->k, b_size = p->k * p->n;
+                double worst = 0.0;
+                size_t m, n, k;
+                factors[i][0] = copied(p->a, a_size);
+                factors[i][1] = copied(p->b, b_size);
+                fp8_by_hand(factors[i][0], p->a, p->m, p->k, p->a_row, p->a_col, 1);
+                fp8_by_hand(factors[i][1], p->b, p->n, p->k, p->b_col, p->b_row, i < 2 ? 128 : 1);
+                llmi_gemm_run(context, p);
+                for (m = 0; m < p->m; m++)
+                    for (n = 0; n < p->n; n++) {
+                        double sum = 0.0;
+                        for (k = 0; k < p->k; k++)
+                            sum += (double)factors[i][0][m * p->a_row + k * p->a_col] *
+                                   (double)factors[i][1][n * p->b_col + k * p->b_row];
+                        worst = fmax(worst, fabs(sum - (double)c[m * p->ldc + n]));
+                    }
+                CHECK_MSG(worst < 1e-4, "%s, transposed %d, product %d: off by %g",
+                          context->kernels->name, transposed, i, worst);
+                drop(factors[i][0]);
+                drop(factors[i][1]);
+            }
+            drop(w); drop(x); drop(dy); drop(c);
+            llm_context_free(context);
+        }
+}
+
 TEST(precision_not_finite_stays_so) {
     int t, precision, value;
     for (t = 0; llmi_kernels_at(t); t++)
@@ -311,6 +356,7 @@ static void run_precision(void) {
     RUN(precision_e4m3_is_pytorchs);
     RUN(precision_narrow_and_widen);
     RUN(precision_products);
+    RUN(precision_linear_layer_in_fp8);
     RUN(precision_not_finite_stays_so);
     RUN(precision_gradients_point_where_f32s_do);
     RUN(precision_threads_give_the_same_bits);

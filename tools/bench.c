@@ -11,10 +11,10 @@
  * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the
  * input. --model: a preset, or one of the two DeepSeek-V3 below, named 68m and moe-162m.
  *
- * What names no other model is GPT-2 124M, and all is f32. Each table runs in a process of its own,
- * so that peak memory is its own; "peak" and "bandwidth" come first and are what percentages
- * refer to. FLOPs are those of the mathematics: 2 m n k a product, causal attention half a square,
- * backward twice the forward.
+ * What names no other model is GPT-2 124M, and what names no other precision f32. Each table runs
+ * in a process of its own, so that peak memory is its own; "peak" and "bandwidth" come first and are
+ * what percentages refer to. FLOPs are those of the mathematics: 2 m n k a product, causal attention
+ * half a square, backward twice the forward.
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
@@ -777,8 +777,12 @@ static double step_flops(const llm_config *c, double B, double T) {
         flops += 2.0 * B * (T - k) * module + attention_flops(c, B, T - k);
     return 3.0 * flops;
 }
-static const struct { const char *model; int B, T; } steps[] = {
-    {"gpt2", 4, 64}, {"gpt2", 4, 256}, {"gpt2", 1, 1024}, {"68m", 4, 256}, {"moe-162m", 4, 256}};
+static const struct { const char *model; int B, T; llm_precision precision; int recompute; }
+    steps[] = {{"gpt2", 4, 64, LLM_FP32, 0},           {"gpt2", 4, 256, LLM_FP32, 0},
+               {"gpt2", 4, 256, LLM_BF16_MIXED, 0},    {"gpt2", 4, 256, LLM_FP8_MIXED, 0},
+               {"gpt2", 4, 256, LLM_FP32, 1},          {"gpt2", 1, 1024, LLM_FP32, 0},
+               {"68m", 4, 256, LLM_FP32, 0},           {"68m", 4, 256, LLM_BF16_MIXED, 0},
+               {"moe-162m", 4, 256, LLM_FP32, 0},      {"moe-162m", 4, 256, LLM_BF16_MIXED, 0}};
 #define N_STEPS ((int)(sizeof steps / sizeof steps[0]))
 static int step_index;
 
@@ -790,6 +794,8 @@ static void one_step(void) {
     timing whole;
     int i;
     named_config(&config, steps[step_index].model);
+    precision = steps[step_index].precision;
+    recompute = steps[step_index].recompute;
     new_training(&t, &config, B, T);
     run_step(&t);
     for (i = 0; i < n; i++) {
@@ -801,8 +807,8 @@ static void one_step(void) {
     }
     free_training(&t);
     whole = timing_of(seconds, n);
-    printf("   %-9s %d x %4d %8.3f %8.3f %8.3f %8.3f %8.3f %8.0f %8.1f %4.0f %% %7.0f MB",
-           steps[step_index].model, B, T, whole.best, whole.median, timing_of(forward, n).best,
+    printf("   %-8s %-4s%-10s %d x %4d %8.3f %8.3f %8.3f %8.3f %8.3f %8.0f %8.1f %4.0f %% %7.0f MB",
+           steps[step_index].model, precisions[precision], recompute ? " recompute" : "", B, T, whole.best, whole.median, timing_of(forward, n).best,
            timing_of(backward, n).best, timing_of(update, n).best, B * T / whole.best,
            step_flops(&config, B, T) / whole.best / 1e9,
            percent(step_flops(&config, B, T) / whole.best, peak->flops[1]),
@@ -810,8 +816,8 @@ static void one_step(void) {
 }
 /* each line in a process of its own */
 static void table_step(void) {
-    printf("\n== training step, %d threads: seconds\n   %-9s %8s %8s %8s %8s %8s %8s %8s %8s %6s "
-           "%10s %9s\n",
+    printf("\n== training step, %d threads: seconds; peak: that of f32\n   %-23s %8s %8s %8s %8s "
+           "%8s %8s %8s %8s %6s %10s %9s\n",
            n_threads, "", "B x T", "best", "median", "forward", "backward", "update", "tokens/s",
            "GFLOP/s", "peak", "planned", "in memory");
     for (step_index = 0; step_index < N_STEPS; step_index++)
@@ -1326,7 +1332,7 @@ int main(int argc, char **argv) {
     memset(peak, 0, sizeof *peak);
     for (i = N_TABLES; i-- > 0;)
         if (which >> i & 1 && tables[i].needs) which |= 3;
-    printf("llm.h in f32, %d thread%s\n", n_threads, n_threads > 1 ? "s" : "");
+    printf("llm.h, %d thread%s\n", n_threads, n_threads > 1 ? "s" : "");
     for (i = 0; i < N_TABLES; i++)
         if (which >> i & 1) in_child(tables[i].table);
     return 0;

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""llm.h beside PyTorch, in one run, f32, the same sizes, the same number of threads: GPT-2 124M, or
+"""llm.h beside PyTorch, in one run, the same sizes, the same number of threads: GPT-2 124M, or
 with --arch a DeepSeek-V3: `deepseek`, dense, of 68 million parameters, or `moe`, of 162 million with
 16 experts a layer, 2 of them active.
 
     pip install torch transformers
     tools/compare_torch.py [--arch moe] [--quick] [--only step] [--threads 2]
+    tools/compare_torch.py --precision bf16     training steps, PyTorch's under autocast
     tools/compare_torch.py --mtp        a step with an MTP module by one without: llm.h alone
 
 Builds tools/bench.c with plain `cc -O2 -fopenmp`. Each side is a process of its own that waits for
@@ -116,8 +117,9 @@ def torch_step(options):
 
     def run():
         optimizer.zero_grad(set_to_none=True)
-        logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision != "f32"):
+            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -238,7 +240,7 @@ class Side:
 
 def torch_side(options, ways, what, **streams):
     command = [sys.executable, os.path.abspath(__file__), "--arch", options.arch]
-    command += ["--threads", str(options.threads)]
+    command += ["--threads", str(options.threads), "--precision", options.precision]
     command += [word for name in ways for word in (f"--{name}", ways[name])]
     return Side([*command, "--worker", *what], **streams)
 
@@ -283,6 +285,7 @@ def fastest_ways(options, name, what):
 def compare(options, name, title, what, repetitions, rate):
     ways = fastest_ways(options, name, what)
     same = ["--threads", str(options.threads), "--model", MODELS[options.arch]]
+    same += ["--precision", options.precision]
     ours, theirs = Side([BENCH, *what, "--serve", *same]), torch_side(options, ways, what)
     for turn in range(2 if options.quick else 6):
         for side in ((ours, theirs), (theirs, ours))[turn % 2]:
@@ -317,6 +320,12 @@ def main():
     parser.add_argument("--quick", action="store_true", help="two turns instead of six, no trial")
     parser.add_argument("--only", choices=["step", "prefill", "decode", "gemm"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--precision",
+        choices=["f32", "bf16", "fp8"],
+        default="f32",
+        help="of training steps; PyTorch, which trains in no fp8 on a CPU, is in bf16 beside fp8",
+    )
     for way, values in WAYS.items():
         parser.add_argument(f"--{way}", choices=values, help="PyTorch's; default: what is fastest")
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"), help="default: %(default)s")
@@ -333,7 +342,9 @@ def main():
     if options.mtp:
         command = [BENCH, "--only", "mtp", "--threads", str(options.threads)]
         return subprocess.run(command + ["--quick"] * options.quick).returncode
-    print(f"\n{TITLES[options.arch]}, f32, {options.threads} threads, seconds; ", end="")
+    if options.precision != "f32":
+        options.only = "step"
+    print(f"\n{TITLES[options.arch]}, {options.precision}, {options.threads} threads, seconds; ", end="")
     print("ratio: llm.h's time by PyTorch's\n")
     pair = f"{'best':>9} {'median':>9}"
     print(f"{'':29} {'llm.h':>19} {'PyTorch eager':>19} {'ratio':>15} {'peak memory, MB':>20}")

@@ -44,7 +44,7 @@ build/%: tools/%.c llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-build/tests: tests/main.c $(wildcard tests/test*) llm.h
+build/tests: tests/main.c $(wildcard tests/test*) tools/tokenize.c llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 

@@ -14,8 +14,7 @@
  *
  * WHAT IT DOES NOT DO
  *   GPUs, other model families, downloading, and talking to other machines (it hands over one
- *   contiguous gradient buffer; MPI or anything else sums it). Token files are declared and answer
- *   LLM_ERR_UNSUPPORTED.
+ *   contiguous gradient buffer; MPI or anything else sums it).
  *
  * A COMPLETE PROGRAM: learn a text, then go on with it
  *
@@ -73,9 +72,9 @@
  *   >>gpt2 >>mla >>moe >>deepseek   the blocks, forward and backward
  *   >>trunk       both models' forward and backward, and >>mtp, the modules behind it
  *   >>parts       blocks and modules as ops
- *   >>adamw >>schedule >>trainer >>data
+ *   >>adamw >>schedule >>trainer
  *   >>session >>sample >>generate
- *   >>json >>file >>bpe >>safetensors >>load >>save >>resume
+ *   >>json >>file >>data >>bpe >>safetensors >>load >>save >>resume
  *   >>kernels     one text, included once per instruction set
  *
  * GLOSSARY
@@ -447,20 +446,68 @@ LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *d
                                              llm_error *err);
 LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *size);
 
-/* ---- training data: token files, mapped (LLM_ERR_UNSUPPORTED today) -------------------------- */
+/* ---- training data: token files, mapped ------------------------------------------------------ */
+/* Batches from token files, which llm_data_writer or tools/tokenize.c write. A file of n tokens has
+ * floor((n-1)/T) windows: window i reads tokens iT .. iT+T-1 and is to predict iT+1 .. iT+T. No
+ * window crosses files, and no token is a target twice; up to T-1 last tokens of a file are not
+ * used. A token that was written as context only is an input as any other, and LLM_IGNORE_INDEX
+ * as a target: the prompts of instruction data.
+ * Documents: the writer puts the vocabulary's end-of-text token behind each, which is all that
+ * GPT-2 does; attention reaches back over it. To keep documents apart, give each a file, or begin
+ * each at a multiple of T, filled up with context-only tokens, its first token context only, too
+ * (tools/tokenize.c --align T).
+ * Files are mapped where the system can, else read into memory. A mapped file must not be truncated
+ * by anybody while it is open: the process would get SIGBUS. (The writer never does.) */
 typedef struct llm_data llm_data;
 typedef struct llm_data_desc {
-    int batch_size, seq_len;
+    int batch_size, seq_len;          /* B, T: required                                       */
     int sequential;                   /* 0 = shuffled windows, none twice in an epoch         */
-    uint64_t seed;
+    uint64_t seed;                    /* of the shuffle                                       */
     int rank, n_ranks;                /* 0, 1: this process's part of every batch             */
+    float valid_fraction;             /* 0; [0,1): the last windows of each file, by share,   */
+                                      /* are kept for validation                              */
+    int valid;                        /* 1 = those windows, 0 = the others                    */
 } llm_data_desc;
+/* paths: n_paths >= 1 files of one vocabulary. valid_fraction is met, to half a window, by all
+ * files together, so that many short ones give their share, too. -> NULL: LLM_ERR_IO;
+ * LLM_ERR_FORMAT for a foreign or truncated file, LLM_ERR_UNSUPPORTED for another version;
+ * LLM_ERR_ARGUMENT for a field out of its range, vocabularies that differ, or not one window. */
 LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
                                 llm_error *err);
+/* Fills tokens and targets, (B,T) each, for step = 0, 1, ... Row b is entry g = (step n_ranks +
+ * rank) B + b of the epochs, one behind the other, each with all windows once: so the ranks'
+ * batches together are that of one process with n_ranks B rows. What comes depends only on the
+ * files, the desc and step: to resume, keep the step. Thread-safe, allocates nothing.
+ * -> LLM_ERR_ARGUMENT; LLM_ERR_FORMAT for a token not below vocab_size, by file and position; the
+ * contents of tokens and targets are then undefined */
 LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
                                   int32_t *targets, llm_error *err);
+/* tokens in all files; windows of an epoch, over all ranks; of NULL: 0 */
 LLM_API int64_t llm_data_token_count(const llm_data *data);
-LLM_API void llm_data_close(llm_data *data);
+LLM_API int64_t llm_data_window_count(const llm_data *data);
+LLM_API int llm_data_vocab_size(const llm_data *data);
+/* a hash of the files, as their headers state it; changes with the contents of any and with their
+ * order. Keep it beside the step, so that a resumed run notices other data */
+LLM_API uint64_t llm_data_fingerprint(const llm_data *data);
+/* reads everything: LLM_ERR_FORMAT names the first file whose tokens are not those that were
+ * written */
+LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err);
+LLM_API void llm_data_close(llm_data *data);                     /* NULL is fine */
+
+/* Writes a token file of any length through a fixed buffer. Two bytes per token where vocab_size is
+ * at most 32768, else four. One thread at a time. */
+typedef struct llm_data_writer llm_data_writer;
+LLM_API llm_data_writer *llm_data_writer_open(const char *path, int vocab_size,
+                                              const llm_allocator *allocator, llm_error *err);
+/* Appends n tokens in [0,vocab_size); context_only (n): non-zero = never a target; NULL = none.
+ * -> LLM_ERR_ARGUMENT, nothing added; LLM_ERR_IO, the file is given up */
+LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *tokens,
+                                       const unsigned char *context_only, size_t n,
+                                       llm_error *err);
+/* The file appears under its name, durable and whole; before, and on failure, an older file of that
+ * name is as it was. Nothing can be added after it. */
+LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *err);
+LLM_API void llm_data_writer_free(llm_data_writer *writer); /* NULL is fine; unfinished: given up */
 
 /* ---- inference ------------------------------------------------------------------------------- */
 /* Key-value caches and scratch; one thread at a time. Keeps nothing derived from weights: after
@@ -6440,26 +6487,6 @@ LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *si
 }
 
 /* ============================================================================================
- * >>data         token files
- * ========================================================================================== */
-LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
-                                llm_error *err) {
-    (void)paths; (void)n_paths; (void)desc;
-    llmi_fail(err, LLM_ERR_UNSUPPORTED, "token files are not implemented yet");
-    return NULL;
-}
-LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
-                                  int32_t *targets, llm_error *err) {
-    (void)data; (void)step; (void)tokens; (void)targets;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "token files are not implemented yet");
-}
-LLM_API int64_t llm_data_token_count(const llm_data *data) {
-    (void)data;
-    return 0;
-}
-LLM_API void llm_data_close(llm_data *data) { (void)data; }
-
-/* ============================================================================================
  * >>session      key-value caches of several sequences
  * ========================================================================================== */
 #define LLMI_PREFILL_ROWS 512          /* a longer call runs in pieces: the buffers stay small */
@@ -7715,6 +7742,493 @@ static llm_result llmi_file_write(const char *path, const void *data, size_t siz
     LLMI_TRY(llmi_writer_add(&w, data, size, err));
     LLMI_TRY(llmi_writer_finish(&w, err));
     return llmi_writer_rename(&w, err);
+}
+
+static uint64_t llmi_hash_add(uint64_t hash, const void *data, size_t n) {
+    const unsigned char *bytes = (const unsigned char *)data;
+    uint64_t word;
+    size_t i;
+    for (i = 0; i + 8 <= n; i += 8) {
+        memcpy(&word, bytes + i, 8);
+        hash = (hash ^ word) * UINT64_C(0x9E3779B97F4A7C15);
+        hash ^= hash >> 29;
+    }
+    word = 0;
+    if (i < n) memcpy(&word, bytes + i, n - i);
+    return llm_random(hash ^ word, n);
+}
+
+#define LLMI_HASH_PART 65536u
+static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
+    size_t at;
+    for (at = 0; at < n; at += LLMI_HASH_PART)
+        hash = llmi_hash_add(hash, (const char *)data + at, llmi_min(LLMI_HASH_PART, n - at));
+    return hash;
+}
+#endif /* LLM_NO_STDIO */
+
+/* ============================================================================================
+ * >>data         token files
+ *
+ * A header of 40 bytes, then the tokens; all integers little endian:
+ *   0  8  "llm.tok" and a zero byte     20  4  0
+ *   8  4  version: 1                    24  8  number of tokens n
+ *  12  4  bytes per token: 2 or 4       32  8  hash of the tokens, see llmi_data_hash
+ *  16  4  vocab_size                    40     n tokens, to the end of the file
+ * The top bit of a token marks it as context only; the bits below are its id.
+ * ========================================================================================== */
+#ifdef LLM_NO_STDIO
+static llm_result llmi_data_unsupported(llm_error *err) {
+    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "token files: compiled with LLM_NO_STDIO");
+}
+LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
+                                llm_error *err) {
+    (void)paths; (void)n_paths; (void)desc;
+    llmi_data_unsupported(err);
+    return NULL;
+}
+LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
+                                  int32_t *targets, llm_error *err) {
+    (void)data; (void)step; (void)tokens; (void)targets;
+    return llmi_data_unsupported(err);
+}
+LLM_API int64_t llm_data_token_count(const llm_data *data) { return (void)data, 0; }
+LLM_API int64_t llm_data_window_count(const llm_data *data) { return (void)data, 0; }
+LLM_API int llm_data_vocab_size(const llm_data *data) { return (void)data, 0; }
+LLM_API uint64_t llm_data_fingerprint(const llm_data *data) { return (void)data, 0; }
+LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err) {
+    (void)data;
+    return llmi_data_unsupported(err);
+}
+LLM_API void llm_data_close(llm_data *data) { (void)data; }
+LLM_API llm_data_writer *llm_data_writer_open(const char *path, int vocab_size,
+                                              const llm_allocator *allocator, llm_error *err) {
+    (void)path; (void)vocab_size; (void)allocator;
+    llmi_data_unsupported(err);
+    return NULL;
+}
+LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *tokens,
+                                       const unsigned char *context_only, size_t n,
+                                       llm_error *err) {
+    (void)writer; (void)tokens; (void)context_only; (void)n;
+    return llmi_data_unsupported(err);
+}
+LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *err) {
+    (void)writer;
+    return llmi_data_unsupported(err);
+}
+LLM_API void llm_data_writer_free(llm_data_writer *writer) { (void)writer; }
+#else
+#define LLMI_DATA_HEADER 40u
+static const char llmi_data_magic[8] = "llm.tok";
+enum { LLMI_DATA_VERSION = 1, LLMI_DATA_SHORT_VOCAB = 1 << 15 };
+
+static void llmi_put_little(unsigned char *to, uint64_t value, int bytes) {
+    int i;
+    for (i = 0; i < bytes; i++) to[i] = (unsigned char)(value >> 8 * i);
+}
+static uint64_t llmi_get_little(const unsigned char *from, int bytes) {
+    uint64_t value = 0;
+    int i;
+    for (i = 0; i < bytes; i++) value |= (uint64_t)from[i] << 8 * i;
+    return value;
+}
+
+/* what the hash starts from: llmi_hash_parts goes on with the bytes of the tokens */
+static uint64_t llmi_data_hash(int vocab_size, int width) {
+    return llm_random((uint64_t)vocab_size, (uint64_t)width);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+typedef struct llmi_data_file {
+    char name[124];                    /* the path's end, for messages */
+    const unsigned char *tokens;       /* in memory or in the mapping */
+    int width, vocab_size;             /* bytes per token */
+    uint64_t n, hash;
+    int64_t first, before;             /* first window of this split; windows in earlier files */
+    void *memory, *mapping;            /* one of them, with the header */
+    size_t size;                       /* of it, in bytes */
+} llmi_data_file;
+
+struct llm_data {
+    llm_data_desc desc;                /* resolved */
+    int64_t n_windows, n_tokens;
+    int n_files;
+    llmi_data_file *files;
+};
+
+/* the header of a file of size bytes */
+static llm_result llmi_data_parse(llmi_data_file *f, const unsigned char *header, uint64_t size,
+                                  llm_error *err) {
+    const uint64_t version = llmi_get_little(header + 8, 4),
+                   width = llmi_get_little(header + 12, 4),
+                   vocab = llmi_get_little(header + 16, 4);
+    if (memcmp(header, llmi_data_magic, sizeof llmi_data_magic) != 0)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: not a token file", f->name);
+    if (version != LLMI_DATA_VERSION)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: a token file of version %lu, not %d",
+                         f->name, (unsigned long)version, LLMI_DATA_VERSION);
+    if ((width != 2 && width != 4) || vocab < 1 ||
+        vocab > (width == 2 ? (uint64_t)LLMI_DATA_SHORT_VOCAB : (uint64_t)INT32_MAX))
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: vocab_size %lu in tokens of %lu bytes",
+                         f->name, (unsigned long)vocab, (unsigned long)width);
+    f->width = (int)width;
+    f->vocab_size = (int)vocab;
+    f->n = llmi_get_little(header + 24, 8);
+    f->hash = llmi_get_little(header + 32, 8);
+    if (f->n != (size - LLMI_DATA_HEADER) / width || (size - LLMI_DATA_HEADER) % width)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: truncated or damaged: %llu bytes are not a header and %llu "
+                         "tokens", f->name, (unsigned long long)size, (unsigned long long)f->n);
+    return LLM_OK;
+}
+
+/* the bytes of an open file: mapped, or read */
+static llm_result llmi_data_map(llmi_data_file *f, FILE *file, llm_error *err) {
+#if LLMI_POSIX
+    void *mapping = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fileno(file), 0);
+    if (mapping != MAP_FAILED) {
+        f->mapping = mapping;
+        f->tokens = (const unsigned char *)mapping + LLMI_DATA_HEADER;
+        return LLM_OK;
+    }
+#endif
+    f->memory = llmi_alloc(NULL, f->size, f->name, err);
+    if (!f->memory) return LLM_ERR_MEMORY;
+    f->tokens = (const unsigned char *)f->memory + LLMI_DATA_HEADER;
+    errno = 0;
+    if (llmi_seek(file, 0, SEEK_SET) == 0 && fread(f->memory, 1, f->size, file) == f->size)
+        return LLM_OK;
+    return llmi_fail_io(err, "read", f->name);
+}
+
+static llm_result llmi_data_file_open(llmi_data_file *f, const char *path, llm_error *err) {
+    unsigned char header[LLMI_DATA_HEADER];
+    FILE *file;
+    int64_t size;
+    llm_result result;
+    snprintf(f->name, sizeof f->name, "%s", llmi_path_end(path, 120));
+    LLMI_TRY(llmi_file_open(path, &file, &size, err));
+    f->size = (uint64_t)size > SIZE_MAX / 2 ? SIZE_MAX : (size_t)size;   /* too much for memory */
+    errno = 0;
+    if (size < (int64_t)sizeof header)
+        result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lld bytes are not a token file", f->name,
+                           (long long)size);
+    else if (fread(header, 1, sizeof header, file) != sizeof header)
+        result = llmi_fail_io(err, "read", path);
+    else result = llmi_data_parse(f, header, (uint64_t)size, err);
+    if (result == LLM_OK) result = llmi_data_map(f, file, err);
+    fclose(file);
+    return result;
+}
+
+/* the windows of this split, file by file */
+static llm_result llmi_data_split(llm_data *data, llm_error *err) {
+    const llm_data_desc *d = &data->desc;
+    int64_t all = 0, valid = 0;        /* windows of the files so far, and those for validation */
+    int i;
+    for (i = 0; i < data->n_files; i++) {
+        llmi_data_file *f = &data->files[i];
+        const int64_t windows = f->n ? (int64_t)((f->n - 1) / (uint64_t)d->seq_len) : 0;
+        const double share = (double)d->valid_fraction * (double)(all + windows);
+        const int64_t kept = (int64_t)floor(share + 0.5) - valid;
+        f->before = data->n_windows;
+        f->first = d->valid ? windows - kept : 0;
+        data->n_windows += d->valid ? kept : windows - kept;
+        data->n_tokens += (int64_t)f->n;
+        all += windows;
+        valid += kept;
+    }
+    if (data->n_windows) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT,
+                     "no window of %d + 1 tokens %s: %lld tokens in %d files from %.80s on are "
+                     "%lld windows, %lld of them for validation",
+                     d->seq_len, d->valid ? "to validate" : "to train", (long long)data->n_tokens,
+                     data->n_files, llmi_path_end(data->files[0].name, 80), (long long)all,
+                     (long long)valid);
+}
+
+static llm_result llmi_data_check(const char *const *paths, int n_paths, llm_data_desc *d,
+                                  llm_error *err) {
+    int i;
+    if (d->n_ranks == 0) d->n_ranks = 1;
+    LLMI_TRY(llmi_check_int("n_paths", n_paths, 1, INT_MAX, err));
+    for (i = 0; i < n_paths; i++)
+        if (!paths || !paths[i])
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open: path %d is NULL", i);
+    LLMI_TRY(llmi_check_int("data desc: batch_size", d->batch_size, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("data desc: seq_len", d->seq_len, 1, INT_MAX, err));
+    if (d->batch_size > INT_MAX / d->seq_len)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "data desc: batch_size %d x seq_len %d is more than %d tokens",
+                         d->batch_size, d->seq_len, INT_MAX);
+    LLMI_TRY(llmi_check_int("data desc: n_ranks", d->n_ranks, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("data desc: rank", d->rank, 0, d->n_ranks - 1, err));
+    if (!(d->valid_fraction >= 0.0f && d->valid_fraction < 1.0f))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "data desc: valid_fraction %g is not in [0, 1)",
+                         (double)d->valid_fraction);
+    return LLM_OK;
+}
+
+LLM_API void llm_data_close(llm_data *data) {
+    int i;
+    if (!data) return;
+    for (i = 0; data->files && i < data->n_files; i++) {
+#if LLMI_POSIX
+        if (data->files[i].mapping) munmap(data->files[i].mapping, data->files[i].size);
+#endif
+        llmi_release(NULL, data->files[i].memory);
+    }
+    llmi_release(NULL, data->files);
+    llmi_release(NULL, data);
+}
+
+static llm_result llmi_data_open_files(llm_data *data, const char *const *paths, int n_paths,
+                                       llm_error *err) {
+    const size_t size = llmi_mul((size_t)n_paths, sizeof *data->files);
+    int i;
+    data->files = (llmi_data_file *)llmi_alloc(NULL, size, "list of token files", err);
+    if (!data->files) return LLM_ERR_MEMORY;
+    memset(data->files, 0, size);
+    data->n_files = n_paths;
+    for (i = 0; i < n_paths; i++) {
+        const llmi_data_file *first = &data->files[0], *f = &data->files[i];
+        LLMI_TRY(llmi_data_file_open(&data->files[i], paths[i], err));
+        if (f->vocab_size != first->vocab_size)
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "%.90s has vocab_size %d, but %.90s %d",
+                             llmi_path_end(f->name, 90), f->vocab_size,
+                             llmi_path_end(first->name, 90), first->vocab_size);
+    }
+    return llmi_data_split(data, err);
+}
+
+LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
+                                llm_error *err) {
+    llm_data *data, fresh;
+    memset(&fresh, 0, sizeof fresh);
+    if (!desc) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open: desc is NULL");
+        return NULL;
+    }
+    fresh.desc = *desc;
+    if (llmi_data_check(paths, n_paths, &fresh.desc, err) != LLM_OK) return NULL;
+    data = (llm_data *)llmi_alloc(NULL, sizeof *data, "training data", err);
+    if (!data) return NULL;
+    *data = fresh;
+    if (llmi_data_open_files(data, paths, n_paths, err) == LLM_OK) return data;
+    llm_data_close(data);
+    return NULL;
+}
+
+/* Element i of a permutation of [0, n) that the seed chooses, without a table: a Feistel network
+ * (Luby & Rackoff, SIAM J. Comput. 17(2), 1988) permutes [0, 4^h), the least that holds n, and is
+ * applied again until the result is below n (Black & Rogaway, CT-RSA 2002). */
+static uint64_t llmi_permute(uint64_t i, uint64_t n, uint64_t seed) {
+    uint64_t mask, round;
+    int h = 0;
+    while (h < 31 && UINT64_C(1) << 2 * h < n) h++;
+    mask = (UINT64_C(1) << h) - 1;
+    do {
+        uint64_t left = i >> h, right = i & mask;
+        for (round = 0; round < 6; round++) {
+            const uint64_t mixed = llm_random(llm_random(seed, round), right) & mask;
+            const uint64_t next = left ^ mixed;
+            left = right;
+            right = next;
+        }
+        i = left << h | right;
+    } while (i >= n);
+    return i;
+}
+
+/* window i of this split: T tokens and T targets */
+static llm_result llmi_data_window(const llm_data *data, int64_t i, int32_t *tokens,
+                                   int32_t *targets, llm_error *err) {
+    const llmi_data_file *f = data->files;
+    const uint64_t T = (uint64_t)data->desc.seq_len;
+    int low = 0, high = data->n_files; /* the last file in [low, high) with before <= i has it */
+    uint64_t begin, t;
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        if (f[middle].before <= i) low = middle;
+        else high = middle;
+    }
+    f += low;
+    begin = (uint64_t)(f->first + i - f->before) * T;
+    for (t = 0; t <= T; t++) {
+        const unsigned char *p = f->tokens + (size_t)(begin + t) * (size_t)f->width;
+        const uint32_t value = (uint32_t)llmi_get_little(p, f->width);
+        const uint32_t top = 1u << (8 * f->width - 1), token = value & ~top;
+        if (token >= (uint32_t)f->vocab_size)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.120s: token %llu is %lu, must be below vocab_size %d", f->name,
+                             (unsigned long long)(begin + t), (unsigned long)token, f->vocab_size);
+        if (t < T) tokens[t] = (int32_t)token;
+        if (t) targets[t - 1] = value & top ? LLM_IGNORE_INDEX : (int32_t)token;
+    }
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
+                                  int32_t *targets, llm_error *err) {
+    const llm_data_desc *d = data ? &data->desc : NULL;
+    int64_t all, first;                /* rows of a step; entry of row 0 */
+    int b;
+    if (!d || !tokens || !targets)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_batch: NULL for data, tokens or targets");
+    all = (int64_t)d->batch_size * d->n_ranks;
+    if (step < 0 || step > INT64_MAX / all - 1)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_batch: step %lld is not in [0, %lld]",
+                         (long long)step, (long long)(INT64_MAX / all - 1));
+    first = step * all + (int64_t)d->rank * d->batch_size;
+    for (b = 0; b < d->batch_size; b++) {
+        const size_t row = (size_t)b * (size_t)d->seq_len;
+        const uint64_t epoch = (uint64_t)((first + b) / data->n_windows);
+        int64_t i = (first + b) % data->n_windows;
+        if (!d->sequential)
+            i = (int64_t)llmi_permute((uint64_t)i, (uint64_t)data->n_windows,
+                                      llm_random(d->seed, epoch));
+        LLMI_TRY(llmi_data_window(data, i, tokens + row, targets + row, err));
+    }
+    return LLM_OK;
+}
+
+LLM_API int64_t llm_data_token_count(const llm_data *data) { return data ? data->n_tokens : 0; }
+LLM_API int64_t llm_data_window_count(const llm_data *data) { return data ? data->n_windows : 0; }
+LLM_API int llm_data_vocab_size(const llm_data *data) {
+    return data ? data->files[0].vocab_size : 0;
+}
+LLM_API uint64_t llm_data_fingerprint(const llm_data *data) {
+    uint64_t hash = 0;
+    int i;
+    for (i = 0; data && i < data->n_files; i++) {
+        uint64_t stated[2];
+        stated[0] = data->files[i].n;
+        stated[1] = data->files[i].hash;
+        hash = llmi_hash_add(hash, stated, sizeof stated);
+    }
+    return hash;
+}
+
+LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err) {
+    int i;
+    if (!data) return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_verify: data is NULL");
+    for (i = 0; i < data->n_files; i++) {
+        const llmi_data_file *f = &data->files[i];
+        const uint64_t hash = llmi_hash_parts(llmi_data_hash(f->vocab_size, f->width), f->tokens,
+                                              f->size - LLMI_DATA_HEADER);
+        if (hash != f->hash)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.120s: damaged: its tokens do not have the hash it states", f->name);
+    }
+    return LLM_OK;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+struct llm_data_writer {
+    llm_allocator allocator_copy;
+    const llm_allocator *allocator;    /* NULL or &allocator_copy */
+    llmi_writer out;                   /* its file is NULL once finished or given up */
+    int vocab_size, width;
+    uint64_t n, hash;
+    size_t used;                       /* of buffer */
+    unsigned char buffer[LLMI_HASH_PART];
+};
+
+LLM_API void llm_data_writer_free(llm_data_writer *writer) {
+    llm_allocator copy;
+    int is_custom;
+    if (!writer) return;
+    copy = writer->allocator_copy;
+    is_custom = writer->allocator != NULL;
+    if (writer->out.file) llmi_writer_abandon(&writer->out);
+    llmi_release(is_custom ? &copy : NULL, writer);
+}
+
+LLM_API llm_data_writer *llm_data_writer_open(const char *path, int vocab_size,
+                                              const llm_allocator *allocator, llm_error *err) {
+    static const unsigned char room[LLMI_DATA_HEADER] = {0};
+    llm_data_writer *w;
+    if (!path) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_writer_open: path is NULL");
+        return NULL;
+    }
+    if (llmi_check_int("vocab_size", vocab_size, 1, INT32_MAX, err) != LLM_OK) return NULL;
+    w = (llm_data_writer *)llmi_alloc(allocator, sizeof *w, "writer of tokens", err);
+    if (!w) return NULL;
+    memset(w, 0, sizeof *w);
+    if (allocator) {
+        w->allocator_copy = *allocator;
+        w->allocator = &w->allocator_copy;
+    }
+    w->vocab_size = vocab_size;
+    w->width = vocab_size <= LLMI_DATA_SHORT_VOCAB ? 2 : 4;
+    w->hash = llmi_data_hash(vocab_size, w->width);
+    if (llmi_writer_open(&w->out, path, err) == LLM_OK &&
+        llmi_writer_add(&w->out, room, sizeof room, err) == LLM_OK)
+        return w;
+    llm_data_writer_free(w);
+    return NULL;
+}
+
+static llm_result llmi_data_flush(llm_data_writer *w, llm_error *err) {
+    w->hash = llmi_hash_parts(w->hash, w->buffer, w->used);
+    LLMI_TRY(llmi_writer_add(&w->out, w->buffer, w->used, err));
+    w->used = 0;
+    return LLM_OK;
+}
+
+static llm_result llmi_data_writer_check(const llm_data_writer *w, const char *call,
+                                         llm_error *err) {
+    if (!w) return llmi_fail(err, LLM_ERR_ARGUMENT, "%s: writer is NULL", call);
+    if (w->out.file) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s: the file is finished or was given up", call);
+}
+
+LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *tokens,
+                                       const unsigned char *context_only, size_t n,
+                                       llm_error *err) {
+    llm_data_writer *w = writer;
+    size_t i;
+    LLMI_TRY(llmi_data_writer_check(w, "llm_data_writer_add", err));
+    if (!tokens && n)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_writer_add: tokens is NULL");
+    for (i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= w->vocab_size)
+            return llmi_fail(err, LLM_ERR_ARGUMENT,
+                             "llm_data_writer_add: token %lu is %ld, must be in [0, %d)",
+                             (unsigned long)i, (long)tokens[i], w->vocab_size);
+    for (i = 0; i < n; i++) {
+        const uint32_t top = context_only && context_only[i] ? 1u << (8 * w->width - 1) : 0;
+        llmi_put_little(w->buffer + w->used, (uint32_t)tokens[i] | top, w->width);
+        w->used += (size_t)w->width;
+        w->n++;
+        if (w->used == sizeof w->buffer) LLMI_TRY(llmi_data_flush(w, err));
+    }
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *err) {
+    llm_data_writer *w = writer;
+    unsigned char header[LLMI_DATA_HEADER];
+    LLMI_TRY(llmi_data_writer_check(w, "llm_data_writer_finish", err));
+    LLMI_TRY(llmi_data_flush(w, err));
+    memset(header, 0, sizeof header);
+    memcpy(header, llmi_data_magic, sizeof llmi_data_magic);
+    llmi_put_little(header + 8, LLMI_DATA_VERSION, 4);
+    llmi_put_little(header + 12, (uint64_t)w->width, 4);
+    llmi_put_little(header + 16, (uint64_t)w->vocab_size, 4);
+    llmi_put_little(header + 24, w->n, 8);
+    llmi_put_little(header + 32, w->hash, 8);
+    errno = 0;
+    if (llmi_seek(w->out.file, 0, SEEK_SET) != 0) {
+        llmi_fail_io(err, "write", w->out.path);
+        llmi_writer_abandon(&w->out);
+        return LLM_ERR_IO;
+    }
+    LLMI_TRY(llmi_writer_add(&w->out, header, sizeof header, err));
+    LLMI_TRY(llmi_writer_finish(&w->out, err));
+    return llmi_writer_rename(&w->out, err);
 }
 #endif /* LLM_NO_STDIO */
 
@@ -10218,20 +10732,6 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
   #define LLM_SHARD_BYTES 5000000000u
 #endif
 
-static uint64_t llmi_hash_add(uint64_t hash, const void *data, size_t n) {
-    const unsigned char *bytes = (const unsigned char *)data;
-    uint64_t word;
-    size_t i;
-    for (i = 0; i + 8 <= n; i += 8) {
-        memcpy(&word, bytes + i, 8);
-        hash = (hash ^ word) * UINT64_C(0x9E3779B97F4A7C15);
-        hash ^= hash >> 29;
-    }
-    word = 0;
-    if (i < n) memcpy(&word, bytes + i, n - i);
-    return llm_random(hash ^ word, n);
-}
-
 /* printf writes a decimal comma in some locales */
 static void llmi_text_number(llmi_text *text, float value) {
     char number[40];
@@ -10638,14 +11138,6 @@ static void llmi_trainer_pieces(const llm_trainer *t, llmi_piece *pieces, int ac
     pieces[LLMI_CKPT_M].size = pieces[LLMI_CKPT_V].size = state;
     pieces[LLMI_CKPT_GRADIENTS].data = t->gradients;
     pieces[LLMI_CKPT_GRADIENTS].size = accumulated ? (t->floats + t->tail) * sizeof(float) : 0;
-}
-
-#define LLMI_HASH_PART 65536u
-static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
-    size_t at;
-    for (at = 0; at < n; at += LLMI_HASH_PART)
-        hash = llmi_hash_add(hash, (const char *)data + at, llmi_min(LLMI_HASH_PART, n - at));
-    return hash;
 }
 
 static llm_result llmi_trainer_write(const char *path, const llmi_piece *pieces, llmi_text *header,

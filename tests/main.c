@@ -20,6 +20,7 @@
 #include "test_json.c"
 #include "test_bpe.c"
 #include "test_files.c"
+#include "test_data.c"
 
 int main(int argc, char **argv) {
     int i;
@@ -46,5 +47,6 @@ int main(int argc, char **argv) {
     test_file("json", run_json);
     test_file("bpe", run_bpe);
     test_file("files", run_files);
+    test_file("data", run_data);
     return test_summary();
 }

@@ -452,10 +452,10 @@ LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *si
  * window crosses files, and no token is a target twice; up to T-1 last tokens of a file are not
  * used. A token that was written as context only is an input as any other, and LLM_IGNORE_INDEX
  * as a target: the prompts of instruction data.
- * Documents: the writer puts the vocabulary's end-of-text token behind each, which is all that
- * GPT-2 does; attention reaches back over it. To keep documents apart, give each a file, or begin
- * each at a multiple of T, filled up with context-only tokens, its first token context only, too
- * (tools/tokenize.c --align T).
+ * Documents: who writes the file puts the vocabulary's end-of-text token behind each, which is all
+ * that GPT-2 does; attention reaches back over it. To keep documents apart, give each a file, or
+ * begin each at a multiple of T, filled up with context-only tokens, its first token context only,
+ * too (tools/tokenize.c --align T).
  * Files are mapped where the system can, else read into memory. A mapped file must not be truncated
  * by anybody while it is open: the process would get SIGBUS. (The writer never does.) */
 typedef struct llm_data llm_data;

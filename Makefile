@@ -3,12 +3,16 @@
 #              some; make run ARCH=gpt2 for the other kind
 # make test    all tests; build/tests FILTER runs some of them
 # make test-hf what transformers and tokenizers say beside llm.h; needs Python and them
+# make test-mpi  examples/train_mpi.c on 1 to 4 ranks; needs MPI
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
-# CC, CXX, PYTHON, CFLAGS, LDFLAGS, LDLIBS are yours to set. OPENMP is -fopenmp where the compiler
-# has it; `make OPENMP=` builds without it. `make -B` after any of them has changed.
+# CC, CXX, MPICC, MPIRUN, PYTHON, CFLAGS, LDFLAGS, LDLIBS are yours to set. OPENMP is -fopenmp
+# where the compiler has it; `make OPENMP=` builds without it. `make -B` after any of them has
+# changed.
 CC ?= cc
+MPICC ?= mpicc
+MPIRUN ?= mpirun
 PYTHON ?= python3
 CFLAGS ?= -O2
 LDLIBS ?= -lm
@@ -24,7 +28,7 @@ COMPILE = $(CC) $(CFLAGS) $(OPENMP)
 GOMP_SPINCOUNT ?= 10000
 export GOMP_SPINCOUNT
 
-EXAMPLES = $(patsubst examples/%.c,build/%,$(wildcard examples/*.c))
+EXAMPLES = $(patsubst examples/%.c,build/%,$(filter-out %_mpi.c,$(wildcard examples/*.c)))
 ifneq ($(shell command -v $(CXX) 2>/dev/null),)
 EXAMPLES += $(patsubst examples/%.cpp,build/%,$(wildcard examples/*.cpp))
 endif
@@ -35,6 +39,10 @@ all: $(EXAMPLES) $(TOOLS)
 build/%: examples/%.c llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/train_mpi: examples/train_mpi.c llm.h
+	@mkdir -p build
+	$(MPICC) $(CFLAGS) $(OPENMP) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/%: examples/%.cpp llm.h
 	@mkdir -p build
@@ -64,10 +72,15 @@ test-hf:
 		$(PYTHON) tools/make_goldens.py --check; \
 	else echo "skipped: $(PYTHON) has no torch, transformers, tokenizers (pip install them)"; fi
 
+test-mpi:
+	@if command -v $(MPICC) >/dev/null && command -v $(MPIRUN) >/dev/null; then \
+		$(MAKE) build/train_mpi && MPIRUN="$(MPIRUN)" sh tests/mpi.sh; \
+	else echo "skipped: no $(MPICC) or no $(MPIRUN) (packages openmpi-bin, libopenmpi-dev)"; fi
+
 bench: build/bench
 	build/bench
 
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf bench clean
+.PHONY: all run test test-hf test-mpi bench clean

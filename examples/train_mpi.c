@@ -54,7 +54,7 @@ static void broken(MPI_Comm *comm, int *code, ...) {
     char text[MPI_MAX_ERROR_STRING] = "";
     int n;
     MPI_Error_string(*code, text, &n);
-    fprintf(stderr, "train_mpi: rank %d: no contact with the other ranks: %s\n", rank, text);
+    fprintf(stderr, "train_mpi: rank %d: MPI: %s\n", rank, text);
     MPI_Abort(*comm, 1);
 }
 

@@ -22,13 +22,15 @@ run() {                                 # directory, ranks, sequences for each, 
     out=$tmp/$1 ranks=$2 batch=$3
     shift 3
     timeout 60 "$mpirun" $more -np "$ranks" $train --out "$out" --batch "$batch" --steps 20 \
-        --seq 32 "$@" README.md >"$tmp/out" 2>&1
+        --seq 16 "$@" LICENSE >"$tmp/out" 2>&1
 }
-# in all steps both losses differ by less than 1e-5, the norm by less than 1e-3; 20 steps are there
+# 20 steps whose losses differ by less than 1e-5. The norm: 1e-5 while the weights are equal, then
+# 1e-3, as rounding may decide between two experts that a token wants equally
 same_losses() {
     paste -d, "$tmp/$1/log.csv" "$tmp/$2/log.csv" | awk -F, '
         function far(a, b, bound) { return !(a - b <= bound * b && b - a <= bound * b) }
-        NR > 1 && (far($2, $7, 1e-5) || far($3, $8, 1e-5) || far($5, $10, 1e-3) || $4 != $9) {
+        NR > 1 && (far($2, $7, 1e-5) || far($3, $8, 1e-5) || $4 != $9 ||
+                   far($5, $10, NR == 2 ? 1e-5 : 1e-3)) {
             print "step " $1 ": " $0; bad = 1 }
         END { exit bad || NR != 21 || $2 + 0 <= 0 }' >>"$tmp/out"
 }
@@ -67,8 +69,8 @@ done
 # ---- ranks that fail: the job ends soon, not with 0, and says which and why ------------------------
 # fails NAME MESSAGE, options of rank 0, of rank 1
 fails() {
-    timeout 20 "$mpirun" $more -np 1 $train --out "$tmp/bad" $3 --seq 32 README.md \
-        : -np 1 $train --out "$tmp/bad" $4 --seq 32 README.md >"$tmp/out" 2>&1
+    timeout 20 "$mpirun" $more -np 1 $train --out "$tmp/bad" $3 --seq 16 LICENSE \
+        : -np 1 $train --out "$tmp/bad" $4 --seq 16 LICENSE >"$tmp/out" 2>&1
     status=$?
     [ $status != 0 ] && [ $status != 124 ] && grep -q "$2" "$tmp/out"
     check "$1" $?
@@ -81,7 +83,7 @@ fails "rank 0 has no text" "rank 0: $tmp/none: " "$tmp/none" "$tmp/none"
 fails "a batch is larger than the text" "an update takes" "--batch 9999" "--batch 9999"
 
 "$mpirun" $more -np 3 sh -c "echo \$\$ >'$tmp'/rank.\$\$
-    exec $train --out '$tmp/killed' --steps 1000000 --seq 32 README.md" >"$tmp/out" 2>&1 &
+    exec $train --out '$tmp/killed' --steps 1000000 --seq 16 LICENSE" >"$tmp/out" 2>&1 &
 job=$!
 started() { grep -q "1/1000000" "$tmp/out"; }
 # a zombie that nobody has waited for does not count

@@ -317,7 +317,7 @@ TEST(data_hostile_files) {
     size_t size = 0, at;
     llm_error err;
     llm_data *data;
-    int32_t x[4], y[4];
+    int32_t x[4] = {0}, y[4] = {0};
     int width;
     for (width = 2; width <= 4; width += 2) {
         const int vocab = width == 2 ? 300 : 100000;
@@ -712,7 +712,7 @@ TEST(data_tokenize_documents) {
     llm_data_desc d = data_desc(1, 4);
     tokenize_job job;
     llm_data *data;
-    int32_t x[4], y[4];
+    int32_t x[4] = {0}, y[4] = {0};
     size_t part, i;
     llm_tokenizer_free(data_tokenizer(0));
     data_put(paths[0], "xy", 2);

@@ -111,9 +111,10 @@
  *                losses, the router and the stream between blocks stay f32. What blocks save for the
  *                backward is kept in bf16
  *   FP8_MIXED    as that, and the linear layers' products, forward and both backward ones, are of
- *                E4M3 (DeepSeek-V3 report sec. 3.3): a scale, largest/448, for each tile of 1 x 128
- *                activations or gradients along the summed index, or 128 x 128 weights, f32 sums.
- *                Embedding, head, attention between q, k, v, and router are as in BF16_MIXED
+ *                E4M3 (DeepSeek-V3 report sec. 3.3): a scale, the power of two next above
+ *                largest/448, for each tile of 1 x 128 activations or gradients along the summed
+ *                index, or 128 x 128 weights; f32 sums. Embedding,
+ *                head, attention between q, k, v, and router are as in BF16_MIXED
  *   Where the CPU multiplies bf16 (AVX512_BF16, AMX) products do so; elsewhere values are rounded
  *   where they are packed, and multiplied in f32.
  *
@@ -1181,20 +1182,22 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
     float keep;                        /* 1 - lr decay           */
 } llmi_adamw;
 
+#define LLMI_FP8_TILE 128u             /* values along k, and lanes, that share a scale */
+
 /* How products of one precision are made. The factors are f32 in memory and take their precision
  * where they are packed; sums are f32. */
 typedef struct llmi_tiles {
     size_t mr, nr;                     /* tile of C that stays in registers                     */
     size_t kc, mc;                     /* block of A (mc,kc) for L2                             */
     size_t k_group, value_bytes; /* of a panel: k is padded to the one, a value takes the other */
+    size_t k_align;                    /* slices of k are multiples of it                       */
     /* Panels: groups of mr rows of A (nr columns of B), padded with zeros, in the order in which
      * block reads them. Element (i,j) of the source stands at [i row + j col]; one of the two is 1.
-     */
+     * fp8: at most LLMI_FP8_TILE lanes at a time; a scale for as many values along k of a lane, or
+     * (pack_weight, else the same as pack_b) of all the lanes. */
     void (*pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k);
     void (*pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
-    /* fp8 only, else NULL: n packed panels of so many lanes become what E4M3 makes of them: a scale
-     * for each LLMI_FP8_TILE values along k of a lane, or (shared) of all these panels' lanes */
-    void (*quantize)(float *panels, size_t lanes, size_t n, size_t k, int shared);
+    void (*pack_weight)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
     /* C (m,n) = [C +] A B [+ bias] from panels */
     void (*block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
                   size_t ldc, const float *bias, int accumulate);
@@ -1244,8 +1247,6 @@ typedef struct llmi_kernels {
 } llmi_kernels;
 
 static const llmi_kernels *llmi_kernels_at(int i);     /* defined after the passes */
-
-#define LLMI_FP8_TILE 128u             /* values along k, and lanes, that share a scale */
 
 /* floats that k values of one lane take in a panel */
 static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
@@ -1411,7 +1412,6 @@ typedef struct llmi_gemm_job {
     size_t tiles, row_blocks;          /* tiles of A's rows, shared out evenly             */
     size_t panels, column_blocks;      /* panels of B's columns, likewise                  */
     size_t b_tasks;                    /* packing: B's tasks come first, then A's          */
-    size_t b_step;                     /* columns of B in one of them                       */
 } llmi_gemm_job;
 
 static void llmi_gemm_rows_task(void *argument, size_t index, int thread) {
@@ -1426,28 +1426,26 @@ static void llmi_gemm_rows_task(void *argument, size_t index, int thread) {
         g->ldc, g->bias ? g->bias + j : NULL, g->accumulate);
 }
 
-#define LLMI_PACK_PANELS 4             /* panels per packing task */
+#define LLMI_PACK_PANELS 4             /* of A, per packing task */
+#define LLMI_PACK_COLUMNS LLMI_FP8_TILE    /* of B: a weight's tile in fp8 */
 
 static void llmi_gemm_pack_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
     const llmi_tiles *kernel = job->kernel;
     const size_t panel = llmi_panel(kernel, job->k);
-    const int is_b = index < job->b_tasks;
-    const size_t lanes = is_b ? kernel->nr : kernel->mr;
-    const size_t step = is_b ? job->b_step : LLMI_PACK_PANELS * kernel->mr;
-    const size_t at = (is_b ? index : index - job->b_tasks) * step;
-    const size_t n = llmi_min(step, (is_b ? job->n : job->m) - at);
-    float *to = (is_b ? job->b_panel : job->a_panel) + at * panel;
     (void)thread;
-    if (is_b)
-        kernel->pack_b(to, g->b + (job->j0 + at) * g->b_col + job->k0 * g->b_row, g->b_row,
-                       g->b_col, job->k, n);
-    else
-        kernel->pack_a(to, g->a + (job->i0 + at) * g->a_row + job->k0 * g->a_col, g->a_row,
-                       g->a_col, n, job->k);
-    if (kernel->quantize)
-        kernel->quantize(to, lanes, llmi_ceil_div(n, lanes), job->k, is_b && g->b_weight);
+    if (index < job->b_tasks) {
+        const size_t j = index * LLMI_PACK_COLUMNS;
+        (g->b_weight ? kernel->pack_weight : kernel->pack_b)(
+            job->b_panel + j * panel, g->b + (job->j0 + j) * g->b_col + job->k0 * g->b_row,
+            g->b_row, g->b_col, job->k, llmi_min(LLMI_PACK_COLUMNS, job->n - j));
+    } else {
+        const size_t step = LLMI_PACK_PANELS * kernel->mr, i = (index - job->b_tasks) * step;
+        kernel->pack_a(job->a_panel + i * panel,
+                       g->a + (job->i0 + i) * g->a_row + job->k0 * g->a_col, g->a_row, g->a_col,
+                       llmi_min(step, job->m - i), job->k);
+    }
 }
 
 static void llmi_gemm_block_task(void *argument, size_t index, int thread) {
@@ -1472,8 +1470,8 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
     const size_t threads = (size_t)context->n_threads, mr = kernel->mr, nr = kernel->nr;
     const size_t m_step = context->a_rows / mr * mr, n_step = context->b_columns / nr * nr;
     const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernel->kc));
-    const size_t k_align = kernel->quantize ? LLMI_FP8_TILE : llmi_max(4, kernel->k_group);
-    const size_t k_step = llmi_max(4, llmi_round_up(llmi_ceil_div(g->k, k_slices), k_align));
+    const size_t k_step = llmi_max(
+        kernel->k_align, llmi_round_up(llmi_ceil_div(g->k, k_slices), kernel->k_align));
     const int packed = g->same_a && g->m <= m_step && k_slices == 1;
     llmi_gemm_job job;
     if (g->m == 0 || g->n == 0) return;
@@ -1483,7 +1481,6 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
     job.kernel = kernel;
     job.a_panel = context->panels;
     job.b_panel = context->panels + context->a_rows * llmi_panel_depth(kernel);
-    job.b_step = kernel->quantize ? LLMI_FP8_TILE : LLMI_PACK_PANELS * nr;
     if (g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32) {
         const size_t share = llmi_round_up(llmi_ceil_div(g->n, threads), 64);
         job.step = g->n * g->k < 32768 ? g->n : share;
@@ -1507,7 +1504,7 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
                                         ? llmi_min(llmi_ceil_div(4 * threads, job.row_blocks),
                                                    job.panels)
                                         : 1;
-                job.b_tasks = llmi_ceil_div(job.n, job.b_step);
+                job.b_tasks = llmi_ceil_div(job.n, LLMI_PACK_COLUMNS);
                 a_tasks = job.j0 == 0 && !packed ? llmi_ceil_div(job.tiles, LLMI_PACK_PANELS) : 0;
                 llmi_parallel(context, job.b_tasks + a_tasks, llmi_gemm_pack_task, &job);
                 llmi_parallel(context, job.row_blocks * job.column_blocks, llmi_gemm_block_task,
@@ -12223,6 +12220,47 @@ static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const f
 
 #endif
 
+#if LLMI_PASS >= 4
+/* fp8: a tile along k at a time is packed and quantized in f32, then packed again in bf16, which
+ * holds its values exactly */
+LLMI_INLINE void FN(llmi_pack_fp8)(float *to, const float *from, size_t P, size_t lane,
+                                   size_t along, size_t lanes, size_t k, int is_a, int shared) {
+    const size_t n = llmi_ceil_div(lanes, P);
+    float tile[LLMI_FP8_TILE * LLMI_FP8_TILE];
+    size_t k0, p;
+    (void)is_a;
+    for (k0 = 0; k0 < k; k0 += LLMI_FP8_TILE) {
+        const size_t depth = llmi_min(LLMI_FP8_TILE, k - k0);
+        llmi_pack_v3(tile, from + k0 * along, P, lane, along, lanes, depth);
+        llmi_quantize_v3(tile, P, n, depth, shared);
+        for (p = 0; p < n; p++) {
+            const float *panel = tile + p * depth * P;
+  #if LLMI_PASS == 5
+            FN(llmi_pack)(to + (p * llmi_round_up(k, 32) + k0) * P / 2, panel, 1, P, P, depth,
+                          is_a, 1);
+  #else
+            FN(llmi_pack)(to + (p * llmi_round_up(k, 2) + k0) * P / 2, panel, P, 1, P, P, depth);
+  #endif
+        }
+    }
+}
+static void FN(llmi_pack_a_fp8)(float *to, const float *a, size_t row, size_t col, size_t m,
+                                size_t k) {
+    if (col == 1) FN(llmi_pack_fp8)(to, a, MR, row, 1, m, k, 1, 0);
+    else FN(llmi_pack_fp8)(to, a, MR, 1, col, m, k, 1, 0);
+}
+static void FN(llmi_pack_b_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
+                                size_t n) {
+    if (row == 1) FN(llmi_pack_fp8)(to, b, NR, col, 1, n, k, 0, 0);
+    else FN(llmi_pack_fp8)(to, b, NR, 1, row, n, k, 0, 0);
+}
+static void FN(llmi_pack_weight_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
+                                     size_t n) {
+    if (row == 1) FN(llmi_pack_fp8)(to, b, NR, col, 1, n, k, 0, 1);
+    else FN(llmi_pack_fp8)(to, b, NR, 1, row, n, k, 0, 1);
+}
+#endif
+
 #if LLMI_PASS < 4
 /* ---- gemm in lower precision: panels are rounded where they lie ---- */
 static void FN(llmi_round)(float *x, size_t n) {
@@ -12248,11 +12286,14 @@ LLMI_INLINE V FN(llmi_e4m3)(V x) {
     const V step = MUL(MAX(power, SET1(1.0f / 64.0f)), SET1(0.125f));
     return MUL(TO_FLOAT(TO_INT(DIV(x, step))), step);
 }
-/* a tile's largest value becomes 448; see llmi_fp8_scale */
+/* The least power of two by which a tile's values come down to 448: so a value times it is exact in
+ * bf16, too. (The report has such scales for some activations, sec. 3.3.2; UE8M0 of OCP's formats.) */
 LLMI_INLINE V FN(llmi_fp8_scale)(V largest) {
-    return DIV(MAX(largest, SET1(1e-12f)), SET1(448.0f));
+    const VI bits = BITS(DIV(MAX(largest, SET1(1e-12f)), SET1(448.0f)));
+    return FLOATS(IAND(IADD(bits, ISET(0x7fffff)), ISET(0x7f800000)));
 }
 LLMI_INLINE V FN(llmi_larger)(V most, V x) { return MAX(MAX(x, SUB(SET1(0.0f), x)), most); }
+/* n packed panels of so many lanes, in place; shared: the lanes of all share their scales */
 static void FN(llmi_quantize)(float *panels, size_t lanes, size_t n, size_t k, int shared) {
     size_t k0, p, i, l;
     for (k0 = 0; k0 < k; k0 += LLMI_FP8_TILE) {
@@ -12285,6 +12326,22 @@ static void FN(llmi_quantize)(float *panels, size_t lanes, size_t n, size_t k, i
                           lanes - l);
             }
     }
+}
+
+static void FN(llmi_pack_a_fp8)(float *to, const float *a, size_t row, size_t col, size_t m,
+                                size_t k) {
+    FN(llmi_pack_a)(to, a, row, col, m, k);
+    FN(llmi_quantize)(to, MR, llmi_ceil_div(m, MR), k, 0);
+}
+static void FN(llmi_pack_b_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
+                                size_t n) {
+    FN(llmi_pack_b)(to, b, row, col, k, n);
+    FN(llmi_quantize)(to, NR, llmi_ceil_div(n, NR), k, 0);
+}
+static void FN(llmi_pack_weight_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
+                                     size_t n) {
+    FN(llmi_pack_b)(to, b, row, col, k, n);
+    FN(llmi_quantize)(to, NR, llmi_ceil_div(n, NR), k, 1);
 }
 
 /* R rows of x by four rows of the weight */
@@ -12651,29 +12708,30 @@ static void FN(llmi_column_sum)(float *sum, const float *x, size_t rows, size_t 
 #else
   #define SHARED(name) FN(name)
 #endif
-#if LLMI_PASS == 5
-  #define SHARED_MR 14                 /* of AVX-512's tiles */
-  #define SHARED_MC 168
-#else
-  #define SHARED_MR MR
-  #define SHARED_MC MC
-#endif
+/* with the kernels for f32, bf16, fp8; what pack_b is for a weight, too, but in fp8 */
+#define TILES(group, bytes, align, a, b, weight, block) \
+    {MR, NR, KC, MC, group, bytes, align, a, b, weight, block}
 static const llmi_kernels FN(llmi_kernels) = {
     NAME, W,
 #if LLMI_PASS == 5
-    {{MR, NR, KC, MC, K_GROUP, 6, FN(llmi_pack_a), FN(llmi_pack_b), NULL, FN(llmi_block)},
-     {MR, NR, KC, MC, K_GROUP, 2, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), NULL,
-      FN(llmi_block_bf16)},
+    {TILES(32, 6, 32, FN(llmi_pack_a), FN(llmi_pack_b), FN(llmi_pack_b), FN(llmi_block)),
+     TILES(32, 2, 32, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), FN(llmi_pack_b_bf16),
+           FN(llmi_block_bf16)),
+     TILES(32, 2, LLMI_FP8_TILE, FN(llmi_pack_a_fp8), FN(llmi_pack_b_fp8),
+           FN(llmi_pack_weight_fp8), FN(llmi_block_bf16))},
+#elif LLMI_PASS == 4
+    {TILES(1, 4, 4, SHARED(llmi_pack_a), SHARED(llmi_pack_b), SHARED(llmi_pack_b),
+           SHARED(llmi_block)),
+     TILES(2, 2, 4, FN(llmi_pack_a), FN(llmi_pack_b), FN(llmi_pack_b), FN(llmi_block)),
+     TILES(2, 2, LLMI_FP8_TILE, FN(llmi_pack_a_fp8), FN(llmi_pack_b_fp8),
+           FN(llmi_pack_weight_fp8), FN(llmi_block))},
 #else
-    {{MR, NR, KC, MC, 1, 4, SHARED(llmi_pack_a), SHARED(llmi_pack_b), NULL, SHARED(llmi_block)},
-  #if LLMI_PASS == 4
-     {MR, NR, KC, MC, K_GROUP, 2, FN(llmi_pack_a), FN(llmi_pack_b), NULL, FN(llmi_block)},
-  #else
-     {MR, NR, KC, MC, 1, 4, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), NULL, FN(llmi_block)},
-  #endif
+    {TILES(1, 4, 4, FN(llmi_pack_a), FN(llmi_pack_b), FN(llmi_pack_b), FN(llmi_block)),
+     TILES(1, 4, 4, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), FN(llmi_pack_b_bf16),
+           FN(llmi_block)),
+     TILES(1, 4, LLMI_FP8_TILE, FN(llmi_pack_a_fp8), FN(llmi_pack_b_fp8),
+           FN(llmi_pack_weight_fp8), FN(llmi_block))},
 #endif
-     {SHARED_MR, NR, KC, SHARED_MC, 1, 4, SHARED(llmi_pack_a), SHARED(llmi_pack_b),
-      SHARED(llmi_quantize), SHARED(llmi_block)}},
     SHARED(llmi_rows_dot), SHARED(llmi_rows_axpy), SHARED(llmi_dot), SHARED(llmi_square_sum),
     SHARED(llmi_max), SHARED(llmi_add), SHARED(llmi_axpy), SHARED(llmi_affine),
     SHARED(llmi_exp_sum), SHARED(llmi_softmax_backward), SHARED(llmi_gelu),
@@ -12683,8 +12741,7 @@ static const llmi_kernels FN(llmi_kernels) = {
 
 #undef FN
 #undef SHARED
-#undef SHARED_MR
-#undef SHARED_MC
+#undef TILES
 #undef K_GROUP
 #undef MAC
 #undef NAME

@@ -468,8 +468,11 @@ TEST(core_kernel_tables) {
                           tiles->kc % LLMI_FP8_TILE == 0 && tiles->mc % tiles->mr == 0 &&
                           LLMI_FP8_TILE % tiles->nr == 0 && LLMI_OWN_ROWS % tiles->nr == 0,
                       "sizes of %s, precision %d", k->name, j);
-            CHECK_MSG(tiles->pack_a && tiles->pack_b && tiles->block &&
-                          !tiles->quantize == (j != LLM_FP8_MIXED),
+            CHECK_MSG(tiles->k_align % tiles->k_group == 0 && tiles->kc % tiles->k_align == 0 &&
+                          (j == LLM_FP8_MIXED) == (tiles->k_align == LLMI_FP8_TILE) &&
+                          LLMI_PACK_PANELS * tiles->mr <= LLMI_FP8_TILE,
+                      "steps of %s, precision %d", k->name, j);
+            CHECK_MSG(tiles->pack_a && tiles->pack_b && tiles->pack_weight && tiles->block,
                       "a kernel of %s, precision %d is missing", k->name, j);
         }
         CHECK(llmi_kernels_at(i) == k);

@@ -23,7 +23,12 @@ static float e4m3_by_hand(float x) {
     }
     return (float)(x < 0.0f ? -e4m3_value(code) : e4m3_value(code));
 }
-static float fp8_scale_by_hand(float largest) { return (largest > 1e-12f ? largest : 1e-12f) / 448.0f; }
+/* the least power of two by which the largest comes down to 448 */
+static float fp8_scale_by_hand(float largest) {
+    double scale = ldexp(1.0, -40);
+    while (largest > 1e-12f && scale * 448.0 < (double)largest) scale *= 2.0;
+    return largest > 1e-12f ? (float)scale : 1.0f;
+}
 
 /* element (i,j) of a factor becomes what E4M3 makes of it; tiles of `lanes` by 128 along k */
 static void fp8_by_hand(float *to, const float *from, size_t n, size_t k, size_t row, size_t col,
@@ -56,22 +61,24 @@ TEST(precision_e4m3_is_pytorchs) {
         if (i < 127) CHECK(e4m3_value(i) == (double)codes.f[i]);
     }
     for (t = 0; llmi_kernels_at(t); t++) {
-        const llmi_tiles *tiles = &llmi_kernels_at(t)->tiles[LLM_FP8_MIXED];
-        size_t at, wrong = 0;
-        for (at = 0; at < x.count; at += 127) {    /* a tile whose scale is 1: it holds 448 */
+        llm_context *context = context_at(t, 1);
+        float *tile = filled(128, 0.0f), *unit = filled(128 * 128, 0.0f), *y = floats(128);
+        llmi_matrix w = llmi_matrix_of(unit, 128, 128, 0);
+        size_t at, wrong = 0, j;
+        w.precision = LLM_FP8_MIXED;
+        tile[0] = 448.0f;              /* scales of 1: a tile's largest value is 448 */
+        for (j = 0; j < 128; j++) unit[j * 129] = 448.0f;
+        for (at = 0; at < x.count; at += 127) {
             const size_t n = x.count - at < 127 ? x.count - at : 127;
-            float *panel = filled(128 * tiles->nr, 0.0f);
-            size_t j;
-            for (j = 0; j < n; j++) panel[(j + 1) * tiles->nr + j % tiles->nr] = x.f[at + j];
-            panel[0] = 448.0f;
-            tiles->quantize(panel, tiles->nr, 1, 128, 1);
-            CHECK(panel[0] == 448.0f);
-            for (j = 0; j < n; j++)
-                wrong += panel[(j + 1) * tiles->nr + j % tiles->nr] != rounded.f[at + j];
-            drop(panel);
+            memcpy(tile + 1, x.f + at, n * sizeof(float));
+            llmi_matmul(context, y, 128, tile, w, NULL, 1, 0);     /* exact: 448 is 7 x 64 */
+            CHECK(y[0] == 448.0f * 448.0f);
+            for (j = 0; j < n; j++) wrong += y[j + 1] != 448.0f * rounded.f[at + j];
         }
-        CHECK_MSG(wrong == 0, "%s: %lu of %lu differ from PyTorch's", llmi_kernels_at(t)->name,
+        CHECK_MSG(wrong == 0, "%s: %lu of %lu differ from PyTorch's", context->kernels->name,
                   (unsigned long)wrong, (unsigned long)x.count);
+        drop(tile); drop(unit); drop(y);
+        llm_context_free(context);
     }
     golden_close(&g);
 }

@@ -58,8 +58,8 @@ build/tests: tests/main.c $(wildcard tests/test*) tools/tokenize.c llm.h
 
 ARCH ?= deepseek
 run: build/train build/generate
-	build/train --arch $(ARCH) --out build/model --steps 1000 --seconds 110 --eval 250 \
-		README.md llm.h tests/*.c examples/*.c tools/*.c
+	build/train --arch $(ARCH) --out build/model --overwrite --steps 1000 --seconds 110 \
+		--eval 250 --save 250 README.md llm.h tests/*.c examples/*.c tools/*.c
 	build/generate build/model "static llm_result llmi_" --temperature 0.6
 
 test: build/tests

@@ -1,7 +1,8 @@
 #!/bin/sh
 # A training that was interrupted and goes on is the same, to the bit, as one that was not:
 #
-#     tests/resume.sh [TRAIN]       the program of examples/train.c; build/train
+#     tests/resume.sh [TRAIN [OPTION]...]       the program of examples/train.c, else build/train,
+#                                               and options for it, as --precision bf16
 #
 # For a tiny DeepSeek-V3 and a tiny GPT-2: 12 updates at once; and 5 updates, then some until a
 # signal, then the rest, with other numbers of threads. Compared are the weights, the best weights
@@ -9,6 +10,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 train=${1:-build/train}
+[ $# = 0 ] || shift
+options=$*
 tmp=$(mktemp -d)
 trap '[ $? = 0 ] || tail -n 3 "$tmp"/*.out; rm -rf "$tmp"' EXIT
 head -c 30000 README.md >"$tmp/a.txt"
@@ -19,8 +22,9 @@ exec=
 run() {                                 # directory, options...
     out=$tmp/$1
     shift
-    $exec "$train" --out "$out" --vocab 300 --steps 12 --warmup 3 --seq 16 --batch 2 --accumulate 2 \
-        --eval 4 --windows 4 --save 3 --dropout 0.1 "$@" "$tmp/a.txt" "$tmp/b.txt" >"$out.out" 2>&1
+    $exec "$train" --out "$out" --vocab 300 --steps 12 --warmup 3 --seq 16 --batch 2 \
+        --accumulate 2 --eval 4 --windows 4 --save 3 --dropout 0.1 $options "$@" \
+        "$tmp/a.txt" "$tmp/b.txt" >"$out.out" 2>&1
 }
 refused() {                             # what the message says, options of run...
     words=$1

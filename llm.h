@@ -122,6 +122,9 @@
  *   session caches and scratch: each a few large blocks, planned before any is taken. Nothing is
  *   allocated in a step or per token. llm_train_memory says beforehand what a training takes. Where
  *   an object is created from a model, the model must outlive it. Freeing NULL is fine.
+ *   Weights that a file holds in f32 are mapped (POSIX): they take no memory of the process, only
+ *   the system's cache, until a trainer moves them or somebody writes to them. If another program
+ *   shortens a mapped file, the system ends this one with SIGBUS. Saves replace files: no harm.
  *
  * THREADS
  *   No mutable global state. A const model may be used by any number of threads; a trainer, a
@@ -353,7 +356,9 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
                                     llm_error *err);
 /* path: a directory in Hugging Face layout (config.json, model.safetensors or its sharded index),
  * or one .safetensors file whose metadata holds the configuration. f16, bf16 and fp8 (E4M3 with
- * weight_scale_inv per 128 x 128 block) become f32. */
+ * weight_scale_inv per 128 x 128 block) become f32. f32 is mapped, not read, where POSIX is: pages
+ * come from the file when they are used first. Meanwhile the file may be replaced or deleted, as a
+ * save does; a program that shortens it or writes into it harms the model (see MEMORY above). */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
@@ -367,7 +372,7 @@ LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine
 LLM_API const llm_config *llm_model_config(const llm_model *model);   /* defaults resolved */
 LLM_API size_t llm_model_tensor_count(const llm_model *model);
 /* the i-th tensor; all zero past the last. Writing to data is fine while nobody else
- * uses the model */
+ * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
  * Allocates what it needs and frees it; thread-safe. */
@@ -428,7 +433,8 @@ typedef struct llm_train_stats {      /* of the call, not of the accumulation   
     float expert_load_max, expert_load_min;   /* relative to the mean; 0 where no MoE         */
 } llm_train_stats;                    /* no valid target in a batch: losses 0, weight 0       */
 
-/* A model has at most one trainer. One thread at a time. */
+/* A model has at most one trainer. One thread at a time. To create one moves weights that are
+ * mapped from a file into memory: what llm_model_tensor gave before is stale then. */
 typedef struct llm_trainer llm_trainer;
 LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *desc,
                                         llm_error *err);
@@ -3526,8 +3532,10 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
 }
 
 /* ============================================================================================
- * >>model        parameters in one block, by the tensor table
+ * >>model        parameters, by the tensor table: in one block, or in mapped files
  * ========================================================================================== */
+typedef struct llmi_map { char *start; size_t size; } llmi_map;       /* start NULL: none */
+
 struct llm_model {
     llm_config config;                 /* resolved */
     llm_allocator allocator_copy;
@@ -3537,13 +3545,31 @@ struct llm_model {
     llmi_table table;
     void **data;                       /* data[i]: the values of tensor i, f32 */
     float *block;                      /* table.floats of them; zero between tensors */
+    llmi_map *maps;                    /* (n_maps) files that data[i] point into; then there is */
+    size_t n_maps;                     /* no block, and the other data[i] point into rest       */
+    float *rest;
     llmi_ds_layer *layers;             /* DeepSeek: (n_layers + mtp_depth) */
     char bos[96], eos[96];             /* token ids of config.json, as JSON; for what is saved */
 };
 
+/* what a model that was loaded holds in place of a block */
+static void llmi_model_unmap(llm_model *model) {
+#if LLMI_POSIX
+    size_t i;
+    for (i = 0; i < model->n_maps; i++)
+        if (model->maps[i].start) munmap(model->maps[i].start, model->maps[i].size);
+#endif
+    llmi_release(model->allocator, model->maps);
+    llmi_release(model->allocator, model->rest);
+    model->maps = NULL;
+    model->n_maps = 0;
+    model->rest = NULL;
+}
+
 LLM_API void llm_model_free(llm_model *model) {
     llm_allocator copy;
     if (!model) return;
+    llmi_model_unmap(model);
     llmi_release(model->allocator, model->table.rows);
     llmi_release(model->allocator, model->data);
     llmi_release(model->allocator, model->block);
@@ -3552,12 +3578,34 @@ LLM_API void llm_model_free(llm_model *model) {
     llmi_release(model->allocator ? &copy : NULL, model);
 }
 
-/* a model whose parameters are all 0 */
+/* All parameters in one block, which can be written at any place: those that the model has are
+ * copied there, the others are 0. */
+static llm_result llmi_model_gather(llm_model *model, llm_error *err) {
+    const llmi_table *table = &model->table;
+    float *block;
+    size_t i;
+    if (model->block) return LLM_OK;
+    block = (float *)llmi_alloc(model->allocator, (size_t)table->floats * sizeof *block,
+                                "parameters", err);
+    if (!block) return LLM_ERR_MEMORY;
+    for (i = 0; i < table->n; i++) {
+        const size_t count = table->rows[i].count, used = model->data[i] ? count : 0,
+                     next = i + 1 < table->n ? table->rows[i + 1].offset : (size_t)table->floats;
+        float *to = block + table->rows[i].offset;
+        if (used) memcpy(to, model->data[i], used * sizeof *to);
+        memset(to + used, 0, (next - table->rows[i].offset - used) * sizeof *to);
+        model->data[i] = to;
+    }
+    llmi_model_unmap(model);
+    model->block = block;
+    return LLM_OK;
+}
+
+/* a model without parameters: every data[i] is NULL */
 static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_desc *desc,
                                       llm_error *err) {
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     llm_model *model;
-    size_t i, bytes;
     if (llm_config_validate(config, err) != LLM_OK) return NULL;
     if (desc && desc->dtype != LLM_F32) {
         llmi_fail(err, LLM_ERR_UNSUPPORTED, "model desc: dtype %d: weights are kept in F32 only",
@@ -3579,11 +3627,8 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
         model->allocator = &model->allocator_copy;
     }
     llmi_config_table(&model->table, &model->config, NULL);
-    bytes = (size_t)model->table.floats * sizeof(float);
-    model->block = (float *)llmi_alloc(allocator, bytes, "parameters", err);
-    if (model->block)
-        model->table.rows = (llmi_tensor *)llmi_alloc(
-            allocator, model->table.n * sizeof(llmi_tensor), "tensor table", err);
+    model->table.rows = (llmi_tensor *)llmi_alloc(allocator, model->table.n * sizeof(llmi_tensor),
+                                                  "tensor table", err);
     if (model->table.rows)
         model->data = (void **)llmi_alloc(allocator, model->table.n * sizeof(void *),
                                           "tensor table", err);
@@ -3597,9 +3642,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
         return NULL;
     }
     llmi_config_table(&model->table, &model->config, model->layers);
-    for (i = 0; i < model->table.n; i++)
-        model->data[i] = model->block + model->table.rows[i].offset;
-    memset(model->block, 0, bytes);
+    memset(model->data, 0, model->table.n * sizeof(void *));
     return model;
 }
 
@@ -3617,10 +3660,11 @@ static void llmi_init_task(void *argument, size_t index, int thread) {
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
                                     llm_error *err) {
     llm_model *model = llmi_model_allocate(config, desc, err);
-    llm_context *context;
+    llm_context *context = NULL;
     size_t i, j;
     if (!model) return NULL;
-    context = llm_context_create(model->n_threads, model->allocator, err);
+    if (llmi_model_gather(model, err) == LLM_OK)
+        context = llm_context_create(model->n_threads, model->allocator, err);
     if (!context) {
         llm_model_free(model);
         return NULL;
@@ -6145,7 +6189,7 @@ LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *
     t->desc = d;
     t->floats = (size_t)model->table.floats;
     t->tail = llmi_tail(&model->config);
-    if (llmi_trainer_allocate(t, err) != LLM_OK) {
+    if (llmi_trainer_allocate(t, err) != LLM_OK || llmi_model_gather(model, err) != LLM_OK) {
         llm_trainer_free(t);
         return NULL;
     }
@@ -10457,6 +10501,66 @@ static llm_result llmi_read_blocks(llmi_shard *shards, size_t n_shards, const ll
     return result;
 }
 
+/* A tensor's values as they stand in the file, which is mapped; NULL: they have to be read. What is
+ * written to them stays in this process. */
+static void *llmi_map_values(llmi_map *map, const llmi_shard *shard, const llmi_entry *entry) {
+#if LLMI_POSIX && !defined(LLM_NO_STDIO)
+    int flags = MAP_PRIVATE;
+  #ifdef MAP_NORESERVE                 /* a file may be larger than the memory */
+    flags |= MAP_NORESERVE;
+  #endif
+    if (entry->dtype != LLMI_DTYPE_F32 || entry->begin % sizeof(float) != 0 ||
+        !shard->source.file || shard->source.size > SIZE_MAX / 2)
+        return NULL;
+    if (!map->start) {
+        void *start = mmap(NULL, (size_t)shard->source.size, PROT_READ | PROT_WRITE, flags,
+                           fileno(shard->source.file), 0);
+        if (start == MAP_FAILED) return NULL;
+        map->start = (char *)start;
+        map->size = (size_t)shard->source.size;
+    }
+    return map->start + entry->begin;
+#else
+    (void)map; (void)shard; (void)entry;
+    return NULL;
+#endif
+}
+
+/* Checks the tensors that the model needs, and gives each its place: in a mapped file, else in the
+ * model's memory. Those in a file are `used` then. */
+static llm_result llmi_load_places(llm_model *model, llmi_shard *shards, size_t n_shards,
+                                   llm_error *err) {
+    size_t floats = 0, n_mapped = 0, i;
+    model->maps = (llmi_map *)llmi_alloc(model->allocator, n_shards * sizeof(llmi_map), "shards",
+                                         err);
+    if (!model->maps) return LLM_ERR_MEMORY;
+    memset(model->maps, 0, n_shards * sizeof(llmi_map));
+    model->n_maps = n_shards;
+    for (i = 0; i < model->table.n; i++) {
+        const llmi_tensor *tensor = &model->table.rows[i];
+        llmi_shard *shard = NULL;
+        llmi_entry *entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
+        if (!entry)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
+                             shards[0].source.name, tensor->name);
+        LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+        model->data[i] = llmi_map_values(&model->maps[shard - shards], shard, entry);
+        entry->used = model->data[i] != NULL;
+        n_mapped += (size_t)entry->used;
+        if (!entry->used) floats += llmi_round_up(tensor->count, LLMI_ALIGN / sizeof(float));
+    }
+    if (n_mapped == 0) return llmi_model_gather(model, err);
+    if (n_mapped == model->table.n) return LLM_OK;
+    model->rest = (float *)llmi_alloc(model->allocator, floats * sizeof(float), "parameters", err);
+    if (!model->rest) return LLM_ERR_MEMORY;
+    for (i = floats = 0; i < model->table.n; i++)
+        if (!model->data[i]) {
+            model->data[i] = model->rest + floats;
+            floats += llmi_round_up(model->table.rows[i].count, LLMI_ALIGN / sizeof(float));
+        }
+    return LLM_OK;
+}
+
 /* All shards are parsed. Fills the model; every tensor of the files must have a place. */
 static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t n_shards,
                                     llm_error *err) {
@@ -10464,13 +10568,11 @@ static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t
     llmi_entry *entry;
     size_t i, j;
     int k;
+    LLMI_TRY(llmi_load_places(model, shards, n_shards, err));
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *tensor = &model->table.rows[i];
         entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
-        if (!entry)
-            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
-                             shards[0].source.name, tensor->name);
-        LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+        if (entry->used) continue;
         if (entry->dtype == LLMI_DTYPE_F8)
             LLMI_TRY(llmi_read_blocks(shards, n_shards, shard, entry, (float *)model->data[i],
                                       model->allocator, err));

@@ -10080,17 +10080,20 @@ static float llmi_config_positive(llmi_config_reader *reader, const char *key, f
                         "only numbers above 0 are supported");
     return value;
 }
+/* null is false: transformers takes it for None, and not for the default */
 static int llmi_config_bool(llmi_config_reader *reader, const char *key, int standard) {
-    const int node = llmi_config_node(reader, key, NULL);
+    const int node = llmi_json_get(reader->json, reader->object, key);
     if (node < 0) return standard;
     if (reader->json->nodes[node].type == LLMI_JSON_TRUE) return 1;
-    if (reader->json->nodes[node].type != LLMI_JSON_FALSE)
+    if (reader->json->nodes[node].type != LLMI_JSON_FALSE &&
+        reader->json->nodes[node].type != LLMI_JSON_NULL)
         llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not true or false");
     return 0;
 }
 static void llmi_config_only(llmi_config_reader *reader, const char *key, int only) {
     if (llmi_config_bool(reader, key, only) != only)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, llmi_config_node(reader, key, NULL),
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key,
+                        llmi_json_get(reader->json, reader->object, key),
                         only ? "only true is supported" : "only false is supported");
 }
 
@@ -10561,7 +10564,8 @@ static llm_result llmi_load_places(llm_model *model, llmi_shard *shards, size_t 
     return LLM_OK;
 }
 
-/* All shards are parsed. Fills the model; every tensor of the files must have a place. */
+/* All shards are parsed. Fills the model; every tensor of the files that holds something must have
+ * a place. (transformers writes empty ones where n_shared_experts is 0.) */
 static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t n_shards,
                                     llm_error *err) {
     llmi_shard *shard = NULL;
@@ -10594,7 +10598,8 @@ static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t
     for (i = 0; i < n_shards; i++)
         for (j = 0; j < shards[i].n; j++) {
             entry = &shards[i].entries[j];
-            if (!entry->used && !llmi_ends_with(entry->name, ".attn.bias") &&
+            if (!entry->used && entry->begin < entry->end &&
+                !llmi_ends_with(entry->name, ".attn.bias") &&
                 !llmi_ends_with(entry->name, ".attn.masked_bias") &&
                 !llmi_ends_with(entry->name, ".rotary_emb.inv_freq"))
                 return llmi_fail(err, LLM_ERR_UNSUPPORTED,

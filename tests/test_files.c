@@ -617,6 +617,9 @@ TEST(files_shapes_and_names) {
     files_drop(&w, w.n - 1);
     files_add(&w, "score.weight", "F32", 8, one, NULL, 4);
     files_refused_weights(&w, LLM_ERR_UNSUPPORTED, "score.weight");
+    w.t[w.n - 1].dims[7] = 0;                              /* unless nothing is in it */
+    w.t[w.n - 1].size = 0;
+    files_accepted(files_gpt2, &w, model);
     files_drop(&w, w.n - 1);
     files_add(&w, "wte.weight", "F32", 2, w.t[0].dims, w.t[0].data, w.t[0].size);
     files_refused_weights(&w, LLM_OK, "wte.weight");       /* with and without prefix: twice */
@@ -1168,6 +1171,7 @@ TEST(files_gpt2_config) {
         {"'model_type': 2", "model_type", LLM_OK},
         {"'tie_word_embeddings': 'true'", "tie_word_embeddings", LLM_ERR_FORMAT},
         {"'scale_attn_weights': 1", "scale_attn_weights", LLM_ERR_FORMAT},
+        {"'scale_attn_weights': null", "scale_attn_weights", LLM_ERR_UNSUPPORTED},
         {"'n_layer': 0", "n_layer", LLM_ERR_FORMAT},
         {"'n_layer': -1", "n_layer", LLM_ERR_FORMAT},
         {"'n_layer': 1.0", "n_layer", LLM_ERR_FORMAT},
@@ -1282,6 +1286,31 @@ TEST(files_deepseek_config) {
         files_refused(config, strlen(config), file, size, 0, other[i].code, other[i].word,
                       other[i].text);
     }
+    free(file);
+    files_free(&w);
+    llm_model_free(model);
+}
+
+/* null where true is the default: None, and so false, to transformers */
+TEST(files_null_is_false) {
+    llm_config c = files_deepseek_config();
+    llm_model *model = shaken_model(&c, 2, 1, NULL), *got;
+    files_weights w;
+    llm_error err;
+    size_t size;
+    const char *config;
+    char *file;
+    if (!model) return;
+    files_of_model(&w, model);
+    file = files_pack(&w, &size);
+    config = files_config(files_deepseek, "'rope_interleave': null");
+    got = files_load_memory(config, strlen(config), file, size, &err);
+    CHECK(got && llm_model_config(got)->rope_half_split && llm_model_config(got)->norm_topk_prob);
+    files_unload(got);
+    config = files_config(files_deepseek, "'norm_topk_prob': null");
+    got = files_load_memory(config, strlen(config), file, size, &err);
+    CHECK(got && !llm_model_config(got)->rope_half_split && !llm_model_config(got)->norm_topk_prob);
+    files_unload(got);
     free(file);
     files_free(&w);
     llm_model_free(model);
@@ -2045,6 +2074,7 @@ static void run_files(void) {
     RUN(files_gpt2_config);
     RUN(files_zeros_in_config);
     RUN(files_deepseek_config);
+    RUN(files_null_is_false);
     RUN(files_deepseek_styles);
     RUN(files_large_claims);
     RUN(files_round_trips);

@@ -123,6 +123,9 @@
  *   session caches and scratch: each a few large blocks, planned before any is taken. Nothing is
  *   allocated in a step or per token. llm_train_memory says beforehand what a training takes. Where
  *   an object is created from a model, the model must outlive it. Freeing NULL is fine.
+ *   Weights that a file holds in f32 are mapped (POSIX): they take no memory of the process, only
+ *   the system's cache, until a trainer moves them or somebody writes to them. If another program
+ *   shortens a mapped file, the system ends this one with SIGBUS. Saves replace files: no harm.
  *
  * THREADS
  *   No mutable global state. A const model may be used by any number of threads; a trainer, a
@@ -354,7 +357,9 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
                                     llm_error *err);
 /* path: a directory in Hugging Face layout (config.json, model.safetensors or its sharded index),
  * or one .safetensors file whose metadata holds the configuration. f16, bf16 and fp8 (E4M3 with
- * weight_scale_inv per 128 x 128 block) become f32. */
+ * weight_scale_inv per 128 x 128 block) become f32. f32 is mapped, not read, where POSIX is: pages
+ * come from the file when they are used first. Meanwhile the file may be replaced or deleted, as a
+ * save does; a program that shortens it or writes into it harms the model (see MEMORY above). */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
@@ -368,7 +373,7 @@ LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine
 LLM_API const llm_config *llm_model_config(const llm_model *model);   /* defaults resolved */
 LLM_API size_t llm_model_tensor_count(const llm_model *model);
 /* the i-th tensor; all zero past the last. Writing to data is fine while nobody else
- * uses the model */
+ * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
  * Allocates what it needs and frees it; thread-safe. */
@@ -429,7 +434,8 @@ typedef struct llm_train_stats {      /* of the call, not of the accumulation   
     float expert_load_max, expert_load_min;   /* relative to the mean; 0 where no MoE         */
 } llm_train_stats;                    /* no valid target in a batch: losses 0, weight 0       */
 
-/* A model has at most one trainer. One thread at a time. */
+/* A model has at most one trainer. One thread at a time. To create one moves weights that are
+ * mapped from a file into memory: what llm_model_tensor gave before is stale then. */
 typedef struct llm_trainer llm_trainer;
 LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *desc,
                                         llm_error *err);
@@ -608,7 +614,9 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
 /* Byte-level BPE. Text is arbitrary bytes; decode returns them exactly, special tokens included.
  * Thread-safe once created. */
 typedef struct llm_tokenizer llm_tokenizer;
-/* a tokenizer.json under any name, or a directory with it or with vocab.json + merges.txt */
+/* a tokenizer.json under any name, or a directory with it or with vocab.json + merges.txt. The
+ * patterns of GPT-2 and DeepSeek-V3 are known; a file with anything else that would change the
+ * tokens is refused: LLM_ERR_UNSUPPORTED names it */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err);
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
@@ -3523,8 +3531,10 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
 }
 
 /* ============================================================================================
- * >>model        parameters in one block, by the tensor table
+ * >>model        parameters, by the tensor table: in one block, or in mapped files
  * ========================================================================================== */
+typedef struct llmi_map { char *start; size_t size; } llmi_map;       /* start NULL: none */
+
 struct llm_model {
     llm_config config;                 /* resolved */
     llm_allocator allocator_copy;
@@ -3534,13 +3544,31 @@ struct llm_model {
     llmi_table table;
     void **data;                       /* data[i]: the values of tensor i, f32 */
     float *block;                      /* table.floats of them; zero between tensors */
+    llmi_map *maps;                    /* (n_maps) files that data[i] point into; then there is */
+    size_t n_maps;                     /* no block, and the other data[i] point into rest       */
+    float *rest;
     llmi_ds_layer *layers;             /* DeepSeek: (n_layers + mtp_depth) */
     char bos[96], eos[96];             /* token ids of config.json, as JSON; for what is saved */
 };
 
+/* what a model that was loaded holds in place of a block */
+static void llmi_model_unmap(llm_model *model) {
+#if LLMI_POSIX
+    size_t i;
+    for (i = 0; i < model->n_maps; i++)
+        if (model->maps[i].start) munmap(model->maps[i].start, model->maps[i].size);
+#endif
+    llmi_release(model->allocator, model->maps);
+    llmi_release(model->allocator, model->rest);
+    model->maps = NULL;
+    model->n_maps = 0;
+    model->rest = NULL;
+}
+
 LLM_API void llm_model_free(llm_model *model) {
     llm_allocator copy;
     if (!model) return;
+    llmi_model_unmap(model);
     llmi_release(model->allocator, model->table.rows);
     llmi_release(model->allocator, model->data);
     llmi_release(model->allocator, model->block);
@@ -3549,12 +3577,34 @@ LLM_API void llm_model_free(llm_model *model) {
     llmi_release(model->allocator ? &copy : NULL, model);
 }
 
-/* a model whose parameters are all 0 */
+/* All parameters in one block, which can be written at any place: those that the model has are
+ * copied there, the others are 0. */
+static llm_result llmi_model_gather(llm_model *model, llm_error *err) {
+    const llmi_table *table = &model->table;
+    float *block;
+    size_t i;
+    if (model->block) return LLM_OK;
+    block = (float *)llmi_alloc(model->allocator, (size_t)table->floats * sizeof *block,
+                                "parameters", err);
+    if (!block) return LLM_ERR_MEMORY;
+    for (i = 0; i < table->n; i++) {
+        const size_t count = table->rows[i].count, used = model->data[i] ? count : 0,
+                     next = i + 1 < table->n ? table->rows[i + 1].offset : (size_t)table->floats;
+        float *to = block + table->rows[i].offset;
+        if (used) memcpy(to, model->data[i], used * sizeof *to);
+        memset(to + used, 0, (next - table->rows[i].offset - used) * sizeof *to);
+        model->data[i] = to;
+    }
+    llmi_model_unmap(model);
+    model->block = block;
+    return LLM_OK;
+}
+
+/* a model without parameters: every data[i] is NULL */
 static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_desc *desc,
                                       llm_error *err) {
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     llm_model *model;
-    size_t i, bytes;
     if (llm_config_validate(config, err) != LLM_OK) return NULL;
     if (desc && desc->dtype != LLM_F32) {
         llmi_fail(err, LLM_ERR_UNSUPPORTED, "model desc: dtype %d: weights are kept in F32 only",
@@ -3576,11 +3626,8 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
         model->allocator = &model->allocator_copy;
     }
     llmi_config_table(&model->table, &model->config, NULL);
-    bytes = (size_t)model->table.floats * sizeof(float);
-    model->block = (float *)llmi_alloc(allocator, bytes, "parameters", err);
-    if (model->block)
-        model->table.rows = (llmi_tensor *)llmi_alloc(
-            allocator, model->table.n * sizeof(llmi_tensor), "tensor table", err);
+    model->table.rows = (llmi_tensor *)llmi_alloc(allocator, model->table.n * sizeof(llmi_tensor),
+                                                  "tensor table", err);
     if (model->table.rows)
         model->data = (void **)llmi_alloc(allocator, model->table.n * sizeof(void *),
                                           "tensor table", err);
@@ -3594,9 +3641,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
         return NULL;
     }
     llmi_config_table(&model->table, &model->config, model->layers);
-    for (i = 0; i < model->table.n; i++)
-        model->data[i] = model->block + model->table.rows[i].offset;
-    memset(model->block, 0, bytes);
+    memset(model->data, 0, model->table.n * sizeof(void *));
     return model;
 }
 
@@ -3614,10 +3659,11 @@ static void llmi_init_task(void *argument, size_t index, int thread) {
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
                                     llm_error *err) {
     llm_model *model = llmi_model_allocate(config, desc, err);
-    llm_context *context;
+    llm_context *context = NULL;
     size_t i, j;
     if (!model) return NULL;
-    context = llm_context_create(model->n_threads, model->allocator, err);
+    if (llmi_model_gather(model, err) == LLM_OK)
+        context = llm_context_create(model->n_threads, model->allocator, err);
     if (!context) {
         llm_model_free(model);
         return NULL;
@@ -6142,7 +6188,7 @@ LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *
     t->desc = d;
     t->floats = (size_t)model->table.floats;
     t->tail = llmi_tail(&model->config);
-    if (llmi_trainer_allocate(t, err) != LLM_OK) {
+    if (llmi_trainer_allocate(t, err) != LLM_OK || llmi_model_gather(model, err) != LLM_OK) {
         llm_trainer_free(t);
         return NULL;
     }
@@ -8484,40 +8530,61 @@ static llmi_heap_item llmi_heap_pop(llmi_heap *heap) {           /* of one that 
 }
 
 /* ---- characters ----------------------------------------------------------------------------- */
-/* Letters and numbers of Unicode 16.0.0, by tools/make_unicode.py: ranges in ascending order,
- * each as the gap since the end of the last and 2 * length + (1 for numbers), in base 26,
- * most significant digit first, capitals but for the last digit. */
-#define LLMI_UNICODE_END 0x323B0u       /* all beyond is neither */
-static const char llmi_unicode[] =
-    "BwvhCagCaBvchfbcddacbhbBubCkbBJgeyokhcbcEzkbecibcgcbgbcbBobGkbKsiMubCyccgDeCtCceiBtDivveebHqb"
-    "cpeheavagccqcbCiBdGwlcovaCojeecfBsecjcdcxByhwfBwbmrDgCgEedcschuevbBgeqcecBsbobcdidcqcnebgevae"
-    "cnccimeecBsbobebebeBfibchvcgqsbgbBsbobebkdcscpeevjclqcecBsbobebkdcBeebgevbcanlcbmdgbidebcbede"
-    "dgdywcvBbsqbgbBubBgdcBagccceevipbceqbgbBububkdcBfebeevbersbgbDeccqcfgbpageBnbmfBkdBwbsbccoBfv"
-    "rDsbemojvBnebcbkbBwbcbubejcckbcjvciBgcBfBpmqbCuBbkElDiucavgmeidcdehgeBamcbvgCybcfccDibZqbicob"
-    "cbicDebicCobicobcbicBebEkbicFeoBpdBgqGqcmdBVscBibCafFudhaqhBknBmoBkoBabgpEaBjcecdvgvwvgGwhkcC"
-    "qbcfFkkCkBnvaCicklDkeCagxBlBujEcBrvgvncDpDqrqdvBpCineavaDkBaCuBcvdgavaCucwfDicgBpibmbedcfOuCm"
-    "VkcmcCycmcqbcbcbcbCkcEcbobcdgbodicmeBafgboEldaccnfcavgBaDxceccubcdkgcbcbcbibwcifkecbDzaealBBy"
-    "ErDaBtYgCjBRoRqgidejdcCybcfccEihcqBujoboboboboboboboDccSbeadzthkchaeeGqggbGybifDibHgdjkCmBwBg"
-    "BgvBerbBfBgvBnBfMiTNcCmCNOkCpDocUsdBgavaeuDqqCkcFkavBnscHycFecebcbqvBgbgbibBunnkEaoDwBcvymdcb"
-    "ebvaCekBuzCghDqBccavgkbuavakbDexgbqevgBudcdDwbcdeckccbcygcwhgmmcmcmjobobDibBcgIwnvgBHBkmBueDu"
-    "MNcBCecIeBmomkfcbubBabkbcbebebIiBhBBysEycEeBoyEmkbKktvhCagCalGwdmcmcmcgBjybCabBmbebBecBcBiJmm"
-    "DnmElrfJkCgdDuqCdeCmajjBoadaqadfCykCicCueqblBqMecvgCueCueDciEamwbBebobebwbBebobedEamXyjBskqym"
-    "bDgbsCrmccbDkbedccBucraBucpaCkitBwBmbeflaBsaneCaCsEiefaeaBhcDpacpibgbCgktxCgafbCgahBgqbCeglqE"
-    "ekBscraBmfraBkxpDcFqCdDynDyhnaCumvgvaCejBuIkClbDggeqgChCgavaciBsljBbBkBuBqapuBumEcBaCjbeccnDm"
-    "BgByhvjCupveccciCsdcmDsoilvacbceBplBkbByteClobcbibBebuhDqrvlqcecBsbobebkdcscmkBeubcccbCybczcb"
-    "cBsEcsifvfgBeDsuebcivGkDqBpiBkDsuclvBmDinchvgBpBcCcvzeoHdDkEmEyaBnmqcccqbebBwpcbcovCsqcDaqcbc"
-    "BcckDchcvclDotcsFqHrCopvgsbCwrcpChfCiEiobebCyvcjvgmbebCmochvLyBmpcbBabCqBcvDicpBrBrCSyDyIprPc"
-    "DXkHmpDEmrmzLVifBSwKDdCisvCOsBRuhCkbvgGcbvgCisDsqimvbpbBqfBmQqDmdvHqEyaBvEbFufcCoBaCmebcBcSEa"
-    "iDRgBpuNFribobebWkpcBdgccoiiBEmDKuIgfBadshuGEwvCEwBpmBpEeBzFfGobFmbecccecibybcbobFabicqbobCeb"
-    "ibkbcdobBAecBybBybCkbBybCkbBybCkbBybCkbBybqcDxCQyCkgmKbEuFqDmkocvecMjCisDkevScCeevIgCiccavSro"
-    "bibebBebPectBwFghcevBElEpbhbjCyDnbBfHmibCcbebcccbubibcbcgcecbcbcbgbebcccbcbcbcbcbebccibobibib"
-    "cbubBifgbkbBiWiBbEDfvBNqEWKeBgMHogRccRBgoWCwpBVwDQwBPsCFyOPyfMKm";
+/* Letters, numbers, marks, punctuation and symbols of Unicode 16.0.0, by tools/make_unicode.py:
+ * ranges in ascending order, each as the gap since the end of the last and 4 * length + its kind,
+ * in base 26, most significant digit first, capitals but for the last digit. Several strings,
+ * as C99 promises 4095 characters of one. */
+#define LLMI_UNICODE_END 0x323B0u       /* all beyond but U+E0100 .. U+E01EF, marks, is other */
+static const char *const llmi_unicode[] = {
+    "BhClaBpaBfaEaaBbaEaatBiBnaealbtajahaeapafaeahanahaDoahaEuahaCSmataBwaChauaBfaeahaeaCtaRiauaha"
+    "icqahaeelaeahambebDcbMuahaVkahaBeaZobFwceaBbaGialcpbHaahagahakahakahagiEeeqalrBraBuahbpaGqaDi"
+    "aBpataiagaPgahaeaBebhaBaaiakahasaiaBpamalaeaChceagaEqaEgcNsaBuaeoBpaFcaBmaiataecgalaDkasaeaBm"
+    "aeaoaeawcClbDwaochbBsfDsahayiBmaGmaDubFeaIiaoaeaCwaeaBeaBoakalaBpahaCmaobBgcicDkbBcbedqcgaeaB"
+    "eckcoaeigeibmakcBpaialazalaeahagcobyeicDkbBcbibibicgbwekcodghqbehBpakamagahkobBkbmbDkbBcbibuc"
+    "gaeaBibobocepiakcBpalheaBabobBgcicDkbBcbibucgaeaBeckcohoeibmakcBpahaeazkgaebydmbqdibebididmdB"
+    "wewdobsceggoCbaBjfwaBgbmbDobCmcgaeaBebobshkbmceciakcBphhaBdahaeaoahaBgbmbDobBobucgaeaBebobshk"
+    "gibiakcBpbiagmsaBkbmbGiakaeaBebobsaeahemagaBdamakcCzahaybobCudDsbBkbecBcdgeBabgbBigBpckahmHka"
+    "gaiaBeehaBcaBiahaBpalBlibebubDsbebBoagaiaBmaecubebBebBpcqBgeaDrakaBbaDdahagahagahagatakaBgbFo"
+    "eDeahakauaBubFqbBjagaBbbCdBlGqaDeaeaBpaBbayasaqaoaeaoaiaBeamasaCaaByaeagaBpasalaFwbefecGqahaB"
+    "ZgbqcBcbebqcGibqcFcbqcBcbebqcCibIubqcKicoaBnaDddCmaBrgNgcychaDRkalaCqbEaaldLoapanaBghCuasjCya"
+    "oaljCuakmCabmbkmIaaFaapaeataeagcBpgBpgBvaobgaBpgNshuakaFgagaefKukEubByeByehdlaBpaEqculGueEagB"
+    "tdFjaDoawclaIeaBqbEocgaBpgBpgBfaeaBbcEwBxwaHgaCsaBgblaBpaCtaBmaBzaoaEqaCcaiaBpaGuaCgitaFoaDed"
+    "xaBpdmaBpaFoalaBsfGqcmaBjioahaDiaqagayagaiaoaefBDoaJyaBQucycFwcycBgbebebebEucIebBcahaeapambBc"
+    "apaqcybpaCaapcmbBcalrDviHjrfaeczaxaeaBpaxbCadFfpFeplaeataealaBoahaeapauaBbaeahaeahaeahaqahaBs"
+    "alaqaxauataeahaHxaiavaleDYpwBvvJhaMdaDlaDTbaEraFWtcFbbQhaBJgaBbaqaoaiftafalaFwbefecIqheahogaD"
+    "ojBcbBcbBcbBcbBcbBcbBcbBcbFaaHjaeaHfBiEdbNvmBHbBaCpbtaiafaDzaBlaBaahaualanaiapbNgckalamahaNwa"
+    "haqfGqbOmblaraBraEyaFzjhaCmaExbBpaEtaBhahaCjaFbaBpaGdaCjaBXjaBNAeaJzaFBCudIpjHcalaBPkapaCmaBp"
+    "aiuHgasahaBqahaEuakaKuaBpakaBbiDraBkalaPwalaKicibebBgvCmagamagaqagaDoawatagdzatgIaatikaHsaCwi"
+    "laBpgCwayapaeahaiagaBpaEiaBialaDoaCclhaEmdsaHgaCgaCdbeaBpelauagaBoaBpaubGiaCgjmagaBgakcBpctaD"
+    "oapaeaoaHsagaeaoaiakauakaeagaeymalaBsawalamakkycycyjBcbBcbGqahaCealeRsaBiahakcBpgCOCumDoeHoMN"
+    "cCEicQiBmBcmufeagaBoahaCabubebibibQqaCtqCDwaCxaJwcIihhBgBwataCoaBrgCoaFnbDbbteubUueClaBpaBfaE"
+    "aaBbaEaaBvaNsdycycycmdBfbBfnlcBwbEabCybibCicCeBiSyfpeGzdBnaIvaCtajapbCddhBvHbagFaEmdHopgaEfeE"
+    "yarjDcafaBgaffFwawfEqbhaFoeBgahavBqYicBpgFoeFoeGeiIalhaBsbCibBcbibBsbCibBcbidIamBVwjDkkBgyybG"
+    "mbBkCrycebGubidecDobhaBhaDoalaBdaEuiBlBwCybifvaDkazdhaEafhCmIqejaiaCncHdaeaobkfsaqbmbEmcoegaB"
+    "lhBnhEmajahaEmanBgBgahaEiakevaBfjIidBfaDkcBhaCyfBhaCuhtmBdDcLgCdHwnHwhzaFoasiBpgBpaEidwahaDoi"
+    "lIaEvbGmbkahciqmCdsaEmaBpaeiDkaBuaraxwCuasatBmDgaBduDojoaIeaCkaBfeEragaiakaejsaGyaBualbtagnDw"
+    "hBpgoaFoaCgbBpataeakaeiFkagalaejoaHkaCgaqatasahakaBpaeahaeapbDdlCubDwaByaBbagaiagCkBcbebqbCib"
+    "BoahgHgaByfBpgsbBgcicDkbBcbibubkaeaBeckcoceggfuakcBedwlBobecebFwbeaBmbgcgbsbwaeagaealblikBdIe"
+    "aCwaqaxaBpalbhagamBeHkaDeaiahaeiBpGkHgaBecBmaDraqakBiHkaCsapaelBpgCdtGqaCcaeahgBpgDdBcEecCkeB"
+    "xataBcHdGuaCkahDwJwaCzmBgcecBgbibDsaBabkcsaeagaeakapjBpCsBgcGaaBecBeaeahaeagBbeaBqaGeaBeaeasa"
+    "BjagieaBuaHcaCoapaeaxnLghBrHaFcahoBpgBkbFsaBibBiaeaxkEndlaEqcDmbCgCvBcbibFwaBadgbkbBeaeagiBpg"
+    "ybibEyawbkbwaehBpLyCyasalhkaeagaCabFgaBedwaCdaBpagDhepDhaEpnhaFLwDyRdbxlBEeDXkOyalnGIyqgayaCk"
+    "kXQqfDLsKDdEqaCwaBpCOsDJohEubBpelaMebBpgEqcwahkHkaBeaBnaqalkBpbBdbDgfCyQqGyapaBpHqJwaDpatDxLo"
+    "egaeaIohsaCaCmiahaeaglkoBKIaiHImBpBoNFrqbBcbibBSupeBdmceoqiCIyDKuQmfCadBkhBochakahFVkBLbaBpgC"
+    "PfCyHecDqjRzCiBLzkGdcJjawapaBaiBialaBeaEtasaJnvKhaoahEsDdmDdmNnjDxFfNcbKybicecicqbBwbebBcbKab"
+    "qcBgbBcbEibqbubedBcbCAicDwahaDwahaEuahaDwahaEuahaDwahaEuahaDwahaEuahaDwahaBgcHtaDAxaIoataHuaB"
+    "jagaChagaBfpwbCkBQmEugyIfBebCscBebkbwfJoBhgEiGydBeaBccBpeeahMiEqagrGuasaBpfhRwEiasaBpIgEqakae"
+    "aBpehSmBcbqbibCibBEicBlaBeBpKmaBeaeeBpelBEfJdahanaharCyGzahaCjHmqbEebibecebBobqbebegeeebebebm"
+    "bibecebebebebebibecqbBcbqbqbebBobCqfmbubCqCalKkGxePnmClcClbClbFvkCbaYxCeEpnGxeBnhloBbFyFVneCt",
+    "dCddSleOtgBzehpBzeItiBrgGhiEtcBzelCkCAlmChcCddBrfIthClcBvgBnhWtbOhaBpBNqJSUiBgYPcgBIecBICmoBS"
+    "FspDRsDQwDFkCFyBDFwfYUy"};
 
-enum { LLMI_OTHER = 0, LLMI_LETTER, LLMI_NUMBER, LLMI_SPACE };
-#define LLMI_CLASS_BYTES (LLMI_UNICODE_END / 4 + 1)              /* 2 bits for each code point */
+/* the first four after OTHER in the order of the table; SYMBOL: punctuation, too */
+enum { LLMI_OTHER = 0, LLMI_LETTER, LLMI_NUMBER, LLMI_MARK, LLMI_SYMBOL, LLMI_SPACE };
+#define LLMI_CLASS_BYTES (LLMI_UNICODE_END / 2 + 1)              /* 4 bits for each code point */
 
 static void llmi_classes_set(uint8_t *classes, uint32_t code, unsigned kind) {
-    classes[code / 4] = (uint8_t)(classes[code / 4] | kind << code % 4 * 2);
+    classes[code / 2] = (uint8_t)(classes[code / 2] | kind << code % 2 * 4);
 }
 
 static void llmi_classes_fill(uint8_t *classes) {                /* of zeroed bytes */
@@ -8526,19 +8593,21 @@ static void llmi_classes_fill(uint8_t *classes) {                /* of zeroed by
         {0x3000, 0x3000}};        /* White_Space */
     uint32_t code = 0, value = 0, i;
     int is_range = 0;
+    size_t part;
     const char *p;
-    for (p = llmi_unicode; *p; p++) {
-        if (*p < 'a') {
-            value = 26 * (value + (uint32_t)(*p - 'A'));
-            continue;
+    for (part = 0; part < sizeof llmi_unicode / sizeof llmi_unicode[0]; part++)
+        for (p = llmi_unicode[part]; *p; p++) {
+            if (*p < 'a') {
+                value = 26 * (value + (uint32_t)(*p - 'A'));
+                continue;
+            }
+            value += (uint32_t)(*p - 'a');
+            if (!is_range) code += value;
+            else for (i = value / 4; i; i--)
+                llmi_classes_set(classes, code++, LLMI_LETTER + value % 4);
+            is_range = !is_range;
+            value = 0;
         }
-        value += (uint32_t)(*p - 'a');
-        if (!is_range) code += value;
-        else for (i = value / 2; i; i--)
-            llmi_classes_set(classes, code++, value & 1 ? LLMI_NUMBER : LLMI_LETTER);
-        is_range = !is_range;
-        value = 0;
-    }
     for (i = 0; i < sizeof spaces / sizeof spaces[0]; i++)
         for (code = spaces[i][0]; code <= spaces[i][1]; code++)
             llmi_classes_set(classes, code, LLMI_SPACE);
@@ -8549,8 +8618,23 @@ static size_t llmi_class(const uint8_t *classes, const char *text, size_t n, int
     uint32_t code = (unsigned char)text[0];
     size_t size = 1;
     if (code >= 0x80) size = llmi_utf8_decode(text, n, &code);
-    *kind = size && code < LLMI_UNICODE_END ? classes[code / 4] >> code % 4 * 2 & 3 : LLMI_OTHER;
+    *kind = !size                     ? LLMI_OTHER
+            : code < LLMI_UNICODE_END ? classes[code / 2] >> code % 2 * 4 & 15
+            : code - 0xE0100u < 240   ? LLMI_MARK
+                                      : LLMI_OTHER;
     return size ? size : 1;
+}
+
+/* where a run of these kinds, a bit for each, that starts at `at` ends */
+static size_t llmi_run_end(const uint8_t *classes, const char *text, size_t n, size_t at,
+                           unsigned kinds) {
+    while (at < n) {
+        int kind;
+        const size_t size = llmi_class(classes, text + at, n - at, &kind);
+        if (!(kinds >> kind & 1)) break;
+        at += size;
+    }
+    return at;
 }
 
 /* Length of the first pre-token of n > 0 bytes, by the pattern of GPT-2,
@@ -8566,11 +8650,11 @@ static size_t llmi_split_gpt2(const uint8_t *classes, const char *text, size_t n
     }
     at = text[0] == ' ' && n >= 2 ? 1 : 0;
     at += llmi_class(classes, text + at, n - at, &first);
-    if (first != LLMI_SPACE) {
-        while (at < n && (size = llmi_class(classes, text + at, n - at, &kind), kind == first))
-            at += size;
-        return at;
-    }
+    if (first == LLMI_LETTER || first == LLMI_NUMBER)
+        return llmi_run_end(classes, text, n, at, 1u << first);
+    if (first != LLMI_SPACE)
+        return llmi_run_end(classes, text, n, at,
+                            1u << LLMI_OTHER | 1u << LLMI_MARK | 1u << LLMI_SYMBOL);
     for (at = 0; at < n; at += size) {
         size = llmi_class(classes, text + at, n - at, &kind);
         if (kind != LLMI_SPACE) break;
@@ -8578,6 +8662,94 @@ static size_t llmi_split_gpt2(const uint8_t *classes, const char *text, size_t n
     }
     return at == n || last == 0 ? at : last;
 }
+
+/* DeepSeek-V3 cuts by three patterns, each at work on the pieces of the one before. What a pattern
+ * matches is a piece, and so is all that is between two matches. The first:  \p{N}{1,3} */
+static size_t llmi_split_numbers(const uint8_t *classes, const char *text, size_t n) {
+    int kind, i;
+    size_t at = llmi_class(classes, text, n, &kind);
+    if (kind != LLMI_NUMBER) return llmi_run_end(classes, text, n, at, ~(1u << LLMI_NUMBER));
+    for (i = 1; i < 3 && at < n; i++) {
+        const size_t size = llmi_class(classes, text + at, n - at, &kind);
+        if (kind != LLMI_NUMBER) break;
+        at += size;
+    }
+    return at;
+}
+
+/* the second: [\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+ */
+static size_t llmi_split_cjk(const uint8_t *classes, const char *text, size_t n) {
+    size_t at = 0, size;
+    int first = 0, cjk;
+    (void)classes;
+    do {
+        uint32_t code = 0;
+        size = (unsigned char)text[at] < 0xE3 ? 1 : llmi_utf8_decode(text + at, n - at, &code);
+        cjk = size == 3 &&
+              ((code >= 0x4E00 && code <= 0x9FA5) || (code >= 0x3040 && code <= 0x30FF));
+        if (at == 0) first = cjk;
+        else if (cjk != first) break;
+        at += llmi_max(size, 1);
+    } while (at < n);
+    return at;
+}
+
+/* The third, A for an ASCII character of punctuation:
+ *   A[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+ * Nothing matches at a character that is neither letter, mark, symbol nor space, unless a letter or
+ * mark is behind it. */
+static size_t llmi_split_words(const uint8_t *classes, const char *text, size_t n) {
+    const unsigned word = 1u << LLMI_LETTER | 1u << LLMI_MARK, symbol = 1u << LLMI_SYMBOL;
+    size_t size, at, next, end, last, newline;
+    int kind;
+    size = llmi_class(classes, text, n, &kind);
+    if (kind == LLMI_SYMBOL) {
+        at = 1;
+        if (size == 1)
+            while (at < n && ((text[at] >= 'A' && text[at] <= 'Z') ||
+                              (text[at] >= 'a' && text[at] <= 'z'))) at++;
+        if (at > 1) return at;
+    } else if (text[0] != '\r' && text[0] != '\n') {
+        end = llmi_run_end(classes, text, n, size, word);
+        if (end > size || (word >> kind & 1)) return end;
+    }
+    at = text[0] == ' ' ? 1 : 0;
+    end = llmi_run_end(classes, text, n, at, symbol);
+    if (end > at) {
+        while (end < n && (text[end] == '\r' || text[end] == '\n')) end++;
+        return end;
+    }
+    if (kind != LLMI_SPACE) {          /* between two matches */
+        for (at = size;; at = next) {
+            if (at == n) return at;
+            next = at + llmi_class(classes, text + at, n - at, &kind);
+            if (kind != LLMI_OTHER && kind != LLMI_NUMBER) return at;
+            if (llmi_run_end(classes, text, n, next, word) > next) return at;
+        }
+    }
+    for (at = last = newline = 0; at < n; at += size) {
+        size = llmi_class(classes, text + at, n - at, &kind);
+        if (kind != LLMI_SPACE) break;
+        last = at;
+        if (text[at] == '\r' || text[at] == '\n') newline = at + 1;
+    }
+    return newline ? newline : at == n || last == 0 ? at : last;
+}
+
+typedef size_t (*llmi_split)(const uint8_t *classes, const char *text, size_t n);
+#define LLMI_WORDS(newlines)                                                                       \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" newlines "\\p{L}\\p{P}\\p{S}]?"     \
+    "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" newlines "]*|\\s*[" newlines "]+|\\s+(?!\\S)|\\s+"
+/* The patterns that are known, as tokenizer.json has them; GPT-2's is ByteLevel's own. */
+static const struct { const char *pattern; llmi_split split;
+} llmi_splits[] = {{NULL, llmi_split_gpt2},
+                   {"\\p{N}{1,3}", llmi_split_numbers},
+                   {"[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F"      /* as above, in UTF-8 */
+                    "\xE3\x82\xA0-\xE3\x83\xBF]+",
+                    llmi_split_cjk},
+                   {LLMI_WORDS("\\r\\n"), llmi_split_words},
+                   {LLMI_WORDS("\r\n"), llmi_split_words}};
+enum { LLMI_SPLIT_GPT2 = 0, LLMI_N_SPLITS = 5 };
 
 /* Files write each byte as one visible character: itself, or one of the 68 from U+0100 on. */
 static uint32_t llmi_byte_to_char(uint32_t byte) {
@@ -8633,9 +8805,7 @@ struct llm_tokenizer {
     size_t n_added, n_plain;             /* n_plain: those not normalized, they come first */
     uint8_t starts[2][256];              /* does any of the plain, of the others, start so? */
     int add_prefix_space, ignore_merges;
-    /* the pattern: length of the first pre-token. A sequence of patterns would be a list of these,
-     * each at work on the pieces of the one before. */
-    size_t (*split)(const uint8_t *classes, const char *text, size_t n);
+    int splits[4], n_splits;             /* of llmi_splits, each on the pieces of the one before */
     uint8_t classes[LLMI_CLASS_BYTES];
 };
 
@@ -8653,7 +8823,7 @@ static llm_tokenizer *llmi_tokenizer_new(const llm_allocator *allocator, llm_err
         t->allocator = &t->allocator_copy;
     }
     t->vocabulary.bytes.allocator = t->allocator;
-    t->split = llmi_split_gpt2;
+    t->n_splits = 1;                     /* GPT-2's */
     llmi_classes_fill(t->classes);
     return t;
 }
@@ -8849,8 +9019,20 @@ static llm_result llmi_encode_word(llmi_encoder *e, const char *word, size_t n) 
     return LLM_OK;
 }
 
-static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n) {
+/* text: a piece of the patterns before this one */
+static llm_result llmi_encode_split(llmi_encoder *e, const char *text, size_t n, int pattern) {
     size_t at = 0;
+    if (pattern == e->t->n_splits) return n ? llmi_encode_word(e, text, n) : LLM_OK;
+    while (at < n) {
+        const llmi_split split = llmi_splits[e->t->splits[pattern]].split;
+        const size_t size = split(e->t->classes, text + at, n - at);
+        LLMI_TRY(llmi_encode_split(e, text + at, size, pattern + 1));
+        at += size;
+    }
+    return LLM_OK;
+}
+
+static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n) {
     if (n && e->t->add_prefix_space && text[0] != ' ') {
         e->prefixed.size = 0;
         llmi_text_add(&e->prefixed, " ", 1);
@@ -8861,12 +9043,7 @@ static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n)
         text = e->prefixed.data;
         n++;
     }
-    while (at < n) {
-        const size_t size = e->t->split(e->t->classes, text + at, n - at);
-        LLMI_TRY(llmi_encode_word(e, text + at, size));
-        at += size;
-    }
-    return LLM_OK;
+    return llmi_encode_split(e, text, n, 0);
 }
 
 /* first of the added tokens [low, high), equal in their first i bytes, whose byte i is >= byte */
@@ -9102,7 +9279,7 @@ static llm_result llmi_bpe_count_words(llmi_bpe_trainer *r, const char *text, si
     for (at = 0; at < n; at += size) {
         const char *word = text + at;
         int32_t w;
-        size = r->t->split(r->t->classes, word, n - at);
+        size = llmi_split_gpt2(r->t->classes, word, n - at);
         w = llmi_strings_find(&r->words, word, size, LLMI_BYTES);
         if (w < 0) {
             if (size > INT32_MAX)
@@ -9511,6 +9688,40 @@ static int llmi_bpe_unwrap(const llmi_json *json, int node, const char *parts) {
     return node;
 }
 
+/* a ByteLevel, or a Sequence of Splits and one; *last: the ByteLevel */
+static llm_result llmi_bpe_read_splits(llmi_bpe_reader *r, int node, int *last) {
+    static const llmi_bpe_rule sequence[] = {{"type", "*"}, {"pretokenizers", "*"}, {NULL, NULL}};
+    static const llmi_bpe_rule split[] = {
+        {"type", "*"}, {"pattern", "*"}, {"behavior", "s"}, {"invert", "f"}, {NULL, NULL}};
+    static const llmi_bpe_rule regex[] = {{"Regex", "s"}, {NULL, NULL}};
+    const llmi_json *json = &r->json;
+    const int list = llmi_json_get(json, node, "pretokenizers");
+    int part, n = 0, i;
+    *last = node;
+    if (!llmi_json_is(json, llmi_json_get(json, node, "type"), "Sequence")) return LLM_OK;
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, sequence));
+    if (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY || json->nodes[list].n_children == 0)
+        return llmi_bpe_refuse(r, "pre_tokenizer.pretokenizers", list);
+    for (part = json->nodes[list].first_child; json->nodes[part].next >= 0;
+         part = json->nodes[part].next) {
+        const int pattern = llmi_json_get(json, part, "pattern");
+        const int behavior = llmi_json_get(json, part, "behavior");
+        const int text = llmi_json_get(json, pattern, "Regex");
+        if (!llmi_json_is(json, llmi_json_get(json, part, "type"), "Split") || n == 4)
+            return llmi_bpe_refuse(r, "pre_tokenizer", part);
+        LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", part, split));
+        LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer.pattern", pattern, regex));
+        if (behavior < 0 || !llmi_json_is(json, behavior, "Isolated"))
+            return llmi_bpe_refuse(r, "pre_tokenizer.behavior", behavior);
+        for (i = 1; i < LLMI_N_SPLITS && !llmi_json_is(json, text, llmi_splits[i].pattern); i++) {}
+        if (i == LLMI_N_SPLITS) return llmi_bpe_refuse(r, "pre_tokenizer.pattern.Regex", text);
+        r->t->splits[n++] = i;
+    }
+    r->t->n_splits = n;
+    *last = part;
+    return LLM_OK;
+}
+
 static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     static const llmi_bpe_rule file[] = {
         {"version", "*"}, {"truncation", "*"}, {"padding", "*"}, {"added_tokens", "*"},
@@ -9528,12 +9739,12 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     const int normalizer = llmi_json_get(json, 0, "normalizer");
     const int none = llmi_json_get(json, normalizer, "normalizers");
     const int pre = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "pre_tokenizer"), "pretokenizers");
-    const int regex = llmi_json_get(json, pre, "use_regex");
     const int post = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "post_processor"), "processors");
     const int decoder = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "decoder"), "decoders");
     const int added = llmi_json_get(json, 0, "added_tokens");
     const int model = llmi_json_get(json, 0, "model"), type = llmi_json_get(json, model, "type");
     const int vocabulary = llmi_json_get(json, model, "vocab");
+    int level, regex;
     size_t n;
     if (json->nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: not an object", json->name);
@@ -9544,13 +9755,21 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
         (none < 0 || json->nodes[none].type != LLMI_JSON_ARRAY || json->nodes[none].n_children ||
          !llmi_json_is(json, llmi_json_get(json, normalizer, "type"), "Sequence")))
         return llmi_bpe_refuse(r, "normalizer", normalizer);
-    if (!llmi_json_is(json, llmi_json_get(json, pre, "type"), "ByteLevel"))
-        return llmi_bpe_refuse(r, "pre_tokenizer", pre);
-    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", pre, byte_level));
-    if (regex >= 0 && json->nodes[regex].type != LLMI_JSON_TRUE)
-        return llmi_bpe_refuse(r, "pre_tokenizer.use_regex", regex);
-    if (llmi_json_get(json, pre, "add_prefix_space") < 0)
+    LLMI_TRY(llmi_bpe_read_splits(r, pre, &level));
+    if (!llmi_json_is(json, llmi_json_get(json, level, "type"), "ByteLevel"))
+        return llmi_bpe_refuse(r, "pre_tokenizer", level);
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", level, byte_level));
+    if (llmi_json_get(json, level, "add_prefix_space") < 0)
         return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space", -1);
+    r->t->add_prefix_space = llmi_bpe_is_true(json, level, "add_prefix_space");
+    if (level != pre && r->t->add_prefix_space)                  /* of every piece */
+        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space",
+                               llmi_json_get(json, level, "add_prefix_space"));
+    regex = llmi_json_get(json, level, "use_regex");
+    regex = regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE;
+    if (level == pre) r->t->n_splits = regex;
+    else if (regex && r->t->n_splits == 4) return llmi_bpe_refuse(r, "pre_tokenizer", pre);
+    else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
     if (post >= 0 && json->nodes[post].type != LLMI_JSON_NULL) {
         if (!llmi_json_is(json, llmi_json_get(json, post, "type"), "ByteLevel"))
             return llmi_bpe_refuse(r, "post_processor", post);
@@ -9564,7 +9783,6 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     LLMI_TRY(llmi_bpe_check(r, "model", model, bpe));
     if (added >= 0 && json->nodes[added].type != LLMI_JSON_ARRAY)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added_tokens is not an array", json->name);
-    r->t->add_prefix_space = llmi_bpe_is_true(json, pre, "add_prefix_space");
     r->t->ignore_merges = llmi_bpe_is_true(json, model, "ignore_merges");
     n = vocabulary < 0 ? 0 : (size_t)json->nodes[vocabulary].n_children;
     n += added < 0 ? 0 : (size_t)json->nodes[added].n_children;
@@ -9699,7 +9917,8 @@ static void llmi_bpe_write_token(llmi_text *text, const llm_tokenizer *t, int32_
 static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
     static const char *const no_yes[2] = {"false", "true"};
     const char *comma = "";
-    size_t i;
+    size_t n_patterns = (size_t)t->n_splits, i;
+    if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
     llmi_text_format(text, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": "
                            "null,\n  \"added_tokens\": [");
     for (i = 0; i < t->vocabulary.n; i++) {                      /* in the order of ids */
@@ -9716,11 +9935,20 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
             no_yes[added->special]);
         comma = ",";
     }
-    llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n");
+    llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ");
+    if (n_patterns)
+        llmi_text_format(text, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
+    for (i = 0; i < n_patterns; i++) {
+        const char *pattern = llmi_splits[t->splits[i]].pattern;
+        llmi_text_format(text, "    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
+        llmi_text_string(text, pattern, strlen(pattern));
+        llmi_text_format(text, "}, \"behavior\": \"Isolated\", \"invert\": false},\n");
+    }
     llmi_text_format(text,
-                     "  \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
-                     "\"trim_offsets\": true, \"use_regex\": true},\n",
-                     no_yes[t->add_prefix_space]);
+                     "%s{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
+                     "\"trim_offsets\": true, \"use_regex\": %s}%s,\n",
+                     n_patterns ? "    " : "", no_yes[t->add_prefix_space],
+                     no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
     llmi_text_format(text,
                      "  \"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
                      "\"trim_offsets\": false, \"use_regex\": true},\n",
@@ -10033,17 +10261,20 @@ static float llmi_config_positive(llmi_config_reader *reader, const char *key, f
                         "only numbers above 0 are supported");
     return value;
 }
+/* null is false: transformers takes it for None, and not for the default */
 static int llmi_config_bool(llmi_config_reader *reader, const char *key, int standard) {
-    const int node = llmi_config_node(reader, key, NULL);
+    const int node = llmi_json_get(reader->json, reader->object, key);
     if (node < 0) return standard;
     if (reader->json->nodes[node].type == LLMI_JSON_TRUE) return 1;
-    if (reader->json->nodes[node].type != LLMI_JSON_FALSE)
+    if (reader->json->nodes[node].type != LLMI_JSON_FALSE &&
+        reader->json->nodes[node].type != LLMI_JSON_NULL)
         llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not true or false");
     return 0;
 }
 static void llmi_config_only(llmi_config_reader *reader, const char *key, int only) {
     if (llmi_config_bool(reader, key, only) != only)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, llmi_config_node(reader, key, NULL),
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key,
+                        llmi_json_get(reader->json, reader->object, key),
                         only ? "only true is supported" : "only false is supported");
 }
 
@@ -10454,20 +10685,79 @@ static llm_result llmi_read_blocks(llmi_shard *shards, size_t n_shards, const ll
     return result;
 }
 
-/* All shards are parsed. Fills the model; every tensor of the files must have a place. */
+/* A tensor's values as they stand in the file, which is mapped; NULL: they have to be read. What is
+ * written to them stays in this process. */
+static void *llmi_map_values(llmi_map *map, const llmi_shard *shard, const llmi_entry *entry) {
+#if LLMI_POSIX && !defined(LLM_NO_STDIO)
+    int flags = MAP_PRIVATE;
+  #ifdef MAP_NORESERVE                 /* a file may be larger than the memory */
+    flags |= MAP_NORESERVE;
+  #endif
+    if (entry->dtype != LLMI_DTYPE_F32 || entry->begin % sizeof(float) != 0 ||
+        !shard->source.file || shard->source.size > SIZE_MAX / 2)
+        return NULL;
+    if (!map->start) {
+        void *start = mmap(NULL, (size_t)shard->source.size, PROT_READ | PROT_WRITE, flags,
+                           fileno(shard->source.file), 0);
+        if (start == MAP_FAILED) return NULL;
+        map->start = (char *)start;
+        map->size = (size_t)shard->source.size;
+    }
+    return map->start + entry->begin;
+#else
+    (void)map; (void)shard; (void)entry;
+    return NULL;
+#endif
+}
+
+/* Checks the tensors that the model needs, and gives each its place: in a mapped file, else in the
+ * model's memory. Those in a file are `used` then. */
+static llm_result llmi_load_places(llm_model *model, llmi_shard *shards, size_t n_shards,
+                                   llm_error *err) {
+    size_t floats = 0, n_mapped = 0, i;
+    model->maps = (llmi_map *)llmi_alloc(model->allocator, n_shards * sizeof(llmi_map), "shards",
+                                         err);
+    if (!model->maps) return LLM_ERR_MEMORY;
+    memset(model->maps, 0, n_shards * sizeof(llmi_map));
+    model->n_maps = n_shards;
+    for (i = 0; i < model->table.n; i++) {
+        const llmi_tensor *tensor = &model->table.rows[i];
+        llmi_shard *shard = NULL;
+        llmi_entry *entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
+        if (!entry)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
+                             shards[0].source.name, tensor->name);
+        LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+        model->data[i] = llmi_map_values(&model->maps[shard - shards], shard, entry);
+        entry->used = model->data[i] != NULL;
+        n_mapped += (size_t)entry->used;
+        if (!entry->used) floats += llmi_round_up(tensor->count, LLMI_ALIGN / sizeof(float));
+    }
+    if (n_mapped == 0) return llmi_model_gather(model, err);
+    if (n_mapped == model->table.n) return LLM_OK;
+    model->rest = (float *)llmi_alloc(model->allocator, floats * sizeof(float), "parameters", err);
+    if (!model->rest) return LLM_ERR_MEMORY;
+    for (i = floats = 0; i < model->table.n; i++)
+        if (!model->data[i]) {
+            model->data[i] = model->rest + floats;
+            floats += llmi_round_up(model->table.rows[i].count, LLMI_ALIGN / sizeof(float));
+        }
+    return LLM_OK;
+}
+
+/* All shards are parsed. Fills the model; every tensor of the files that holds something must have
+ * a place. (transformers writes empty ones where n_shared_experts is 0.) */
 static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t n_shards,
                                     llm_error *err) {
     llmi_shard *shard = NULL;
     llmi_entry *entry;
     size_t i, j;
     int k;
+    LLMI_TRY(llmi_load_places(model, shards, n_shards, err));
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *tensor = &model->table.rows[i];
         entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
-        if (!entry)
-            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
-                             shards[0].source.name, tensor->name);
-        LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+        if (entry->used) continue;
         if (entry->dtype == LLMI_DTYPE_F8)
             LLMI_TRY(llmi_read_blocks(shards, n_shards, shard, entry, (float *)model->data[i],
                                       model->allocator, err));
@@ -10489,7 +10779,8 @@ static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t
     for (i = 0; i < n_shards; i++)
         for (j = 0; j < shards[i].n; j++) {
             entry = &shards[i].entries[j];
-            if (!entry->used && !llmi_ends_with(entry->name, ".attn.bias") &&
+            if (!entry->used && entry->begin < entry->end &&
+                !llmi_ends_with(entry->name, ".attn.bias") &&
                 !llmi_ends_with(entry->name, ".attn.masked_bias") &&
                 !llmi_ends_with(entry->name, ".rotary_emb.inv_freq"))
                 return llmi_fail(err, LLM_ERR_UNSUPPORTED,

@@ -237,10 +237,142 @@ TEST(bpe_any_bytes) {
         CHECK_MSG(bpe_round_trip(t, text, n, (int)(n & 1)), "%zu bytes", n);
     }
     tokens = bpe_encode(t, "\xff!a", 3, 0, &count); /* a broken byte is punctuation: "\xff!", "a" */
-    CHECK(t->split(t->classes, "\xff!a", 3) == 2 && t->split(t->classes, " \xe2\x82", 3) == 3);
-    CHECK(t->split(t->classes, "a\xc3", 2) == 1 && t->split(t->classes, "a\xc3\xa9", 3) == 3);
+    CHECK(llmi_split_gpt2(t->classes, "\xff!a", 3) == 2);
+    CHECK(llmi_split_gpt2(t->classes, " \xe2\x82", 3) == 3);
+    CHECK(llmi_split_gpt2(t->classes, "a\xc3", 2) == 1);
+    CHECK(llmi_split_gpt2(t->classes, "a\xc3\xa9", 3) == 3);
     free(tokens);
     llm_tokenizer_free(t);
+}
+
+/* the pieces of n patterns of llmi_splits from the first on, each followed by a bar */
+static void bpe_pieces(const uint8_t *classes, int first, int n, const char *text, size_t size,
+                       char *out) {
+    size_t at = 0;
+    if (n == 0) {
+        strncat(out, text, size);
+        strcat(out, "|");
+        return;
+    }
+    while (at < size) {
+        const size_t piece = llmi_splits[first].split(classes, text + at, size - at);
+        CHECK(piece > 0 && piece <= size - at);
+        if (!piece || piece > size - at) return;
+        bpe_pieces(classes, first + 1, n - 1, text + at, piece, out);
+        at += piece;
+    }
+}
+
+/* by hand, from the regular expressions */
+TEST(bpe_deepseek_pieces) {
+    static const struct { const char *text, *pieces;
+    } cases[] = {
+        {"Hello world", "Hello| world|"},
+        {"12345 6", "123|45| |6|"},
+        {"1234567x", "123|456|7|x|"},
+        {"\xc2\xb2\xc2\xbd", "\xc2\xb2\xc2\xbd|"},                 /* numbers, but no digits */
+        {"x=10;\n\n  y", "x|=|10|;\n\n| | y|"},
+        {"don't I'M", "don|'t| I|'M|"},
+        {"'\xc3\xa9t", "'|\xc3\xa9t|"},                             /* no ASCII behind it */
+        {"!abc\xc3\xa9", "!abc|\xc3\xa9|"},
+        {"!!abc", "!!|abc|"},
+        {" !abc", " !|abc|"},
+        {"  !?\r\nabc", " | !?\r\n|abc|"},
+        {"\tx\xc2\xa0y", "\tx|\xc2\xa0y|"},
+        {"\nx\r\n y", "\n|x|\r\n| y|"},
+        {"  \n  x", "  \n| | x|"},
+        {" \n \n", " \n \n|"},
+        {"a  ", "a|  |"},
+        {"a \t!", "a| |\t|!|"},
+        {"\x01\x01" "b\x01\x02!", "\x01|\x01" "b|\x01\x02|!|"},
+        {"e\xcc\x81t\xcc\x81", "e\xcc\x81t\xcc\x81|"},               /* marks are of a word */
+        {"\xcc\x81", "\xcc\x81|"},
+        {"a \xe6\xbc\xa2\xe3\x81\x82\xe3\x82\xa2kana",
+         "a| |\xe6\xbc\xa2\xe3\x81\x82\xe3\x82\xa2|kana|"},
+        {"\xe9\xbe\xa5\xe9\xbe\xa6", "\xe9\xbe\xa5|\xe9\xbe\xa6|"},  /* U+9FA5 and the one after */
+        {"\xe6\xbc\xa2\xe3\x80\x81", "\xe6\xbc\xa2|\xe3\x80\x81|"},  /* U+3001 is punctuation */
+        {"\xe2\x82\xac" "5", "\xe2\x82\xac|5|"},
+        /* a joiner is nothing of all this, variation selectors are marks */
+        {"\xf0\x9f\x91\xa8\xe2\x80\x8d\xf0\x9f\x91\xa9",
+         "\xf0\x9f\x91\xa8|\xe2\x80\x8d|\xf0\x9f\x91\xa9|"},
+        {"!\xf3\xa0\x84\x80\xf3\xa0\x87\xaf\xf3\xa0\x87\xb0", /* U+E0100 U+E01EF U+E01F0 */
+         "!|\xf3\xa0\x84\x80\xf3\xa0\x87\xaf|\xf3\xa0\x87\xb0|"},
+        {"\xff\xff" "a\xe4\xb8", "\xff|\xff" "a|\xe4\xb8|"}};
+    uint8_t *classes = (uint8_t *)calloc(1, LLMI_CLASS_BYTES);
+    size_t i;
+    llmi_classes_fill(classes);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char out[200] = "";
+        bpe_pieces(classes, 1, 3, cases[i].text, strlen(cases[i].text), out);
+        CHECK_MSG(!strcmp(out, cases[i].pieces), "case %d: %s instead of %s", (int)i, out,
+                  cases[i].pieces);
+    }
+    free(classes);
+}
+
+/* a file with DeepSeek-V3's patterns: tokens do not cross pieces; saved, it is the same */
+TEST(bpe_deepseek_file) {
+    static const char splits[] =
+        "{\"type\":\"Sequence\",\"pretokenizers\":["
+        "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"},\"behavior\":\"Isolated\","
+        "\"invert\":false},"
+        "{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+        "\"[\\u4e00-\\u9fa5\\u3040-\\u309f\\u30a0-\\u30ff]+\"},"
+        "\"behavior\":\"Isolated\",\"invert\":false},"
+        "{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+        "\"[!\\\"#$%&'()*+,\\\\-./:;<=>?@\\\\[\\\\\\\\\\\\]^_`{|}~][A-Za-z]+|"
+        "[^\\\\r\\\\n\\\\p{L}\\\\p{P}\\\\p{S}]?[\\\\p{L}\\\\p{M}]+|"
+        " ?[\\\\p{P}\\\\p{S}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
+        "\"behavior\":\"Isolated\",\"invert\":false},"
+        "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
+        "\"use_regex\":false}]}";
+    static const char text[] = "1234 1234 1234 a.b a.b a.b";
+    llm_tokenizer *t = llm_tokenizer_train("1234,1234,1234,1234 a.b .b .b", 29, 300, NULL, NULL);
+    char *json = NULL, *end, *other = (char *)malloc(1 << 20);
+    llm_tokenizer *loaded = NULL, *again = NULL;
+    const char *at;
+    int32_t one[64], two[64];
+    size_t size = 0, n = 0, m = 0;
+    llm_error err;
+    err.message[0] = 0;
+    CHECK(t && llm_tokenizer_save(t, "build/test_deepseek.json", &err) == LLM_OK);
+    CHECK(llmi_file_read("build/test_deepseek.json", (void **)&json, &size, NULL, &err) == LLM_OK);
+    if (!json) return;
+    end = json + size;
+    for (at = json; at + 16 < end && memcmp(at, "{\"type\": \"Byte", 14) != 0; at++) {}
+    m = (size_t)(at - json);
+    memcpy(other, json, m);
+    memcpy(other + m, splits, sizeof splits - 1);
+    m += sizeof splits - 1;
+    at = (const char *)memchr(at, '}', (size_t)(end - at));
+    memcpy(other + m, at + 1, (size_t)(end - at - 1));
+    m += (size_t)(end - at - 1);
+    loaded = llm_tokenizer_load_memory(other, m, NULL, &err);
+    CHECK_MSG(loaded != NULL, "%s", err.message);
+    if (loaded) {
+        CHECK(loaded->n_splits == 3 && loaded->splits[0] == 1 && loaded->splits[1] == 2 &&
+              loaded->splits[2] == 3);
+        CHECK(llm_tokenizer_encode(loaded, text, sizeof text - 1, 0, one, 64, &n, &err) == LLM_OK);
+        CHECK(llm_tokenizer_encode(t, text, sizeof text - 1, 0, two, 64, &m, &err) == LLM_OK);
+        CHECK(two[0] == llm_tokenizer_token(t, "1234", 4) && n <= 64);
+        for (m = 0; m < n && one[m] != llm_tokenizer_token(t, "4", 1); m++)
+            CHECK(llm_tokenizer_decode(t, one, m + 1, other, 4, &size, &err) == LLM_OK &&
+                  size <= 3);
+        CHECK(m > 0 && m <= 3 && size == 3);                     /* 123, 4 */
+        CHECK(llm_tokenizer_save(loaded, "build/test_deepseek.json", &err) == LLM_OK);
+        again = llm_tokenizer_load("build/test_deepseek.json", NULL, &err);
+        CHECK_MSG(again && again->n_splits == 3 && !memcmp(again->splits, loaded->splits,
+                                                           3 * sizeof again->splits[0]),
+                  "%s", err.message);
+        if (again)
+            CHECK(llm_tokenizer_encode(again, text, sizeof text - 1, 0, two, 64, &m, &err) ==
+                      LLM_OK && m == n && !memcmp(one, two, n * sizeof *one));
+    }
+    llm_tokenizer_free(again);
+    llm_tokenizer_free(loaded);
+    llm_tokenizer_free(t);
+    llmi_release(NULL, json);
+    free(other);
 }
 
 TEST(bpe_capacity) {
@@ -373,8 +505,36 @@ TEST(bpe_files) {
          "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{\"type\": "
          "\"ByteLevel\", \"add_prefix_space\": false}]}",
          LLM_ERR_UNSUPPORTED, "pre_tokenizer"},
-        {"\"use_regex\": true", "\"use_regex\": false", LLM_ERR_UNSUPPORTED,
-         "pre_tokenizer.use_regex is false"},
+        {"\"use_regex\": true", "\"use_regex\": false", LLM_OK, ""},
+#define BPE_LEVEL                                                                             \
+    "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": true, "       \
+    "\"use_regex\": true}"
+#define BPE_SPLIT(regex, behavior, invert)                                                \
+    "{\"type\": \"Split\", \"pattern\": {" regex "}, \"behavior\": \"" behavior "\", " \
+    "\"invert\": " invert "}"
+#define BPE_LIST(parts) "{\"type\": \"Sequence\", \"pretokenizers\": [" parts "]}"
+#define BPE_NUMBERS "\"Regex\": \"\\\\p{N}{1,3}\""
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "false") ", " BPE_LEVEL), LLM_OK,
+         ""},
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Removed", "false") ", " BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pre_tokenizer.behavior is Removed"},
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "true") ", " BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pre_tokenizer.invert is true"},
+        {BPE_LEVEL,
+         BPE_LIST(BPE_SPLIT("\"Regex\": \"\\\\p{N}{1,2}\"", "Isolated", "false") ", " BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pattern.Regex is \\\\p{N}{1,2}"},
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT("\"String\": \"a\"", "Isolated", "false") ", " BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pattern.String is a"},
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT("", "Isolated", "false") ", " BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pattern.Regex is missing"},
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "false")), LLM_ERR_UNSUPPORTED,
+         "pre_tokenizer"},
+        {BPE_LEVEL, BPE_LIST(BPE_LEVEL ", " BPE_SPLIT(BPE_NUMBERS, "Isolated", "false")),
+         LLM_ERR_UNSUPPORTED, "pre_tokenizer"},
+        {BPE_LEVEL, BPE_LIST(""), LLM_ERR_UNSUPPORTED, "pre_tokenizer"},
+        {BPE_LEVEL, BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "false")
+                             ", {\"type\": \"ByteLevel\", \"add_prefix_space\": true}"),
+         LLM_ERR_UNSUPPORTED, "add_prefix_space is true"},
         {"\"use_regex\": true", "\"other\": true", LLM_ERR_UNSUPPORTED,
          "pre_tokenizer.other is true"},
         {"\"add_prefix_space\": false, ", "", LLM_ERR_UNSUPPORTED, "add_prefix_space is missing"},
@@ -649,6 +809,8 @@ static void run_bpe(void) {
     RUN(bpe_train);
     RUN(bpe_long_words);
     RUN(bpe_any_bytes);
+    RUN(bpe_deepseek_pieces);
+    RUN(bpe_deepseek_file);
     RUN(bpe_capacity);
     RUN(bpe_utf8_complete);
     RUN(bpe_files);

@@ -280,6 +280,13 @@ static void files_unload(llm_model *model) {
               "%ld blocks left", files_heap.live);
 }
 
+static void files_none_mapped(void) {  /* where the system says so */
+    size_t n;
+    char *maps = files_read("/proc/self", "maps", &n);
+    CHECK(!strstr(maps, "/" FILES "/"));
+    free(maps);
+}
+
 /* Both ways of loading refuse: with this code, unless it is LLM_OK (then any), and a message that
  * holds the word and the name of the file. Removes the model if one was loaded after all. */
 static void files_check(llm_model *model, const llm_error *err, llm_result code, const char *file,
@@ -610,6 +617,9 @@ TEST(files_shapes_and_names) {
     files_drop(&w, w.n - 1);
     files_add(&w, "score.weight", "F32", 8, one, NULL, 4);
     files_refused_weights(&w, LLM_ERR_UNSUPPORTED, "score.weight");
+    w.t[w.n - 1].dims[7] = 0;                              /* unless nothing is in it */
+    w.t[w.n - 1].size = 0;
+    files_accepted(files_gpt2, &w, model);
     files_drop(&w, w.n - 1);
     files_add(&w, "wte.weight", "F32", 2, w.t[0].dims, w.t[0].data, w.t[0].size);
     files_refused_weights(&w, LLM_OK, "wte.weight");       /* with and without prefix: twice */
@@ -1161,6 +1171,7 @@ TEST(files_gpt2_config) {
         {"'model_type': 2", "model_type", LLM_OK},
         {"'tie_word_embeddings': 'true'", "tie_word_embeddings", LLM_ERR_FORMAT},
         {"'scale_attn_weights': 1", "scale_attn_weights", LLM_ERR_FORMAT},
+        {"'scale_attn_weights': null", "scale_attn_weights", LLM_ERR_UNSUPPORTED},
         {"'n_layer': 0", "n_layer", LLM_ERR_FORMAT},
         {"'n_layer': -1", "n_layer", LLM_ERR_FORMAT},
         {"'n_layer': 1.0", "n_layer", LLM_ERR_FORMAT},
@@ -1275,6 +1286,31 @@ TEST(files_deepseek_config) {
         files_refused(config, strlen(config), file, size, 0, other[i].code, other[i].word,
                       other[i].text);
     }
+    free(file);
+    files_free(&w);
+    llm_model_free(model);
+}
+
+/* null where true is the default: None, and so false, to transformers */
+TEST(files_null_is_false) {
+    llm_config c = files_deepseek_config();
+    llm_model *model = shaken_model(&c, 2, 1, NULL), *got;
+    files_weights w;
+    llm_error err;
+    size_t size;
+    const char *config;
+    char *file;
+    if (!model) return;
+    files_of_model(&w, model);
+    file = files_pack(&w, &size);
+    config = files_config(files_deepseek, "'rope_interleave': null");
+    got = files_load_memory(config, strlen(config), file, size, &err);
+    CHECK(got && llm_model_config(got)->rope_half_split && llm_model_config(got)->norm_topk_prob);
+    files_unload(got);
+    config = files_config(files_deepseek, "'norm_topk_prob': null");
+    got = files_load_memory(config, strlen(config), file, size, &err);
+    CHECK(got && !llm_model_config(got)->rope_half_split && !llm_model_config(got)->norm_topk_prob);
+    files_unload(got);
     free(file);
     files_free(&w);
     llm_model_free(model);
@@ -1678,6 +1714,7 @@ TEST(files_every_allocation_fails) {
     }
     CHECK(got && n > 10 && files_same_tensors(got, model));
     files_unload(got);
+    files_none_mapped();
     file = files_pack(&w, &size);
     for (n = 0, got = NULL; !got && n < 1000; n++) {
         d = files_desc();
@@ -1734,7 +1771,8 @@ TEST(files_sharded_save) {
     CHECK_MSG(got && files_same_tensors(model, got), "%s", err.message);
     CHECK(got && strcmp(got->bos, "7") == 0 && strcmp(got->eos, "[3, 5]") == 0);
     text = files_read(directory, "model.safetensors.index.json", &size);
-    CHECK(text && strstr(text, "\"transformer.h.0.ln_1.weight\": \"model-0000") && strstr(text, "total_size"));
+    CHECK(text && strstr(text, "\"transformer.h.0.ln_1.weight\": \"model-0000") &&
+          strstr(text, "total_size"));
     free(text);
     text = files_read(directory, "generation_config.json", &size);
     CHECK(text && strstr(text, "\"eos_token_id\": [3, 5]"));
@@ -1768,6 +1806,255 @@ TEST(files_sharded_save) {
     llm_model_free(small);
 }
 
+/* ---- mapped files ---------------------------------------------------------------------------- */
+static int files_is_mapped(const llm_model *model, size_t i) { /* tensor i, into one of the maps */
+    size_t m;
+    for (m = 0; m < model->n_maps; m++)
+        if (model->maps[m].start && (char *)model->data[i] >= model->maps[m].start &&
+            (char *)model->data[i] < model->maps[m].start + model->maps[m].size)
+            return 1;
+    return 0;
+}
+static size_t files_mapped_count(const llm_model *model) {
+    size_t i, n = 0;
+    for (i = 0; i < model->table.n; i++) n += (size_t)files_is_mapped(model, i);
+    return n;
+}
+/* a DeepSeek with experts and an MTP module, or a GPT-2 */
+static llm_model *files_larger(int deepseek) {
+    llm_config c = small_config(19, 16, 12, 2, 3);
+    if (deepseek) {
+        c = files_deepseek_config();
+        c.mtp_depth = 1;
+    }
+    return shaken_model(&c, 5, 1, NULL);
+}
+/* two models compute the same, in one call and token by token, to the bit */
+static void files_same_logits(const llm_model *a, const llm_model *b) {
+    const size_t n = 12 * (size_t)llm_model_config(a)->vocab_size;
+    float *x = new_floats(n), *y = new_floats(n);
+    int32_t tokens[12];
+    int way;
+    for (way = 0; way < 2; way++) {
+        llm_session *s = NULL, *t = NULL;
+        int i;
+        random_tokens(tokens, 12, llm_model_config(a)->vocab_size, 3);
+        if (way == 0) {
+            CHECK(llm_model_logits(a, tokens, 1, 12, x, NULL) == LLM_OK &&
+                  llm_model_logits(b, tokens, 1, 12, y, NULL) == LLM_OK);
+            CHECK(same_bits(x, y, n));
+            continue;
+        }
+        s = llm_session_create(a, NULL, NULL);
+        t = llm_session_create(b, NULL, NULL);
+        for (i = 0; i < 12; i++) {
+            CHECK(llm_session_eval(s, 0, tokens + i, 1, x, NULL) == LLM_OK &&
+                  llm_session_eval(t, 0, tokens + i, 1, y, NULL) == LLM_OK);
+            CHECK(same_bits(x, y, n / 12));
+        }
+        llm_session_free(s);
+        llm_session_free(t);
+    }
+    free(x);
+    free(y);
+}
+
+/* mapped and read models are equal; so is what they become in training */
+TEST(files_mapped) {
+    int deepseek, shards;
+    for (deepseek = 0; deepseek < 2; deepseek++)
+        for (shards = 0; shards < 2; shards++) {
+            const char *directory = files_directory("mapped");
+            llm_model *model = files_larger(deepseek), *mapped, *copy = files_larger(deepseek);
+            llm_train_desc d = train_desc(2, 8, 1);
+            llm_trainer *a, *b;
+            llm_error err;
+            void *before;
+            size_t i;
+            if (!model || !copy) return;
+            err.message[0] = 0;
+            CHECK(llmi_model_save(model, directory, LLM_F32, shards ? 700 : 1u << 30, &err) ==
+                  LLM_OK);
+            mapped = files_load(directory, &err);
+            CHECK_MSG(mapped != NULL, "%s", err.message);
+            if (!mapped) return;
+            CHECK(files_mapped_count(mapped) == (LLMI_POSIX ? model->table.n : 0));
+            CHECK(!shards || !LLMI_POSIX || mapped->n_maps > 2);
+            CHECK(LLMI_POSIX ? mapped->block == NULL && mapped->rest == NULL
+                             : mapped->block != NULL);
+            CHECK(!LLMI_POSIX ||
+                  files_heap.bytes < sizeof *model + 8192 + model->table.n * 160);
+            CHECK(files_same_tensors(mapped, model));
+            files_same_logits(mapped, model);
+            before = mapped->data[1];
+            a = llm_trainer_create(mapped, &d, &err);
+            b = llm_trainer_create(copy, &d, &err);
+            CHECK_MSG(a && b, "%s", err.message);
+            if (!a || !b) return;
+            CHECK(files_mapped_count(mapped) == 0 && mapped->n_maps == 0);
+            CHECK(!LLMI_POSIX || mapped->data[1] != before);
+            CHECK(llm_trainer_weights(a, &i) == mapped->block && i == a->floats);
+            CHECK(same_bits(mapped->block, model->block, a->floats));   /* zeros between, too */
+            files_none_mapped();
+            for (i = 0; i < 3; i++) {
+                int32_t tokens[16], targets[16];
+                random_batch(tokens, targets, 16, llm_model_config(model)->vocab_size, 0.1, i);
+                CHECK(llm_trainer_step(a, tokens, targets, NULL, NULL) == LLM_OK &&
+                      llm_trainer_step(b, tokens, targets, NULL, NULL) == LLM_OK);
+            }
+            CHECK(same_bits(mapped->block, copy->block, a->floats));
+            CHECK(!files_same_tensors(mapped, model));
+            llm_trainer_free(a);
+            llm_trainer_free(b);
+            files_unload(mapped);
+            mapped = files_load(directory, &err);                  /* the files are as before */
+            CHECK(mapped && files_same_tensors(mapped, model));
+            files_unload(mapped);
+            llm_model_free(model);
+            llm_model_free(copy);
+        }
+}
+
+/* writing to a tensor stays in the process; a save over the mapped files harms nobody */
+TEST(files_mapped_writes) {
+    const char *directory = files_directory("mapped_writes");
+    llm_model *model = files_small(1, 1), *a, *b, *c;
+    llm_error err;
+    size_t n = 0, m = 0;
+    char *before, *after;
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+    before = files_read(directory, "model.safetensors", &n);
+    a = llm_model_load(directory, NULL, &err);
+    b = llm_model_load(directory, NULL, &err);
+    CHECK(a && b);
+    if (!a || !b) return;
+    ((float *)llm_model_tensor(a, 0).data)[1] += 1.0f;
+    ((float *)llm_model_tensor(model, 0).data)[1] += 1.0f;
+    CHECK(files_same_tensors(a, model) && !files_same_tensors(a, b));
+    after = files_read(directory, "model.safetensors", &m);
+    CHECK(n > 0 && n == m && !memcmp(before, after, n));
+    free(after);
+    c = llm_model_load(directory, NULL, &err);
+    CHECK(c && files_same_tensors(b, c));
+    CHECK(llm_model_save(a, directory, LLM_F32, &err) == LLM_OK);   /* where it is mapped from */
+    CHECK(files_same_tensors(a, model) && files_same_tensors(b, c) && !files_same_tensors(a, b));
+    llm_model_free(c);
+    c = llm_model_load(directory, NULL, &err);
+    CHECK(c && files_same_tensors(a, c));
+    llm_model_free(c);
+    CHECK(llm_model_save(b, directory, LLM_F32, &err) == LLM_OK);
+    after = files_read(directory, "model.safetensors", &m);
+    CHECK(n == m && !memcmp(before, after, n));
+    CHECK(llmi_model_save(a, directory, LLM_F32, 100, &err) == LLM_OK);    /* removes the file */
+    CHECK(files_same_tensors(a, model) && !files_same_tensors(a, b));
+    free(before);
+    free(after);
+    llm_model_free(a);
+    llm_model_free(b);
+    llm_model_free(model);
+}
+
+/* only what is F32, at a multiple of 4 bytes, is mapped; a trainer gathers the rest, too */
+TEST(files_mapped_in_part) {
+    static const uint32_t exact[] = {0x3f800000u, 0xbf000000u, 0x40000000u, 0x3e800000u};
+    llm_model *model = files_larger(1), *got;
+    llm_train_desc d = train_desc(1, 4, 1);
+    int shift, way;
+    size_t i, j;
+    if (!model) return;
+    for (i = 0; i < model->table.n; i += 3)                /* values that bf16 holds */
+        for (j = 0; j < model->table.rows[i].count; j++)
+            memcpy((float *)model->data[i] + j, &exact[(i + j) % 4], 4);
+    for (shift = 0; shift < 4; shift++)
+        for (way = 0; way < 2; way++) {
+            const char *directory = files_directory("mapped_part");
+            const size_t third = (model->table.n + 2) / 3;
+            llm_trainer *trainer;
+            files_weights w;
+            llm_error err;
+            char metadata[80];
+            size_t size;
+            char *file;
+            files_of_model(&w, model);
+            for (i = 0; way && i < model->table.n; i += 3) {
+                for (j = 0; j < w.t[i].size / 4; j++)
+                    memmove(w.t[i].data + 2 * j, w.t[i].data + 4 * j + 2, 2);
+                w.t[i].dtype = "BF16";
+                w.t[i].size /= 2;
+            }
+            w.metadata = metadata;
+            for (j = 0; j < 4; j++) {  /* until the data begins at 4 k + shift */
+                snprintf(metadata, sizeof metadata, "\"__metadata__\":{\"x\":\"%.*s\"}", (int)j,
+                         "abc");
+                file = files_pack(&w, &size);
+                if (files_data(file, size) % 4 == (size_t)shift) break;
+                free(file);
+            }
+            CHECK(j < 4);
+            if (j == 4) return;
+            files_write(directory, "config.json",
+                        files_config(files_deepseek, "'num_nextn_predict_layers': 1"),
+                        strlen(files_config(files_deepseek, "'num_nextn_predict_layers': 1")));
+            files_write(directory, "model.safetensors", file, size);
+            got = files_load(directory, &err);
+            CHECK_MSG(got && files_same_tensors(got, model), "%s", err.message);
+            if (!got) return;
+            if (!LLMI_POSIX) CHECK(files_mapped_count(got) == 0 && got->block);
+            else if (!way)
+                CHECK(files_mapped_count(got) == (shift ? 0 : model->table.n) && !got->rest &&
+                      !got->block == !shift);
+            else if (shift % 2) CHECK(files_mapped_count(got) == 0 && got->block);
+            else {                     /* bf16 of odd sizes moves what comes after */
+                const size_t n = files_mapped_count(got);
+                CHECK(n > 0 && n <= model->table.n - third && got->rest && !got->block);
+                for (i = 0; i < model->table.n; i++)
+                    CHECK(!files_is_mapped(got, i) || ((uintptr_t)got->data[i] % 4 == 0 && i % 3));
+            }
+            files_same_logits(got, model);
+            trainer = llm_trainer_create(got, &d, &err);
+            CHECK_MSG(trainer != NULL, "%s", err.message);
+            CHECK(got->block && !got->rest && files_same_tensors(got, model));
+            llm_trainer_free(trainer);
+            files_unload(got);
+            free(file);
+            files_free(&w);
+        }
+    llm_model_free(model);
+}
+
+/* a trainer that is not made leaves a mapped model mapped */
+TEST(files_mapped_allocation_fails) {
+    const char *directory = files_directory("mapped_memory");
+    llm_model *model = files_larger(1), *got;
+    llm_train_desc d = train_desc(1, 4, 1);
+    llm_trainer *trainer = NULL;
+    llm_error err;
+    void *data[200];
+    long n, live;
+    if (!model) return;
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+    got = files_load(directory, &err);
+    CHECK(got && got->table.n <= 200);
+    if (!got) return;
+    memcpy(data, got->data, got->table.n * sizeof *data);
+    live = files_heap.live;
+    for (n = 0; !trainer && n < 100; n++) {
+        files_heap.calls = 0;
+        files_heap.fail_at = n;
+        memset(&err, 0, sizeof err);
+        trainer = llm_trainer_create(got, &d, &err);
+        if (trainer) break;
+        CHECK_MSG(err.code == LLM_ERR_MEMORY && files_heap.live == live, "allocation %ld: %s", n,
+                  err.message);
+        CHECK(!memcmp(data, got->data, got->table.n * sizeof *data) &&
+              files_same_tensors(got, model));
+    }
+    CHECK(trainer && n > 3 && files_same_tensors(got, model));
+    llm_trainer_free(trainer);
+    files_unload(got);
+    llm_model_free(model);
+}
+
 static void run_files(void) {
     RUN(files_every_prefix);
     RUN(files_damaged_bytes);
@@ -1787,6 +2074,7 @@ static void run_files(void) {
     RUN(files_gpt2_config);
     RUN(files_zeros_in_config);
     RUN(files_deepseek_config);
+    RUN(files_null_is_false);
     RUN(files_deepseek_styles);
     RUN(files_large_claims);
     RUN(files_round_trips);
@@ -1796,4 +2084,8 @@ static void run_files(void) {
     RUN(files_save_fails);
     RUN(files_locale);
     RUN(files_every_allocation_fails);
+    RUN(files_mapped);
+    RUN(files_mapped_writes);
+    RUN(files_mapped_in_part);
+    RUN(files_mapped_allocation_fails);
 }

@@ -4,8 +4,8 @@
     python3 tools/check_tokenizer.py [-n 100000] [--seed 1] [--header llm.h] [--data ../shared/data]
 
 Encodes n random strings with each of several tokenizers (GPT-2's own where its files are found,
-trained ones, with a prefix space, with added tokens that strip white space, with ignore_merges);
-checks that decoding gives the bytes back; compares training; compares what llm.h saves with what
+trained ones, with a prefix space, with added tokens that strip white space, with ignore_merges, with
+DeepSeek-V3's patterns, without any); checks that decoding gives the bytes back; compares training; compares what llm.h saves with what
 was loaded. Exits 1 at any difference. Needs `tokenizers` and a C compiler."""
 import argparse
 import json
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import trainers
 
 # commands on stdin: a letter, a 4-byte length, that many bytes
 #   E/S text -> count, tokens (S: special tokens are parsed); the program checks decode(encode)
@@ -87,6 +88,7 @@ class Random(random.Random):
              "<|endoftext|>", "<|endoftext|", "<|", "|>", "<<|endoftext|>>", " <|endoftext|> ", "[ADD]", "[ADDED]",
              "[STRIP]", " [STRIP]\n ", "[LEFT]", "  [LEFT] ", "[RIGHT]", " [RIGHT]  ", "foo", "bar", "\u00e9t\u00e9", "plain token",
              "\U0001F468\u200d\U0001F469\u200d\U0001F467", "\U0001F1E9\U0001F1EA", "\u2764\ufe0f", "e\u0301", "\u0915\u094d\u0937",
+             "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<|EOT|>", "<\uff5cUser\uff5c>",
              "http://www.example.com/a?b=c&d=1", "3.14159", "1,000,000", "\u0661\u0662\u0663", "\u00b2\u00bd", "\u2167", "I'll've", "x=1;\n\t\treturn y;\n"]
 
     def character(self):
@@ -125,6 +127,36 @@ def byte_level(vocab, merges, prefix=False, ignore_merges=False):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+# DeepSeek-V3's patterns, and its special tokens
+SPLITS = [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+          r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+          r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]
+DEEPSEEK_ADDED = [AddedToken(text, special=special, normalized=normalized) for text, special, normalized in (
+    ("<\uff5cbegin\u2581of\u2581sentence\uff5c>", True, True), ("<\uff5cend\u2581of\u2581sentence\uff5c>", True, True),
+    ("<\uff5cfim\u2581hole\uff5c>", False, True), ("<|EOT|>", True, False), ("<\uff5cUser\uff5c>", False, False))]
+
+
+def with_splits(vocab, merges, patterns, use_regex=False, added=()):
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.normalizer = normalizers.Sequence([])
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, level]) if splits else level
+    tokenizer.post_processor = processors.ByteLevel(add_prefix_space=True, trim_offsets=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+def deepseek(text, vocab_size):
+    """trained with DeepSeek-V3's patterns, so that its tokens are pieces of theirs"""
+    tokenizer = with_splits({}, [], SPLITS)
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    data = json.loads(tokenizer.to_str())["model"]
+    return data["vocab"], [tuple(m) for m in data["merges"]]
 
 
 def train(text, vocab_size):
@@ -250,6 +282,14 @@ def main():
             short.setdefault(word, len(short))
         kinds["ignore_merges"] = byte_level(short, merges, ignore_merges=True)
         kinds["unreachable tokens"] = byte_level(short, merges)
+        parts = deepseek(corpus[:300000] + mixed, 4000)
+        kinds["deepseek"] = with_splits(*parts, SPLITS, added=DEEPSEEK_ADDED)
+        kinds["deepseek, newlines as such"] = with_splits(
+            *parts, [*SPLITS[:2], SPLITS[2].replace("\\r", "\r").replace("\\n", "\n")])
+        for i, name in enumerate(("numbers", "cjk", "words")):
+            kinds[name + " only"] = with_splits(*parts, [SPLITS[i]])
+        kinds["gpt2 in numbers"] = with_splits(vocab, merges, SPLITS[:1], use_regex=True)
+        kinds["no pattern"] = with_splits(*parts, [])
         gpt2 = [os.path.join(arguments.data, "gpt2_" + name) for name in ("vocab.json", "merges.txt")]
         if all(map(os.path.exists, gpt2)):
             kinds["gpt2"] = byte_level(*models.BPE.read_file(*gpt2))
@@ -260,7 +300,7 @@ def main():
         for name, tokenizer in kinds.items():
             path = os.path.join(folder, name.replace(" ", "_") + ".json")
             tokenizer.save(path)
-            n = arguments.n if name == "gpt2" or name == "trained" else arguments.n // 5
+            n = arguments.n if name in ("gpt2", "trained", "deepseek") else arguments.n // 5
             for special in (1, 0):
                 texts = [rng.text(words) for _ in range(n // 2)]
                 # a prefix space and stripped white space are not in the tokens: decode cannot know

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-"""Print the table llmi_unicode of llm.h (section >>bpe): which code points are letters or numbers.
+"""Print the table llmi_unicode of llm.h (section >>bpe): which code points are letters, numbers, marks,
+punctuation or symbols.
 
-GPT-2's pre-tokenizer asks for \\p{L}, \\p{N} and \\s. The regular expressions of Hugging Face
-`tokenizers` (checked: 0.23.3) know Unicode 16.0, so this script insists on that version: Python 3.14,
-or `pip install unicodedata2==16.0.0` for any other.
+GPT-2's pre-tokenizer asks for \\p{L}, \\p{N} and \\s, DeepSeek-V3's for \\p{M}, \\p{P} and \\p{S}, too, the
+last two always together. The regular expressions of Hugging Face `tokenizers` (checked: 0.23.3) know
+Unicode 16.0, so this script insists on that version: Python 3.14, or `pip install
+unicodedata2==16.0.0` for any other.
 
     python3 tools/make_unicode.py            print the C text
     python3 tools/make_unicode.py --check    also ask `tokenizers` about every code point
 
 The code: ranges in ascending order, each as two numbers, the gap since the end of the one before
-and 2 * length + (1 if a number). A number is written in base 26, most significant digit first, in
-capitals but for the last digit: "Bd" is 1 * 26 + 3."""
+and 4 * length + its kind, the place in "LNMP". A number is written in base 26, most significant digit
+first, in capitals but for the last digit: "Bd" is 1 * 26 + 3. The marks from U+E0100 to U+E01EF are
+left out, llm.h knows them otherwise: its table of all code points ends before them."""
 import sys
 
 VERSION = "16.0.0"
@@ -24,11 +27,12 @@ if unicodedata.unidata_version != VERSION:
 
 
 def classify(code):
-    """L, N, S(pace) or O(ther). White_Space is category Z and a few control characters."""
+    """L, N, M, P (or symbol), W(hite space) or O(ther). White_Space is category Z and a few control
+    characters."""
     category = unicodedata.category(chr(code))
-    if category[0] in "LN":
-        return category[0]
-    return "S" if category[0] == "Z" or 9 <= code <= 13 or code == 0x85 else "O"
+    if category[0] in "LNMPS":
+        return "P" if category[0] == "S" else category[0]
+    return "W" if category[0] == "Z" or 9 <= code <= 13 or code == 0x85 else "O"
 
 
 def digits(value):
@@ -44,7 +48,7 @@ def ranges(classes):
     begin = 0
     for code in range(1, len(classes) + 1):
         if code == len(classes) or classes[code] != classes[begin]:
-            if classes[begin] in "LN":
+            if classes[begin] in "LNMP" and begin != 0xE0100:
                 yield begin, code, classes[begin]
             begin = code
 
@@ -52,33 +56,38 @@ def ranges(classes):
 def main():
     classes = [classify(code) for code in range(0x110000)]
     if "--check" in sys.argv:
-        from tokenizers import pre_tokenizers
+        from tokenizers import Regex, pre_tokenizers
         split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True).pre_tokenize_str
+        keep = {kind: pre_tokenizers.Split(Regex(pattern), "removed").pre_tokenize_str
+                for kind, pattern in zip("LNMPW", (r"\p{L}", r"\p{N}", r"\p{M}", r"[\p{P}\p{S}]", r"\s"))}
         wrong = 0
         for code in range(0x110000):
             if 0xD800 <= code < 0xE000:
                 continue
             seen = [c for c, before in (("L", "a"), ("N", "1"), ("O", "!"))
-                    if len(split(before + chr(code))) == 1] or ["S"]
+                    if len(split(before + chr(code))) == 1] or ["W"]
+            wrong += seen != [classes[code] if classes[code] in "LNW" else "O"]
+            seen = [kind for kind in keep if not keep[kind](chr(code))] or ["O"]
             wrong += seen != [classes[code]]
         print("code points that tokenizers sees differently:", wrong, file=sys.stderr)
         if wrong:
             sys.exit(1)
 
-    text, end, limit = "", 0, 0
+    text, end = "", 0
     for begin, stop, kind in ranges(classes):
-        text += digits(begin - end) + digits(2 * (stop - begin) + (kind == "N"))
-        end = limit = stop
-    assert len(text) < 4095, "C99 promises 4095 characters of string"
-    print("/* Letters and numbers of Unicode %s, by tools/make_unicode.py: ranges in ascending order,"
+        text += digits(begin - end) + digits(4 * (stop - begin) + "LNMP".index(kind))
+        end = stop
+    print("/* Letters, numbers, marks, punctuation and symbols of Unicode %s, by tools/make_unicode.py:"
           % VERSION)
-    print(" * each as the gap since the end of the last and 2 * length + (1 for numbers), in base 26,")
-    print(" * most significant digit first, capitals but for the last digit. */")
-    print("#define LLMI_UNICODE_END 0x%Xu       /* all beyond is neither */" % limit)
-    print("static const char llmi_unicode[] =")
-    width = 93
-    lines = [text[i:i + width] for i in range(0, len(text), width)]
-    print("\n".join('    "%s"' % line for line in lines) + ";")
+    print(" * ranges in ascending order, each as the gap since the end of the last and 4 * length + its kind,")
+    print(" * in base 26, most significant digit first, capitals but for the last digit. Several strings,")
+    print(" * as C99 promises 4095 characters of one. */")
+    print("#define LLMI_UNICODE_END 0x%Xu       /* all beyond but U+E0100 .. U+E01EF, marks, is other */" % end)
+    print("static const char *const llmi_unicode[] = {")
+    width, per_string = 93, 40
+    lines = ['    "%s"' % text[i:i + width] for i in range(0, len(text), width)]
+    strings = ["\n".join(lines[i:i + per_string]) for i in range(0, len(lines), per_string)]
+    print(",\n".join(strings) + "};")
 
 
 main()

@@ -3,6 +3,9 @@
 #              some; make run ARCH=gpt2 for the other kind
 # make test    all tests; build/tests FILTER runs some of them
 # make test-hf what transformers and tokenizers say beside llm.h; needs Python and them
+# make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
+#              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
+#              needs matplotlib or torch where they are missing
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
@@ -67,7 +70,11 @@ test-hf:
 bench: build/bench
 	build/bench
 
+results:
+	@if $(PYTHON) -c "" 2>/dev/null; then CC="$(CC)" $(PYTHON) tools/results.py; \
+	else echo "skipped: no $(PYTHON)"; fi
+
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf bench clean
+.PHONY: all run test test-hf bench results clean

@@ -4,6 +4,9 @@
 # make test    all tests; build/tests FILTER runs some of them
 # make test-hf what transformers and tokenizers say beside llm.h; needs Python and them
 # make test-mpi  examples/train_mpi.c on 1 to 4 ranks; needs MPI
+# make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
+#              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
+#              needs matplotlib or torch where they are missing
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
@@ -80,7 +83,11 @@ test-mpi:
 bench: build/bench
 	build/bench
 
+results:
+	@if $(PYTHON) -c "" 2>/dev/null; then CC="$(CC)" $(PYTHON) tools/results.py; \
+	else echo "skipped: no $(PYTHON)"; fi
+
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf test-mpi bench clean
+.PHONY: all run test test-hf test-mpi bench results clean

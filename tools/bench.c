@@ -8,6 +8,7 @@
  * and, for tools/compare_torch.py, one figure in seconds per line:
  *     build/bench --step B T | --prefill N | --decode PROMPT N | --gemm ROWS
  *                 [--model NAME] [--precision f32|bf16|fp8] [--recompute] [--reps R | --serve]
+ * --step also prints what llm_train_memory plans, in bytes, by part; at the end comes peak memory.
  * --serve reads lines with a number of repetitions from stdin, runs as many, and ends with the
  * input. --model: a preset, or one of the two DeepSeek-V3 below, named 68m and moe-162m.
  *
@@ -724,12 +725,15 @@ static llm_train_desc train_desc(int B, int T) {
     d.recompute = recompute;
     return d;
 }
-static double planned_bytes(const llm_config *config, int B, int T) {
+static llm_memory planned(const llm_config *config, int B, int T) {
     const llm_train_desc d = train_desc(B, T);
     llm_memory memory;
     llm_error err;
     if (llm_train_memory(config, &d, &memory, &err) != LLM_OK) die("train_memory", &err);
-    return (double)memory.total;
+    return memory;
+}
+static double planned_bytes(const llm_config *config, int B, int T) {
+    return (double)planned(config, B, T).total;
 }
 static void new_training(training *t, const llm_config *config, int B, int T) {
     const llm_train_desc d = train_desc(B, T);
@@ -1316,6 +1320,11 @@ int main(int argc, char **argv) {
         named_config(&config, name);
         printf("parameters %.0f\n", (double)llm_config_param_count(&config));
         if (!strcmp(mode, "--step")) {
+            const llm_memory plan = planned(&config, a, b);
+            printf("planned_parameters %.0f\nplanned_gradients %.0f\nplanned_optimizer %.0f\n"
+                   "planned_activations %.0f\nplanned_scratch %.0f\nplanned_total %.0f\n",
+                   (double)plan.parameters, (double)plan.gradients, (double)plan.optimizer,
+                   (double)plan.activations, (double)plan.scratch, (double)plan.total);
             new_training(&t, &config, a, b);
             job.run = run_step;
             job.argument = &t;

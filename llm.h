@@ -6160,6 +6160,8 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     work.base = (char *)t->work;
     activations.used = work.used = 0;
     llmi_trainer_plan(t, config, t->context->n_threads, &activations, &work);
+    /* the last that can fail; before the rest is touched: the pages of files are gone by then */
+    LLMI_TRY(llmi_model_gather(t->model, err));
     memset(t->gradients, 0, (t->floats + t->tail) * sizeof(float));
     memset(t->m, 0, 2 * state * sizeof(float));
     return LLM_OK;
@@ -6188,7 +6190,7 @@ LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *
     t->desc = d;
     t->floats = (size_t)model->table.floats;
     t->tail = llmi_tail(&model->config);
-    if (llmi_trainer_allocate(t, err) != LLM_OK || llmi_model_gather(model, err) != LLM_OK) {
+    if (llmi_trainer_allocate(t, err) != LLM_OK) {
         llm_trainer_free(t);
         return NULL;
     }
@@ -8744,7 +8746,7 @@ typedef size_t (*llmi_split)(const uint8_t *classes, const char *text, size_t n)
 static const struct { const char *pattern; llmi_split split;
 } llmi_splits[] = {{NULL, llmi_split_gpt2},
                    {"\\p{N}{1,3}", llmi_split_numbers},
-                   {"[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F"      /* as above, in UTF-8 */
+                   {"[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F"      /* in UTF-8 */
                     "\xE3\x82\xA0-\xE3\x83\xBF]+",
                     llmi_split_cjk},
                    {LLMI_WORDS("\\r\\n"), llmi_split_words},

@@ -107,9 +107,9 @@
  *   Weights, gradients, moments and sums are f32 in every training; llm_train_desc.precision says
  *   what the factors of products are rounded to, to the nearest, ties to even:
  *   FP32         nothing is rounded
- *   BF16_MIXED   weights, activations and their gradients are bf16 in every product. Norms, softmax,
- *                losses, the router and the stream between blocks stay f32. What blocks save for the
- *                backward is kept in bf16
+ *   BF16_MIXED   weights, activations and their gradients are bf16 in every product. Norms,
+ *                softmax, losses, the router and the stream between blocks stay f32. What blocks
+ *                save for the backward is kept in bf16
  *   FP8_MIXED    as that, and the linear layers' products, forward and both backward ones, are of
  *                E4M3 (DeepSeek-V3 report sec. 3.3): a scale, the power of two next above
  *                largest/448, for each tile of 1 x 128 activations or gradients along the summed
@@ -3724,7 +3724,7 @@ typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K ch
 } llmi_ds_work;
 
 /* What blocks save for their backward: `exact` things, then `wide` ones, which training in bf16 and
- * fp8 keeps in bf16: a block then works on one place in f32, `wide`, and its own copy is narrower. */
+ * fp8 keeps in bf16: a block then works on one place in f32, `wide`, and its own copy is narrow. */
 typedef struct llmi_saved {
     int keep;                          /* for all blocks, or each block in place of the last    */
     int narrow;                        /* wide things are kept in bf16                          */
@@ -3790,7 +3790,7 @@ static int llmi_final_norm(const llm_model *model) {
 static int llmi_head_index(const llm_model *model) {
     return model->config.tie_embeddings ? 0 : (int)model->table.n - 1;
 }
-/* of the head and of attention, which fp8 training leaves in bf16 (DeepSeek-V3 report sec. 3.3.1) */
+/* of the head and of attention, which fp8 training leaves in bf16 (DeepSeek-V3 report, 3.3.1) */
 static llm_precision llmi_near_precision(llm_precision precision) {
     return precision == LLM_FP32 ? LLM_FP32 : LLM_BF16_MIXED;
 }
@@ -4869,7 +4869,7 @@ static void llmi_ds_carve_saved(llmi_ds_saved *s, llmi_arena *exact, llmi_arena 
     s->rstd2 = llmi_carve_floats(exact, n);
     s->mid = llmi_carve_floats(wide, llmi_mul(n, (size_t)c->d_model));
     memset(&s->moe, 0, sizeof s->moe);
-    dense = *wide;                     /* a block needs the one or the other: they share the place */
+    dense = *wide;                     /* a block needs the one or the other: they share a place */
     if (c->n_routed_experts) llmi_moe_carve_saved(&s->moe, exact, wide, c, n);
     s->gate = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
     s->up = llmi_carve_floats(&dense, llmi_mul(n, (size_t)c->d_ffn));
@@ -5740,7 +5740,9 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     run.rows = (size_t)T;
     memory = NULL;
     result = llmi_scratch_reserve(context,
-                                  llmi_model_attention_scratch(context, LLM_FP32, config, run.rows, 0), err);
+                                  llmi_model_attention_scratch(context, LLM_FP32, config, run.rows,
+                                                               0),
+                                  err);
     for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
         if (pass) {
             memory = llmi_alloc(model->allocator, arena.used, "activations", err);
@@ -5758,7 +5760,8 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
         llmi_trunk_forward(&run, tokens);
         llmi_final_norm_forward(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
         if (logits) {
-            llmi_matmul(context, logits, (size_t)config->vocab_size, run.h, llmi_head_matrix(model, LLM_FP32),
+            llmi_matmul(context, logits, (size_t)config->vocab_size, run.h,
+                        llmi_head_matrix(model, LLM_FP32),
                         NULL, n, 0);
         } else {
             llmi_head head;
@@ -6634,7 +6637,8 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     size_t scratch;
     s->context = llm_context_create(s->desc.n_threads, allocator, err);
     if (!s->context) return LLM_ERR_MEMORY;
-    scratch = llmi_model_attention_scratch(s->context, LLM_FP32, config, (size_t)s->desc.max_seq_len, 0);
+    scratch = llmi_model_attention_scratch(s->context, LLM_FP32, config,
+                                           (size_t)s->desc.max_seq_len, 0);
     scratch = llmi_max(scratch, llmi_mul((size_t)config->vocab_size, 16)); /* sampling */
     LLMI_TRY(llmi_scratch_reserve(s->context, scratch, err));
     s->cache_size = llmi_mul(
@@ -6787,7 +6791,8 @@ static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n)
         const float *h = llmi_mtp_advance(s, k, length + 1 + n_drafts, length + 1);
         size_t i, best = 0;
         if (!h || k > n) continue;
-        llmi_matmul(s->context, s->sample_logits, V, h, llmi_head_matrix(s->model, LLM_FP32), NULL, 1, 0);
+        llmi_matmul(s->context, s->sample_logits, V, h, llmi_head_matrix(s->model, LLM_FP32), NULL,
+                    1, 0);
         for (i = 1; i < V; i++)
             if (s->sample_logits[i] > s->sample_logits[best]) best = i;
         drafts[n_drafts++] = s->tokens[length + k] = (int32_t)best;
@@ -7723,11 +7728,20 @@ static llm_result llmi_file_read(const char *path, void **data, size_t *size,
     return *data ? LLM_OK : LLM_ERR_MEMORY;
 }
 
-static llm_result llmi_directory_create(const char *path, llm_error *err) {
+static int llmi_is_directory(const char *path) { /* 0 where the system does not say */
 #if LLMI_POSIX
     struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+#else
+    (void)path;
+    return 0;
+#endif
+}
+
+static llm_result llmi_directory_create(const char *path, llm_error *err) {
+#if LLMI_POSIX
     if (mkdir(path, 0777) == 0) return LLM_OK;
-    if (errno == EEXIST && stat(path, &status) == 0 && S_ISDIR(status.st_mode)) return LLM_OK;
+    if (errno == EEXIST && llmi_is_directory(path)) return LLM_OK;
     return llmi_fail_io(err, "create directory", path);
 #elif defined(_WIN32)
     if (_mkdir(path) == 0 || errno == EEXIST) return LLM_OK;
@@ -8533,56 +8547,62 @@ static llmi_heap_item llmi_heap_pop(llmi_heap *heap) {           /* of one that 
 
 /* ---- characters ----------------------------------------------------------------------------- */
 /* Letters, numbers, marks, punctuation and symbols of Unicode 16.0.0, by tools/make_unicode.py:
- * ranges in ascending order, each as the gap since the end of the last and 4 * length + its kind,
+ * ranges in ascending order, each as the gap since the end of the last and 8 * length + its kind
+ * (letter, number, mark, symbol; +4 where numbers are not, or symbols are, of words),
  * in base 26, most significant digit first, capitals but for the last digit. Several strings,
  * as C99 promises 4095 characters of one. */
 #define LLMI_UNICODE_END 0x323B0u       /* all beyond but U+E0100 .. U+E01EF, marks, is other */
 static const char *const llmi_unicode[] = {
-    "BhClaBpaBfaEaaBbaEaatBiBnaealbtajahaeapafaeahanahaDoahaEuahaCSmataBwaChauaBfaeahaeaCtaRiauaha"
-    "icqahaeelaeahambebDcbMuahaVkahaBeaZobFwceaBbaGialcpbHaahagahakahakahagiEeeqalrBraBuahbpaGqaDi"
-    "aBpataiagaPgahaeaBebhaBaaiakahasaiaBpamalaeaChceagaEqaEgcNsaBuaeoBpaFcaBmaiataecgalaDkasaeaBm"
-    "aeaoaeawcClbDwaochbBsfDsahayiBmaGmaDubFeaIiaoaeaCwaeaBeaBoakalaBpahaCmaobBgcicDkbBcbedqcgaeaB"
-    "eckcoaeigeibmakcBpaialazalaeahagcobyeicDkbBcbibibicgbwekcodghqbehBpakamagahkobBkbmbDkbBcbibuc"
-    "gaeaBibobocepiakcBpalheaBabobBgcicDkbBcbibucgaeaBeckcohoeibmakcBpahaeazkgaebydmbqdibebididmdB"
-    "wewdobsceggoCbaBjfwaBgbmbDobCmcgaeaBebobshkbmceciakcBphhaBdahaeaoahaBgbmbDobBobucgaeaBebobshk"
-    "gibiakcBpbiagmsaBkbmbGiakaeaBebobsaeahemagaBdamakcCzahaybobCudDsbBkbecBcdgeBabgbBigBpckahmHka"
-    "gaiaBeehaBcaBiahaBpalBlibebubDsbebBoagaiaBmaecubebBebBpcqBgeaDrakaBbaDdahagahagahagatakaBgbFo"
-    "eDeahakauaBubFqbBjagaBbbCdBlGqaDeaeaBpaBbayasaqaoaeaoaiaBeamasaCaaByaeagaBpasalaFwbefecGqahaB"
-    "ZgbqcBcbebqcGibqcFcbqcBcbebqcCibIubqcKicoaBnaDddCmaBrgNgcychaDRkalaCqbEaaldLoapanaBghCuasjCya"
-    "oaljCuakmCabmbkmIaaFaapaeataeagcBpgBpgBvaobgaBpgNshuakaFgagaefKukEubByeByehdlaBpaEqculGueEagB"
-    "tdFjaDoawclaIeaBqbEocgaBpgBpgBfaeaBbcEwBxwaHgaCsaBgblaBpaCtaBmaBzaoaEqaCcaiaBpaGuaCgitaFoaDed"
-    "xaBpdmaBpaFoalaBsfGqcmaBjioahaDiaqagayagaiaoaefBDoaJyaBQucycFwcycBgbebebebEucIebBcahaeapambBc"
-    "apaqcybpaCaapcmbBcalrDviHjrfaeczaxaeaBpaxbCadFfpFeplaeataealaBoahaeapauaBbaeahaeahaeahaqahaBs"
-    "alaqaxauataeahaHxaiavaleDYpwBvvJhaMdaDlaDTbaEraFWtcFbbQhaBJgaBbaqaoaiftafalaFwbefecIqheahogaD"
-    "ojBcbBcbBcbBcbBcbBcbBcbBcbFaaHjaeaHfBiEdbNvmBHbBaCpbtaiafaDzaBlaBaahaualanaiapbNgckalamahaNwa"
-    "haqfGqbOmblaraBraEyaFzjhaCmaExbBpaEtaBhahaCjaFbaBpaGdaCjaBXjaBNAeaJzaFBCudIpjHcalaBPkapaCmaBp"
-    "aiuHgasahaBqahaEuakaKuaBpakaBbiDraBkalaPwalaKicibebBgvCmagamagaqagaDoawatagdzatgIaatikaHsaCwi"
-    "laBpgCwayapaeahaiagaBpaEiaBialaDoaCclhaEmdsaHgaCgaCdbeaBpelauagaBoaBpaubGiaCgjmagaBgakcBpctaD"
-    "oapaeaoaHsagaeaoaiakauakaeagaeymalaBsawalamakkycycyjBcbBcbGqahaCealeRsaBiahakcBpgCOCumDoeHoMN"
-    "cCEicQiBmBcmufeagaBoahaCabubebibibQqaCtqCDwaCxaJwcIihhBgBwataCoaBrgCoaFnbDbbteubUueClaBpaBfaE"
-    "aaBbaEaaBvaNsdycycycmdBfbBfnlcBwbEabCybibCicCeBiSyfpeGzdBnaIvaCtajapbCddhBvHbagFaEmdHopgaEfeE"
-    "yarjDcafaBgaffFwawfEqbhaFoeBgahavBqYicBpgFoeFoeGeiIalhaBsbCibBcbibBsbCibBcbidIamBVwjDkkBgyybG"
-    "mbBkCrycebGubidecDobhaBhaDoalaBdaEuiBlBwCybifvaDkazdhaEafhCmIqejaiaCncHdaeaobkfsaqbmbEmcoegaB"
-    "lhBnhEmajahaEmanBgBgahaEiakevaBfjIidBfaDkcBhaCyfBhaCuhtmBdDcLgCdHwnHwhzaFoasiBpgBpaEidwahaDoi"
-    "lIaEvbGmbkahciqmCdsaEmaBpaeiDkaBuaraxwCuasatBmDgaBduDojoaIeaCkaBfeEragaiakaejsaGyaBualbtagnDw"
-    "hBpgoaFoaCgbBpataeakaeiFkagalaejoaHkaCgaqatasahakaBpaeahaeapbDdlCubDwaByaBbagaiagCkBcbebqbCib"
-    "BoahgHgaByfBpgsbBgcicDkbBcbibubkaeaBeckcoceggfuakcBedwlBobecebFwbeaBmbgcgbsbwaeagaealblikBdIe"
-    "aCwaqaxaBpalbhagamBeHkaDeaiahaeiBpGkHgaBecBmaDraqakBiHkaCsapaelBpgCdtGqaCcaeahgBpgDdBcEecCkeB"
-    "xataBcHdGuaCkahDwJwaCzmBgcecBgbibDsaBabkcsaeagaeakapjBpCsBgcGaaBecBeaeahaeagBbeaBqaGeaBeaeasa"
-    "BjagieaBuaHcaCoapaeaxnLghBrHaFcahoBpgBkbFsaBibBiaeaxkEndlaEqcDmbCgCvBcbibFwaBadgbkbBeaeagiBpg"
-    "ybibEyawbkbwaehBpLyCyasalhkaeagaCabFgaBedwaCdaBpagDhepDhaEpnhaFLwDyRdbxlBEeDXkOyalnGIyqgayaCk"
-    "kXQqfDLsKDdEqaCwaBpCOsDJohEubBpelaMebBpgEqcwahkHkaBeaBnaqalkBpbBdbDgfCyQqGyapaBpHqJwaDpatDxLo"
-    "egaeaIohsaCaCmiahaeaglkoBKIaiHImBpBoNFrqbBcbibBSupeBdmceoqiCIyDKuQmfCadBkhBochakahFVkBLbaBpgC"
-    "PfCyHecDqjRzCiBLzkGdcJjawapaBaiBialaBeaEtasaJnvKhaoahEsDdmDdmNnjDxFfNcbKybicecicqbBwbebBcbKab"
-    "qcBgbBcbEibqbubedBcbCAicDwahaDwahaEuahaDwahaEuahaDwahaEuahaDwahaEuahaDwahaBgcHtaDAxaIoataHuaB"
-    "jagaChagaBfpwbCkBQmEugyIfBebCscBebkbwfJoBhgEiGydBeaBccBpeeahMiEqagrGuasaBpfhRwEiasaBpIgEqakae"
-    "aBpehSmBcbqbibCibBEicBlaBeBpKmaBeaeeBpelBEfJdahanaharCyGzahaCjHmqbEebibecebBobqbebegeeebebebm"
-    "bibecebebebebebibecqbBcbqbqbebBobCqfmbubCqCalKkGxePnmClcClbClbFvkCbaYxCeEpnGxeBnhloBbFyFVneCt",
-    "dCddSleOtgBzehpBzeItiBrgGhiEtcBzelCkCAlmChcCddBrfIthClcBvgBnhWtbOhaBpBNqJSUiBgYPcgBIecBICmoBS"
-    "FspDRsDQwDFkCFyBDFwfYUy"};
+    "BhEtaDdaChaIaaBjapalaIaaBjBiCxaiatbBjavalaiaBbanaialaBdalaHcalaJoalaFKyaBjaDsaElaBoaChaialaia"
+    "FjaBIoaBoalaqcBgalaietaialaybibGebZoalaBQualaCgaBZcbLsciaBzaMqatcBbbNyalakalasalasalakiIieBga"
+    "trDfaDmalbBbaNgaGoaDdaBjaqakaBEmalaiaCgblaByaqasalaBiaqaDdayataiaElciakaJgaIkcBBkaDmaioDdaKea"
+    "CwaqaBjaickataGuaBiaiaCwaiaBaaiaBqcEtbHsaBaclbDkfHkalaBwiCwaMyaHmbKgaQqaBaaiaFqaiaCgaDcasataD"
+    "dalaEyaBabCmcqcGubCebidBgckaiaCgcscBaaiikeqbyascDdaqataCbataialakcBabBweqcGubCebqbqbqckbBqesc"
+    "BadkhBgbihDdasayakalkBabCubybGubCebqbBockaiaCobBabBacipqascDdathiaBybBabCmcqcGubCebqbBockaiaC"
+    "gcscBahBaeqbyascDdalaiaCbkkaibBwdybBgdqbibqdqdydDseBqdBabBicigkoDdaBdaCpfBqaCmbybHcbEyckaiaCg"
+    "bBabBihsbycicqascDdhlaCjalaiaBaalaCmbybHcbDcbBockaiaCgbBabBihsgqbqascDdbqakmBiaCubybMqasaiaCg"
+    "bBabBiaialeyakaCjayascDdaCzalaBwbBabFodHkbCubicCedkeBybkbCogDdcsalmOuakaqaCgelaCeaCoalaDdatBl"
+    "qbibBobHkbibDcakaqaCwaicBobibCgbDdcBgBgiaHfasaBzaDdaDhalakalakalakaBjasaCmbLceGgalasaBoaDmbLe"
+    "bCpakaBzbEdBlNgaGgaiaDdaBzaBwaBiaBgaBaaiaBaaqaCgayaBiaEaaDuaiakaDdaBiataLsbificNgalaDYmbBgcCe"
+    "bibBgcMqbBgcKebBgcCebibBgcEqbRobBgcUqcBaaCxaGjdEyaDfgBAmcBwclaHIuataFgbIaatdXcaBbazaCmhFoaBij"
+    "FwaBaatjFoasmEabybsmQaaJyaBbaiaBjaiakcDdgDhgDnaBabkaDdgBBkhBoasaKmakaifVokJobDueDueldtaDdaJgc"
+    "BolNoeIagDdandKpaHcaBqctaQiaDebJackaDdgDdgChaiaBzcJqBxBqaOmaFiaCmbtaDdaFjaCwaDvaBaaJgaEcaqaDd"
+    "aNoaEkiBjaLcaGgdBraDddyaDdaLcataDkfNgcyaCpiBaalaGoaBgakaBwakaqaBaaifCHcaTuaDHocBwcLscBwcCmbib"
+    "ibibJocQibCealaiaBbaybCeaBbaBgcBwbBbaEaaBbcybCeatrHniEtaxaFzapaDfrnaicCbaBraiaDhaBrbEadKhpKgp"
+    "taiaBjaiataDcalaiaBbaBoaBzaialaialaialaBgalaDkataBgaBraBoaBjaialaFdaKvaqaBhanateHXbwDnvSraIda"
+    "QhaGzaHLzaJlaLTjcJzbBGlaCSmaBzaBgaBaaqfBjanataLsbificRghialokaHcjCebCebCebCebCebCebCebCebJyaO"
+    "paiaOhBiIdbBBnmCNzBaFbbBjaqajaHvaCvaByalaBoatazaqaBbbBAmcsatayalaBBsalaBgfNgbBCybtaBlaDfaJwaL"
+    "vjlaEyaJrbDhaJjaCralaEvaJzaDhaMdaEvaDUpaDAAiaTvaKCFodRbjOeataDEuaBbaEyaDdaquOmaBialaDealaJoas"
+    "aVoaDdasaBziHfaCuataBFsataUqcqbibCmvEyakayakaBgakaHcaBqaBjakdCbaBjgQaaBjisaPkaFqitaDdgFqaBwaB"
+    "baialaqakaDdaIqaCoataHcaEcllaIydBiaOmaEkaEdbiaDdetaBoakaDcaDdaBobMqaEkjyakaCmascDdcBjaHcaBbai"
+    "aBaaPkakaiaBaaqasaBoasaiakaiyyataDkaBqatayaskBwcBwcBwjCebCebNgalaEiateBJkaCoalascDdgFCFomHceP"
+    "cMNcEIqcBGqBmCemBofiakaDcalaEabBobibqbqbBHgaFjqEHsaFraTscQqhlBgDsaBjaFaaDfgFaaBbaxaHnaBfaBbbF"
+    "zbBjeBobBPoeEtaDdaChaIaaBjapalaIaaDnaBBkdBwcBwcBwcydChbChntcDsbIabFwbqbEqcEiBiBLwfBbeObdCxaQj"
+    "aBlaFjavaBbbEddlBvNzakFaIydPcpkaIneJwaBljGeajaCmajfLsaBqfJgblaLceCmalaBpBqBWqcDdgLceLceMiiQal"
+    "laDkbEqbCebqbDkbEqbCebqdQamDRsjGukCmyBwbMybCuCrBwcibNobqdicHcblaCraHcataCjaJoiCzBwFwbqfBtaGua"
+    "CbdlaIaflCmRgevaqaFdcOjaiaBabsfBiaBgbybIycBaekaCzhCxhIyavalaIyaBdBgCmalaIqaseBtaChjQqdChaGucC"
+    "raFwfCraFohBjmCjDcWmCdPsnPshCbaLcaBiiDdgDdaIqdBqalaHcitIaJtbMybsalcqqyCdBiaIyaDhaiiGuaDmaBlaB"
+    "rwFoaBiaBjBmGmaCjuHcjBaaQiaEsaCheGjaDdakaqasaijBiaNwaDmatbBjaknHshDdgBaaLcaEkbDdaBjaiasaiiKua"
+    "kataijBaaOuaEkaBgaBjaBialasaDdaialaiaBbbGjlFobHsaDuaBzakaqakCkCebibBgbEqbDcalgOmaDufDdgBibCmc"
+    "qcGubCebqbBobsaiaCgcscBacigkfBoascCgdBqlDcbicibLsbiaCwbkckbBibBqaiakaiatbtisBdQiaFqaBgaBraDda"
+    "tblakayBeOuaGgaqalaiiDdGkOmaCgcCwaHfaBgasBiOuaFiaBbailDdgEdtNgaEcaialgDdgGfBcIicEseDdavaBjaCe"
+    "HdNoaEsalDwTsaDdaCzmCmcicCmbqbHkaBybscBiaiakaiasaBbjDdCsCmcMaaCgcCgaialaiakBbiaDeaMiaCgaiaBia"
+    "CpakiiaDmaOeaFaaBbaiaBrnWmhDfHaKealoDdgCubLkaCobCoaiaBrkDdaGbdtaJgcGwbEkCvCebqbLsaBydkbsbCgai"
+    "akiDdgBwbqbJwaBqbsbBqaihDdLyFwaBiathsaiakaEabKmaCgdBqaEdaDdakDhipGraJbnlaKXsDyBIfbBrlCIiDXkBD"
+    "watnMRwqkaBwaEskBVHgfGXkKDdJgaFqaDdCOsGTchJobDdetaYibDdgJgcBqalkOuaCgaCxaBgatkDdbCjbGmfFwQqNw"
+    "aBbaDdHqTsaHhaBjDxXcekaiaRahBiaEaCmqalaiaklsoCUQaiOQyBpDcNFrBgbCebqbDLopiBdycioBgiERwDKuBGyfE"
+    "adCuhDcclasalFVkCVzaDdgFEhCyOgcHejBJvCiCXvkMdcSpaBqaBbaByiCoataCgaJjaBiaSxvUlaBaalEsGjmGjmBAx"
+    "jHxFfBAebVwbqcicqcBgbDsbibCebUabBgcCmbCebIqbBgbBobidCebEAqcHsalaHsalaJoalaHsalaJoalaHsalaJoal",
+    "aHsalaJoalaHsalaCmcPlaGBraRaaBjaPmaCpakaElakaChpBqbEsBQmJogBwIfCgbFicCgbsbBqfTcBhkEiNwdCgaCec"
+    "DdeialMiJgakrNoaBiaDdflRwIqaBiaDdIgJgasaiaDdelSmCebBgbqbEqbCIqcCzaCgBpUyaCgaieDdetBEfSjalaBda"
+    "laBlCyObalaEvHmBgbIibqbicibDcbBgbibigieibibibybqbicibibibibibqbicBgbCebBgbBgbibDcbFgfybBobFgC"
+    "atKkNreBExmEtcEtbEtbLnkEfaKxaIhaBzaIhaBzaIhaLfCeJbnNreCxhtoBzFyLQxeFjdEddBKteBDjgDvelpDveRjiD"
+    "fgMliJjcDvetCkEAtmElcEddDffRjhEtcDngCxhBTjbBClaDdBNqTLOqBgBXEegCQicCQEyoDKLkpHJkDQwGKuCFyCGLs"
+    "fBXPw"};
 
 /* the first four after OTHER in the order of the table; SYMBOL: punctuation, too */
 enum { LLMI_OTHER = 0, LLMI_LETTER, LLMI_NUMBER, LLMI_MARK, LLMI_SYMBOL, LLMI_SPACE };
+#define LLMI_WORD 8u                   /* added to what is of a word, \w */
 #define LLMI_CLASS_BYTES (LLMI_UNICODE_END / 2 + 1)              /* 4 bits for each code point */
 
 static void llmi_classes_set(uint8_t *classes, uint32_t code, unsigned kind) {
@@ -8605,26 +8625,35 @@ static void llmi_classes_fill(uint8_t *classes) {                /* of zeroed by
             }
             value += (uint32_t)(*p - 'a');
             if (!is_range) code += value;
-            else for (i = value / 4; i; i--)
-                llmi_classes_set(classes, code++, LLMI_LETTER + value % 4);
+            else for (i = value / 8; i; i--) {
+                const unsigned word = (value % 4 < 3) != (value % 8 > 3) ? LLMI_WORD : 0;
+                llmi_classes_set(classes, code++, (LLMI_LETTER + value % 4) | word);
+            }
             is_range = !is_range;
             value = 0;
         }
     for (i = 0; i < sizeof spaces / sizeof spaces[0]; i++)
         for (code = spaces[i][0]; code <= spaces[i][1]; code++)
             llmi_classes_set(classes, code, LLMI_SPACE);
+    for (code = 0x200C; code <= 0x200D; code++) llmi_classes_set(classes, code, LLMI_WORD);
 }
 
-/* the character at the start of n > 0 bytes -> its length; a broken byte is a character, OTHER */
-static size_t llmi_class(const uint8_t *classes, const char *text, size_t n, int *kind) {
+/* the character at the start of n > 0 bytes -> its length, and its kind, with LLMI_WORD; a broken
+ * byte is a character, OTHER */
+static size_t llmi_character(const uint8_t *classes, const char *text, size_t n, int *kind) {
     uint32_t code = (unsigned char)text[0];
     size_t size = 1;
     if (code >= 0x80) size = llmi_utf8_decode(text, n, &code);
     *kind = !size                     ? LLMI_OTHER
             : code < LLMI_UNICODE_END ? classes[code / 2] >> code % 2 * 4 & 15
-            : code - 0xE0100u < 240   ? LLMI_MARK
+            : code - 0xE0100u < 240   ? LLMI_MARK | (int)LLMI_WORD
                                       : LLMI_OTHER;
     return size ? size : 1;
+}
+static size_t llmi_class(const uint8_t *classes, const char *text, size_t n, int *kind) {
+    const size_t size = llmi_character(classes, text, n, kind);
+    *kind &= 7;
+    return size;
 }
 
 /* where a run of these kinds, a bit for each, that starts at `at` ends */
@@ -8792,7 +8821,7 @@ typedef struct llmi_added {
     const char *content;
     size_t size;
     int32_t id;
-    uint8_t special, normalized, lstrip, rstrip;
+    uint8_t special, normalized, lstrip, rstrip, single_word;
 } llmi_added;
 
 struct llm_tokenizer {
@@ -9072,16 +9101,32 @@ static const llmi_added *llmi_added_match(const llmi_added *added, size_t low, s
     }
 }
 
+/* the character that ends at `end`, not before lowest -> where it begins, and its kind */
+static size_t llmi_character_before(const uint8_t *classes, const char *text, size_t lowest,
+                                    size_t end, int *kind) {
+    size_t at = end - 1;
+    while (at > lowest && end - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+    if (llmi_character(classes, text + at, end - at, kind) == end - at) return at;
+    *kind = LLMI_OTHER;
+    return end - 1;
+}
+
+/* whether no letter, digit and the like touches [begin, end) of text */
+static int llmi_added_alone(const llm_tokenizer *t, const char *text, size_t n, size_t begin,
+                            size_t end) {
+    int before = LLMI_OTHER, behind = LLMI_OTHER;
+    if (begin) (void)llmi_character_before(t->classes, text, 0, begin, &before);
+    if (end < n) (void)llmi_character(t->classes, text + end, n - end, &behind);
+    return !((unsigned)(before | behind) & LLMI_WORD);
+}
+
 /* White space around [*begin, *end) of text, not before lowest: the token takes it in. */
 static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, const char *text,
                              size_t n, size_t lowest, size_t *begin, size_t *end) {
     int kind;
     while (token->lstrip && *begin > lowest) {
-        size_t at = *begin - 1;
-        while (at > lowest && *begin - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
-        if (llmi_class(t->classes, text + at, *begin - at, &kind) != *begin - at ||
-            kind != LLMI_SPACE)
-            break;
+        const size_t at = llmi_character_before(t->classes, text, lowest, *begin, &kind);
+        if (kind != LLMI_SPACE) break;
         *begin = at;
     }
     while (token->rstrip && *end < n) {
@@ -9110,6 +9155,7 @@ static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n,
         }
         at = end = begin + token->size;
         if (token->special && !e->parse_special) continue;
+        if (token->single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
         llmi_added_strip(t, token, text, n, done, &begin, &end);
         if (begin > done) LLMI_TRY(llmi_encode_piece(e, text + done, begin - done, set + 1));
         llmi_emit(e, token->id);
@@ -9626,7 +9672,7 @@ static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
 
 static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limit) {
     static const llmi_bpe_rule rules[] = {
-        {"id", "*"}, {"content", "*"}, {"single_word", "f"}, {"lstrip", "tf"}, {"rstrip", "tf"},
+        {"id", "*"}, {"content", "*"}, {"single_word", "tf"}, {"lstrip", "tf"}, {"rstrip", "tf"},
         {"normalized", "tf"}, {"special", "tf"}, {NULL, NULL}};
     const llmi_json *json = &r->json;
     llmi_strings *vocabulary = &r->t->vocabulary;
@@ -9676,6 +9722,7 @@ static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limi
         added->normalized = (uint8_t)llmi_bpe_is_true(json, item, "normalized");
         added->lstrip = (uint8_t)llmi_bpe_is_true(json, item, "lstrip");
         added->rstrip = (uint8_t)llmi_bpe_is_true(json, item, "rstrip");
+        added->single_word = (uint8_t)llmi_bpe_is_true(json, item, "single_word");
     }
     return LLM_OK;
 }
@@ -9887,6 +9934,11 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
             llmi_path_join(merges_name, sizeof merges_name, path, "merges.txt", err) != LLM_OK)
             return NULL;
         is_pair = llmi_file_exists(name);
+        if (!is_pair && llmi_is_directory(path)) {
+            llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
+                      llmi_path_end(path, 120));
+            return NULL;
+        }
         if (!is_pair) snprintf(name, sizeof name, "%s", path);   /* a file, then */
     }
     if (llmi_file_read(name, &text, &size, allocator, err) == LLM_OK &&
@@ -9931,10 +9983,10 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
         llmi_text_string(text, added->content, added->size);
         llmi_text_format(
             text,
-            ", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
+            ", \"single_word\": %s, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
             "\"special\": %s}",
-            no_yes[added->lstrip], no_yes[added->rstrip], no_yes[added->normalized],
-            no_yes[added->special]);
+            no_yes[added->single_word], no_yes[added->lstrip], no_yes[added->rstrip],
+            no_yes[added->normalized], no_yes[added->special]);
         comma = ",";
     }
     llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ");
@@ -11789,8 +11841,8 @@ static int llmi_last_pass(void) {
     #if LLMI_AMX
                 if (last == 4 && (enabled & 0x60000u) == 0x60000u && (amx & (1u << 22)) &&
                     (amx & (1u << 24))) {
-                    long result =
-                        158; /* arch_prctl(ARCH_REQ_XCOMP_PERM, tile data): Linux asks to be asked */
+                    long result = 158;           /* arch_prctl(ARCH_REQ_XCOMP_PERM, tile data): */
+                                                 /* Linux asks to be asked                      */
                     __asm__ volatile("syscall"
                                      : "+a"(result)
                                      : "D"(0x1023L), "S"(18L)
@@ -12571,16 +12623,16 @@ static void FN(llmi_pack_b_bf16)(float *to, const float *b, size_t row, size_t c
     FN(llmi_round)(to, llmi_round_up(n, NR) * k);
 }
 
-/* The nearest of E4M3's values, ties to even (Micikevicius et al., arXiv:2209.05433, table 1), |x| <=
- * 448: 8 to 15 steps of an eighth of x's power of two, which is 2^-6 or more. What is not finite
- * stays so. */
+/* The nearest of E4M3's values, ties to even (Micikevicius et al., arXiv:2209.05433, table 1), for
+ * |x| <= 448: 8 to 15 steps of an eighth of x's power of two, which is 2^-6 or more. What is not
+ * finite stays so. */
 LLMI_INLINE V FN(llmi_e4m3)(V x) {
     const V power = FLOATS(IAND(BITS(x), ISET(0x7f800000)));
     const V step = MUL(MAX(power, SET1(1.0f / 64.0f)), SET1(0.125f));
     return MUL(TO_FLOAT(TO_INT(DIV(x, step))), step);
 }
 /* The least power of two by which a tile's values come down to 448: so a value times it is exact in
- * bf16, too. (The report has such scales for some activations, sec. 3.3.2; UE8M0 of OCP's formats.) */
+ * bf16, too. (The report has such scales for some activations, sec. 3.3.2.) */
 LLMI_INLINE V FN(llmi_fp8_scale)(V largest) {
     const VI bits = BITS(DIV(MAX(largest, SET1(1e-12f)), SET1(448.0f)));
     return FLOATS(IAND(IADD(bits, ISET(0x7fffff)), ISET(0x7f800000)));

@@ -558,8 +558,8 @@ TEST(bpe_files) {
          "byte_fallback is true"},
         {"\"ignore_merges\": false", "\"ignore_merges\": 1", LLM_ERR_UNSUPPORTED,
          "ignore_merges is 1"},
-        {"\"single_word\": false", "\"single_word\": true", LLM_ERR_UNSUPPORTED,
-         "single_word is true"},
+        {"\"single_word\": false", "\"single_word\": 1", LLM_ERR_UNSUPPORTED,
+         "single_word is 1"},
         {"\"<|endoftext|>\", \"single", "\"\", \"single", LLM_ERR_FORMAT,
          "added token 0 has no content"},
         {"{\"id\": 260,", "{\"id\": 259,", LLM_ERR_FORMAT, "added token 0: id 259"},
@@ -635,6 +635,42 @@ TEST(bpe_unreachable) { /* a token that no merge leads to is found by ignore_mer
     free(json);
 }
 
+/* single_word: no character of \\w (Unicode TR 18, annex C) before or behind */
+TEST(bpe_single_word) {
+    static const struct { const char *text; int found; } cases[] = {
+        {"<w>", 1},            {" <w> ", 1},          {"x<w>", 0},           {"<w>x", 0},
+        {"-<w>.", 1},          {"_<w>", 0},           {"<w>_", 0},           {"7<w>", 0},
+        {"<w>7", 0},           {"\xc3\xa9<w>", 0},    {"<w>\xc3\xa9", 0},    {"\xc2\xb2<w>", 1},
+        {"<w>\xc2\xbd", 1},    {"\xe2\x85\xa7<w>", 0}, {"\xe2\x80\x8d<w>", 0}, {"\xcc\x81<w>", 0},
+        {"\xe2\x92\xb6<w>", 0}, {"\xe2\x82\xac<w>", 1}, {"<w>\xf3\xa0\x84\x80", 0},
+        {"\xa9<w>", 1},        {"<w>\xe2\x85", 1},    {"<w><w>", 2},         {"x<w> <w>", 1}};
+    size_t size, i;
+    char *json = bpe_json("\"added_tokens\": [",
+                          "\"added_tokens\": [{\"id\": 261, \"content\": \"<w>\", \"single_word\": "
+                          "true, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, "
+                          "\"special\": false},", &size);
+    llm_error err;
+    llm_tokenizer *t = llm_tokenizer_load_memory(json, size, NULL, &err);
+    CHECK_MSG(t != NULL, "%s", err.message);
+    for (i = 0; t && i < sizeof cases / sizeof cases[0]; i++) {
+        size_t count, j;
+        int found = 0;
+        int32_t *tokens = bpe_encode(t, cases[i].text, strlen(cases[i].text), 0, &count);
+        for (j = 0; j < count; j++) found += tokens[j] == 261;
+        CHECK_MSG(found == cases[i].found, "case %zu: found %d, not %d", i, found, cases[i].found);
+        free(tokens);
+    }
+    if (t) {
+        CHECK(llm_tokenizer_save(t, "build/single_word.json", NULL) == LLM_OK);
+        llm_tokenizer_free(t);
+        t = llm_tokenizer_load("build/single_word.json", NULL, NULL);
+        CHECK(t && t->n_added && t->added[0].single_word + t->added[t->n_added - 1].single_word == 1);
+        remove("build/single_word.json");
+    }
+    llm_tokenizer_free(t);
+    free(json);
+}
+
 TEST(bpe_hostile) {                     /* truncated at every byte, and mutated */
     size_t size, i, count, accepted = 0;
     char *json = bpe_json("", "", &size), *copy;
@@ -690,6 +726,8 @@ TEST(bpe_save) {
     CHECK_MSG(t && llm_tokenizer_vocab_size(t) == 474, "%s", err.message);
     llm_tokenizer_free(t);
     remove("build/tokenizer.json");
+    CHECK(!llm_tokenizer_load("tests", NULL, &err) && err.code == LLM_ERR_IO &&
+          strstr(err.message, "neither tokenizer.json nor vocab.json"));
     CHECK(!llm_tokenizer_load("build/no such file.json", NULL, &err) && err.code == LLM_ERR_IO &&
           strstr(err.message, "no such file"));
     CHECK(!llm_tokenizer_load(NULL, NULL, &err) && err.code == LLM_ERR_ARGUMENT);
@@ -815,6 +853,7 @@ static void run_bpe(void) {
     RUN(bpe_utf8_complete);
     RUN(bpe_files);
     RUN(bpe_unreachable);
+    RUN(bpe_single_word);
     RUN(bpe_hostile);
     RUN(bpe_save);
     RUN(bpe_pair_of_files);

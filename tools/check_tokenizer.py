@@ -86,7 +86,7 @@ class Random(random.Random):
     SPACES = " \t\n\r\v\f\x1c\x1f\x85\xa0\u1680\u2000\u2003\u200a\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
     FIXED = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'LL", "\u2019s", "\u02bct", "''", "'", "'r", "'v ", "'l",
              "<|endoftext|>", "<|endoftext|", "<|", "|>", "<<|endoftext|>>", " <|endoftext|> ", "[ADD]", "[ADDED]",
-             "[STRIP]", " [STRIP]\n ", "[LEFT]", "  [LEFT] ", "[RIGHT]", " [RIGHT]  ", "foo", "bar", "\u00e9t\u00e9", "plain token",
+             "[STRIP]", " [STRIP]\n ", "[LEFT]", "  [LEFT] ", "[RIGHT]", " [RIGHT]  ", "[WORD]", "-[WORD]", "whole", " [ALL] ", "foo", "bar", "\u00e9t\u00e9", "plain token",
              "\U0001F468\u200d\U0001F469\u200d\U0001F467", "\U0001F1E9\U0001F1EA", "\u2764\ufe0f", "e\u0301", "\u0915\u094d\u0937",
              "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<|EOT|>", "<\uff5cUser\uff5c>",
              "http://www.example.com/a?b=c&d=1", "3.14159", "1,000,000", "\u0661\u0662\u0663", "\u00b2\u00bd", "\u2167", "I'll've", "x=1;\n\t\treturn y;\n"]
@@ -271,6 +271,9 @@ def main():
                  AddedToken("[RIGHT]", special=False, rstrip=True, normalized=False),
                  AddedToken("<|endoftext|>", special=True, normalized=False),
                  AddedToken("<|", special=False, normalized=False), AddedToken("bar", special=False, normalized=True),
+                 AddedToken("[WORD]", special=False, single_word=True, normalized=True),
+                 AddedToken("whole", special=False, single_word=True, normalized=False),
+                 AddedToken("[ALL]", special=True, single_word=True, lstrip=True, rstrip=True, normalized=True),
                  AddedToken("\u00e9t\u00e9", special=False, normalized=True), AddedToken("plain token", special=True, normalized=True),
                  AddedToken("  ", special=False, normalized=True), AddedToken("\u4e00", special=True, normalized=False)]
         kinds["added tokens"] = byte_level(vocab, merges)

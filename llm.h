@@ -1371,20 +1371,33 @@ static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
  * ========================================================================================== */
 typedef void llmi_task(void *argument, size_t index, int thread);
 
-static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
-                          void *argument) {
+/* Tasks of about equal cost: each thread takes the same part of them every time, so that rows which
+ * one op has left in a core's cache are found there by the next. uneven: whoever is free takes the
+ * next one. */
+static void llmi_parallel_of(const llm_context *context, size_t n_tasks, llmi_task *task,
+                             void *argument, int uneven) {
     ptrdiff_t i;
 #ifdef _OPENMP
     if (context->n_threads > 1 && n_tasks > 1) {
-        const int chunk = 1 + (int)(n_tasks / (16 * (size_t)context->n_threads));
-        #pragma omp parallel for schedule(dynamic, chunk) num_threads(context->n_threads)
+        if (uneven) {
+            #pragma omp parallel for schedule(dynamic) num_threads(context->n_threads)
+            for (i = 0; i < (ptrdiff_t)n_tasks; i++)
+                task(argument, (size_t)i, omp_get_thread_num());
+            return;
+        }
+        #pragma omp parallel for schedule(static) num_threads(context->n_threads)
         for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, omp_get_thread_num());
         return;
     }
 #else
     (void)context;
+    (void)uneven;
 #endif
     for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, 0);
+}
+static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
+                          void *argument) {
+    llmi_parallel_of(context, n_tasks, task, argument, 0);
 }
 
 /* ============================================================================================
@@ -1566,7 +1579,7 @@ static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *product
     job.context = context;
     job.products = products;
     job.n = n;
-    llmi_parallel(context, tasks, llmi_batch_task, &job);
+    llmi_parallel_of(context, tasks, llmi_batch_task, &job, 1);
 }
 
 /* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */
@@ -2640,14 +2653,14 @@ static void llmi_attention_run(const llm_context *context, llmi_attention *a, si
     a->thread_size = llmi_attention_scratch_size(a->kernel, n_keys, a->qk_dim, a->v_dim, 0);
     a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
                                     llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
-    llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
+    llmi_parallel_of(context, heads * a->parts, llmi_attention_task, a, 1);
 }
 static void llmi_attention_backward_run(const llm_context *context, llmi_attention *a) {
     a->context = context;
     a->kernel = &context->kernels->tiles[a->precision];
     a->tile = llmi_attention_tile(a->kernel);
     a->thread_size = llmi_attention_scratch_size(a->kernel, a->rows, a->qk_dim, a->v_dim, 1);
-    llmi_parallel(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a);
+    llmi_parallel_of(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a, 1);
 }
 
 /* bytes of the context's scratch that a run over at most n_keys keys takes */

@@ -1264,9 +1264,15 @@ static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
 /* ============================================================================================
  * >>context      kernels, threads, and memory that ops may use while they run
  * ========================================================================================== */
+typedef struct llmi_share {            /* of a thread, of the tasks that run */
+    size_t next, end;
+    char apart[128 - 2 * sizeof(size_t)];  /* no two threads write to one cache line */
+} llmi_share;
+
 struct llm_context {
     const llmi_kernels *kernels;
     int n_threads;
+    llmi_share *shares;                /* n_threads */
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
     float *panels;                     /* of gemm: the blocks of A and B at work */
@@ -1278,6 +1284,7 @@ struct llm_context {
 LLM_API void llm_context_free(llm_context *context) {
     llm_allocator copy;
     if (!context) return;
+    llmi_release(context->allocator, context->shares);
     llmi_release(context->allocator, context->panels);
     llmi_release(context->allocator, context->scratch);
     copy = context->allocator_copy;
@@ -1335,7 +1342,11 @@ LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allo
         context->allocator_copy = *allocator;
         context->allocator = &context->allocator_copy;
     }
-    context->panels = (float *)llmi_alloc(allocator, panels * sizeof(float), "gemm panels", err);
+    context->shares = (llmi_share *)llmi_alloc(
+        allocator, (size_t)context->n_threads * sizeof *context->shares, "threads' shares", err);
+    if (context->shares)
+        context->panels =
+            (float *)llmi_alloc(allocator, panels * sizeof(float), "gemm panels", err);
     if (!context->panels) {
         llm_context_free(context);
         return NULL;
@@ -1371,33 +1382,53 @@ static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
  * ========================================================================================== */
 typedef void llmi_task(void *argument, size_t index, int thread);
 
-/* Tasks of about equal cost: each thread takes the same part of them every time, so that rows which
- * one op has left in a core's cache are found there by the next. uneven: whoever is free takes the
- * next one. */
-static void llmi_parallel_of(const llm_context *context, size_t n_tasks, llmi_task *task,
-                             void *argument, int uneven) {
-    ptrdiff_t i;
+#ifdef _OPENMP
+/* the next task of a share, or one beyond its end */
+static size_t llmi_take(llmi_share *share) {
+    size_t index;
+#if _OPENMP >= 201107
+    #pragma omp atomic read
+    index = share->next;
+    if (index < share->end) {
+        #pragma omp atomic capture
+        index = share->next++;
+    }
+#else
+    #pragma omp critical(llmi_take)
+    index = share->next++;
+#endif
+    return index;
+}
+#endif
+
+/* A thread's share is the same consecutive tasks every time, so that rows which one op has left in a
+ * core's cache are found there by the next. Whoever has finished takes from the others. */
+static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
+                          void *argument) {
+    size_t i;
 #ifdef _OPENMP
     if (context->n_threads > 1 && n_tasks > 1) {
-        if (uneven) {
-            #pragma omp parallel for schedule(dynamic) num_threads(context->n_threads)
-            for (i = 0; i < (ptrdiff_t)n_tasks; i++)
-                task(argument, (size_t)i, omp_get_thread_num());
-            return;
+        const size_t threads = (size_t)context->n_threads;
+        llmi_share *shares = context->shares;
+        for (i = 0; i < threads; i++) {
+            shares[i].next = i * n_tasks / threads;
+            shares[i].end = (i + 1) * n_tasks / threads;
         }
-        #pragma omp parallel for schedule(static) num_threads(context->n_threads)
-        for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, omp_get_thread_num());
+        #pragma omp parallel num_threads(context->n_threads)
+        {
+            const int thread = omp_get_thread_num();
+            size_t turn, index;
+            for (turn = 0; turn < threads; turn++) {
+                llmi_share *share = &shares[((size_t)thread + turn) % threads];
+                while ((index = llmi_take(share)) < share->end) task(argument, index, thread);
+            }
+        }
         return;
     }
 #else
     (void)context;
-    (void)uneven;
 #endif
-    for (i = 0; i < (ptrdiff_t)n_tasks; i++) task(argument, (size_t)i, 0);
-}
-static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
-                          void *argument) {
-    llmi_parallel_of(context, n_tasks, task, argument, 0);
+    for (i = 0; i < n_tasks; i++) task(argument, i, 0);
 }
 
 /* ============================================================================================
@@ -1579,7 +1610,7 @@ static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *product
     job.context = context;
     job.products = products;
     job.n = n;
-    llmi_parallel_of(context, tasks, llmi_batch_task, &job, 1);
+    llmi_parallel(context, tasks, llmi_batch_task, &job);
 }
 
 /* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */
@@ -2653,14 +2684,14 @@ static void llmi_attention_run(const llm_context *context, llmi_attention *a, si
     a->thread_size = llmi_attention_scratch_size(a->kernel, n_keys, a->qk_dim, a->v_dim, 0);
     a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
                                     llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
-    llmi_parallel_of(context, heads * a->parts, llmi_attention_task, a, 1);
+    llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
 }
 static void llmi_attention_backward_run(const llm_context *context, llmi_attention *a) {
     a->context = context;
     a->kernel = &context->kernels->tiles[a->precision];
     a->tile = llmi_attention_tile(a->kernel);
     a->thread_size = llmi_attention_scratch_size(a->kernel, a->rows, a->qk_dim, a->v_dim, 1);
-    llmi_parallel_of(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a, 1);
+    llmi_parallel(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a);
 }
 
 /* bytes of the context's scratch that a run over at most n_keys keys takes */

@@ -1215,12 +1215,12 @@ typedef struct llmi_kernels {
     const char *name;
     size_t w;                          /* floats in a vector                                    */
     llmi_tiles tiles[LLM_FP8_MIXED + 1];       /* by llm_precision */
-    /* y (m,n) = [y +] x (m,k) W [+ bias] for few rows; W unpacked, stored (n,k) for dot and (k,n)
-     * for axpy. What a row gets does not depend on the other rows, nor on where n was cut. */
+    /* y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and (k,n) for axpy. What a
+     * row gets does not depend on the other rows, nor on where n was cut. */
     void (*rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
                      size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
     void (*rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
-                      size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
+                      size_t ldw, float *y, size_t ldy);
     /* vectors of n */
     float (*dot)(const float *a, const float *b, size_t n);
     double (*square_sum)(const float *x, size_t n);
@@ -1380,6 +1380,8 @@ static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
  * Work is cut into tasks by sizes of its own, never by the number of threads, and no two tasks
  * write the same value: so results do not depend on the number of threads.
  * ========================================================================================== */
+#define LLMI_STRIP 128u                /* columns per task where sums run over rows */
+
 typedef void llmi_task(void *argument, size_t index, int thread);
 
 #ifdef _OPENMP
@@ -1437,9 +1439,10 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
  * Three loops of blocks around a tile (Goto & van de Geijn, ACM TOMS 34(3), 2008). An element of C
  * is always summed over k in the same order, in equal slices of at most kc: however the rest is
  * cut, the result has the same bits. Products of few rows read the weight once, unpacked: they are
- * bound by memory.
+ * bound by memory, which is fastest where every thread reads a few long streams.
  * ========================================================================================== */
 #define LLMI_FEW_ROWS 16
+#define LLMI_K_PARTS 8                 /* of a product of few rows; each part is summed apart */
 
 typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bias (n)] */
     size_t m, n, k;
@@ -1459,23 +1462,76 @@ typedef struct llmi_gemm_job {
     const llmi_gemm *g;
     const llmi_tiles *kernel;          /* of g's precision                                  */
     float *a_panel, *b_panel;
-    size_t step;                       /* rows path: columns per task                       */
+    size_t step;                       /* few rows: columns per task                        */
+    size_t k_parts;                    /* few rows: their sums (parts,m,n) lie in a_panel   */
     size_t i0, m, j0, n, k0, k;        /* the blocks of A and B at work                     */
     size_t tiles, row_blocks;          /* tiles of A's rows, shared out evenly             */
     size_t panels, column_blocks;      /* panels of B's columns, likewise                  */
     size_t b_tasks;                    /* packing: B's tasks come first, then A's          */
 } llmi_gemm_job;
 
-static void llmi_gemm_rows_task(void *argument, size_t index, int thread) {
+static void llmi_gemm_dot_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
-    const llmi_kernels *kernels = job->context->kernels;
-    const size_t j = index * job->step, n = llmi_min(job->step, g->n - j);
-    const int dot = g->b_row == 1;
+    const size_t j = index * job->step;
     (void)thread;
-    (dot ? kernels->rows_dot : kernels->rows_axpy)(
-        g->m, n, g->k, g->a, g->a_row, g->b + j * g->b_col, dot ? g->b_col : g->b_row, g->c + j,
-        g->ldc, g->bias ? g->bias + j : NULL, g->accumulate);
+    job->context->kernels->rows_dot(g->m, llmi_min(job->step, g->n - j), g->k, g->a, g->a_row,
+                                    g->b + j * g->b_col, g->b_col, g->c + j, g->ldc,
+                                    g->bias ? g->bias + j : NULL, g->accumulate);
+}
+
+static void llmi_gemm_axpy_task(void *argument, size_t index, int thread) {
+    const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
+    const llmi_gemm *g = job->g;
+    const size_t blocks = llmi_ceil_div(job->n, job->step), part = index / blocks;
+    const size_t j = index % blocks * job->step, k = part * g->k / job->k_parts;
+    (void)thread;
+    job->context->kernels->rows_axpy(g->m, llmi_min(job->step, job->n - j),
+                                     (part + 1) * g->k / job->k_parts - k, g->a + k, g->a_row,
+                                     g->b + k * g->b_row + job->j0 + j, g->b_row,
+                                     job->a_panel + part * g->m * job->n + j, job->n);
+}
+static void llmi_gemm_parts_task(void *argument, size_t index, int thread) {
+    const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
+    const llmi_gemm *g = job->g;
+    const size_t j = index * LLMI_STRIP, n = llmi_min(LLMI_STRIP, job->n - j);
+    size_t i, l;
+    (void)thread;
+    for (i = 0; i < g->m; i++) {
+        float *c = g->c + i * g->ldc + job->j0 + j;
+        for (l = 0; l < n; l++)
+            c[l] = (g->accumulate ? c[l] : 0.0f) + (g->bias ? g->bias[job->j0 + j + l] : 0.0f);
+        job->context->kernels->column_sum(c, job->a_panel + i * job->n + j, job->k_parts,
+                                          g->m * job->n, n);
+    }
+}
+
+/* f32, A by rows */
+static void llmi_gemm_few_rows(llmi_gemm_job *job) {
+    const llmi_gemm *g = job->g;
+    const llm_context *context = job->context;
+    const size_t threads = (size_t)context->n_threads, sums = g->m * LLMI_K_PARTS;
+    size_t n;
+    if (g->b_row == 1) {
+        job->step = g->n * g->k < 32768
+                        ? g->n
+                        : llmi_round_up(llmi_ceil_div(g->n, threads), 64);
+        llmi_parallel(context, llmi_ceil_div(g->n, job->step), llmi_gemm_dot_task, job);
+        return;
+    }
+    job->k_parts = g->n * g->k < 32768 ? 1 : LLMI_K_PARTS;
+    n = (context->a_rows + context->b_columns) * llmi_panel_depth(job->kernel) / sums;
+    for (job->j0 = 0; job->j0 < g->n; job->j0 += job->n) {
+        job->n = llmi_min(g->n - job->j0, n / LLMI_STRIP * LLMI_STRIP);
+        job->step = llmi_max(LLMI_STRIP, 4096 / g->m / LLMI_STRIP * LLMI_STRIP);  /* stays in L1 */
+        if (threads > job->k_parts)
+            job->step = llmi_min(
+                job->step,
+                llmi_round_up(llmi_ceil_div(job->n * job->k_parts, threads), LLMI_STRIP));
+        llmi_parallel(context, job->k_parts * llmi_ceil_div(job->n, job->step),
+                      llmi_gemm_axpy_task, job);
+        llmi_parallel(context, llmi_ceil_div(job->n, LLMI_STRIP), llmi_gemm_parts_task, job);
+    }
 }
 
 #define LLMI_PACK_PANELS 4             /* of A, per packing task */
@@ -1534,10 +1590,7 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
     job.a_panel = context->panels;
     job.b_panel = context->panels + context->a_rows * llmi_panel_depth(kernel);
     if (g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32) {
-        const size_t share = llmi_round_up(llmi_ceil_div(g->n, threads), 64);
-        job.step = g->n * g->k < 32768 ? g->n : share;
-        if (g->b_row != 1) job.step = llmi_min(job.step, 4096 / g->m / 64 * 64); /* y stays in L1 */
-        llmi_parallel(context, llmi_ceil_div(g->n, job.step), llmi_gemm_rows_task, &job);
+        llmi_gemm_few_rows(&job);
         return;
     }
     for (job.i0 = 0; job.i0 < g->m; job.i0 += m_step)
@@ -1712,7 +1765,6 @@ static void llmi_matmul_dw(const llm_context *context, float *dw, const float *d
 /* ============================================================================================
  * >>linear       y = x W^T + b
  * ========================================================================================== */
-#define LLMI_STRIP 128u                /* columns per task where sums run over rows */
 #define LLMI_PIECE 16384u              /* values per task of an elementwise op */
 #define LLMI_ROWS 8u                   /* rows per task of a rowwise op */
 
@@ -2664,8 +2716,8 @@ static void llmi_attention_few_task(void *argument, size_t index, int thread) {
                       n_keys, NULL, 0);
     sum = kernels->exp_sum(p, p, a->scale, a->scale * kernels->max(p, n_keys), n_keys);
     kernels->rows_axpy(1, a->v_dim, n_keys, p, n_keys,
-                       a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out, a->v_dim,
-                       NULL, 0);
+                       a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out,
+                       a->v_dim);
     kernels->affine(out, out, 1.0f / sum, 0.0f, a->v_dim);
 }
 
@@ -4347,7 +4399,7 @@ static void llmi_absorb_task(void *argument, size_t head, int thread) {
         return;
     }
     kernels->rows_axpy(n, R, nope, job->from + head * (nope + rope), H * (nope + rope), w, R,
-                       job->to + head * (R + rope), H * (R + rope), NULL, 0);
+                       job->to + head * (R + rope), H * (R + rope));
     for (row = 0; row < n; row++)
         memcpy(job->to + (row * H + head) * (R + rope) + R,
                job->from + (row * H + head) * (nope + rope) + nope, rope * sizeof(float));
@@ -12787,36 +12839,27 @@ static void FN(llmi_rows_dot)(size_t m, size_t n, size_t k, const float *x, size
     }
 }
 
-/* four rows of the weight per sweep over y, which stays in L1 */
+/* four rows of the weight, a quarter of it apart, per sweep over y, which stays in L1 */
 static void FN(llmi_rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
-                               const float *weight, size_t ldw, float *y, size_t ldy,
-                               const float *bias, int accumulate) {
-    size_t i, j, q;
-    for (i = 0; i < m; i++)
-        for (j = 0; j < n; j++)
-            y[i * ldy + j] = (accumulate ? y[i * ldy + j] : 0.0f) + (bias ? bias[j] : 0.0f);
-    for (q = 0; q < k; q += 4) {
-        const size_t rows = llmi_min(k - q, 4);
-        const float *w0 = weight + q * ldw;
-        const float *w1 = rows > 1 ? w0 + ldw : w0, *w2 = rows > 2 ? w1 + ldw : w0,
-                    *w3 = rows > 3 ? w2 + ldw : w0;
+                               const float *weight, size_t ldw, float *y, size_t ldy) {
+    const size_t quarter = llmi_ceil_div(k, 4);
+    size_t i, j, q, r;
+    for (i = 0; k == 0 && i < m; i++) memset(y + i * ldy, 0, n * sizeof *y);
+    for (q = 0; q < quarter; q++) {
+        const size_t rows = llmi_min(llmi_ceil_div(k - q, quarter), 4);
+        const float *w[4];
+        for (r = 0; r < 4; r++) w[r] = weight + (r < rows ? q + r * quarter : q) * ldw;
         for (i = 0; i < m; i++) {
             const float *xi = x + i * ldx + q;
             float *yi = y + i * ldy;
-            const V a0 = SET1(xi[0]), a1 = SET1(rows > 1 ? xi[1] : 0.0f);
-            const V a2 = SET1(rows > 2 ? xi[2] : 0.0f), a3 = SET1(rows > 3 ? xi[3] : 0.0f);
+            V a[4];
+            LLMI_UNROLL
+            for (r = 0; r < 4; r++) a[r] = SET1(r < rows ? xi[r * quarter] : 0.0f);
             for (j = 0; j < n; j += W) {
-                V u, v;
-                if (i == 0 && j % 16 == 0 && q + 8 <= k) {
-                    LLMI_PREFETCH(w0 + 4 * ldw + j);
-                    LLMI_PREFETCH(w1 + 4 * ldw + j);
-                    LLMI_PREFETCH(w2 + 4 * ldw + j);
-                    LLMI_PREFETCH(w3 + 4 * ldw + j);
-                }
-                v = FMA(a0, LOAD(w0 + j, n - j), LOAD(yi + j, n - j));
-                u = MUL(a1, LOAD(w1 + j, n - j));
-                v = FMA(a2, LOAD(w2 + j, n - j), v);
-                u = FMA(a3, LOAD(w3 + j, n - j), u);
+                V v = FMA(a[0], LOAD(w[0] + j, n - j), q ? LOAD(yi + j, n - j) : SET1(0.0f));
+                V u = MUL(a[1], LOAD(w[1] + j, n - j));
+                v = FMA(a[2], LOAD(w[2] + j, n - j), v);
+                u = FMA(a[3], LOAD(w[3] + j, n - j), u);
                 STORE(yi + j, ADD(v, u), n - j);
             }
         }

@@ -1506,7 +1506,6 @@ static void llmi_gemm_parts_task(void *argument, size_t index, int thread) {
     }
 }
 
-/* f32, A by rows */
 static void llmi_gemm_few_rows(llmi_gemm_job *job) {
     const llmi_gemm *g = job->g;
     const llm_context *context = job->context;
@@ -1532,6 +1531,10 @@ static void llmi_gemm_few_rows(llmi_gemm_job *job) {
                       llmi_gemm_axpy_task, job);
         llmi_parallel(context, llmi_ceil_div(job->n, LLMI_STRIP), llmi_gemm_parts_task, job);
     }
+}
+
+static int llmi_gemm_is_few(const llmi_gemm *g) {
+    return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32;
 }
 
 #define LLMI_PACK_PANELS 4             /* of A, per packing task */
@@ -1589,7 +1592,7 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
     job.kernel = kernel;
     job.a_panel = context->panels;
     job.b_panel = context->panels + context->a_rows * llmi_panel_depth(kernel);
-    if (g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32) {
+    if (llmi_gemm_is_few(g)) {
         llmi_gemm_few_rows(&job);
         return;
     }
@@ -1617,16 +1620,24 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
             }
 }
 
-/* ---- several products, of which none reads what another writes: each by one thread ---- */
+/* ---- several products, of which none reads what another writes, in parts: each by one thread ---- */
 typedef struct llmi_batch {
     const llm_context *context;
     const llmi_gemm *products;
     size_t n;
+    size_t columns;                    /* in a part, of a product of few rows */
 } llmi_batch;
 
-/* tasks of a product: rows of C in equal parts, not so small that the path for few rows were taken;
- * a product with same_a goes with the one before */
-static size_t llmi_batch_parts(const llmi_gemm *g) {
+/* few rows by the rows of a weight: any cut of the columns will do */
+static int llmi_batch_cuts_columns(const llmi_gemm *g) {
+    return llmi_gemm_is_few(g) && g->b_row == 1;
+}
+
+/* Parts of a product: of C's columns, or of C's rows, not so small that these were few. There, a
+ * product with same_a goes with the one before. */
+static size_t llmi_batch_parts(const llmi_batch *job, const llmi_gemm *g) {
+    if (g->m == 0) return 0;
+    if (llmi_batch_cuts_columns(g)) return llmi_ceil_div(g->n, job->columns);
     return g->same_a ? 0 : llmi_ceil_div(g->m, LLMI_OWN_ROWS);
 }
 
@@ -1635,12 +1646,22 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
     llm_context own = *job->context;
     const llmi_gemm *g = job->products, *end = g + job->n;
     size_t parts;
-    for (; index >= llmi_batch_parts(g); g++) index -= llmi_batch_parts(g);
-    parts = llmi_batch_parts(g);
+    for (; index >= llmi_batch_parts(job, g); g++) index -= llmi_batch_parts(job, g);
+    parts = llmi_batch_parts(job, g);
     own.n_threads = 1;
     own.a_rows = own.b_columns = LLMI_OWN_ROWS;
     own.panels += 2 * LLMI_OWN_ROWS * (size_t)thread *
                   llmi_panel_depth(&own.kernels->tiles[g->precision]);
+    if (llmi_batch_cuts_columns(g)) {
+        const size_t first = index * g->n / parts;
+        llmi_gemm part = *g;
+        part.n = (index + 1) * g->n / parts - first;
+        part.b += first * g->b_col;
+        part.c += first;
+        if (part.bias) part.bias += first;
+        llmi_gemm_run(&own, &part);
+        return;
+    }
     do {
         const size_t first = index * g->m / parts;
         llmi_gemm part = *g;
@@ -1653,17 +1674,29 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
 
 /* all of one precision */
 static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *products, size_t n) {
-    size_t tasks = 0, i;
+    const size_t threads = (size_t)context->n_threads;
+    size_t tasks = 0, columns = 0, i;
     llmi_batch job;
-    for (i = 0; i < n; i++) tasks += llmi_batch_parts(&products[i]);
-    if (tasks < 2 * (size_t)context->n_threads) {          /* too few to share out evenly */
-        for (i = 0; i < n; i++) llmi_gemm_run(context, &products[i]);
-        return;
-    }
+    for (i = 0; i < n; i++)
+        if (llmi_batch_cuts_columns(&products[i])) columns += products[i].m ? products[i].n : 0;
     job.context = context;
     job.products = products;
     job.n = n;
+    job.columns = llmi_max(16, llmi_ceil_div(columns, 4 * threads));
+    for (i = 0; i < n; i++) tasks += llmi_batch_parts(&job, &products[i]);
+    if (tasks < 2 * threads) {                             /* too few to share out evenly */
+        for (i = 0; i < n; i++) llmi_gemm_run(context, &products[i]);
+        return;
+    }
     llmi_parallel(context, tasks, llmi_batch_task, &job);
+}
+
+/* all of the same A: many rows are packed by the first product, few are shared out together */
+static void llmi_gemm_again(const llm_context *context, const llmi_gemm *products, size_t n) {
+    size_t i;
+    if (llmi_gemm_is_few(products)) llmi_gemm_batch(context, products, n);
+    else
+        for (i = 0; i < n; i++) llmi_gemm_run(context, &products[i]);
 }
 
 /* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */
@@ -1706,11 +1739,11 @@ static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const 
 }
 
 /* of the same x as the llmi_matmul just before */
-static void llmi_matmul_again(const llm_context *context, float *y, size_t ldy, const float *x,
-                              llmi_matrix w, const float *bias, size_t rows) {
+static llmi_gemm llmi_product_again(float *y, size_t ldy, const float *x, llmi_matrix w,
+                                    const float *bias, size_t rows) {
     llmi_gemm g = llmi_product(y, ldy, x, w, bias, rows, 0);
     g.same_a = 1;
-    llmi_gemm_run(context, &g);
+    return g;
 }
 
 /* dx (rows,n_in) = [dx +] dy W */
@@ -2473,6 +2506,7 @@ typedef struct llmi_attention {
     const llmi_tiles *kernel;          /* of that precision                                       */
     size_t tile;                       /* queries in a tile                                       */
     size_t parts;                      /* of each head's queries                                  */
+    size_t group;                      /* few queries: heads per task, which share their keys     */
     size_t thread_size;                /* bytes of scratch per thread                             */
 } llmi_attention;
 
@@ -2701,24 +2735,35 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
     }
 }
 
+#define LLMI_FEW_HEADS 4u
+
 /* Few queries over a long cache: bound by reading k and v, which are used where they lie. What a
  * query gets does not depend on the others. */
 static void llmi_attention_few_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
     const llmi_kernels *kernels = a->context->kernels;
-    const size_t head = index % a->n_heads, row = index / a->n_heads, sequence = row / a->rows;
-    const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
+    const size_t groups = llmi_ceil_div(a->n_heads, a->group), row = index / groups;
+    const size_t head = index % groups * a->group, n = llmi_min(a->group, a->n_heads - head);
+    const size_t sequence = row / a->rows, slot = a->slot ? (size_t)a->slot[sequence] : sequence;
     const size_t n_keys = (a->position ? (size_t)a->position[sequence] : 0) + row % a->rows + 1;
     float *p = (float *)(void *)((char *)a->context->scratch + a->thread_size * (size_t)thread);
-    float *out = a->out + (row * a->n_heads + head) * a->v_dim, sum;
-    kernels->rows_dot(1, n_keys, a->qk_dim, a->q + row * a->q_stride + head * a->qk_dim,
-                      a->q_stride, a->k + slot * a->k_sequence + head * a->k_head, a->k_stride, p,
-                      n_keys, NULL, 0);
-    sum = kernels->exp_sum(p, p, a->scale, a->scale * kernels->max(p, n_keys), n_keys);
-    kernels->rows_axpy(1, a->v_dim, n_keys, p, n_keys,
-                       a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out,
-                       a->v_dim);
-    kernels->affine(out, out, 1.0f / sum, 0.0f, a->v_dim);
+    float *out = a->out + (row * a->n_heads + head) * a->v_dim, sum[LLMI_FEW_HEADS];
+    size_t i;
+    kernels->rows_dot(n, n_keys, a->qk_dim, a->q + row * a->q_stride + head * a->qk_dim, a->qk_dim,
+                      a->k + slot * a->k_sequence + head * a->k_head, a->k_stride, p, n_keys, NULL,
+                      0);
+    for (i = 0; i < n; i++) {
+        float *scores = p + i * n_keys;
+        sum[i] = kernels->exp_sum(scores, scores, a->scale,
+                                  a->scale * kernels->max(scores, n_keys), n_keys);
+    }
+    kernels->rows_axpy(n, a->v_dim, n_keys, p, n_keys,
+                       a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out, a->v_dim);
+    for (i = 0; i < n; i++, out += a->v_dim)
+        kernels->affine(out, out, 1.0f / sum[i], 0.0f, a->v_dim);
+}
+static size_t llmi_attention_few_size(size_t n_keys) {
+    return llmi_round_up(llmi_mul(n_keys, LLMI_FEW_HEADS * sizeof(float)), LLMI_ALIGN);
 }
 
 /* n_keys: the longest sequence's. The scratch is reserved already. */
@@ -2729,8 +2774,13 @@ static void llmi_attention_run(const llm_context *context, llmi_attention *a, si
     a->kernel = &context->kernels->tiles[a->precision];
     a->tile = llmi_attention_tile(a->kernel);
     if (few) {
-        a->thread_size = llmi_round_up(n_keys * sizeof(float), LLMI_ALIGN);
-        llmi_parallel(context, heads * a->rows, llmi_attention_few_task, a);
+        a->thread_size = llmi_attention_few_size(n_keys);
+        a->group = a->k_head || a->v_head
+                       ? 1
+                       : llmi_min(LLMI_FEW_HEADS, llmi_ceil_div(a->n_heads, threads));
+        llmi_parallel(context,
+                      a->n_sequences * a->rows * llmi_ceil_div(a->n_heads, a->group),
+                      llmi_attention_few_task, a);
         return;
     }
     a->thread_size = llmi_attention_scratch_size(a->kernel, n_keys, a->qk_dim, a->v_dim, 0);
@@ -4449,15 +4499,17 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     const size_t rope = (size_t)c->qk_rope_head_dim, q_width = H * llmi_qk_width(c),
                  kv_width = H * llmi_kv_width(c);
     const float *kv_bias = llmi_optional(run, w->kv_a_bias);
+    llmi_gemm products[3];
     llmi_mla_rows job;
     llmi_attention a;
-    if (w->q_a >= 0)
-        llmi_matmul(context, s->qa, (size_t)c->q_lora_rank, h, llmi_dense(run, w->q_a),
-                    llmi_optional(run, w->q_a_bias), n, 0);
-    else llmi_matmul(context, s->q, q_width, h, llmi_dense(run, w->q), NULL, n, 0);
-    llmi_matmul_again(context, s->c, R, h, llmi_dense_rows(run, w->kv_a, 0, R), kv_bias, n);
-    llmi_matmul_again(context, s->kr, rope, h, llmi_dense_rows(run, w->kv_a, R, rope),
-                      kv_bias ? kv_bias + R : NULL, n);
+    products[0] = w->q_a >= 0
+                      ? llmi_product(s->qa, (size_t)c->q_lora_rank, h, llmi_dense(run, w->q_a),
+                                     llmi_optional(run, w->q_a_bias), n, 0)
+                      : llmi_product(s->q, q_width, h, llmi_dense(run, w->q), NULL, n, 0);
+    products[1] = llmi_product_again(s->c, R, h, llmi_dense_rows(run, w->kv_a, 0, R), kv_bias, n);
+    products[2] = llmi_product_again(s->kr, rope, h, llmi_dense_rows(run, w->kv_a, R, rope),
+                                     kv_bias ? kv_bias + R : NULL, n);
+    llmi_gemm_again(context, products, 3);
     if (w->q_a >= 0) {
         llmi_run_rmsnorm(run, run->ds.qn, s->q_rstd, s->qa, w->q_norm, n, c->q_lora_rank,
                          LLMI_LATENT_EPS);
@@ -4804,8 +4856,10 @@ static void llmi_ffn_forward(const llmi_run *run, float *y, const float *x, floa
                              float *act, int weights, size_t rows) {
     const llmi_matrix down = llmi_dense(run, weights + 2);
     const size_t F = down.n_in;
-    llmi_matmul(run->context, gate, F, x, llmi_dense(run, weights), NULL, rows, 0);
-    llmi_matmul_again(run->context, up, F, x, llmi_dense(run, weights + 1), NULL, rows);
+    llmi_gemm products[2];
+    products[0] = llmi_product(gate, F, x, llmi_dense(run, weights), NULL, rows, 0);
+    products[1] = llmi_product_again(up, F, x, llmi_dense(run, weights + 1), NULL, rows);
+    llmi_gemm_again(run->context, products, 2);
     llm_swiglu_forward(run->context, act, gate, up, rows * F);
     llmi_matmul(run->context, y, down.n_out, act, down, NULL, rows, 0);
 }
@@ -4854,9 +4908,9 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
         const int weights = w->experts + 3 * (int)e;
         work->products[2 * e] = llmi_product(s->gate + first * F, F, work->sorted + first * C,
                                              llmi_dense(run, weights), NULL, count, 0);
-        work->products[2 * e + 1] = llmi_product(s->up + first * F, F, work->sorted + first * C,
-                                                 llmi_dense(run, weights + 1), NULL, count, 0);
-        work->products[2 * e + 1].same_a = 1;
+        work->products[2 * e + 1] = llmi_product_again(s->up + first * F, F,
+                                                       work->sorted + first * C,
+                                                       llmi_dense(run, weights + 1), NULL, count);
     }
     llmi_gemm_batch(run->context, work->products, 2 * E);
     job.to = work->act;
@@ -5121,8 +5175,7 @@ static size_t llmi_model_attention_scratch(const llm_context *context, llm_preci
     const size_t head = (size_t)(c->d_model / c->n_heads);
     const size_t qk = c->arch == LLM_ARCH_GPT2 ? head : llmi_qk_width(c);
     const size_t v = c->arch == LLM_ARCH_GPT2 ? head : (size_t)c->v_head_dim;
-    const size_t few = llmi_mul(llmi_round_up(n_keys * sizeof(float), LLMI_ALIGN),
-                                (size_t)context->n_threads);
+    const size_t few = llmi_mul(llmi_attention_few_size(n_keys), (size_t)context->n_threads);
     const size_t forward = llmi_max(
         few, llmi_attention_reserve(context, precision, n_keys, qk, v, 0));
     if (!backward) return forward;

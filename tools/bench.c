@@ -31,6 +31,7 @@ static const char *const precisions[] = {"f32", "bf16", "fp8"};
 typedef struct machine { /* filled in by the first tables; shared between the processes */
     double flops[2], vector[2];        /* per second, of 1 and of n_threads threads; vector: */
     double bytes[2];                   /* without matrix units (AMX)                         */
+    int streams;                       /* with which bytes[1] was read                       */
 } machine;
 static machine *peak;
 
@@ -412,7 +413,10 @@ static void table_bandwidth(void) {
         for (job.streams = 1; job.streams <= MOST_STREAMS; job.streams *= 2) {
             const timing t = measure(run_read, &job, quick ? 0.5 : 1.5, 5);
             const double rate = (double)n * sizeof(float) / t.best;
-            peak->bytes[threads] = rate > peak->bytes[threads] ? rate : peak->bytes[threads];
+            if (rate > peak->bytes[threads]) {
+                peak->bytes[threads] = rate;
+                peak->streams = job.streams;
+            }
             printf(" %9.1f", rate / 1e9);
         }
         printf("\n");
@@ -960,30 +964,53 @@ static void table_prefill(void) {
         free_inference(&f);
     }
 }
+static double seconds_to(void (*run)(void *), void *argument) {
+    const double start = llmi_seconds();
+    run(argument);
+    return llmi_seconds() - start;
+}
+/* How fast memory is read changes from second to second where a machine is shared: it is read just
+ * before and just after. */
 static void table_decode(void) {
     static const struct { const char *model; int prompt; } cases[] = {
         {"gpt2", 1}, {"gpt2", 256}, {"gpt2", 900},
         {"68m", 64}, {"moe-162m", 64}, {"moe-162m", 900}};
+    read_job job;
     int i;
-    printf("\n== decode, %d threads; GB/s: the weights that a token meets, and the cache so far\n"
-           "   %-9s %6s %10s %10s %8s %6s\n",
-           n_threads, "", "after", "ms/token", "tokens/s", "GB/s", "of what can be read");
+    job.n = (size_t)1 << 27;
+    job.x = floats(job.n);
+    job.streams = peak->streams;
+    job.threads = n_threads;
+    printf("\n== decode, %d threads; GB/s: the weights that a token meets, and the cache so far; medians\n"
+           "   %-9s %6s %10s %10s %8s %21s\n",
+           n_threads, "", "after", "ms/token", "tokens/s", "GB/s", "of reading at the time");
     for (i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) {
-        const int n = quick ? 16 : 64;
-        double bytes;
+        const int n = 16, rounds = quick ? 5 : 31;
+        double bytes, before, each[31], share[31];
+        int round;
         llm_config config;
         inference f;
-        timing t;
         if (quick && cases[i].prompt > 64) continue;
         named_config(&config, cases[i].model);
         bytes = 4.0 * multiplied(&config) + (double)llm_config_cache_bytes(&config, 1, LLM_F32) *
                                                 (cases[i].prompt + n / 2.0);
         new_inference(&f, &config, cases[i].prompt, n);
         run_prefill(&f);
-        t = measure(run_decode, &f, quick ? 1.0 : 4.0, 3);
-        printf("   %-9s %6d %10.2f %10.1f %8.1f %4.0f %%\n", cases[i].model, cases[i].prompt,
-               t.best / n * 1e3, n / t.best, bytes * n / t.best / 1e9,
-               percent(bytes * n / t.best, peak->bytes[1]));
+        run_decode(&f);
+        before = seconds_to(run_read, &job);
+        for (round = 0; round < rounds; round++) {
+            const double seconds = seconds_to(run_decode, &f) / n;
+            const double after = seconds_to(run_read, &job);
+            each[round] = seconds;
+            share[round] = bytes / seconds * (before + after) / 2.0 /
+                           ((double)job.n * sizeof(float));
+            before = after;
+        }
+        qsort(share, (size_t)rounds, sizeof *share, compare_doubles);
+        qsort(each, (size_t)rounds, sizeof *each, compare_doubles);
+        printf("   %-9s %6d %10.2f %10.1f %8.1f %19.0f %%\n", cases[i].model, cases[i].prompt,
+               each[rounds / 2] * 1e3, 1.0 / each[rounds / 2], bytes / each[rounds / 2] / 1e9,
+               100.0 * share[rounds / 2]);
         free_inference(&f);
     }
 }

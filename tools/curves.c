@@ -17,7 +17,7 @@
 #include "../llm.h"
 
 enum {
-    TEXT, ARCH, LAYERS, HEADS, WIDTH, SEQ, BATCH, STEPS, LR, MIN_LR, WARMUP, BETA2, WEIGHT_DECAY,
+    TEXT, ARCH, LAYERS, HEADS, WIDTH, SEQ, BATCH, ACCUMULATE, STEPS, LR, MIN_LR, WARMUP, BETA2, WEIGHT_DECAY,
     CLIP, SEED, PRECISION, VAL_SHARE, EVAL, WINDOWS, LOG, THREADS, N_OPTIONS
 };
 static struct { const char *name, *value, *about; } options[N_OPTIONS] = {
@@ -28,6 +28,7 @@ static struct { const char *name, *value, *about; } options[N_OPTIONS] = {
     {"--width", "128", ""},
     {"--seq", "64", "characters of a window, T"},
     {"--batch", "12", "windows of a step, B"},
+    {"--accumulate", "1", "parts that B is trained in: the same to rounding"},
     {"--steps", "2000", ""},
     {"--lr", "1e-3", "the highest, after warm-up"},
     {"--min-lr", "1e-4", "the last, to which it falls as a cosine"},
@@ -160,7 +161,10 @@ static llm_train_desc train_desc(void) {
     static const char *const precisions[] = {"f32", "bf16", "fp8"};
     llm_train_desc d;
     memset(&d, 0, sizeof d);
-    d.batch_size = integer(BATCH, 1);
+    d.grad_accum_steps = integer(ACCUMULATE, 1);
+    d.batch_size = integer(BATCH, 1) / d.grad_accum_steps;
+    if (d.batch_size * d.grad_accum_steps != integer(BATCH, 1))
+        die("--accumulate", "does not divide --batch");
     d.seq_len = integer(SEQ, 1);
     d.max_steps = integer(STEPS, 1);
     d.learning_rate = (float)number(LR, 1e-9, 1e3);
@@ -215,26 +219,31 @@ static double validation(training *t) {
 
 /* one step and its line of the log -> its seconds */
 static double step(training *t) {
-    const size_t B = (size_t)t->desc.batch_size, T = (size_t)t->desc.seq_len;
+    const size_t T = (size_t)t->desc.seq_len;
+    const uint64_t B = (uint64_t)t->desc.batch_size, parts = (uint64_t)t->desc.grad_accum_steps;
+    const uint64_t places = t->text.n_train - T;
     const double start = llmi_seconds();
     const int eval = integer(EVAL, 0);
     llm_train_stats stats;
     llm_error err;
-    double seconds;
-    size_t i;
-    for (i = 0; i < B; i++) {
-        const uint64_t places = t->text.n_train - T;
-        const uint64_t at = llm_random(t->seed, (uint64_t)t->step * B + i) % places;
-        memcpy(t->tokens + i * T, t->text.tokens + at, T * sizeof(int32_t));
-        memcpy(t->targets + i * T, t->text.tokens + at + 1, T * sizeof(int32_t));
+    double seconds, loss = 0.0;
+    uint64_t part, i;
+    for (part = 0; part < parts; part++) {
+        for (i = 0; i < B; i++) {
+            const uint64_t window = ((uint64_t)t->step * parts + part) * B + i;
+            const uint64_t at = llm_random(t->seed, window) % places;
+            memcpy(t->tokens + i * T, t->text.tokens + at, T * sizeof(int32_t));
+            memcpy(t->targets + i * T, t->text.tokens + at + 1, T * sizeof(int32_t));
+        }
+        if (llm_trainer_step(t->trainer, t->tokens, t->targets, &stats, &err) != LLM_OK)
+            die("step", err.message);
+        loss += (double)stats.main_loss / (double)parts;
     }
-    if (llm_trainer_step(t->trainer, t->tokens, t->targets, &stats, &err) != LLM_OK)
-        die("step", err.message);
     seconds = llmi_seconds() - start;
     t->seconds += seconds;
     t->step++;
     if (!t->log) return seconds;
-    fprintf(t->log, "%d,%.6f,", t->step, (double)stats.main_loss);
+    fprintf(t->log, "%d,%.6f,", t->step, loss);
     if (t->step == t->desc.max_steps || (eval && t->step % eval == 0))
         fprintf(t->log, "%.6f", validation(t));
     fprintf(t->log, ",%.4f\n", t->seconds);

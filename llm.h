@@ -1215,8 +1215,9 @@ typedef struct llmi_kernels {
     const char *name;
     size_t w;                          /* floats in a vector                                    */
     llmi_tiles tiles[LLM_FP8_MIXED + 1];       /* by llm_precision */
-    /* y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and (k,n) for axpy. What a
-     * row gets does not depend on the other rows, nor on where n was cut. */
+    /* y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and (k,n) for axpy. dot can
+     * add to y, and a bias. What a row gets does not depend on the other rows, nor on where n was
+     * cut. */
     void (*rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
                      size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
     void (*rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
@@ -1377,8 +1378,8 @@ static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
 /* ============================================================================================
  * >>parallel     the one place where threads are used
  *
- * Work is cut into tasks by sizes of its own, never by the number of threads, and no two tasks
- * write the same value: so results do not depend on the number of threads.
+ * No two tasks write the same value, and no sum is cut by the number of threads: so results do not
+ * depend on it.
  * ========================================================================================== */
 #define LLMI_STRIP 128u                /* columns per task where sums run over rows */
 
@@ -1738,7 +1739,7 @@ static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const 
     llmi_gemm_run(context, &g);
 }
 
-/* of the same x as the llmi_matmul just before */
+/* of the same x as the product just before */
 static llmi_gemm llmi_product_again(float *y, size_t ldy, const float *x, llmi_matrix w,
                                     const float *bias, size_t rows) {
     llmi_gemm g = llmi_product(y, ldy, x, w, bias, rows, 0);

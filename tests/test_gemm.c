@@ -377,14 +377,52 @@ TEST(gemm_few_rows_are_independent) {
         }
 }
 
+/* Products that are shared out together, of few rows (by columns), of many, and of none: each gets what it
+ * gets alone. */
+TEST(gemm_batch_equals_products_alone) {
+    static const size_t rows[] = {3, 3, 0, 1, 600, 600, 5, 16}, columns[] = {75, 131, 9, 1, 40, 33, 90, 64};
+    const size_t k = 50, N = sizeof rows / sizeof *rows;
+    int t, threads;
+    for (t = 0; llmi_kernels_at(t); t++)
+        for (threads = 1; threads <= 3; threads++) {
+            llm_context *context = context_at(t, threads);
+            llmi_gemm products[8];
+            float *x[8], *w[8], *bias[8], *y[8], *alone[8];
+            size_t p;
+            for (p = 0; p < N; p++) {
+                const int transposed = p == 6, again = p == 1 || p == 5;
+                x[p] = again ? x[p - 1] : noise(rows[p] * k + 1, 1.0, 4 * p);
+                w[p] = noise(columns[p] * k, 1.0, 4 * p + 1);
+                bias[p] = noise(columns[p], 1.0, 4 * p + 2);
+                y[p] = noise(rows[p] * columns[p] + 1, 1.0, 4 * p + 3);
+                alone[p] = copied(y[p], rows[p] * columns[p] + 1);
+                products[p] = llmi_product(alone[p], columns[p], x[p],
+                                           llmi_matrix_of(w[p], columns[p], k, transposed),
+                                           p % 2 ? bias[p] : NULL, rows[p], p == 7);
+                llmi_gemm_run(context, &products[p]);
+                products[p].c = y[p];
+                products[p].same_a = again;
+            }
+            llmi_gemm_batch(context, products, N);
+            for (p = 0; p < N; p++) {
+                CHECK_MSG(equal_bits(y[p], alone[p], rows[p] * columns[p] + 1), "%s, %d threads: product %lu differs",
+                          context->kernels->name, threads, (unsigned long)p);
+                if (p != 1 && p != 5) drop(x[p]);
+            }
+            for (p = 0; p < N; p++) { drop(w[p]); drop(bias[p]); drop(y[p]); drop(alone[p]); }
+            llm_context_free(context);
+        }
+}
+
 /* ---- a weight in either layout -------------------------------------------------------------------- */
 /* y = x W^T + bias, dx = dy W, dW = dy^T x, where rows of y and dy are further apart than n_out */
 TEST(gemm_matrix_in_either_layout) {
-    static const size_t shapes[][3] = {{1, 5, 3}, {6, 33, 20}, {16, 64, 40}, {17, 20, 65}, {70, 48, 33}};
+    static const size_t shapes[][3] = {{1, 5, 3},      {6, 33, 20},    {16, 64, 40},   {17, 20, 65},
+                                       {70, 48, 33},   {3, 131, 260},  {16, 20000, 6}};
     int t, s, transposed, accumulate;
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
-        for (s = 0; s < 5; s++)
+        for (s = 0; s < 7; s++)
             for (transposed = 0; transposed < 2; transposed++)
                 for (accumulate = 0; accumulate < 2; accumulate++) {
                     const size_t rows = shapes[s][0], n_out = shapes[s][1], n_in = shapes[s][2], ld = n_out + 7;
@@ -422,7 +460,7 @@ TEST(gemm_matrix_in_either_layout) {
                              (unsigned long)rows, (unsigned long)n_out, (unsigned long)n_in,
                              transposed ? " transposed" : "");
                     CHECK_CLOSE(tight, want, rows * n_out, 3e-5, 0.0, label);
-                    CHECK_CLOSE(dx, want_dx, rows * n_in, 3e-5, 0.0, label);
+                    CHECK_CLOSE(dx, want_dx, rows * n_in, n_out < 1000 ? 3e-5 : 3e-3, 0.0, label);
                     CHECK_CLOSE(dw, want_dw, n_out * n_in, 3e-5, 0.0, label);
                     CHECK_MSG(padding, "%s: wrote between rows", label);
                     drop(x); drop(w); drop(bias); drop(dy); drop(y); drop(dx); drop(dw); drop(tight);
@@ -617,6 +655,7 @@ static void run_gemm(void) {
     RUN(gemm_large_and_small_values);
     RUN(gemm_threads_give_the_same_bits);
     RUN(gemm_few_rows_are_independent);
+    RUN(gemm_batch_equals_products_alone);
     RUN(gemm_matrix_in_either_layout);
     RUN(linear_against_oracle);
     RUN(linear_skips_what_is_null);

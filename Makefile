@@ -71,7 +71,7 @@ test: build/tests
 # against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again
 test-hf:
 	@if $(PYTHON) -c "import torch, transformers, tokenizers" 2>/dev/null; then \
-		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_tokenizer.py -n 20000 && \
+		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_tokenizer.py -n 100000 && \
 		$(PYTHON) tools/make_goldens.py --check; \
 	else echo "skipped: $(PYTHON) has no torch, transformers, tokenizers (pip install them)"; fi
 

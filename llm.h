@@ -1215,9 +1215,9 @@ typedef struct llmi_kernels {
     const char *name;
     size_t w;                          /* floats in a vector                                    */
     llmi_tiles tiles[LLM_FP8_MIXED + 1];       /* by llm_precision */
-    /* y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and (k,n) for axpy. dot can
-     * add to y, and a bias. What a row gets does not depend on the other rows, nor on where n was
-     * cut. */
+    /* y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and (k,n) for axpy. dot
+     * can add to y, and a bias. What a row gets does not depend on the other rows, nor on where n
+     * was cut. */
     void (*rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
                      size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
     void (*rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
@@ -1404,8 +1404,8 @@ static size_t llmi_take(llmi_share *share) {
 }
 #endif
 
-/* A thread's share is the same consecutive tasks every time, so that rows which one op has left in a
- * core's cache are found there by the next. Whoever has finished takes from the others. */
+/* A thread's share is the same consecutive tasks every time, so that rows which one op has left in
+ * a core's cache are found there by the next. Whoever has finished takes from the others. */
 static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
                           void *argument) {
     size_t i;
@@ -1621,7 +1621,7 @@ static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
             }
 }
 
-/* ---- several products, of which none reads what another writes, in parts: each by one thread ---- */
+/* ---- several products, none of which reads what another writes: each part by one thread ---- */
 typedef struct llmi_batch {
     const llm_context *context;
     const llmi_gemm *products;

@@ -1471,6 +1471,12 @@ typedef struct llmi_gemm_job {
     size_t b_tasks;                    /* packing: B's tasks come first, then A's          */
 } llmi_gemm_job;
 
+static int llmi_gemm_is_few(const llmi_gemm *g) {
+    return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32;
+}
+/* by the rows of a weight: any cut of the columns will do */
+static int llmi_gemm_is_dot(const llmi_gemm *g) { return llmi_gemm_is_few(g) && g->b_row == 1; }
+
 static void llmi_gemm_dot_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
@@ -1512,7 +1518,7 @@ static void llmi_gemm_few_rows(llmi_gemm_job *job) {
     const llm_context *context = job->context;
     const size_t threads = (size_t)context->n_threads, sums = g->m * LLMI_K_PARTS;
     size_t n;
-    if (g->b_row == 1) {
+    if (llmi_gemm_is_dot(g)) {
         job->step = g->n * g->k < 32768
                         ? g->n
                         : llmi_round_up(llmi_ceil_div(g->n, threads), 64);
@@ -1532,10 +1538,6 @@ static void llmi_gemm_few_rows(llmi_gemm_job *job) {
                       llmi_gemm_axpy_task, job);
         llmi_parallel(context, llmi_ceil_div(job->n, LLMI_STRIP), llmi_gemm_parts_task, job);
     }
-}
-
-static int llmi_gemm_is_few(const llmi_gemm *g) {
-    return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32;
 }
 
 #define LLMI_PACK_PANELS 4             /* of A, per packing task */
@@ -1629,16 +1631,11 @@ typedef struct llmi_batch {
     size_t columns;                    /* in a part, of a product of few rows */
 } llmi_batch;
 
-/* few rows by the rows of a weight: any cut of the columns will do */
-static int llmi_batch_cuts_columns(const llmi_gemm *g) {
-    return llmi_gemm_is_few(g) && g->b_row == 1;
-}
-
 /* Parts of a product: of C's columns, or of C's rows, not so small that these were few. There, a
  * product with same_a goes with the one before. */
 static size_t llmi_batch_parts(const llmi_batch *job, const llmi_gemm *g) {
     if (g->m == 0) return 0;
-    if (llmi_batch_cuts_columns(g)) return llmi_ceil_div(g->n, job->columns);
+    if (llmi_gemm_is_dot(g)) return llmi_ceil_div(g->n, job->columns);
     return g->same_a ? 0 : llmi_ceil_div(g->m, LLMI_OWN_ROWS);
 }
 
@@ -1653,7 +1650,7 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
     own.a_rows = own.b_columns = LLMI_OWN_ROWS;
     own.panels += 2 * LLMI_OWN_ROWS * (size_t)thread *
                   llmi_panel_depth(&own.kernels->tiles[g->precision]);
-    if (llmi_batch_cuts_columns(g)) {
+    if (llmi_gemm_is_dot(g)) {
         const size_t first = index * g->n / parts;
         llmi_gemm part = *g;
         part.n = (index + 1) * g->n / parts - first;
@@ -1679,7 +1676,7 @@ static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *product
     size_t tasks = 0, columns = 0, i;
     llmi_batch job;
     for (i = 0; i < n; i++)
-        if (llmi_batch_cuts_columns(&products[i])) columns += products[i].m ? products[i].n : 0;
+        if (llmi_gemm_is_dot(&products[i])) columns += products[i].m ? products[i].n : 0;
     job.context = context;
     job.products = products;
     job.n = n;

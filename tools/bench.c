@@ -981,7 +981,8 @@ static void table_decode(void) {
     job.x = floats(job.n);
     job.streams = peak->streams;
     job.threads = n_threads;
-    printf("\n== decode, %d threads; GB/s: the weights that a token meets, and the cache so far; medians\n"
+    printf("\n== decode, %d threads; GB/s: the weights that a token meets, and the cache so far; "
+           "medians\n"
            "   %-9s %6s %10s %10s %8s %21s\n",
            n_threads, "", "after", "ms/token", "tokens/s", "GB/s", "of reading at the time");
     for (i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) {

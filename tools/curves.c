@@ -17,8 +17,8 @@
 #include "../llm.h"
 
 enum {
-    TEXT, ARCH, LAYERS, HEADS, WIDTH, SEQ, BATCH, ACCUMULATE, STEPS, LR, MIN_LR, WARMUP, BETA2, WEIGHT_DECAY,
-    CLIP, SEED, PRECISION, VAL_SHARE, EVAL, WINDOWS, LOG, THREADS, N_OPTIONS
+    TEXT, ARCH, LAYERS, HEADS, WIDTH, SEQ, BATCH, ACCUMULATE, STEPS, LR, MIN_LR, WARMUP, BETA2,
+    WEIGHT_DECAY, CLIP, SEED, PRECISION, VAL_SHARE, EVAL, WINDOWS, LOG, THREADS, N_OPTIONS
 };
 static struct { const char *name, *value, *about; } options[N_OPTIONS] = {
     {"--text", "llm.h", "the file to learn"},

@@ -12558,16 +12558,17 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t la
  * along: stride along k, both in floats */
 LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
                                size_t lanes, size_t k) {
-    size_t l0 = 0, i, l;
+    size_t l0 = 0, i, l, i1;
     if (lane == 1) {     /* whole rows, 8 at a time: a panel's stride would thrash the cache sets */
         const size_t whole = lanes / P * P;
-        size_t i0, i1;
+        size_t i0;
         for (i0 = 0; i0 < k; i0 = i1) {
             float *d = to + i0 * P;
             i1 = llmi_min(i0 + 8, k);
             for (l0 = 0; l0 < whole; l0 += P, d += P * (k - (i1 - i0)))
                 for (i = i0; i < i1; i++, d += P) {
                     const float *s = from + i * along + l0;
+                    LLMI_PREFETCH(s + 8 * along);
 #ifdef V4
                     if (P % W) {                     /* MR is no multiple of W */
                         LLMI_UNROLL
@@ -12588,26 +12589,34 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t la
         const size_t n = llmi_min(lanes - l0, P);
         i = 0;
 #ifdef V4
-        if (n == P && along == 1) {
-            for (; i + 4 <= k; i += 4) {
-                float *d = to + i * P;
-                const float *h = s + i;
+        if (n == P && along == 1) {      /* four lanes at a time, a cache line of each */
+            for (; i + 4 <= k; i = i1) {
+                i1 = llmi_min(i + 16, k / 4 * 4);
                 LLMI_UNROLL
                 for (l = 0; l < P; l += 4) {
-                    const size_t l2 = l + 2 < P ? l + 2 : l, l3 = l + 2 < P ? l + 3 : l;
-                    V4 a = LD4(h + l * lane), b = LD4(h + (l + 1) * lane);
-                    V4 c = LD4(h + l2 * lane), e = LD4(h + l3 * lane);
-                    TRANSPOSE4(a, b, c, e);
-                    if (l + 2 < P) {
-                        ST4(d + l, a);
-                        ST4(d + P + l, b);
-                        ST4(d + 2 * P + l, c);
-                        ST4(d + 3 * P + l, e);
-                    } else {
-                        ST2(d + l, a);
-                        ST2(d + P + l, b);
-                        ST2(d + 2 * P + l, c);
-                        ST2(d + 3 * P + l, e);
+                    const int two = l + 2 == P;
+                    const float *h = s + l * lane, *h2 = two ? h : h + 2 * lane;
+                    size_t j;
+                    LLMI_PREFETCH(h + i + 32);
+                    LLMI_PREFETCH(h + lane + i + 32);
+                    LLMI_PREFETCH(h2 + i + 32);
+                    LLMI_PREFETCH(h2 + lane + i + 32);
+                    for (j = i; j < i1; j += 4) {
+                        float *d = to + j * P + l;
+                        V4 a = LD4(h + j), b = LD4(h + lane + j);
+                        V4 c = LD4(h2 + j), e = LD4(h2 + lane + j);
+                        TRANSPOSE4(a, b, c, e);
+                        if (two) {
+                            ST2(d, a);
+                            ST2(d + P, b);
+                            ST2(d + 2 * P, c);
+                            ST2(d + 3 * P, e);
+                        } else {
+                            ST4(d, a);
+                            ST4(d + P, b);
+                            ST4(d + 2 * P, c);
+                            ST4(d + 3 * P, e);
+                        }
                     }
                 }
             }

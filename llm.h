@@ -1265,9 +1265,12 @@ static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
 /* ============================================================================================
  * >>context      kernels, threads, and memory that ops may use while they run
  * ========================================================================================== */
+#define LLMI_NOTHING ((size_t)-1)
+
 typedef struct llmi_share {            /* of a thread, of the tasks that run */
     size_t next, end;
-    char apart[128 - 2 * sizeof(size_t)];  /* no two threads write to one cache line */
+    size_t kept;                       /* what a task left for the next; LLMI_NOTHING at first */
+    char apart[128 - 3 * sizeof(size_t)];  /* no two threads write to one cache line */
 } llmi_share;
 
 struct llm_context {
@@ -1276,8 +1279,7 @@ struct llm_context {
     llmi_share *shares;                /* n_threads */
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
-    float *panels;                     /* of gemm: the blocks of A and B at work */
-    size_t a_rows, b_columns;          /* that they have room for */
+    float *panels;                     /* of gemm: for each thread, its blocks of A and B at work */
     void *scratch;                     /* of the op that runs now */
     size_t scratch_size;
 };
@@ -1302,12 +1304,15 @@ static int llmi_thread_count(int n_threads) {
 #endif
 }
 
-#define LLMI_A_ROWS 2048u              /* rows of A that are packed at a time */
-#define LLMI_B_COLUMNS 1024u           /* columns of B: for L3 */
-#define LLMI_OWN_ROWS 512u /* of A and columns of B, where a thread runs a product alone */
+#define LLMI_A_ROWS 1088u              /* that a thread packs at a time: 1024 in whole tiles */
+#define LLMI_B_COLUMNS LLMI_FP8_TILE   /* likewise: a weight's tile in fp8 */
 
 /* floats of one row of A or column of B in a panel: slices of k are rounded up by less than 4 */
 static size_t llmi_panel_depth(const llmi_tiles *tiles) { return llmi_panel(tiles, tiles->kc + 4); }
+/* floats of a thread's panels */
+static size_t llmi_panels_size(const llmi_tiles *tiles) {
+    return (LLMI_A_ROWS + LLMI_B_COLUMNS) * llmi_panel_depth(tiles);
+}
 
 /* Kernels and threads; -> floats of the panels: room for every table's, as the context's table may
  * be exchanged. */
@@ -1317,15 +1322,12 @@ static size_t llmi_context_plan(llm_context *context, int n_threads) {
     int i, precision;
     memset(context, 0, sizeof *context);
     context->n_threads = llmi_thread_count(n_threads);
-    context->a_rows = LLMI_A_ROWS;
-    context->b_columns = LLMI_B_COLUMNS;
     for (i = 0; (kernels = llmi_kernels_at(i)) != NULL; i++) {
         context->kernels = kernels;    /* the last one is the fastest */
         for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
             depth = llmi_max(depth, llmi_panel_depth(&kernels->tiles[precision]));
     }
-    return depth * llmi_max(LLMI_A_ROWS + LLMI_B_COLUMNS,
-                            2 * LLMI_OWN_ROWS * (size_t)context->n_threads);
+    return depth * (LLMI_A_ROWS + LLMI_B_COLUMNS) * (size_t)context->n_threads;
 }
 
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
@@ -1416,6 +1418,7 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
         for (i = 0; i < threads; i++) {
             shares[i].next = i * n_tasks / threads;
             shares[i].end = (i + 1) * n_tasks / threads;
+            shares[i].kept = LLMI_NOTHING;
         }
         #pragma omp parallel num_threads(context->n_threads)
         {
@@ -1428,19 +1431,20 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
         }
         return;
     }
-#else
-    (void)context;
 #endif
+    context->shares->kept = LLMI_NOTHING;
     for (i = 0; i < n_tasks; i++) task(argument, i, 0);
 }
 
 /* ============================================================================================
  * >>gemm         every matrix product: packing, blocking, threading
  *
- * Three loops of blocks around a tile (Goto & van de Geijn, ACM TOMS 34(3), 2008). An element of C
- * is always summed over k in the same order, in equal slices of at most kc: however the rest is
- * cut, the result has the same bits. Products of few rows read the weight once, unpacked: they are
- * bound by memory, which is fastest where every thread reads a few long streams.
+ * Blocks around a tile (Goto & van de Geijn, ACM TOMS 34(3), 2008). Every thread has a cell of C,
+ * and packs for itself what it multiplies: to fetch what another core has just written costs more
+ * than to pack it twice, the more so where cores do not share a cache. An element of C is always
+ * summed over k in the same order, in equal slices of at most kc: however the rest is cut, the
+ * result has the same bits. Products of few rows read the weight once, unpacked: they are bound by
+ * memory, which is fastest where every thread reads a few long streams.
  * ========================================================================================== */
 #define LLMI_FEW_ROWS 16
 #define LLMI_K_PARTS 8                 /* of a product of few rows; each part is summed apart */
@@ -1453,22 +1457,22 @@ typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bia
     float *c; size_t ldc;
     const float *bias;                 /* NULL = none */
     int accumulate;
-    int same_a;                        /* A is that of the product just before: it may be packed */
+    int same_a;                        /* A is that of the product just before: packed once */
     llm_precision precision;           /* of the factors; f32 in memory */
     int b_weight;                      /* B is a weight: in fp8, of 128 x 128 values to a scale  */
 } llmi_gemm;
 
 typedef struct llmi_gemm_job {
     const llm_context *context;
-    const llmi_gemm *g;
-    const llmi_tiles *kernel;          /* of g's precision                                  */
-    float *a_panel, *b_panel;
+    const llmi_gemm *g;                /* the products, all of one A */
+    const llmi_tiles *kernel;          /* of their precision                                */
     size_t step;                       /* few rows: columns per task                        */
-    size_t k_parts;                    /* few rows: their sums (parts,m,n) lie in a_panel   */
-    size_t i0, m, j0, n, k0, k;        /* the blocks of A and B at work                     */
-    size_t tiles, row_blocks;          /* tiles of A's rows, shared out evenly             */
-    size_t panels, column_blocks;      /* panels of B's columns, likewise                  */
-    size_t b_tasks;                    /* packing: B's tasks come first, then A's          */
+    size_t k_parts;                    /* few rows: their sums (parts,m,n) lie in the panels */
+    size_t j0, n;                      /* few rows: columns at work                         */
+    size_t i0, m, k0, k;               /* rows, and slice of k, at work                     */
+    size_t tiles, strips;              /* of rows; of LLMI_B_COLUMNS columns of a product   */
+    size_t down, across;               /* cells of C, one for each thread                   */
+    size_t row_blocks, column_blocks;  /* of a cell: its tasks                              */
 } llmi_gemm_job;
 
 static int llmi_gemm_is_few(const llmi_gemm *g) {
@@ -1496,7 +1500,7 @@ static void llmi_gemm_axpy_task(void *argument, size_t index, int thread) {
     job->context->kernels->rows_axpy(g->m, llmi_min(job->step, job->n - j),
                                      (part + 1) * g->k / job->k_parts - k, g->a + k, g->a_row,
                                      g->b + k * g->b_row + job->j0 + j, g->b_row,
-                                     job->a_panel + part * g->m * job->n + j, job->n);
+                                     job->context->panels + part * g->m * job->n + j, job->n);
 }
 static void llmi_gemm_parts_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
@@ -1508,16 +1512,19 @@ static void llmi_gemm_parts_task(void *argument, size_t index, int thread) {
         float *c = g->c + i * g->ldc + job->j0 + j;
         for (l = 0; l < n; l++)
             c[l] = (g->accumulate ? c[l] : 0.0f) + (g->bias ? g->bias[job->j0 + j + l] : 0.0f);
-        job->context->kernels->column_sum(c, job->a_panel + i * job->n + j, job->k_parts,
+        job->context->kernels->column_sum(c, job->context->panels + i * job->n + j, job->k_parts,
                                           g->m * job->n, n);
     }
 }
 
-static void llmi_gemm_few_rows(llmi_gemm_job *job) {
-    const llmi_gemm *g = job->g;
-    const llm_context *context = job->context;
+static void llmi_gemm_few_rows(const llm_context *context, const llmi_gemm *g) {
     const size_t threads = (size_t)context->n_threads, sums = g->m * LLMI_K_PARTS;
     size_t n;
+    llmi_gemm_job work, *job = &work;
+    if (g->m == 0 || g->n == 0) return;
+    memset(job, 0, sizeof *job);
+    job->context = context;
+    job->g = g;
     if (llmi_gemm_is_dot(g)) {
         job->step = g->n * g->k < 32768
                         ? g->n
@@ -1526,7 +1533,7 @@ static void llmi_gemm_few_rows(llmi_gemm_job *job) {
         return;
     }
     job->k_parts = g->n * g->k < 32768 ? 1 : LLMI_K_PARTS;
-    n = (context->a_rows + context->b_columns) * llmi_panel_depth(job->kernel) / sums;
+    n = llmi_panels_size(&context->kernels->tiles[LLM_FP32]) / sums;
     for (job->j0 = 0; job->j0 < g->n; job->j0 += job->n) {
         job->n = llmi_min(g->n - job->j0, n / LLMI_STRIP * LLMI_STRIP);
         job->step = llmi_max(LLMI_STRIP, 4096 / g->m / LLMI_STRIP * LLMI_STRIP);  /* stays in L1 */
@@ -1540,87 +1547,97 @@ static void llmi_gemm_few_rows(llmi_gemm_job *job) {
     }
 }
 
-#define LLMI_PACK_PANELS 4             /* of A, per packing task */
-#define LLMI_PACK_COLUMNS LLMI_FP8_TILE    /* of B: a weight's tile in fp8 */
+#define LLMI_PACK_PANELS 4             /* of A, at a time */
 
-static void llmi_gemm_pack_task(void *argument, size_t index, int thread) {
+static void llmi_gemm_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
-    const llmi_gemm *g = job->g;
     const llmi_tiles *kernel = job->kernel;
-    const size_t panel = llmi_panel(kernel, job->k);
-    (void)thread;
-    if (index < job->b_tasks) {
-        const size_t j = index * LLMI_PACK_COLUMNS;
-        (g->b_weight ? kernel->pack_weight : kernel->pack_b)(
-            job->b_panel + j * panel, g->b + (job->j0 + j) * g->b_col + job->k0 * g->b_row,
-            g->b_row, g->b_col, job->k, llmi_min(LLMI_PACK_COLUMNS, job->n - j));
-    } else {
-        const size_t step = LLMI_PACK_PANELS * kernel->mr, i = (index - job->b_tasks) * step;
-        kernel->pack_a(job->a_panel + i * panel,
-                       g->a + (job->i0 + i) * g->a_row + job->k0 * g->a_col, g->a_row, g->a_col,
-                       llmi_min(step, job->m - i), job->k);
+    const llmi_gemm *g = job->g;
+    const size_t tasks = job->row_blocks * job->column_blocks, cell = index / tasks;
+    const size_t mr = kernel->mr, blocks = job->down * job->row_blocks, at = index % tasks;
+    const size_t block = cell / job->across * job->row_blocks + at / job->column_blocks;
+    const size_t tile = block * job->tiles / blocks;
+    const size_t tiles = (block + 1) * job->tiles / blocks - tile;
+    const size_t i0 = job->i0 + tile * mr, m = llmi_min(tiles * mr, job->m - tile * mr);
+    const size_t parts = llmi_ceil_div(m, kernel->mc), panel = llmi_panel(kernel, job->k);
+    float *a = job->context->panels + (size_t)thread * llmi_panels_size(kernel);
+    float *b = a + LLMI_A_ROWS * llmi_panel_depth(kernel);
+    size_t *kept = &job->context->shares[thread].kept;         /* the block in a */
+    const size_t column = cell % job->across;
+    size_t strip = column * job->strips / job->across + at % job->column_blocks, i, j, n, part;
+    if (tiles == 0 || strip >= (column + 1) * job->strips / job->across) return;
+    for (; strip >= llmi_ceil_div(g->n, LLMI_B_COLUMNS); g++)
+        strip -= llmi_ceil_div(g->n, LLMI_B_COLUMNS);
+    j = strip * LLMI_B_COLUMNS;
+    n = llmi_min(LLMI_B_COLUMNS, g->n - j);
+    for (i = 0; i < m && *kept != block; i += LLMI_PACK_PANELS * mr)
+        kernel->pack_a(a + i * panel, g->a + (i0 + i) * g->a_row + job->k0 * g->a_col, g->a_row,
+                       g->a_col, llmi_min(LLMI_PACK_PANELS * mr, m - i), job->k);
+    *kept = block;
+    (g->b_weight ? kernel->pack_weight : kernel->pack_b)(
+        b, g->b + j * g->b_col + job->k0 * g->b_row, g->b_row, g->b_col, job->k, n);
+    for (part = 0; part < parts; part++) {                     /* of a, for L2 */
+        i = part * tiles / parts * mr;
+        kernel->block(llmi_min((part + 1) * tiles / parts * mr, m) - i, n, job->k, a + i * panel,
+                      b, g->c + (i0 + i) * g->ldc + j, g->ldc,
+                      job->k0 == 0 && g->bias ? g->bias + j : NULL, job->k0 != 0 || g->accumulate);
     }
 }
 
-static void llmi_gemm_block_task(void *argument, size_t index, int thread) {
-    const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
-    const llmi_gemm *g = job->g;
-    const llmi_tiles *kernel = job->kernel;
-    const size_t panel = llmi_panel(kernel, job->k), mr = kernel->mr, nr = kernel->nr;
-    const size_t row = index / job->column_blocks, column = index % job->column_blocks;
-    const size_t i = row * job->tiles / job->row_blocks * mr;
-    const size_t m = llmi_min((row + 1) * job->tiles / job->row_blocks * mr, job->m) - i;
-    const size_t j = column * job->panels / job->column_blocks * nr;
-    const size_t n = llmi_min((column + 1) * job->panels / job->column_blocks * nr, job->n) - j;
-    (void)thread;
-    kernel->block(m, n, job->k, job->a_panel + i * panel, job->b_panel + j * panel,
-                  g->c + (job->i0 + i) * g->ldc + job->j0 + j, g->ldc,
-                  job->k0 == 0 && g->bias ? g->bias + job->j0 + j : NULL,
-                  job->k0 != 0 || g->accumulate);
+/* The cells of which the largest takes least. To pack a value of B counts as 16 multiplications; of
+ * A as 64, as it comes from another core's cache unless the cells are whole rows. */
+static void llmi_gemm_cut(llmi_gemm_job *job, size_t threads) {
+    double least = -1.0;
+    size_t down;
+    for (down = 1; down <= threads; down++) {
+        const double m = (double)(llmi_ceil_div(job->tiles, down) * job->kernel->mr);
+        const double n = (double)(llmi_ceil_div(job->strips, threads / down) * LLMI_B_COLUMNS);
+        const double work = m * n + 64.0 * m + 16.0 * n;
+        if (threads % down || (least >= 0.0 && work >= least)) continue;
+        least = work;
+        job->down = down;
+        job->across = threads / down;
+    }
 }
 
-static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
+/* n products of one A, rows i0 to i0 + m of each */
+static void llmi_gemm_rows(const llm_context *context, const llmi_gemm *g, size_t n, size_t i0,
+                           size_t m) {
     const llmi_tiles *kernel = &context->kernels->tiles[g->precision];
-    const size_t threads = (size_t)context->n_threads, mr = kernel->mr, nr = kernel->nr;
-    const size_t m_step = context->a_rows / mr * mr, n_step = context->b_columns / nr * nr;
     const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernel->kc));
     const size_t k_step = llmi_max(
         kernel->k_align, llmi_round_up(llmi_ceil_div(g->k, k_slices), kernel->k_align));
-    const int packed = g->same_a && g->m <= m_step && k_slices == 1;
+    size_t i;
     llmi_gemm_job job;
-    if (g->m == 0 || g->n == 0) return;
     memset(&job, 0, sizeof job);
     job.context = context;
     job.g = g;
     job.kernel = kernel;
-    job.a_panel = context->panels;
-    job.b_panel = context->panels + context->a_rows * llmi_panel_depth(kernel);
-    if (llmi_gemm_is_few(g)) {
-        llmi_gemm_few_rows(&job);
-        return;
+    job.i0 = i0;
+    job.m = m;
+    job.tiles = llmi_ceil_div(m, kernel->mr);
+    for (i = 0; i < n; i++) job.strips += llmi_ceil_div(g[i].n, LLMI_B_COLUMNS);
+    if (job.tiles == 0 || job.strips == 0) return;
+    llmi_gemm_cut(&job, (size_t)context->n_threads);
+    job.row_blocks = llmi_ceil_div(llmi_ceil_div(job.tiles, job.down), LLMI_A_ROWS / kernel->mr);
+    job.column_blocks = llmi_ceil_div(job.strips, job.across);
+    for (; job.k0 == 0 || job.k0 < g->k; job.k0 += k_step) {
+        job.k = llmi_min(k_step, g->k - job.k0);
+        llmi_parallel(context, job.down * job.across * job.row_blocks * job.column_blocks,
+                      llmi_gemm_task, &job);
     }
-    for (job.i0 = 0; job.i0 < g->m; job.i0 += m_step)
-        for (job.k0 = 0; job.k0 == 0 || job.k0 < g->k; job.k0 += k_step)
-            for (job.j0 = 0; job.j0 < g->n; job.j0 += n_step) {
-                size_t a_tasks;
-                job.m = llmi_min(m_step, g->m - job.i0);
-                job.k = llmi_min(k_step, g->k - job.k0);
-                job.n = llmi_min(n_step, g->n - job.j0);
-                job.tiles = llmi_ceil_div(job.m, mr);
-                job.panels = llmi_ceil_div(job.n, nr);
-                job.row_blocks = llmi_ceil_div(job.m, kernel->mc);
-                if (threads > 1)
-                    job.row_blocks = llmi_min(llmi_round_up(job.row_blocks, threads), job.tiles);
-                job.column_blocks = threads > 1
-                                        ? llmi_min(llmi_ceil_div(4 * threads, job.row_blocks),
-                                                   job.panels)
-                                        : 1;
-                job.b_tasks = llmi_ceil_div(job.n, LLMI_PACK_COLUMNS);
-                a_tasks = job.j0 == 0 && !packed ? llmi_ceil_div(job.tiles, LLMI_PACK_PANELS) : 0;
-                llmi_parallel(context, job.b_tasks + a_tasks, llmi_gemm_pack_task, &job);
-                llmi_parallel(context, job.row_blocks * job.column_blocks, llmi_gemm_block_task,
-                              &job);
-            }
+}
+
+static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
+    if (llmi_gemm_is_few(g)) llmi_gemm_few_rows(context, g);
+    else llmi_gemm_rows(context, g, 1, 0, g->m);
+}
+
+/* n products of one A */
+static void llmi_gemm_same_a(const llm_context *context, const llmi_gemm *g, size_t n) {
+    if (!llmi_gemm_is_few(g)) llmi_gemm_rows(context, g, n, 0, g->m);
+    else
+        for (; n; n--) llmi_gemm_run(context, g++);
 }
 
 /* ---- several products, none of which reads what another writes: each part by one thread ---- */
@@ -1631,49 +1648,53 @@ typedef struct llmi_batch {
     size_t columns;                    /* in a part, of a product of few rows */
 } llmi_batch;
 
+/* the products from g on that have one A */
+static size_t llmi_batch_group(const llmi_batch *job, const llmi_gemm *g) {
+    const llmi_gemm *next = g + 1;
+    while (next < job->products + job->n && next->same_a) next++;
+    return (size_t)(next - g);
+}
+
+#define LLMI_PART_ROWS 512u
 /* Parts of a product: of C's columns, or of C's rows, not so small that these were few. There, a
  * product with same_a goes with the one before. */
 static size_t llmi_batch_parts(const llmi_batch *job, const llmi_gemm *g) {
     if (g->m == 0) return 0;
     if (llmi_gemm_is_dot(g)) return llmi_ceil_div(g->n, job->columns);
-    return g->same_a ? 0 : llmi_ceil_div(g->m, LLMI_OWN_ROWS);
+    return g->same_a ? 0 : llmi_ceil_div(g->m, LLMI_PART_ROWS);
 }
 
 static void llmi_batch_task(void *argument, size_t index, int thread) {
     const llmi_batch *job = (const llmi_batch *)argument;
     llm_context own = *job->context;
-    const llmi_gemm *g = job->products, *end = g + job->n;
-    size_t parts;
+    const llmi_gemm *g = job->products;
+    size_t parts, first;
     for (; index >= llmi_batch_parts(job, g); g++) index -= llmi_batch_parts(job, g);
     parts = llmi_batch_parts(job, g);
     own.n_threads = 1;
-    own.a_rows = own.b_columns = LLMI_OWN_ROWS;
-    own.panels += 2 * LLMI_OWN_ROWS * (size_t)thread *
-                  llmi_panel_depth(&own.kernels->tiles[g->precision]);
+    own.shares += thread;
+    own.panels += (size_t)thread * llmi_panels_size(&own.kernels->tiles[g->precision]);
     if (llmi_gemm_is_dot(g)) {
-        const size_t first = index * g->n / parts;
         llmi_gemm part = *g;
+        first = index * g->n / parts;
         part.n = (index + 1) * g->n / parts - first;
         part.b += first * g->b_col;
         part.c += first;
         if (part.bias) part.bias += first;
         llmi_gemm_run(&own, &part);
-        return;
+    } else if (parts == 1) {
+        llmi_gemm_same_a(&own, g, llmi_batch_group(job, g));
+    } else {
+        first = index * g->m / parts;
+        llmi_gemm_rows(&own, g, llmi_batch_group(job, g), first,
+                       (index + 1) * g->m / parts - first);
     }
-    do {
-        const size_t first = index * g->m / parts;
-        llmi_gemm part = *g;
-        part.m = (index + 1) * g->m / parts - first;
-        part.a += first * g->a_row;
-        part.c += first * g->ldc;
-        llmi_gemm_run(&own, &part);
-    } while (++g < end && g->same_a);
 }
 
 /* all of one precision */
 static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *products, size_t n) {
     const size_t threads = (size_t)context->n_threads;
-    size_t tasks = 0, columns = 0, i;
+    size_t tasks = 0, columns = 0, i, group;
     llmi_batch job;
     for (i = 0; i < n; i++)
         if (llmi_gemm_is_dot(&products[i])) columns += products[i].m ? products[i].n : 0;
@@ -1683,18 +1704,19 @@ static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *product
     job.columns = llmi_max(16, llmi_ceil_div(columns, 4 * threads));
     for (i = 0; i < n; i++) tasks += llmi_batch_parts(&job, &products[i]);
     if (tasks < 2 * threads) {                             /* too few to share out evenly */
-        for (i = 0; i < n; i++) llmi_gemm_run(context, &products[i]);
+        for (i = 0; i < n; i += group) {
+            group = llmi_batch_group(&job, &products[i]);
+            llmi_gemm_same_a(context, &products[i], group);
+        }
         return;
     }
     llmi_parallel(context, tasks, llmi_batch_task, &job);
 }
 
-/* all of the same A: many rows are packed by the first product, few are shared out together */
+/* n products of one A: few rows of it are multiplied by all columns in one batch */
 static void llmi_gemm_again(const llm_context *context, const llmi_gemm *products, size_t n) {
-    size_t i;
     if (llmi_gemm_is_few(products)) llmi_gemm_batch(context, products, n);
-    else
-        for (i = 0; i < n; i++) llmi_gemm_run(context, &products[i]);
+    else llmi_gemm_rows(context, products, n, 0, products->m);
 }
 
 /* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */

@@ -466,7 +466,7 @@ TEST(core_kernel_tables) {
             const llmi_tiles *tiles = &k->tiles[j];
             CHECK_MSG(tiles->mr >= 1 && tiles->nr % k->w == 0 && tiles->nr >= k->w &&
                           tiles->kc % LLMI_FP8_TILE == 0 && tiles->mc % tiles->mr == 0 &&
-                          LLMI_FP8_TILE % tiles->nr == 0 && LLMI_OWN_ROWS % tiles->nr == 0,
+                          LLMI_B_COLUMNS % tiles->nr == 0 && tiles->mr <= LLMI_A_ROWS,
                       "sizes of %s, precision %d", k->name, j);
             CHECK_MSG(tiles->k_align % tiles->k_group == 0 && tiles->kc % tiles->k_align == 0 &&
                           (j == LLM_FP8_MIXED) == (tiles->k_align == LLMI_FP8_TILE) &&

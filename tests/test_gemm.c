@@ -163,16 +163,16 @@ TEST(gemm_many_blocks) {
     for (t = 0; llmi_kernels_at(t); t++) {
         llm_context *context = context_at(t, 2);
         const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
-        const size_t m = tiles->mc + 1, n = LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
+        const size_t m = tiles->mc + 1, n = 3 * LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
         unsigned c;
         for (c = 0; c < 4; c++) {
             product_run(context, m, 2 * tiles->nr + 1, d, c + 8);
             product_run(context, 17, n, 9, c + 4 + 16);
-            product_run(context, LLMI_A_ROWS + 3, tiles->nr + 1, 5, c + 12 + 32);
+            product_run(context, 2 * LLMI_A_ROWS + 3, tiles->nr + 1, 5, c + 12 + 32);
         }
         product_run(context, 18, n + tiles->nr, d + 2, 2 + 8);
-        product_run(context, LLMI_A_ROWS + 1, 3, d, 1 + 4);
-        product_run(context, LLMI_A_ROWS + 1, n, 3, 0);
+        product_run(context, 2 * LLMI_A_ROWS + 1, 3, d, 1 + 4);
+        product_run(context, 2 * LLMI_A_ROWS + 1, n, 3, 0);
         product_run(context, 16, 4200, 33, 0 + 16);            /* few rows: y in pieces */
         product_run(context, 1, 4200, 33, 0 + 4 + 16);
         product_run(context, 5, 3001, 40, 2 + 8 + 16);
@@ -315,7 +315,7 @@ TEST(gemm_threads_give_the_same_bits) {
         const llmi_kernels *k = llmi_kernels_at(t);
         const llmi_tiles *tiles = &k->tiles[LLM_FP32];
         const size_t sizes[][3] = {{1, 3000, 257}, {16, 1030, 70}, {7, 700, 65},      {17, 200, 300},
-                                   {130, 130, 40}, {300, 70, tiles->kc + 9}, {64, LLMI_B_COLUMNS + 40, 33}, {1, 5, 9}};
+                                   {130, 130, 40}, {300, 70, tiles->kc + 9}, {64, 8 * LLMI_B_COLUMNS + 40, 33}, {1, 5, 9}};
         int s;
         for (s = 0; s < 8; s++) {
             unsigned c;

@@ -2786,23 +2786,28 @@ static size_t llmi_attention_few_size(size_t n_keys) {
     return llmi_round_up(llmi_mul(n_keys, LLMI_FEW_HEADS * sizeof(float)), LLMI_ALIGN);
 }
 
+/* n_keys: the longest sequence's; -> tasks */
+static size_t llmi_attention_few(const llm_context *context, llmi_attention *a, size_t n_keys) {
+    a->context = context;
+    a->thread_size = llmi_attention_few_size(n_keys);
+    a->group = a->k_head || a->v_head
+                   ? 1
+                   : llmi_min(LLMI_FEW_HEADS,
+                              llmi_ceil_div(a->n_heads, (size_t)context->n_threads));
+    return a->n_sequences * a->rows * llmi_ceil_div(a->n_heads, a->group);
+}
+
 /* n_keys: the longest sequence's. The scratch is reserved already. */
 static void llmi_attention_run(const llm_context *context, llmi_attention *a, size_t n_keys,
                                int few) {
     const size_t heads = a->n_sequences * a->n_heads, threads = (size_t)context->n_threads;
+    if (few) {
+        llmi_parallel(context, llmi_attention_few(context, a, n_keys), llmi_attention_few_task, a);
+        return;
+    }
     a->context = context;
     a->kernel = &context->kernels->tiles[a->precision];
     a->tile = llmi_attention_tile(a->kernel);
-    if (few) {
-        a->thread_size = llmi_attention_few_size(n_keys);
-        a->group = a->k_head || a->v_head
-                       ? 1
-                       : llmi_min(LLMI_FEW_HEADS, llmi_ceil_div(a->n_heads, threads));
-        llmi_parallel(context,
-                      a->n_sequences * a->rows * llmi_ceil_div(a->n_heads, a->group),
-                      llmi_attention_few_task, a);
-        return;
-    }
     a->thread_size = llmi_attention_scratch_size(a->kernel, n_keys, a->qk_dim, a->v_dim, 0);
     a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
                                     llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
@@ -3885,7 +3890,7 @@ typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K ch
     float *dweight, *dlogits;          /* (N,K), (N,E) */
     float *frequency;                  /* (n_sequences,E) */
     int32_t *next;                     /* (E) */
-    llmi_gemm *products;               /* (2E) */
+    llmi_gemm *products;               /* (2 + 2E) */
     unsigned char *open;               /* (threads,E) */
 } llmi_ds_work;
 
@@ -4444,69 +4449,63 @@ static void llmi_mla_attention(const llmi_run *run, llmi_attention *a, const llm
     a->precision = llmi_near_precision(run->precision);
 }
 
-/* one head's query into the latent space, or its output out of it; rows of few */
-typedef struct llmi_absorb {
+/* Few queries: into the latent space, over the cache, and out of it, heads of one row at a time */
+typedef struct llmi_absorbed {
     const llmi_run *run;
-    const float *weight, *from;
-    float *to;
-    int out;
-} llmi_absorb;
+    const float *weight, *q;           /* kv_b; q (N,H,nope + rope) */
+    float *att;                        /* (N,H,v) */
+    llmi_attention attention;          /* of the latents */
+} llmi_absorbed;
 
-static void llmi_absorb_task(void *argument, size_t head, int thread) {
-    const llmi_absorb *job = (const llmi_absorb *)argument;
+static void llmi_absorbed_task(void *argument, size_t index, int thread) {
+    llmi_absorbed *job = (llmi_absorbed *)argument;
+    llmi_attention *a = &job->attention;
     const llm_config *c = &job->run->model->config;
     const llmi_kernels *kernels = job->run->context->kernels;
-    const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank,
-                 rope = (size_t)c->qk_rope_head_dim;
-    const size_t nope = (size_t)c->qk_nope_head_dim, v = (size_t)c->v_head_dim,
-                 n = llmi_run_rows(job->run);
-    const float *w = job->weight + head * (nope + v) * R;
-    size_t row;
-    (void)thread;
-    if (job->out) {                    /* (n,H,R) to (n,H,v) */
-        kernels->rows_dot(n, v, R, job->from + head * R, H * R, w + nope * R, R, job->to + head * v,
-                          H * v, NULL, 0);
-        return;
+    const size_t R = a->v_dim, nope = (size_t)c->qk_nope_head_dim, v = (size_t)c->v_head_dim;
+    const size_t groups = llmi_ceil_div(a->n_heads, a->group), row = index / groups;
+    const size_t first = index % groups * a->group, end = llmi_min(first + a->group, a->n_heads);
+    size_t head;
+    for (head = first; head < end; head++) {
+        const float *q = job->q + (row * a->n_heads + head) * (nope + a->qk_dim - R);
+        float *latent = job->run->ds.latent_q + (row * a->n_heads + head) * a->qk_dim;
+        kernels->rows_axpy(1, R, nope, q, nope, job->weight + head * (nope + v) * R, R, latent, R);
+        memcpy(latent + R, q + nope, (a->qk_dim - R) * sizeof(float));
     }
-    kernels->rows_axpy(n, R, nope, job->from + head * (nope + rope), H * (nope + rope), w, R,
-                       job->to + head * (R + rope), H * (R + rope));
-    for (row = 0; row < n; row++)
-        memcpy(job->to + (row * H + head) * (R + rope) + R,
-               job->from + (row * H + head) * (nope + rope) + nope, rope * sizeof(float));
+    llmi_attention_few_task(a, index, thread);
+    for (head = first; head < end; head++)
+        kernels->rows_dot(1, v, R, a->out + (row * a->n_heads + head) * R, R,
+                          job->weight + (head * (nope + v) + nope) * R, R,
+                          job->att + (row * a->n_heads + head) * v, v, NULL, 0);
 }
 
 static void llmi_mla_absorbed(const llmi_run *run, const llmi_mla_saved *s, const llmi_ds_layer *w,
                               int layer, size_t longest) {
     const llm_config *c = &run->model->config;
     const size_t R = (size_t)c->kv_lora_rank, width = R + (size_t)c->qk_rope_head_dim;
-    llmi_absorb job;
-    llmi_attention a;
+    llmi_absorbed job;
+    llmi_attention *a = &job.attention;
+    memset(&job, 0, sizeof job);
     job.run = run;
     job.weight = llmi_weight(run, w->kv_b);
-    job.from = s->q;
-    job.to = run->ds.latent_q;
-    job.out = 0;
-    llmi_parallel(run->context, (size_t)c->n_heads, llmi_absorb_task, &job);
-    memset(&a, 0, sizeof a);
-    a.n_sequences = run->n_sequences;
-    a.rows = run->rows;
-    a.position = run->position;
-    a.slot = run->slot;
-    a.n_heads = (size_t)c->n_heads;
-    a.qk_dim = width;
-    a.v_dim = R;
-    a.q = run->ds.latent_q;
-    a.q_stride = a.n_heads * width;
-    a.k = a.v = llmi_mla_cache(run, layer);
-    a.k_stride = a.v_stride = width;
-    a.k_sequence = a.v_sequence = run->cache_len * width;
-    a.scale = llmi_mla_scale(c);
-    a.out = run->ds.latent_out;
-    llmi_attention_run(run->context, &a, longest, 1);
-    job.from = run->ds.latent_out;
-    job.to = s->att;
-    job.out = 1;
-    llmi_parallel(run->context, (size_t)c->n_heads, llmi_absorb_task, &job);
+    job.q = s->q;
+    job.att = s->att;
+    a->n_sequences = run->n_sequences;
+    a->rows = run->rows;
+    a->position = run->position;
+    a->slot = run->slot;
+    a->n_heads = (size_t)c->n_heads;
+    a->qk_dim = width;
+    a->v_dim = R;
+    a->q = run->ds.latent_q;
+    a->q_stride = a->n_heads * width;
+    a->k = a->v = llmi_mla_cache(run, layer);
+    a->k_stride = a->v_stride = width;
+    a->k_sequence = a->v_sequence = run->cache_len * width;
+    a->scale = llmi_mla_scale(c);
+    a->out = run->ds.latent_out;
+    llmi_parallel(run->context, llmi_attention_few(run->context, a, longest), llmi_absorbed_task,
+                  &job);
 }
 
 /* h (N,C): the block's input after its norm; y (N,C) */
@@ -4872,13 +4871,20 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
 }
 
 /* y (rows,C) = Wdown swiglu(Wgate x, Wup x); gate, up (rows,F): saved, act (rows,F): scratch */
+/* gate and up; -> behind them */
+static llmi_gemm *llmi_ffn_products(const llmi_run *run, llmi_gemm *products, float *gate,
+                                    float *up, const float *x, int weights, size_t rows) {
+    const llmi_matrix w = llmi_dense(run, weights);
+    *products++ = llmi_product(gate, w.n_out, x, w, NULL, rows, 0);
+    *products++ = llmi_product_again(up, w.n_out, x, llmi_dense(run, weights + 1), NULL, rows);
+    return products;
+}
 static void llmi_ffn_forward(const llmi_run *run, float *y, const float *x, float *gate, float *up,
                              float *act, int weights, size_t rows) {
     const llmi_matrix down = llmi_dense(run, weights + 2);
     const size_t F = down.n_in;
     llmi_gemm products[2];
-    products[0] = llmi_product(gate, F, x, llmi_dense(run, weights), NULL, rows, 0);
-    products[1] = llmi_product_again(up, F, x, llmi_dense(run, weights + 1), NULL, rows);
+    llmi_ffn_products(run, products, gate, up, x, weights, rows);
     llmi_gemm_again(run->context, products, 2);
     llm_swiglu_forward(run->context, act, gate, up, rows * F);
     llmi_matmul(run->context, y, down.n_out, act, down, NULL, rows, 0);
@@ -4905,6 +4911,8 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     const llmi_ds_work *work = &run->ds;
     const size_t n = llmi_run_rows(run), C = (size_t)c->d_model, F = (size_t)c->moe_d_ffn;
     const size_t E = (size_t)c->n_routed_experts, rows = n * (size_t)c->num_experts_per_tok;
+    const int shared = w->shared >= 0;
+    llmi_gemm *products = work->products;
     llmi_moe_rows job;
     size_t e;
     memset(&job, 0, sizeof job);
@@ -4923,28 +4931,29 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     job.to = work->sorted;
     job.from = h;
     llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    if (shared)
+        products = llmi_ffn_products(run, products, s->shared_gate, s->shared_up, h, w->shared, n);
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
-        const int weights = w->experts + 3 * (int)e;
-        work->products[2 * e] = llmi_product(s->gate + first * F, F, work->sorted + first * C,
-                                             llmi_dense(run, weights), NULL, count, 0);
-        work->products[2 * e + 1] = llmi_product_again(s->up + first * F, F,
-                                                       work->sorted + first * C,
-                                                       llmi_dense(run, weights + 1), NULL, count);
+        products = llmi_ffn_products(run, products, s->gate + first * F, s->up + first * F,
+                                     work->sorted + first * C, w->experts + 3 * (int)e, count);
     }
-    llmi_gemm_batch(run->context, work->products, 2 * E);
+    llmi_gemm_batch(run->context, work->products, (size_t)(products - work->products));
     job.to = work->act;
     llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
+    products = work->products;
+    if (shared) {
+        const llmi_matrix down = llmi_dense(run, w->shared + 2);
+        llm_swiglu_forward(run->context, work->shared_act, s->shared_gate, s->shared_up,
+                           n * down.n_in);
+        *products++ = llmi_product(y, C, work->shared_act, down, NULL, n, 0);
+    } else memset(y, 0, n * C * sizeof(float));
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
-        work->products[e] = llmi_product(work->sorted + first * C, C, work->act + first * F,
-                                         llmi_dense(run, w->experts + 3 * (int)e + 2), NULL, count,
-                                         0);
+        *products++ = llmi_product(work->sorted + first * C, C, work->act + first * F,
+                                   llmi_dense(run, w->experts + 3 * (int)e + 2), NULL, count, 0);
     }
-    llmi_gemm_batch(run->context, work->products, E);
-    if (w->shared >= 0)
-        llmi_ffn_forward(run, y, h, s->shared_gate, s->shared_up, work->shared_act, w->shared, n);
-    else memset(y, 0, n * C * sizeof(float));
+    llmi_gemm_batch(run->context, work->products, (size_t)(products - work->products));
     job.to = y;
     job.from = work->sorted;
     llmi_parallel(run->context, n, llmi_moe_scatter_task, &job);
@@ -5085,7 +5094,7 @@ static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_con
     w->sorted = llmi_carve_floats(arena, llmi_mul(n, K * C));
     w->shared_act = llmi_carve_floats(arena, llmi_mul(n, shared));
     w->next = (int32_t *)llmi_carve(arena, E, sizeof(int32_t));
-    w->products = (llmi_gemm *)llmi_carve(arena, 2 * E, sizeof(llmi_gemm));
+    w->products = (llmi_gemm *)llmi_carve(arena, 2 + 2 * E, sizeof(llmi_gemm));
     w->open = (unsigned char *)llmi_carve(arena, E, (size_t)n_threads);
     w->frequency = llmi_carve_floats(arena, llmi_mul(sequences, E));
     if (backward) {

@@ -1549,6 +1549,8 @@ static void llmi_gemm_few_rows(const llm_context *context, const llmi_gemm *g) {
 
 #define LLMI_PACK_PANELS 4             /* of A, at a time */
 
+/* One block of rows by one strip of columns: packs the block, if the thread's task before has not,
+ * and the strip. Tasks go through a cell block by block. */
 static void llmi_gemm_task(void *argument, size_t index, int thread) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_tiles *kernel = job->kernel;

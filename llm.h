@@ -1693,7 +1693,7 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
     }
 }
 
-/* all of one precision */
+/* all of one precision; those of one A, of one layout */
 static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *products, size_t n) {
     const size_t threads = (size_t)context->n_threads;
     size_t tasks = 0, columns = 0, i, group;
@@ -4872,8 +4872,7 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
     return loss;
 }
 
-/* y (rows,C) = Wdown swiglu(Wgate x, Wup x); gate, up (rows,F): saved, act (rows,F): scratch */
-/* gate and up; -> behind them */
+/* the products gate (rows,F) = x Wgate^T and up = x Wup^T; -> behind them */
 static llmi_gemm *llmi_ffn_products(const llmi_run *run, llmi_gemm *products, float *gate,
                                     float *up, const float *x, int weights, size_t rows) {
     const llmi_matrix w = llmi_dense(run, weights);
@@ -4881,6 +4880,7 @@ static llmi_gemm *llmi_ffn_products(const llmi_run *run, llmi_gemm *products, fl
     *products++ = llmi_product_again(up, w.n_out, x, llmi_dense(run, weights + 1), NULL, rows);
     return products;
 }
+/* y (rows,C) = Wdown swiglu(Wgate x, Wup x); gate, up (rows,F): saved, act (rows,F): scratch */
 static void llmi_ffn_forward(const llmi_run *run, float *y, const float *x, float *gate, float *up,
                              float *act, int weights, size_t rows) {
     const llmi_matrix down = llmi_dense(run, weights + 2);

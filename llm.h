@@ -7120,7 +7120,7 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
     llmi_candidate *heap;
     double *weights, top, draw, sum = 0.0;
     size_t V = (size_t)vocab_size, left, all, best, n_kept = 0, i;
-    int filter_k, filter_p, ordered;
+    int filter_k, filter_p, ordered, penalised;
     memset(&p, 0, sizeof p);
     if (sampling) p = *sampling;
     if (!context || !token || !logits || (n_history > 0 && !history))
@@ -7130,6 +7130,15 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
     LLMI_TRY(llmi_check_int("sample: n_history", n_history, 0, INT_MAX, err));
     LLMI_TRY(llmi_check_sampling(&p, err));
     LLMI_TRY(llmi_check_tokens(history, (size_t)n_history, vocab_size, "sample: history", 0, err));
+    penalised = n_history > 0 && p.repetition_penalty > 0.0f && p.repetition_penalty != 1.0f;
+    if (p.temperature == 0.0f && !penalised) {
+        const float most = context->kernels->max(logits, V);
+        if (most >= -FLT_MAX && most <= FLT_MAX) {         /* else: the first was NaN, or worse */
+            for (i = 0; logits[i] != most; i++) continue;
+            *token = (int32_t)i;
+            return LLM_OK;
+        }
+    }
     LLMI_TRY(llmi_scratch_reserve(context, llmi_mul(V, sizeof *heap + sizeof *weights), err));
     weights = (double *)context->scratch;
     heap = (llmi_candidate *)(void *)(weights + V);
@@ -7140,7 +7149,7 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
         heap[i].logit = logits[i];
         heap[i].token = (int32_t)i;
     }
-    if (p.repetition_penalty > 0.0f && p.repetition_penalty != 1.0f)
+    if (penalised)
         for (i = 0; i < (size_t)n_history;
              i++) { /* from logits: once however often a token occurs */
             const float x = logits[history[i]];

@@ -240,6 +240,31 @@ TEST(sample_what_is_not_finite) {
     llm_context_free(context);
 }
 
+/* among logits that are not finite, of any number, by every instruction set */
+TEST(sample_greedy_not_finite) {
+    float logits[53];
+    int t, n, at;
+    for (t = 0; llmi_kernels_at(t); t++) {
+        llm_context *context = llm_context_create(1, NULL, NULL);
+        llm_error err;
+        if (!context) return;
+        context->kernels = llmi_kernels_at(t);
+        for (n = 3; n <= 53; n++)
+            for (at = 0; at < 2 * n; at++) {
+                const int bad = at % n, best = (bad + 1 + n / 3) % n;
+                int32_t token = -1;
+                int i;
+                for (i = 0; i < n; i++) logits[i] = -5.0f - (float)(i * 7 % 5);
+                logits[best] = -0.5f;
+                logits[bad] = at < n ? (float)NAN : (float)INFINITY;
+                CHECK(llm_sample(context, &token, logits, n, NULL, NULL, 0, 0, &err) == LLM_OK);
+                CHECK_MSG(token == best, "%s: %d of %d for %d", context->kernels->name, (int)token,
+                          n, best);
+            }
+        llm_context_free(context);
+    }
+}
+
 TEST(sample_is_determined) {
     float logits[50];
     llm_sampling s;
@@ -317,6 +342,7 @@ static void run_sample(void) {
     RUN(sample_against_plain);
     RUN(sample_greedy);
     RUN(sample_what_is_not_finite);
+    RUN(sample_greedy_not_finite);
     RUN(sample_is_determined);
     RUN(sample_refuses);
 }

@@ -7021,8 +7021,8 @@ static llm_result llmi_session_append(llm_session *s, int sequence, const int32_
         if (s->run.mtp && sequence == 0) llmi_mtp_take(s, start + at);
         if (logits && at + (int)s->run.rows == n)
             llmi_session_logits(s, logits, s->run.rows - (size_t)n_logits, (size_t)n_logits);
-        for (k = 1; k <= s->run.mtp && s->mtp_h[0].count > (int)LLMI_FEW_ROWS; k++)
-            (void)llmi_mtp_advance(s, k, start + n, start + n);
+        if (s->run.mtp && s->mtp_h[0].count > (int)LLMI_FEW_ROWS)
+            for (k = 1; k <= s->run.mtp; k++) (void)llmi_mtp_advance(s, k, start + n, start + n);
     }
     s->length[sequence] += n;
     return LLM_OK;

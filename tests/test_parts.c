@@ -449,7 +449,7 @@ static llm_model *cycle_model(int32_t *text, int n, int experts) {
     for (i = 0; i < n; i++) text[i] = (i % 60) * (i % 60) % 61;
     memset(&stats, 0, sizeof stats);
     c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = 61; c.max_seq_len = 700; c.n_layers = 2; c.mtp_depth = 3;
+    c.vocab_size = 61; c.max_seq_len = 2500; c.n_layers = 2; c.mtp_depth = 3;
     if (experts) { c.first_k_dense = 1; c.routed_scaling_factor = 1.0f; }
     memset(&model_desc, 0, sizeof model_desc);
     model_desc.n_threads = 1;          /* too small to share */
@@ -476,25 +476,28 @@ static llm_model *cycle_model(int32_t *text, int n, int experts) {
 }
 
 TEST(speculation_changes_nothing) {
-    enum { N = 1500 };
-    int32_t *text = (int32_t *)plain_alloc(N * sizeof *text);
+    enum { N = 1500, LONG = 2500 };
+    int32_t *text = (int32_t *)plain_alloc(LONG * sizeof *text);
     int experts, i;
     for (experts = 0; experts < 2; experts++) {
         llm_model *model = cycle_model(text, N, experts);
         llm_session_desc desc;
         llm_session *plain, *fast;
+        for (i = N; i < LONG; i++) text[i] = text[i - 60];
         memset(&desc, 0, sizeof desc);
         plain = llm_session_create(model, &desc, NULL);
         desc.speculate = 1;
         fast = llm_session_create(model, &desc, NULL);
         CHECK(plain && fast);
-        CHECK(llm_session_cache_bytes(plain) == (size_t)(2 * 700 * (13 + 4) * 4));
-        CHECK(llm_session_cache_bytes(fast) == (size_t)(5 * 700 * (13 + 4) * 4));
-        for (i = 0; i < 14; i++) {
+        CHECK(llm_session_cache_bytes(plain) == (size_t)(2 * 2500 * (13 + 4) * 4));
+        CHECK(llm_session_cache_bytes(fast) == (size_t)(5 * 2500 * (13 + 4) * 4));
+        for (i = 0; i < 17; i++) {
+            static const int long_prompts[3] = {1100, 1600, 2400};     /* run in pieces */
+            int32_t one[80], two[80];
             llm_generate_desc d;
             llm_generate_stats a, b;
-            int32_t one[80], two[80];
-            const int prompt = i == 5 ? 520 : i % 4 == 1 ? 30 : 5, stop[] = {9};
+            const int prompt = i >= 14 ? long_prompts[i - 14] : i == 5 ? 520 : i % 4 == 1 ? 30 : 5;
+            const int stop[] = {9};
             const int from = i < 4 ? 7 * i + 30 : 3 * i;   /* within what it has learned, then not */
             int32_t stops[1];
             stops[0] = stop[0];
@@ -504,7 +507,7 @@ TEST(speculation_changes_nothing) {
             d.sampling.seed = (uint64_t)i;
             d.sampling.repetition_penalty = i % 4 == 3 && i > 4 ? 1.2f : 0.0f;
             if (i == 8) { d.stop_tokens = stops; d.n_stop_tokens = 1; }
-            if (i < 4 || i == 5 || i == 7) {
+            if (i < 4 || i == 5 || i == 7 || i >= 14) {
                 const int length = i == 7 ? 100 : 0;
                 CHECK(llm_session_rewind(plain, 0, length, NULL) == LLM_OK);
                 CHECK(llm_session_rewind(fast, 0, length, NULL) == LLM_OK);
@@ -520,6 +523,7 @@ TEST(speculation_changes_nothing) {
             if (i < 4) CHECK_MSG(b.n_accepted >= 11 && b.n_accepted >= b.n_drafted - 2, "%d of %d drafts accepted",
                                  b.n_accepted, b.n_drafted);
         }
+        CHECK(llm_session_rewind(fast, 0, 1000, NULL) == LLM_OK);
         for (i = 0; i < 80; i++) CHECK(llm_session_eval(fast, 0, text + i, 1, NULL, NULL) == LLM_OK);
         llm_session_free(plain);
         llm_session_free(fast);

@@ -130,8 +130,8 @@
  * THREADS
  *   No mutable global state. A const model may be used by any number of threads; a trainer, a
  *   session and a context by one thread at a time. Inside, work is shared out by OpenMP if the
- *   program is compiled with it. On Linux with AMX, the process asks the kernel once for its tile
- *   registers.
+ *   program is compiled with it. On Linux with AMX, each context that is created
+ *   asks the kernel for the process's tile registers.
  *
  * DETERMINISM
  *   The same call on the same machine gives the same bits, from run to run and for any number of
@@ -604,7 +604,8 @@ typedef struct llm_generate_stats {
 /* Appends the prompt (n_prompt >= 1) to sequence 0 and generates. tokens (capacity) receives the
  * new ones only; NULL where only on_token is wanted. Ends at a stop token, max_new_tokens, capacity
  * or a full context: prompt + new = max_seq_len is legal (the last token is not evaluated).
- * Cancelled: LLM_ERR_CANCELLED, with stats and tokens so far. Token i of a call draws the random
+ * Cancelled: LLM_ERR_CANCELLED, with stats and tokens so far. LLM_ERR_NUMERIC where no logit is
+ * finite: the sequence is as before the call. Token i of a call draws the random
  * number i of the seed: the same call on the same state gives the same text. */
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
                                 const llm_generate_desc *desc, int32_t *tokens, int capacity,
@@ -880,7 +881,7 @@ LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, flo
                               float beta1, float beta2, float eps, float weight_decay,
                               float grad_scale);
 /* Scales n gradients in place by min(1, max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_;
- * returns the norm before. */
+ * returns the norm before. max_norm below 0 (LLM_OFF): nothing is scaled. */
 LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm);
 /* of update number step = 0, 1, ...; see llm_schedule. Zero fields of desc take their defaults. */
 LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step);
@@ -1255,7 +1256,9 @@ typedef struct llmi_kernels {
     void (*column_sum)(float *sum, const float *x, size_t rows, size_t ld, size_t n);   /* sum += */
 } llmi_kernels;
 
-static const llmi_kernels *llmi_kernels_at(int i);     /* defined after the passes */
+/* Defined after the passes. Tables stand in order of speed, from scalar on. */
+static int llmi_last_pass(void); /* that can run here; the CPU is asked, which takes a while */
+static const llmi_kernels *llmi_kernels_of(int pass);
 
 /* floats that k values of one lane take in a panel */
 static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
@@ -1317,15 +1320,15 @@ static size_t llmi_panels_size(const llmi_tiles *tiles) {
 /* Kernels and threads; -> floats of the panels: room for every table's, as the context's table may
  * be exchanged. */
 static size_t llmi_context_plan(llm_context *context, int n_threads) {
-    const llmi_kernels *kernels;
+    const int last = llmi_last_pass();
     size_t depth = 0;
     int i, precision;
     memset(context, 0, sizeof *context);
     context->n_threads = llmi_thread_count(n_threads);
-    for (i = 0; (kernels = llmi_kernels_at(i)) != NULL; i++) {
-        context->kernels = kernels;    /* the last one is the fastest */
+    for (i = 0; i <= last; i++) {
+        context->kernels = llmi_kernels_of(i);             /* the last one is the fastest */
         for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
-            depth = llmi_max(depth, llmi_panel_depth(&kernels->tiles[precision]));
+            depth = llmi_max(depth, llmi_panel_depth(&context->kernels->tiles[precision]));
     }
     return depth * (LLMI_A_ROWS + LLMI_B_COLUMNS) * (size_t)context->n_threads;
 }
@@ -5791,6 +5794,9 @@ LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *d
     if (!dweight || !scores || !choice || !x || !gate)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "router: an array is NULL");
     LLMI_TRY(llmi_router_open(&run, &model, &s, context, config, rows, err));
+    LLMI_TRY(llmi_check_tokens(choice,
+                               (size_t)rows * (size_t)model.config.num_experts_per_tok,
+                               model.config.n_routed_experts, "router: choice", 0, err));
     score.given = scores;
     dw.given = dweight;
     chosen.given = choice;
@@ -6089,7 +6095,7 @@ LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, fl
     size_t i;
     if (!context || !grad) return 0.0f;
     norm = sqrt(llmi_square_sum(context, grad, n));
-    factor = llmi_clip_factor(norm, (double)max_norm);
+    factor = max_norm < 0.0f ? 1.0 : llmi_clip_factor(norm, (double)max_norm);
     for (i = 0; i < n && factor != 1.0; i += LLMI_PIECE)
         context->kernels->affine(grad + i, grad + i, (float)factor, 0.0f,
                                  llmi_min(LLMI_PIECE, n - i));
@@ -6210,7 +6216,7 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     LLMI_TRY(llmi_check_float("min_lr_ratio", d->min_lr_ratio, 0.0f, 1.0f, err));
     LLMI_TRY(llmi_check_float("beta1", d->beta1, 0.0f, 0.9999999f, err));
     LLMI_TRY(llmi_check_float("beta2", d->beta2, 0.0f, 0.9999999f, err));
-    LLMI_TRY(llmi_check_float("adam_eps", d->adam_eps, 0.0f, 1.0f, err));
+    LLMI_TRY(llmi_check_float("adam_eps", d->adam_eps, FLT_MIN, 1.0f, err));   /* no 0/0 */
     LLMI_TRY(llmi_check_float("weight_decay", d->weight_decay, 0.0f, 1e6f, err));
     LLMI_TRY(llmi_check_float("grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
     LLMI_TRY(llmi_check_float("mtp_lambda", d->mtp_lambda, 0.0f, 1e6f, err));
@@ -6737,7 +6743,7 @@ LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *d
         return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or user data is NULL");
     LLMI_TRY(llmi_grow(trainer->model->allocator, &trainer->user_data, &trainer->user_data_capacity,
                        0, size, "user data", err));
-    if (size) memcpy(trainer->user_data, data, size);
+    if (size) memmove(trainer->user_data, data, size);
     trainer->user_data_size = size;
     return LLM_OK;
 }
@@ -6763,10 +6769,10 @@ struct llm_session {
     void *memory;                      /* the rest, cut up by the plan */
     llmi_run run;
     int *length;                       /* (n_sequences) */
-    int *position, *slot;              /* (n_sequences), of a run */
     int32_t *tokens;                   /* (n_sequences,max_seq_len): what was evaluated */
-    int32_t *batch;                    /* (n_sequences) */
-    float *head_logits; /* (n_sequences,V): of eval_batch, where sequences are skipped */
+    int *position, *slot;              /* of a run's sequences, at most LLMI_FEW_ROWS of them */
+    int32_t *batch;                    /* their tokens */
+    float *head_logits; /* (LLMI_FEW_ROWS,V): of eval_batch, where sequences are skipped */
     float *sample_logits;              /* (1 + MTP modules, V): of generate */
     /* sequence 0, with speculate */
     llmi_window mtp_h[LLMI_MTP_MAX + 1];       /* h^k where the next module has not been yet   */
@@ -6775,13 +6781,13 @@ struct llm_session {
 
 static size_t llmi_session_rows(const llm_session *s) {
     return llmi_max(llmi_min((size_t)s->desc.max_seq_len, LLMI_PREFILL_ROWS),
-                    (size_t)s->desc.n_sequences);
+                    llmi_min((size_t)s->desc.n_sequences, LLMI_FEW_ROWS));
 }
 
 static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
     const llm_config *config = &s->model->config;
     const size_t n = (size_t)s->desc.n_sequences, rows = llmi_session_rows(s),
-                 V = (size_t)config->vocab_size;
+                 few = llmi_min(n, LLMI_FEW_ROWS), V = (size_t)config->vocab_size;
     int k;
     s->run.mtp = s->desc.speculate ? config->mtp_depth : 0;
     llmi_carve_activations(&s->run, arena, config, rows);
@@ -6791,12 +6797,12 @@ static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
         s->mtp_h[k].rows = llmi_carve_floats(
             arena, llmi_mul(rows + 2 * LLMI_FEW_ROWS, (size_t)config->d_model));
     s->length = (int *)llmi_carve(arena, n, sizeof(int));
-    s->position = (int *)llmi_carve(arena, n, sizeof(int));
-    s->slot = (int *)llmi_carve(arena, n, sizeof(int));
+    s->position = (int *)llmi_carve(arena, few, sizeof(int));
+    s->slot = (int *)llmi_carve(arena, few, sizeof(int));
     s->tokens = (int32_t *)llmi_carve(arena, llmi_mul(n, (size_t)s->desc.max_seq_len),
                                       sizeof(int32_t));
-    s->batch = (int32_t *)llmi_carve(arena, n, sizeof(int32_t));
-    s->head_logits = n > 1 ? llmi_carve_floats(arena, llmi_mul(n, V)) : NULL;
+    s->batch = (int32_t *)llmi_carve(arena, few, sizeof(int32_t));
+    s->head_logits = n > 1 ? llmi_carve_floats(arena, llmi_mul(few, V)) : NULL;
     s->sample_logits = llmi_carve_floats(arena, llmi_mul(V, (size_t)s->run.mtp + 1));
 }
 
@@ -7225,7 +7231,7 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     double start = llmi_seconds();
     const size_t V = s ? (size_t)s->model->config.vocab_size : 0;
     int32_t batch[1 + LLMI_MTP_MAX];   /* a token, then drafts of those that follow it */
-    int limit, i, n_drafts = 0;
+    int first, limit, i, n_drafts = 0;
     int row = 0;                       /* of the last evaluation's logits, the next to sample */
     memset(&count, 0, sizeof count);
     memset(&d, 0, sizeof d);
@@ -7244,6 +7250,7 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
                          "generate: speculate %d, but the session was created without",
                          d.speculate);
     LLMI_TRY(llmi_check_sampling(&d.sampling, err));
+    first = s->length[0];
     LLMI_TRY(llm_session_eval(s, 0, prompt, n_prompt, s->sample_logits, err));
     count.n_prompt = n_prompt;
     limit = s->desc.max_seq_len - s->length[0];
@@ -7285,7 +7292,10 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
                                      err);
         if (result != LLM_OK) break;
     }
-    if (n_drafts > row) (void)llm_session_rewind(s, 0, s->length[0] - n_drafts + row, NULL);
+    if (result != LLM_OK && result != LLM_ERR_CANCELLED)
+        (void)llm_session_rewind(s, 0, first, NULL);
+    else if (n_drafts > row)
+        (void)llm_session_rewind(s, 0, s->length[0] - n_drafts + row, NULL);
     count.decode_seconds = llmi_seconds() - start;
     if (stats) *stats = count;
     return result;
@@ -12051,21 +12061,20 @@ static int llmi_last_pass(void) {
 #endif
 }
 
-/* tables in order of speed, from scalar on; NULL past the last that can run here */
-static const llmi_kernels *llmi_kernels_at(int i) {
-    if (i < 0 || i > llmi_last_pass()) return NULL;
+static const llmi_kernels *llmi_kernels_of(int pass) {
+    (void)pass;
 #if LLMI_AMX
-    if (i == 5) return &llmi_kernels_v5;
+    if (pass == 5) return &llmi_kernels_v5;
 #endif
 #if LLMI_BF16
-    if (i == 4) return &llmi_kernels_v4;
+    if (pass == 4) return &llmi_kernels_v4;
 #endif
 #if LLMI_X86
-    if (i == 3) return &llmi_kernels_v3;
-    if (i == 2) return &llmi_kernels_v2;
+    if (pass == 3) return &llmi_kernels_v3;
+    if (pass == 2) return &llmi_kernels_v2;
 #endif
 #if LLMI_X86 || LLMI_NEON
-    if (i == 1) return &llmi_kernels_v1;
+    if (pass == 1) return &llmi_kernels_v1;
 #endif
     return &llmi_kernels_v0;
 }
@@ -12680,25 +12689,25 @@ static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, s
     else FN(llmi_pack)(to, b, NR, 1, row, n, k);
 }
 
-/* one whole tile: C (MR,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias]; k counts pairs where the panels
- * hold pairs */
-LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float *c, size_t ldc,
-                                 const float *bias, int accumulate) {
+/* the first rows of a tile: C (rows,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias]; k counts pairs where
+ * the panels hold pairs */
+LLMI_INLINE void FN(llmi_tile_rows)(int rows, size_t k, const float *a, const float *b, float *c,
+                                    size_t ldc, const float *bias, int accumulate) {
     V acc[MR][NV];
     int i, j;
     LLMI_UNROLL
-    for (i = 0; i < MR; i++) {
+    for (i = 0; i < rows; i++) {
         LLMI_UNROLL
         for (j = 0; j < NV; j++) acc[i][j] = SET1(0.0f);
     }
     LLMI_UNROLL
-    for (i = 0; i < MR; i++) LLMI_PREFETCH_WRITE(c + (size_t)i * ldc);
+    for (i = 0; i < rows; i++) LLMI_PREFETCH_WRITE(c + (size_t)i * ldc);
     for (; k; k--) {
         V bv[NV];
         LLMI_UNROLL
         for (j = 0; j < NV; j++) bv[j] = LD(b + j * W);
         LLMI_UNROLL
-        for (i = 0; i < MR; i++) {
+        for (i = 0; i < rows; i++) {
             const V av = SET1(a[i]);
             LLMI_UNROLL
             for (j = 0; j < NV; j++) acc[i][j] = MAC(av, bv[j], acc[i][j]);
@@ -12711,12 +12720,12 @@ LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float
         for (j = 0; j < NV; j++) {
             const V add = LD(bias + j * W);
             LLMI_UNROLL
-            for (i = 0; i < MR; i++) acc[i][j] = ADD(acc[i][j], add);
+            for (i = 0; i < rows; i++) acc[i][j] = ADD(acc[i][j], add);
         }
     }
     if (accumulate) {
         LLMI_UNROLL
-        for (i = 0; i < MR; i++) {
+        for (i = 0; i < rows; i++) {
             LLMI_UNROLL
             for (j = 0; j < NV; j++) {
                 float *p = c + (size_t)i * ldc + j * W;
@@ -12725,11 +12734,20 @@ LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float
         }
     } else {
         LLMI_UNROLL
-        for (i = 0; i < MR; i++) {
+        for (i = 0; i < rows; i++) {
             LLMI_UNROLL
             for (j = 0; j < NV; j++) ST(c + (size_t)i * ldc + j * W, acc[i][j]);
         }
     }
+}
+
+LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float *c, size_t ldc,
+                                 const float *bias, int accumulate) {
+    FN(llmi_tile_rows)(MR, k, a, b, c, ldc, bias, accumulate);
+}
+LLMI_NOINLINE void FN(llmi_half_tile)(size_t k, const float *a, const float *b, float *c,
+                                      size_t ldc, const float *bias) {
+    FN(llmi_tile_rows)(MR / 2, k, a, b, c, ldc, bias, 0);
 }
 
 /* Tiles at the edges go through a whole one on the stack: a second epilogue in the tile would make
@@ -12753,10 +12771,14 @@ static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const f
                 FN(llmi_tile)(k, a + i * k, b + j * k, to, ldc, bias_j, accumulate);
                 continue;
             }
-            FN(llmi_tile)(k, a + i * k, b + j * k, whole, NR, bias_j, 0);
+            if (rows > MR / 2) FN(llmi_tile)(k, a + i * k, b + j * k, whole, NR, bias_j, 0);
+            else FN(llmi_half_tile)(k, a + i * k, b + j * k, whole, NR, bias_j);
             for (r = 0; r < rows; r++, to += ldc)
-                for (q = 0; q < columns; q++)
-                    to[q] = accumulate ? to[q] + whole[r * NR + q] : whole[r * NR + q];
+                for (q = 0; q < columns; q += W) {
+                    const V sum = LD(whole + r * NR + q);
+                    STORE(to + q, accumulate ? ADD(LOAD(to + q, columns - q), sum) : sum,
+                          columns - q);
+                }
         }
     }
 }

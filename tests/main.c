@@ -5,6 +5,11 @@
 #include "../llm.h"
 #include "test.h"
 
+/* the kernels of every instruction set that this CPU has, from scalar on; then NULL */
+static const llmi_kernels *kernels_at(int i) {
+    return i < 0 || i > llmi_last_pass() ? NULL : llmi_kernels_of(i);
+}
+
 #include "test_core.c"
 #include "test_gemm.c"
 #include "test_ops.c"

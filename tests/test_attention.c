@@ -233,7 +233,7 @@ TEST(attention_against_oracle) {
             attention_buffers a = attention_open(B, T, H, dims[0], dims[1], j == 1 ? 5 : 0, 1.0, 1000 * (uint64_t)i + 1);
             attention_loss(&a.c);
             attention_gradients(&a.c);
-            for (t = 0; llmi_kernels_at(t); t++) attention_check(&a, t, 1, 5e-6);
+            for (t = 0; kernels_at(t); t++) attention_check(&a, t, 1, 5e-6);
             attention_close(&a);
         }
 }
@@ -248,7 +248,7 @@ TEST(attention_scales) {
         a.c.scale = (double)scales[i];
         attention_loss(&a.c);
         attention_gradients(&a.c);
-        for (t = 0; llmi_kernels_at(t); t++) attention_check(&a, t, 1, i == 3 ? 3e-5 : 5e-6);
+        for (t = 0; kernels_at(t); t++) attention_check(&a, t, 1, i == 3 ? 3e-5 : 5e-6);
         attention_close(&a);
     }
 }
@@ -272,7 +272,7 @@ TEST(attention_fused_projection) {
         a.d.v_head_dim = dim;
         attention_loss(&a.c);
         attention_gradients(&a.c);
-        for (t = 0; llmi_kernels_at(t); t++) {
+        for (t = 0; kernels_at(t); t++) {
             llm_context *context = context_at(t, 2);
             float *out = floats(a.no), *lse = floats(a.nl), *d = filled(a.rows * 3 * C, 0.0f), *part = floats(a.rows * C);
             const double *want[3];
@@ -305,7 +305,7 @@ TEST(attention_threads_give_the_same_bits) {
         const size_t wq = (size_t)(shapes[s][2] * shapes[s][3]);
         a.d.dropout = s == 1 ? 0.25f : 0.0f;
         a.d.seed = 77;
-        for (t = 0; llmi_kernels_at(t); t++) {
+        for (t = 0; kernels_at(t); t++) {
             float *first[5] = {NULL, NULL, NULL, NULL, NULL};
             size_t size[5];
             size[0] = a.no; size[1] = a.nl; size[2] = size[3] = a.rows * wq; size[4] = a.no;
@@ -338,7 +338,7 @@ TEST(attention_sequences_are_independent) {
     const int B = 3, T = 70, H = 2, dim = 16;
     const size_t one = (size_t)(T * H * dim), rows = (size_t)(T * H);
     int t, b;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         attention_buffers a = attention_open(B, T, H, dim, dim, 0, 1.0, 3);
         llm_context *context = context_at(t, 2);
         float *out = floats(a.no), *lse = floats(a.nl), *dq = filled(a.no, 0.0f), *dk = filled(a.no, 0.0f);
@@ -370,7 +370,7 @@ TEST(attention_is_causal) {
     static const int cuts[] = {1, 2, 17, 63, 64, 65, 100, 128, 139};
     const size_t width = (size_t)(H * dim);
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         attention_buffers a = attention_open(1, T, H, dim, dim, 0, 1.0, 3), other = attention_open(1, T, H, dim, dim, 0, 9.0, 4);
         llm_context *context = context_at(t, 1);
         float *out = floats(a.no), *lse = floats(a.nl);
@@ -408,7 +408,7 @@ TEST(attention_large_scores) {
     static const double sizes[] = {3.0, 100.0, 600.0};
     const int T = 70, dim = 5;
     int t, s, i;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (s = 0; s < 3; s++) {
             attention_buffers a = attention_open(1, T, 1, dim, dim, 0, 1.0, 3);
             const double highest = 1.3 * sizes[s] * sizes[s] * (T - 1) * sqrt((double)dim);
@@ -438,7 +438,7 @@ TEST(attention_large_scores) {
 
 TEST(attention_nan_stays_in_its_sequence) {
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         attention_buffers a = attention_open(3, 20, 2, 8, 8, 0, 1.0, 3);
         llm_context *context = context_at(t, 1);
         float *out = floats(a.no);
@@ -465,7 +465,7 @@ TEST(attention_dropout) {
         const double p = (double)ps[s];
         const size_t pairs = (size_t)(B * H * T * T);
         double *keep = doubles(pairs), *other = doubles(pairs);
-        for (t = 0; llmi_kernels_at(t); t++) {
+        for (t = 0; kernels_at(t); t++) {
             attention_buffers a = attention_open(B, T, H, dim, dim, 0, 1.0, 3);
             llm_context *context = context_at(t, 1);
             const size_t n = a.rows * (size_t)(H * T);

@@ -157,7 +157,7 @@ static llm_context *context_at(int table, int n_threads) {
         fprintf(stderr, "no context: %s\n", err.message);
         exit(2);
     }
-    context->kernels = llmi_kernels_at(table);
+    context->kernels = kernels_at(table);
     return context;
 }
 
@@ -450,12 +450,12 @@ TEST(core_fail) {
 TEST(core_kernel_tables) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     int i, j, n = 0;
-    while (llmi_kernels_at(n)) n++;
+    while (kernels_at(n)) n++;
     CHECK(n >= 1 && n < 100);
-    CHECK(llmi_kernels_at(-1) == NULL && llmi_kernels_at(n) == NULL && llmi_kernels_at(INT_MAX) == NULL);
-    CHECK(strcmp(llmi_kernels_at(0)->name, "scalar") == 0 && llmi_kernels_at(0)->w == 1);
+    CHECK(kernels_at(-1) == NULL && kernels_at(n) == NULL && kernels_at(INT_MAX) == NULL);
+    CHECK(strcmp(kernels_at(0)->name, "scalar") == 0 && kernels_at(0)->w == 1);
     for (i = 0; i < n; i++) {
-        const llmi_kernels *k = llmi_kernels_at(i);
+        const llmi_kernels *k = kernels_at(i);
         CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum && k->max &&
                       k->add && k->axpy && k->affine && k->exp_sum && k->softmax_backward &&
                       k->gelu && k->gelu_backward && k->swiglu && k->swiglu_backward && k->adamw &&
@@ -475,10 +475,10 @@ TEST(core_kernel_tables) {
             CHECK_MSG(tiles->pack_a && tiles->pack_b && tiles->pack_weight && tiles->block,
                       "a kernel of %s, precision %d is missing", k->name, j);
         }
-        CHECK(llmi_kernels_at(i) == k);
-        for (j = 0; j < i; j++) CHECK(strcmp(llmi_kernels_at(j)->name, k->name) != 0);
+        CHECK(kernels_at(i) == k);
+        for (j = 0; j < i; j++) CHECK(strcmp(kernels_at(j)->name, k->name) != 0);
     }
-    CHECK(context && context->kernels == llmi_kernels_at(n - 1));
+    CHECK(context && context->kernels == kernels_at(n - 1));
     llm_context_free(context);
 }
 

@@ -118,7 +118,7 @@ static void product_run(llm_context *context, size_t m, size_t n, size_t k, unsi
 
 TEST(gemm_rows_around_the_tile) {
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
         const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, tiles->mr - 1, tiles->mr, tiles->mr + 1, 2 * tiles->mr - 1,
@@ -131,7 +131,7 @@ TEST(gemm_rows_around_the_tile) {
 }
 TEST(gemm_columns_around_the_tile) {
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
         const llmi_tiles *tiles = &k->tiles[LLM_FP32];
@@ -145,7 +145,7 @@ TEST(gemm_columns_around_the_tile) {
 }
 TEST(gemm_depth_around_the_block) {
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         const llmi_kernels *k = context->kernels;
         const llmi_tiles *tiles = &k->tiles[LLM_FP32];
@@ -160,7 +160,7 @@ TEST(gemm_depth_around_the_block) {
 /* more than one block in two or three directions at once */
 TEST(gemm_many_blocks) {
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 2);
         const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
         const size_t m = tiles->mc + 1, n = 3 * LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
@@ -183,7 +183,7 @@ TEST(gemm_many_blocks) {
 /* small integers: every sum is exact, so every table gives the same bits as the plain sum */
 TEST(gemm_exact_integers) {
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 3);
         const llmi_kernels *kernels = context->kernels;
         const llmi_tiles *tiles = &kernels->tiles[LLM_FP32];
@@ -223,7 +223,7 @@ TEST(gemm_without_depth) {             /* the sum of no products is 0 */
     static const size_t ms[] = {1, 16, 17, 40};
     int t;
     unsigned i, c;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 4; i++)
             for (c = 0; c < 16; c++) product_run(context, ms[i], 21, 0, c + 32);
@@ -233,7 +233,7 @@ TEST(gemm_without_depth) {             /* the sum of no products is 0 */
 TEST(gemm_without_elements) {
     int t;
     unsigned c;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (c = 0; c < 48; c++) {
             product_run(context, 0, 5, 3, c);
@@ -248,7 +248,7 @@ TEST(gemm_without_elements) {
 TEST(gemm_not_finite_stays_in_its_place) {
     static const size_t ms[] = {5, 40};
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         unsigned i, c, kind;
         for (i = 0; i < 2; i++)
@@ -277,7 +277,7 @@ TEST(gemm_not_finite_stays_in_its_place) {
 TEST(gemm_large_and_small_values) {
     static const double scales[][2] = {{1e-20, 1e20}, {1e18, 1e18}, {1e-15, 1e-15}, {1e30, 1e-30}};
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         int s;
         unsigned c;
@@ -311,8 +311,8 @@ TEST(gemm_large_and_small_values) {
 TEST(gemm_threads_give_the_same_bits) {
     static const int threads[] = {2, 3, 5};
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
-        const llmi_kernels *k = llmi_kernels_at(t);
+    for (t = 0; kernels_at(t); t++) {
+        const llmi_kernels *k = kernels_at(t);
         const llmi_tiles *tiles = &k->tiles[LLM_FP32];
         const size_t sizes[][3] = {{1, 3000, 257}, {16, 1030, 70}, {7, 700, 65},      {17, 200, 300},
                                    {130, 130, 40}, {300, 70, tiles->kc + 9}, {64, 8 * LLMI_B_COLUMNS + 40, 33}, {1, 5, 9}};
@@ -347,7 +347,7 @@ TEST(gemm_threads_give_the_same_bits) {
 TEST(gemm_few_rows_are_independent) {
     static const size_t shapes[][2] = {{1, 1}, {37, 50}, {300, 129}, {2000, 33}, {5, 700}, {4100, 17}};
     int t, s;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (s = 0; s < 6; s++) {
             const size_t n = shapes[s][0], k = shapes[s][1];
             float *x = noise(16 * k, 1.0, 1), *w = noise(n * k, 1.0, 2), *bias = noise(n, 1.0, 3);
@@ -383,7 +383,7 @@ TEST(gemm_batch_equals_products_alone) {
     static const size_t rows[] = {3, 3, 0, 1, 600, 600, 5, 16}, columns[] = {75, 131, 9, 1, 40, 33, 90, 64};
     const size_t k = 50, N = sizeof rows / sizeof *rows;
     int t, threads;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (threads = 1; threads <= 3; threads++) {
             llm_context *context = context_at(t, threads);
             llmi_gemm products[8];
@@ -426,7 +426,7 @@ TEST(gemm_few_rows_by_a_wide_weight) {
             want[r * n + o] = (double)bias[o];
             for (i = 0; i < k; i++) want[r * n + o] += (double)x[r * k + i] * (double)w[i * n + o];
         }
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 2);
         llmi_matmul(context, y, n, x, llmi_matrix_of(w, n, k, 1), bias, rows, 0);
         CHECK_CLOSE(y, want, rows * n, 3e-5, 0.0, context->kernels->name);
@@ -442,7 +442,7 @@ TEST(gemm_matrix_in_either_layout) {
     static const size_t shapes[][3] = {{1, 5, 3},    {6, 33, 20},  {16, 64, 40},
                                        {17, 20, 65}, {70, 48, 33}, {3, 131, 260}};
     int t, s, transposed, accumulate;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (s = 0; s < 6; s++)
             for (transposed = 0; transposed < 2; transposed++)
@@ -558,7 +558,7 @@ TEST(linear_against_oracle) {
         error_y = 6.0 * product_error(n_in) * (double)n_in;
         error_dx = 6.0 * product_error(n_out) * (double)n_out;
         error_dw = 6.0 * product_error(rows) * (double)rows;
-        for (t = 0; llmi_kernels_at(t); t++) {
+        for (t = 0; kernels_at(t); t++) {
             llm_context *context = context_at(t, 2);
             float *y = floats(rows * n_out), *dx = filled(rows * n_in, 0.5f), *dw = filled(n_out * n_in, -2.0f);
             float *db = filled(n_out, 4.0f);
@@ -608,7 +608,7 @@ TEST(linear_threads_give_the_same_bits) {
     const size_t rows = 150, n_in = 140, n_out = 290;
     float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2), *dy = noise(rows * n_out, 1.0, 3);
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         float *y[2], *dx[2], *dw[2], *db[2];
         for (i = 0; i < 4; i++) {
             llm_context *context = context_at(t, i ? threads[i - 1] : 1);

@@ -84,7 +84,7 @@ static void loss_check(int rows, int V, double size, float smoothing, int kind, 
         c.dloss = given ? dloss_wide : NULL;
         for (i = 0; i < n; i++) c.dx[i] = 0.5;
         loss_gradient(&c);
-        for (t = 0; llmi_kernels_at(t); t++) {
+        for (t = 0; kernels_at(t); t++) {
             llm_context *context = context_at(t, 1);
             float loss = -7.0f, *losses = floats(r_n), *lse = floats(r_n), *dx = filled(n, 0.5f);
             llm_error err;
@@ -166,7 +166,7 @@ TEST(loss_without_a_valid_target) {
 /* known without an oracle: equal logits give log V; a sure and right answer 0; a sure and wrong one the gap */
 TEST(loss_known_values) {
     int t, V;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (V = 1; V < 70; V++) {
             float *x = filled((size_t)V, -3.0f), *dx = filled((size_t)V, 0.0f), loss, lse;
@@ -203,7 +203,7 @@ TEST(loss_known_values) {
 
 TEST(loss_nan_is_seen) {
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 35; i++) {
             float *x = noise(3 * 35, 1.0, 1), losses[3], loss;
@@ -340,7 +340,7 @@ TEST(loss_threads_give_the_same_bits) {
     int32_t targets[100];
     int t, i, j;
     loss_targets(targets, 100, 1003, 0, 1);
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (j = 0; j < 3; j++) {
             float *losses[2], *lse[2], *dx[2], loss[2] = {0.0f, 0.0f};
             for (i = 0; i < 4; i++) {

@@ -372,12 +372,12 @@ static void golden_gradients(const char *name, const llmi_kernels *kernels, int 
 TEST(model_golden_gradients) {
     const llmi_kernels *kernels;
     int c, k;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
         for (c = 0; c < N_GOLDEN_CASES; c++) golden_gradients(golden_cases[c], kernels, 0);
 }
 TEST(model_golden_gradients_recomputed) {
     int c;
-    for (c = 0; c < N_GOLDEN_CASES; c++) golden_gradients(golden_cases[c], llmi_kernels_at(0), 1);
+    for (c = 0; c < N_GOLDEN_CASES; c++) golden_gradients(golden_cases[c], kernels_at(0), 1);
 }
 
 TEST(model_golden_config) {

@@ -16,7 +16,7 @@ static void op_widths(const llmi_kernels *kernels, int *widths) {
 TEST(embedding_against_oracle) {
     static const int rows[] = {1, 2, 8, 9, 50};
     int t, i, j;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         int widths[N_WIDTHS];
         op_widths(context->kernels, widths);
@@ -169,7 +169,7 @@ static void norm_against_oracle(int centered) {
         norm_close(&c);
         drop(x); drop(w); drop(b); drop(dy);
     }
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         int widths[N_WIDTHS];
         op_widths(context->kernels, widths);
@@ -226,7 +226,7 @@ TEST(rmsnorm_against_oracle) { norm_against_oracle(0); }
 TEST(layernorm_of_values_far_from_zero) {
     const int widths[] = {2, 17, 300, 768};
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 4; i++) {
             const size_t width = (size_t)widths[i], n = 3 * width;
@@ -292,7 +292,7 @@ TEST(gelu_against_oracle) {
         const double x = 0.1 * i, s = (gelu_value(x + 1e-5) - gelu_value(x - 1e-5)) / 2e-5;
         CHECK_MSG(fabs(s - gelu_slope(x)) < 1e-9, "gelu'(%g) is %g, not %g", x, gelu_slope(x), s);
     }
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         int widths[N_WIDTHS + 2];
         op_widths(context->kernels, widths);
@@ -325,7 +325,7 @@ TEST(gelu_against_oracle) {
 TEST(gelu_of_every_size_of_value) {
     enum { N = 4096 };
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         float *x = floats(N), *y = floats(N), *dx = filled(N, 0.0f), *one = filled(N, 1.0f);
         double *want = doubles(N), *want_d = doubles(N);
@@ -349,7 +349,7 @@ TEST(gelu_extremes) {
     static const double want[] = {100.0, 0.0, 1e4, 0.0, (double)1e30f, 0.0, 0.0, 0.0, 0.5e-30, -0.5e-38, HUGE_VAL};
     static const double want_d[] = {1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0};
     int t, i, j;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 11; i++) {     /* in a whole vector, and in the rest behind one */
             float *x = filled(35, xs[i]), *y = floats(35), *dx = filled(35, 0.0f), *one = filled(35, 1.0f);
@@ -380,7 +380,7 @@ TEST(gelu_extremes) {
 TEST(gelu_far_below_zero) {
     static const float xs[] = {-1e9f, -1e12f, -1e15f, -1e18f};
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         float *lowest = filled(17, -3.4e38f), *y = floats(17);
         llm_gelu_forward(context, y, lowest, 17);
@@ -439,7 +439,7 @@ TEST(softmax_against_oracle) {
         drop(x); drop(dy);
         free(c.x); free(c.y); free(c.dy); free(c.dx);
     }
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         int widths[N_WIDTHS + 1];
         op_widths(context->kernels, widths);
@@ -473,7 +473,7 @@ TEST(softmax_against_oracle) {
 
 TEST(softmax_extremes) {
     int t, i, width;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         const char *name = context->kernels->name;
         for (width = 1; width < 40; width++) {
@@ -579,7 +579,7 @@ TEST(adamw_against_double) {
     static const double settings[][6] = {  /* lr, beta1, beta2, eps, decay, grad_scale */
         {0.01, 0.9, 0.95, 1e-8, 0.1, 1.0}, {0.001, 0.9, 0.999, 1e-6, 0.0, 0.25}, {0.1, 0.0, 0.5, 1e-3, 0.5, -2.0}};
     int t, i, j;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         int widths[N_WIDTHS + 1];
         op_widths(context->kernels, widths);
@@ -648,7 +648,7 @@ TEST(adamw_late_and_trivial) {
 TEST(clip_against_double) {
     static const size_t sizes[] = {0, 1, 3, 15, 16, 17, 511, 512, 513, 16383, 16385, 100000};
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 12; i++) {
             const size_t n = sizes[i];
@@ -675,7 +675,7 @@ TEST(clip_against_double) {
 }
 TEST(clip_extremes) {
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 35; i += 2) {
             float *grad = noise(35, 1.0, 1);
@@ -690,6 +690,9 @@ TEST(clip_extremes) {
             CHECK(fabs((double)llm_clip_grad_norm(context, grad, 16, 1.0f) / 4e-12 - 1.0) < 1e-5);
             CHECK(grad[0] == 1e-12f && grad[15] == 1e-12f);
             CHECK(llm_clip_grad_norm(context, zero, 16, 1.0f) == 0.0f && zero[3] == 0.0f);
+            grad[0] = 3.0f; grad[15] = 4.0f;           /* LLM_OFF: the norm only */
+            CHECK(llm_clip_grad_norm(context, grad, 16, LLM_OFF) == 5.0f);
+            CHECK(grad[0] == 3.0f && grad[15] == 4.0f);
             drop(grad); drop(zero);
         }
         llm_context_free(context);
@@ -777,13 +780,13 @@ static op_results all_ops(int table, int n_threads) {
 }
 TEST(ops_threads_give_the_same_bits) {
     int t, i, j;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         op_results one = all_ops(t, 1);
         for (i = 0; i < 3; i++) {
             op_results several = all_ops(t, op_threads[i]);
             for (j = 0; j < 16; j++) {
                 CHECK_MSG(equal_bits(one.values[j], several.values[j], 5 * one.n), "%s, result %d: %d threads differ",
-                          llmi_kernels_at(t)->name, j, op_threads[i]);
+                          kernels_at(t)->name, j, op_threads[i]);
                 drop(several.values[j]);
             }
         }
@@ -794,7 +797,7 @@ TEST(ops_threads_give_the_same_bits) {
 TEST(ops_with_nothing_to_do) {
     static const int dims[][2] = {{0, 3}, {3, 0}, {0, 0}};
     int t, i;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         float *y = floats(9), *x = noise(9, 1.0, 1);
         for (i = 0; i < 3; i++) {

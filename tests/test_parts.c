@@ -6,7 +6,7 @@
 TEST(swiglu_values_and_gradients) {
     static const size_t sizes[] = {1, 7, 16, 33, 4099};
     int t, s;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 2);
         for (s = 0; s < 5; s++) {
             const size_t n = sizes[s];
@@ -55,7 +55,7 @@ static double rope_plain_frequency(const llm_config *c, int pair) {
 TEST(rope_values_and_adjoint) {
     int kind;
     for (kind = 0; kind < 6; kind++) {
-        llm_context *context = context_at(kind % 3 == 0 ? 0 : llmi_kernels_at(kind % 3) ? kind % 3 : 0, 2);
+        llm_context *context = context_at(kind % 3 == 0 ? 0 : kernels_at(kind % 3) ? kind % 3 : 0, 2);
         enum { rows = 12, T = 6, heads = 3, width = 10, n = rows * heads * width };
         float *x = noise(n, 1.0, 1), *y = floats(n), *dy = noise(n, 1.0, 2), *dx = filled(n, 0.0f);
         int32_t positions[rows];
@@ -245,7 +245,7 @@ static llm_config part_config(int experts, int low_rank) {
 
 TEST(parts_gradients) {
     int t, kind;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (kind = 0; kind < 2; kind++) {
             const llm_config dense = part_config(0, kind), sparse = part_config(1, kind);
             part_run(LLM_MLA, &dense, t);
@@ -347,6 +347,14 @@ TEST(router_against_a_plain_one) {
         int side, moved = 0;
         CHECK(llm_router_backward(context, dx, dgate, dweight, scores, choice, x, gate, &c, rows, &err) == LLM_OK);
         memcpy(same, choice, rows * K * sizeof *same);
+        for (i = 0; i < 2; i++) {      /* a choice that is no expert */
+            char name[16];
+            choice[rows * K - 1] = i ? E : -1;
+            snprintf(name, sizeof name, "%d", (int)choice[rows * K - 1]);
+            REFUSED(LLM_ERR_ARGUMENT, llm_router_backward(context, dx, dgate, dweight, scores, choice, x, gate, &c,
+                                                          rows, &err), "choice", name);
+            choice[rows * K - 1] = same[rows * K - 1];
+        }
         memcpy(kept, gate, E * C * sizeof *kept);
         memcpy(kept_x, x, rows * C * sizeof *kept_x);
         for (i = 0; i < E * C; i++) length += (double)dgate[i] * (double)dgate[i];

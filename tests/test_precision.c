@@ -60,7 +60,7 @@ TEST(precision_e4m3_is_pytorchs) {
                   "code %d is %g, not %g", i, (double)value, (double)codes.f[i]);
         if (i < 127) CHECK(e4m3_value(i) == (double)codes.f[i]);
     }
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         float *tile = filled(128, 0.0f), *unit = filled(128 * 128, 0.0f), *y = floats(128);
         llmi_matrix w = llmi_matrix_of(unit, 128, 128, 0);
@@ -86,7 +86,7 @@ TEST(precision_e4m3_is_pytorchs) {
 TEST(precision_narrow_and_widen) {
     static const size_t sizes[] = {0, 2, 4, 6, 16, 30, 32, 34, 46, 64, 1000};
     int t;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         size_t s, i;
         for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
             const size_t n = sizes[s];
@@ -94,11 +94,11 @@ TEST(precision_narrow_and_widen) {
             int wrong = 0;
             for (i = 0; i < n; i += 5) x[i] = ldexpf(x[i], (int)i % 97 - 48);
             if (n > 4) x[3] = INFINITY;
-            llmi_kernels_at(t)->narrow(half, x, n);
-            llmi_kernels_at(t)->widen(back, half, n);
+            kernels_at(t)->narrow(half, x, n);
+            kernels_at(t)->widen(back, half, n);
             for (i = 0; i < n; i++)
                 wrong += back[i] != (isinf(x[i]) ? x[i] : bf16_by_hand(x[i]));
-            CHECK_MSG(!wrong, "%s, n %lu: %d wrong", llmi_kernels_at(t)->name, (unsigned long)n,
+            CHECK_MSG(!wrong, "%s, n %lu: %d wrong", kernels_at(t)->name, (unsigned long)n,
                       wrong);
             drop(x); drop(half); drop(back);
         }
@@ -126,7 +126,7 @@ TEST(precision_products) {
                                       {31, 129, 64}, {70, 200, 129}, {40, 70, 800}, {300, 260, 40},
                                       {29, 1100, 33}};
     int t, precision, s;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++)
             for (s = 0; s < 9; s++) {
                 unsigned c;
@@ -159,7 +159,7 @@ TEST(precision_products) {
 TEST(precision_linear_layer_in_fp8) {
     const size_t rows = 150, n_in = 200, n_out = 140;
     int t, transposed;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (transposed = 0; transposed < 2; transposed++) {
             llm_context *context = context_at(t, 2);
             float *w = noise(n_out * n_in, 1.0, 1), *x = noise(rows * n_in, 1.0, 2);
@@ -202,7 +202,7 @@ TEST(precision_linear_layer_in_fp8) {
 
 TEST(precision_not_finite_stays_so) {
     int t, precision, value;
-    for (t = 0; llmi_kernels_at(t); t++)
+    for (t = 0; kernels_at(t); t++)
         for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++)
             for (value = 0; value < 4; value++) {
                 static const float values[] = {INFINITY, -INFINITY, NAN, -NAN};
@@ -252,7 +252,7 @@ TEST(precision_gradients_point_where_f32s_do) {
         CHECK(exact && llm_trainer_forward(exact, tokens, targets, &want, NULL) == LLM_OK);
         CHECK(llm_trainer_backward(exact, NULL) == LLM_OK);
         expected = copy_gradients(exact);
-        for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+        for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
             for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++) {
                 llm_trainer *t = precision_trainer(deepseek, (llm_precision)precision, 0, 2, NULL);
                 double dot = 0.0, a = 0.0, b = 0.0;

@@ -244,11 +244,11 @@ TEST(sample_what_is_not_finite) {
 TEST(sample_greedy_not_finite) {
     float logits[53];
     int t, n, at;
-    for (t = 0; llmi_kernels_at(t); t++) {
+    for (t = 0; kernels_at(t); t++) {
         llm_context *context = llm_context_create(1, NULL, NULL);
         llm_error err;
         if (!context) return;
-        context->kernels = llmi_kernels_at(t);
+        context->kernels = kernels_at(t);
         for (n = 3; n <= 53; n++)
             for (at = 0; at < 2 * n; at++) {
                 const int bad = at % n, best = (bad + 1 + n / 3) % n;

@@ -37,7 +37,7 @@ TEST(session_equals_the_batch) {
     if (!model) return;
     random_tokens(tokens, 150, 90, 4);
     CHECK(llm_model_logits(model, tokens, 1, 150, whole, NULL) == LLM_OK);
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
         for (p = 0; p < (int)(sizeof pieces / sizeof pieces[0]); p++) {
             llm_session *s = new_session(model, 0, 1, 2);
             int at;
@@ -122,7 +122,7 @@ TEST(session_few_rows_give_the_same_bits) {
     const llm_config c = small_config(70, 100, 40, 2, 5);
     const llmi_kernels *kernels;
     int k;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++) {
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
         llm_model *model = shaken_model(&c, 31, 2, NULL);
         llm_session *many = model ? new_session(model, 0, 20, 2) : NULL,
                     *one = model ? new_session(model, 0, 1, 1) : NULL;
@@ -182,7 +182,7 @@ TEST(session_threads_give_the_same_bits) {
     const llm_config c = small_config(300, 200, 48, 2, 3);
     const llmi_kernels *kernels;
     int k, threads;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++) {
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
         llm_model *model = shaken_model(&c, 31, 1, NULL);
         float first[3][300], logits[3][300];
         int32_t tokens[200];
@@ -333,7 +333,7 @@ TEST(generate_golden_greedy) {
         const llmi_kernels *kernels;
         int k;
         if (!model || !greedy.count) return;
-        for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++) {
+        for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
             llm_session *s = new_session(model, 0, 1, 2);
             llm_generate_stats stats;
             int32_t tokens[200];
@@ -486,6 +486,12 @@ TEST(generate_ends) {
     CHECK_MSG(stats.n_generated == first + 1 &&
                   memcmp(tokens, all, (size_t)(first + 1) * sizeof(int32_t)) == 0,
               "stopped after %d instead of %d", stats.n_generated, first + 1);
+    /* no finite logit: as before the call */
+    CHECK(llm_session_rewind(s, 0, 7, NULL) == LLM_OK);
+    ((float *)llm_model_tensor(model, 0).data)[0] = (float)NAN;
+    prompt[1] = 0;
+    REFUSED(LLM_ERR_NUMERIC, llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err), "60");
+    CHECK(llm_session_length(s, 0) == 7);
     llm_session_free(s);
     llm_model_free(model);
 }

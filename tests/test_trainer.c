@@ -47,7 +47,7 @@ static llm_trainer *new_trainer(llm_model *model, const llm_train_desc *d) {
 TEST(trainer_ten_steps_of_pytorch) {
     const llmi_kernels *kernels;
     int k;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++) {
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
         golden g = golden_open("trainer", "golden.safetensors");
         const golden_tensor tokens = golden_get(&g, "tokens"), targets = golden_get(&g, "targets");
         const golden_tensor losses = golden_get(&g, "losses"), norms = golden_get(&g, "norms");
@@ -169,7 +169,7 @@ TEST(trainer_adamw_op) {
     static const size_t sizes[] = {1, 7, 15, 16, 17, 31, 33, 1000, 16384, 20001};
     const llmi_kernels *kernels;
     int k, s;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
         for (s = 0; s < 10; s++) {
             const size_t n = sizes[s];
             llm_context *context = llm_context_create(2, NULL, NULL);
@@ -211,7 +211,7 @@ TEST(trainer_clip_op) {
     static const size_t sizes[] = {1, 15, 17, 16383, 16385, 50000};
     const llmi_kernels *kernels;
     int k, s;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
         for (s = 0; s < 6; s++) {
             const size_t n = sizes[s];
             llm_context *context = llm_context_create(2, NULL, NULL);
@@ -658,6 +658,7 @@ TEST(trainer_bad_desc) {
         {offsetof(llm_train_desc, beta1), -0.5f, "beta1"},
         {offsetof(llm_train_desc, beta2), 1.0f, "beta2"},
         {offsetof(llm_train_desc, adam_eps), -0.5f, "adam_eps"},
+        {offsetof(llm_train_desc, adam_eps), LLM_OFF, "adam_eps"},
         {offsetof(llm_train_desc, weight_decay), -0.5f, "weight_decay"},
         {offsetof(llm_train_desc, weight_decay), (float)NAN, "weight_decay"},
         {offsetof(llm_train_desc, grad_clip), -0.5f, "grad_clip"},
@@ -943,7 +944,7 @@ TEST(trainer_threads_give_the_same_bits) {
     static const int threads[] = {1, 2, 3, 7};
     const llmi_kernels *kernels;
     int k, i, step;
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++) {
+    for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
         float *first = NULL;
         size_t n = 0;
         for (i = 0; i < 4; i++) {

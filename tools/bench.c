@@ -307,12 +307,13 @@ static void run_tile(void *argument) {
 }
 
 static void table_peak(void) {
-    const llmi_kernels *kernels;
+    const int last = llmi_last_pass();
     int k, l;
     printf("\n== peak: multiply and add, GFLOP/s%28s\n", "gemm's tile on data in L1");
     printf("   %-8s %11s %4d threads %17s\n", "", "1 thread", n_threads, "1 thread");
-    for (k = 0; (kernels = llmi_kernels_at(k)) != NULL; k++)
+    for (k = 0; k <= last; k++)
         for (l = 0; l < (int)(sizeof loops / sizeof loops[0]); l++) {
+            const llmi_kernels *kernels = llmi_kernels_of(k);
             double rate[2];
             int threads;
             tile_job tile;

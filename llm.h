@@ -477,7 +477,8 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
 /* Everything that the next step depends on, weights too: a run that is saved and loaded goes on to
  * the bit as one that was not, with any number of threads. save is atomic; not between a forward
  * and its backward. load wants a trainer of the same configuration: LLM_ERR_FORMAT names the first
- * field that differs, or what is damaged, and the trainer is as before. user data: bytes of the
+ * field that differs, or what is damaged, and the trainer is as before (but for a disk that fails,
+ * LLM_ERR_IO, after all has been read and checked once: then load again). user data: bytes of the
  * caller's (the data position), kept in the file. */
 LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err);
@@ -925,6 +926,13 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
 #include <time.h>
 #ifdef _OPENMP
   #include <omp.h>
+#endif
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+  #error "llm.h tells NaN and infinities from numbers: compile it without -ffast-math"
+#endif
+#if defined(LLM_MALLOC) != defined(LLM_FREE)
+  #error "llm.h: define both LLM_MALLOC and LLM_FREE, or neither"
 #endif
 
 /* POSIX is used where the headers show it. -std=c99 hides it unless a feature macro came before
@@ -3351,7 +3359,7 @@ static void llmi_config_resolve(llm_config *config) {
         if (config->routed_scaling_factor == 0.0f) config->routed_scaling_factor = 1.0f;
     }
     if (config->arch == LLM_ARCH_GPT2) {
-        if (config->d_ffn == 0 && config->d_model <= INT_MAX / 4)
+        if (config->d_ffn == 0 && config->d_model > 0 && config->d_model <= INT_MAX / 4)
             config->d_ffn = 4 * config->d_model;
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-5f;
     }
@@ -6121,7 +6129,7 @@ static void llmi_train_resolve(llm_train_desc *d) {
     d->mtp_lambda = llmi_default(d->mtp_lambda, 0.3f);
     d->router_bias_speed = llmi_default(d->router_bias_speed, 0.001f);
     d->router_aux_alpha = llmi_default(d->router_aux_alpha, 0.0001f);
-    if (d->decay_steps == 0)
+    if (d->decay_steps == 0 && d->warmup_steps >= 0 && d->warmup_steps <= d->max_steps)
         d->decay_steps = d->max_steps / 10 < d->max_steps - d->warmup_steps
                              ? d->max_steps / 10
                              : d->max_steps - d->warmup_steps;
@@ -6133,16 +6141,17 @@ LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
     double high, low, done;
     if (!desc) return 0.0f;
     d = *desc;
+    if (step < 0) step = 0;
     llmi_train_resolve(&d);
     high = (double)d.learning_rate;
     low = high * (double)d.min_lr_ratio;
     if (step < d.warmup_steps) return (float)(high * (double)(step + 1) / (double)d.warmup_steps);
     if (d.schedule == LLM_CONSTANT) return (float)high;
     if (step >= d.max_steps) return (float)low;
-    done = (double)(step - d.warmup_steps) / (double)(d.max_steps - d.warmup_steps);
+    done = (double)(step - d.warmup_steps) / ((double)d.max_steps - (double)d.warmup_steps);
     if (d.schedule == LLM_LINEAR) return (float)(high + (low - high) * done);
     if (d.schedule == LLM_WSD) {
-        const int64_t start = d.max_steps - d.decay_steps;
+        const int64_t start = (int64_t)d.max_steps - d.decay_steps;
         if (step < start) return (float)high;
         return (float)(high + (low - high) * (double)(step - start) / (double)d.decay_steps);
     }
@@ -6185,7 +6194,7 @@ struct llm_trainer {
 static llm_result llmi_check_float(const char *field, float value, float low, float high,
                                    llm_error *err) {
     if (value >= low && value <= high) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: %s %g is not in [%g, %g]", field,
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: %s %.8g is not in [%.8g, %.8g]", field,
                      (double)value, (double)low, (double)high);
 }
 
@@ -6650,6 +6659,8 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
                          "update: weights %lu + %lu are not within this trainer's %lu to %lu",
                          (unsigned long)first, (unsigned long)count, (unsigned long)low,
                          (unsigned long)high);
+    if (grad_norm < 0.0)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "update: grad_norm %g is below 0", grad_norm);
     if (!isfinite(grad_norm)) {
         llmi_trainer_drop(t);
         return llmi_fail(
@@ -7009,7 +7020,8 @@ static llm_result llmi_session_append(llm_session *s, int sequence, const int32_
     int at, start, k;
     LLMI_TRY(llmi_check_sequence(s, sequence, err));
     if (!tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "tokens is NULL");
-    if (n < 1 || n > s->desc.max_seq_len - s->length[sequence])
+    LLMI_TRY(llmi_check_int("eval: number of tokens", n, 1, INT_MAX, err));
+    if (n > s->desc.max_seq_len - s->length[sequence])
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "eval: %d tokens do not fit: sequence %d holds %d of max_seq_len %d", n,
                          sequence, s->length[sequence], s->desc.max_seq_len);
@@ -7892,14 +7904,37 @@ static int64_t llmi_tell(FILE *file) {
 #endif
 }
 
+static int llmi_is_directory(const char *path) { /* 0 where the system does not say */
+#if LLMI_POSIX
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+#else
+    (void)path;
+    return 0;
+#endif
+}
+
+static int llmi_is_special(const char *path) { /* there, and no regular file */
+#if LLMI_POSIX
+    struct stat status;
+    return stat(path, &status) == 0 && !S_ISREG(status.st_mode);
+#else
+    (void)path;
+    return 0;
+#endif
+}
+
 /* opens for reading; *size in bytes */
 static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, llm_error *err) {
+    if (llmi_is_directory(path))
+        return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read: it is a directory",
+                         llmi_path_end(path, 120));
     errno = 0;
     *file = fopen(path, "rb");
     if (!*file) return llmi_fail_io(err, "open", path);
     if (llmi_seek(*file, 0, SEEK_END) != 0 || (*size = llmi_tell(*file)) < 0 ||
         *size == INT64_MAX || llmi_seek(*file, 0, SEEK_SET) != 0) {
-        llmi_fail_io(err, "read", path);     /* a directory, on some systems; a pipe */
+        llmi_fail_io(err, "read", path);     /* a pipe */
         fclose(*file);
         *file = NULL;
         return LLM_ERR_IO;
@@ -7925,16 +7960,6 @@ static llm_result llmi_file_read(const char *path, void **data, size_t *size,
     fclose(file);
     *size = n;
     return *data ? LLM_OK : LLM_ERR_MEMORY;
-}
-
-static int llmi_is_directory(const char *path) { /* 0 where the system does not say */
-#if LLMI_POSIX
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-#else
-    (void)path;
-    return 0;
-#endif
 }
 
 static llm_result llmi_directory_create(const char *path, llm_error *err) {
@@ -7966,14 +7991,26 @@ static void llmi_writer_abandon(llmi_writer *w) {
 }
 
 static llm_result llmi_writer_open(llmi_writer *w, const char *path, llm_error *err) {
-    long id = 0;
+    w->file = NULL;
     LLMI_TRY(llmi_path_join(w->path, sizeof w->path, "", path, err));
-#if LLMI_POSIX
-    id = (long)getpid();
-#endif
-    snprintf(w->temporary, sizeof w->temporary, "%s.tmp.%ld", path, id);
+    if (llmi_is_special(path))
+        return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: it is no regular file",
+                         llmi_path_end(path, 120));
     errno = 0;
+#if LLMI_POSIX
+    {                                  /* a name of its own, also among threads */
+        int i, file = -1;
+        for (i = 0; i < 1000 && file < 0 && (i == 0 || errno == EEXIST); i++) {
+            snprintf(w->temporary, sizeof w->temporary, "%s.tmp.%ld-%d", path, (long)getpid(), i);
+            file = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
+        }
+        if (file >= 0) w->file = fdopen(file, "wb");
+        if (file >= 0 && !w->file) close(file);
+    }
+#else
+    snprintf(w->temporary, sizeof w->temporary, "%s.tmp", path);
     w->file = fopen(w->temporary, "wb");
+#endif
     return w->file ? LLM_OK : llmi_fail_io(err, "write", w->temporary);
 }
 
@@ -10313,7 +10350,8 @@ static llm_result llmi_source_read(const llmi_source *source, uint64_t at, void 
         return LLM_OK;
 #endif
     return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read %lu bytes at %llu: %.80s", source->name,
-                     (unsigned long)n, (unsigned long long)at, strerror(errno));
+                     (unsigned long)n, (unsigned long long)at,
+                     errno ? strerror(errno) : "the file ends before");
 }
 
 static void llmi_shard_free(llmi_shard *shard, const llm_allocator *allocator) {
@@ -10478,17 +10516,29 @@ static int llmi_config_node(const llmi_config_reader *reader, const char *key, c
 }
 static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const char *key, int node,
                             const char *wanted) {
-    const llmi_json_node *n = &reader->json->nodes[node];
+    const llmi_json_node *n;
     if (reader->result != LLM_OK) return;
+    n = &reader->json->nodes[node];
     reader->result = llmi_fail(reader->err, code, "%.100s: \"%s\" is %.*s, %s", reader->json->name,
                                key, (int)llmi_min(40, n->end - n->begin),
                                reader->json->text + n->begin, wanted);
+}
+/* Where a value stands under both its names, transformers takes it from the other. */
+static void llmi_config_agree(llmi_config_reader *reader, const char *key, const char *alias) {
+    const int a = llmi_config_node(reader, key, NULL);
+    const int b = alias ? llmi_config_node(reader, alias, NULL) : -1;
+    int64_t x, y;
+    if (a >= 0 && b >= 0 && llmi_json_int64(reader->json, a, &x) &&
+        !(llmi_json_int64(reader->json, b, &y) && x == y))
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, alias, b,
+                        "but its other name has another value");
 }
 static int llmi_config_int(llmi_config_reader *reader, const char *key, const char *alias,
                            int standard) {
     const int node = llmi_config_node(reader, key, alias);
     int64_t value;
     if (node < 0) return standard;
+    llmi_config_agree(reader, key, alias);
     if (!llmi_json_int64(reader->json, node, &value) || value < 1 || value > INT_MAX) {
         llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
                         "not a whole number from 1 to 2147483647");
@@ -10500,8 +10550,8 @@ static float llmi_config_float(llmi_config_reader *reader, const char *key, floa
     const int node = llmi_config_node(reader, key, NULL);
     double value;
     if (node < 0) return standard;
-    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= 1e30)) {
-        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 1e30");
+    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= FLT_MAX)) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 3.4e38");
         return standard;
     }
     return (float)value;
@@ -10598,6 +10648,8 @@ static void llmi_config_whole(llmi_config_reader *reader) {
 /* transformers 5 has "rope_parameters" with everything; before, "rope_scaling" beside
  * "rope_theta" */
 static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
+    const char *const original = "original_max_position_embeddings";
+    const int outside = llmi_config_int(reader, original, NULL, 0);    /* goes before one within */
     int node = llmi_config_node(reader, "rope_scaling", NULL), type;
     if (node < 0 ||
         reader->json->nodes[node].n_children == 0) /* where both are, the first counts */
@@ -10613,11 +10665,10 @@ static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
     type = llmi_config_node(reader, "rope_type", "type");
     if (type >= 0 && llmi_json_is(reader->json, type, "yarn")) {
         config->yarn_original_max_seq_len =
-            llmi_config_int(reader, "original_max_position_embeddings", NULL, config->max_seq_len);
-        config->yarn_factor = llmi_config_float(reader, "factor", 0.0f);
-        if (config->yarn_factor == 0.0f)
-            config->yarn_factor = (float)config->max_seq_len /
-                                  (float)config->yarn_original_max_seq_len;
+            outside ? outside : llmi_config_int(reader, original, NULL, config->max_seq_len);
+        config->yarn_factor = llmi_config_positive(
+            reader, "factor",
+            (float)config->max_seq_len / (float)config->yarn_original_max_seq_len);
         config->yarn_beta_fast = llmi_config_float(reader, "beta_fast", 32.0f);
         config->yarn_beta_slow = llmi_config_float(reader, "beta_slow", 1.0f);
         config->yarn_mscale = llmi_config_float(reader, "mscale", 0.0f);
@@ -10693,6 +10744,7 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
     llmi_config_rope(reader, config);
     config->n_routed_experts = llmi_config_count(reader, "n_routed_experts", "num_local_experts",
                                                  256);
+    llmi_config_agree(reader, "n_routed_experts", "num_local_experts");
     if (config->n_routed_experts) {
         config->n_shared_experts = llmi_config_count(reader, "n_shared_experts", NULL, 1);
         config->num_experts_per_tok = llmi_config_int(reader, "num_experts_per_tok", NULL, 8);
@@ -10786,7 +10838,7 @@ static void llmi_config_settle(llm_config *c, llmi_shard *shards, size_t n_shard
     llmi_shard *where = NULL;
     char name[72];
     int found = 0;
-    if (c->arch != LLM_ARCH_DEEPSEEK_V3) return;
+    if (c->arch != LLM_ARCH_DEEPSEEK_V3 || c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
     do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
     while (found <= LLMI_MTP_MAX && llmi_find_entry(shards, n_shards, name, &where) && ++found);
     if (!found || c->mtp_depth < 0) c->mtp_depth = found;
@@ -11874,11 +11926,10 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *
                          (unsigned long)sizeof state);
     LLMI_TRY(llmi_source_read(&shard->source, entries[LLMI_CKPT_STATE]->begin, state, sizeof state,
                               err));
-    if (state[LLMI_STATE_STEP] < 0 || state[LLMI_STATE_ACCUMULATED] < 0 ||
-        state[LLMI_STATE_ACCUMULATED] > INT_MAX)
-        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: step %lld after %lld batches", name,
-                         (long long)state[LLMI_STATE_STEP],
-                         (long long)state[LLMI_STATE_ACCUMULATED]);
+    for (i = LLMI_STATE_STEP; i <= LLMI_STATE_ACCUMULATED; i++)
+        if (state[i] < 0 || state[i] > (i == LLMI_STATE_ACCUMULATED ? INT_MAX : INT64_MAX) / 2)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: counter %d is %lld", name, i,
+                             (long long)state[i]);
     llmi_trainer_pieces(t, pieces, state[LLMI_STATE_ACCUMULATED] > 0);
     for (i = LLMI_CKPT_WEIGHTS; i < LLMI_N_CKPT; i++)
         if (entries[i]->end - entries[i]->begin != pieces[i].size)

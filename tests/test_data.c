@@ -534,7 +534,7 @@ TEST(data_full_disk) { /* the old file stays, and no temporary one is left */
     char temporary[64];
     llm_error err;
     size_t i;
-    snprintf(temporary, sizeof temporary, DATA(0) ".tmp.%ld", (long)getpid());
+    snprintf(temporary, sizeof temporary, DATA(0) ".tmp.%ld-0", (long)getpid());
     CHECK(data_write(DATA(0), 1, 50, 300, 1, &err) == LLM_OK);
     CHECK(getrlimit(RLIMIT_FSIZE, &old_limit) == 0);
     for (i = 0; i < sizeof limits / sizeof limits[0]; i++) {

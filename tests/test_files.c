@@ -1186,7 +1186,9 @@ TEST(files_gpt2_config) {
         {"'layer_norm_epsilon': -1e-5", "layer_norm_epsilon", LLM_ERR_FORMAT},
         {"'layer_norm_epsilon': '1e-5'", "layer_norm_epsilon", LLM_ERR_FORMAT},
         {"'layer_norm_epsilon': 1e999", "layer_norm_epsilon", LLM_ERR_FORMAT},
-        {"'attn_pdrop': -0.1", "attn_pdrop", LLM_ERR_FORMAT}};
+        {"'attn_pdrop': -0.1", "attn_pdrop", LLM_ERR_FORMAT},
+        {"'num_attention_heads': 2", "num_attention_heads", LLM_ERR_UNSUPPORTED},
+        {"'num_hidden_layers': '1'", "num_hidden_layers", LLM_ERR_UNSUPPORTED}};
     /* values that no model can have: of the file, so the file is named */
     static const files_case impossible[] = {{"'n_head': 3", "3", LLM_OK},
                                             {"'attn_pdrop': 1", "attn_pdrop", LLM_OK},
@@ -1206,7 +1208,10 @@ TEST(files_zeros_in_config) {
                                       {"'layer_norm_epsilon': 0.0", "", LLM_OK}};
     static const files_case deepseek[] = {{"'rms_norm_eps': 0", "", LLM_OK},
                                           {"'routed_scaling_factor': 0", "", LLM_OK},
-                                          {"'rope_theta': 0", "", LLM_OK}};
+                                          {"'rope_theta': 0", "", LLM_OK},
+                                          {"'rope_theta': 0, 'rope_parameters': {}", "", LLM_OK},
+                                          {"'rope_scaling': {'type': 'yarn', 'factor': 0.0}", "",
+                                           LLM_OK}};
     llm_config c = files_deepseek_config();
     llm_model *a = files_small(1, 1), *b = shaken_model(&c, 2, 1, NULL);
     files_refused_configs(files_gpt2, a, gpt2, sizeof gpt2 / sizeof gpt2[0]);
@@ -1250,6 +1255,7 @@ TEST(files_deepseek_config) {
         {"'topk_method': 'greedy'", "topk_method", LLM_ERR_UNSUPPORTED},
         {"'moe_layer_freq': 2", "moe_layer_freq", LLM_ERR_UNSUPPORTED},
         {"'num_key_value_heads': 1", "num_key_value_heads", LLM_ERR_UNSUPPORTED},
+        {"'num_local_experts': 8", "num_local_experts", LLM_ERR_UNSUPPORTED},
         {"'q_lora_rank': -1", "q_lora_rank", LLM_ERR_FORMAT},
         {"'kv_lora_rank': 0", "kv_lora_rank", LLM_ERR_FORMAT},
         {"'n_routed_experts': '4'", "n_routed_experts", LLM_ERR_FORMAT},
@@ -1318,9 +1324,9 @@ TEST(files_null_is_false) {
 
 /* DeepSeek's configuration as it was and as transformers 5 writes it: the same model */
 TEST(files_deepseek_styles) {
-#define FILES_YARN                                                                               \
-    "'factor': 8, 'original_max_position_embeddings': 16, 'beta_fast': 24, 'beta_slow': 2, " \
-    "'mscale': 0.75, 'mscale_all_dim': 0.5"
+#define FILES_YARN_BUT                                                        \
+    "'factor': 8, 'beta_fast': 24, 'beta_slow': 2, 'mscale': 0.75, 'mscale_all_dim': 0.5"
+#define FILES_YARN FILES_YARN_BUT ", 'original_max_position_embeddings': 16"
     static const struct { const char *text; float theta; int yarn;
     } cases[] = {
         {"'rope_theta': 500", 500.0f, 0},
@@ -1336,6 +1342,11 @@ TEST(files_deepseek_styles) {
         {"'rope_parameters': {'rope_type': 'yarn', 'type': 'yarn', 'rope_theta': 500, " FILES_YARN
          "}", 500.0f, 1},
         {"'rope_parameters': null, 'rope_scaling': {'type': 'yarn', " FILES_YARN "}", 10000.0f, 1},
+        {"'original_max_position_embeddings': 16, 'rope_scaling': {'type': 'yarn', " FILES_YARN_BUT
+         "}", 10000.0f, 1},
+        {"'original_max_position_embeddings': 16, 'rope_scaling': {'type': 'yarn', " FILES_YARN_BUT
+         ", 'original_max_position_embeddings': 9}", 10000.0f, 1},
+        {"'num_local_experts': 4, 'rope_theta': 500", 500.0f, 0},
         /* where both are given, the old one counts, as in transformers */
         {"'rope_parameters': {'rope_type': 'default', 'rope_theta': 7.0}, 'rope_theta': 500, "
          "'rope_scaling': {'type': 'yarn', " FILES_YARN "}", 500.0f, 1}};
@@ -1625,16 +1636,21 @@ TEST(files_save_fails) {
     remove(path);
     CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
 #if LLMI_POSIX
-    {   /* files that cannot be written, even by root: directories of their temporary names */
-        static const char *const names[] = {"model.safetensors", "config.json"};
-        size_t i;
-        for (i = 0; i < 2; i++) {
-            snprintf(path, sizeof path, "%s/%s.tmp.%ld", directory, names[i], (long)getpid());
-            files_mkdir(path);
-            files_save_fails(fresh, old, directory, names[i]);
-            CHECK(rmdir(path) == 0);
-            CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
-        }
+    {   /* a file that cannot be written, even by root, as there is a directory of its name */
+        snprintf(path, sizeof path, "%s/generation_config.json", directory);
+        CHECK(remove(path) == 0);
+        files_mkdir(path);
+        files_save_fails(fresh, old, directory, "generation_config.json");
+        CHECK(rmdir(path) == 0);
+        /* somebody else's temporary file is left alone */
+        snprintf(path, sizeof path, "%s/config.json.tmp.%ld-0", directory, (long)getpid());
+        files_write(directory, strrchr(path, '/') + 1, "theirs", 6);
+        CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
+        CHECK(remove(path) == 0);
+        /* no device becomes a file */
+        CHECK(symlink("/dev/null", path) == 0);
+        REFUSED(LLM_ERR_IO, llmi_file_write(path, "x", 1, &err), "config.json.tmp", "regular");
+        CHECK(remove(path) == 0);
     }
 #if !defined(__APPLE__)
     {   /* a disk that is full after so many bytes */

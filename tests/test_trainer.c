@@ -143,6 +143,7 @@ TEST(trainer_schedule_defaults) {
     int i;
     CHECK(fabs((double)llm_learning_rate(&d, 0) - 3e-4) < 1e-10);
     CHECK(fabs((double)llm_learning_rate(&d, 1 << 30) - 3e-4) < 1e-10);
+    CHECK(llm_learning_rate(&d, -1) == llm_learning_rate(&d, 0));
     for (i = 0; i < 3; i++) {          /* the ratio is 0.1, the warm-up none */
         d.schedule = i == 0 ? LLM_COSINE : i == 1 ? LLM_LINEAR : LLM_WSD;
         d.max_steps = 50;
@@ -932,6 +933,7 @@ TEST(trainer_survives_what_is_not_finite) {
     }
     CHECK(llm_trainer_forward(a, tokens[0], targets[0], NULL, NULL) == LLM_OK);
     CHECK(llm_trainer_backward(a, NULL) == LLM_OK);
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(a, 0, 5, -0.5, NULL, &err), "-0.5");
     CHECK(llm_trainer_update_range(a, 0, 5, (double)NAN, NULL, &err) == LLM_ERR_NUMERIC);
     llm_trainer_free(a);
     llm_trainer_free(b);

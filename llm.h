@@ -991,6 +991,34 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
   #include <arm_neon.h>
 #endif
 
+/* Names that are short here, and may be macros of the caller's: his come back at the end. */
+#define LLMI_SHORT_NAMES(DO) \
+    DO("ADD") DO("B") DO("BITS") DO("C") DO("D") DO("DIV") DO("E") DO("F") DO("FLOATS") \
+    DO("FMA") DO("FN") DO("H") DO("HMAX") DO("HSUM") DO("IADD") DO("IAND") DO("IOR") DO("ISET") \
+    DO("K") DO("KC") DO("K_GROUP") DO("L") DO("LD") DO("LD4") DO("LDN") DO("LOAD") DO("LOAD_A") \
+    DO("LOAD_B") DO("MAC") DO("MAX") DO("MC") DO("MIN") DO("MR") DO("MUL") DO("MULTIPLY") \
+    DO("NAME") DO("NR") DO("NV") DO("PAIRS") DO("PART_BYTES") DO("R") DO("ROWS") DO("SET1") \
+    DO("SHARED") DO("SLL") DO("SQRT") DO("SRL") DO("ST") DO("ST2") DO("ST4") DO("STN") \
+    DO("STORE") DO("SUB") DO("T") DO("TILES") DO("TO_FLOAT") DO("TO_INT") DO("TRANSPOSE4") \
+    DO("V") DO("V4") DO("VI") DO("W") DO("ZERO_BELOW")
+#if defined(__GNUC__) && !defined(__TINYC__)
+  #define LLMI_PRAGMA(text) _Pragma(#text)
+  #define LLMI_PUSH(name) LLMI_PRAGMA(push_macro(name))
+  #define LLMI_POP(name) LLMI_PRAGMA(pop_macro(name))
+LLMI_SHORT_NAMES(LLMI_PUSH)
+#endif
+#undef B
+#undef C
+#undef D
+#undef E
+#undef F
+#undef H
+#undef K
+#undef L
+#undef R
+#undef T
+#undef V
+
 #if defined(__clang__)
   #define LLMI_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__) && !defined(__TINYC__)
@@ -3111,7 +3139,7 @@ LLM_API llm_result llm_mtp_loss_forward(llm_context *context, float *loss, float
     const size_t n = (size_t)B * (size_t)T;
     llm_result result = LLM_OK;
     int32_t *shifted;
-    float part;
+    float part = 0.0f;
     int k;
     if (!loss) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_loss: loss is NULL");
     LLMI_TRY(llmi_mtp_loss_check(context, logits, (const float *const *)lse, targets, B, T, depth,
@@ -6650,7 +6678,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
                                             llm_error *err) {
     llm_trainer *t = trainer;
     const size_t low = t ? t->desc.shard_first : 0, high = t ? low + t->desc.shard_count : 0;
-    double scale;
+    double scale = 0.0;
     float rate;
     llmi_update job;
     LLMI_TRY(llmi_update_check(t, &scale, err));
@@ -6702,7 +6730,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
 
 LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *stats,
                                       llm_error *err) {
-    double scale, norm;
+    double scale = 0.0, norm;
     LLMI_TRY(llmi_update_check(trainer, &scale, err));
     norm = sqrt(llmi_square_sum(trainer->context, trainer->gradients, trainer->floats)) * scale;
     return llm_trainer_update_range(trainer, trainer->desc.shard_first, trainer->desc.shard_count,
@@ -9060,6 +9088,8 @@ typedef struct llmi_added {
     uint8_t special, normalized, lstrip, rstrip, single_word;
 } llmi_added;
 
+#define LLMI_MAX_SPLITS 4                /* patterns of one tokenizer */
+
 struct llm_tokenizer {
     llm_allocator allocator_copy;
     const llm_allocator *allocator;      /* NULL or &allocator_copy */
@@ -9072,7 +9102,7 @@ struct llm_tokenizer {
     size_t n_added, n_plain;             /* n_plain: those not normalized, they come first */
     uint8_t starts[2][256];              /* does any of the plain, of the others, start so? */
     int add_prefix_space, ignore_merges;
-    int splits[4], n_splits;             /* of llmi_splits, each on the pieces of the one before */
+    int splits[LLMI_MAX_SPLITS], n_splits; /* of llmi_splits, each on the pieces of the one before */
     uint8_t classes[LLMI_CLASS_BYTES];
 };
 
@@ -9289,7 +9319,8 @@ static llm_result llmi_encode_word(llmi_encoder *e, const char *word, size_t n) 
 /* text: a piece of the patterns before this one */
 static llm_result llmi_encode_split(llmi_encoder *e, const char *text, size_t n, int pattern) {
     size_t at = 0;
-    if (pattern == e->t->n_splits) return n ? llmi_encode_word(e, text, n) : LLM_OK;
+    if (pattern == e->t->n_splits || pattern == LLMI_MAX_SPLITS)
+        return n ? llmi_encode_word(e, text, n) : LLM_OK;
     while (at < n) {
         const llmi_split split = llmi_splits[e->t->splits[pattern]].split;
         const size_t size = split(e->t->classes, text + at, n - at);
@@ -9992,7 +10023,8 @@ static llm_result llmi_bpe_read_splits(llmi_bpe_reader *r, int node, int *last) 
         const int pattern = llmi_json_get(json, part, "pattern");
         const int behavior = llmi_json_get(json, part, "behavior");
         const int text = llmi_json_get(json, pattern, "Regex");
-        if (!llmi_json_is(json, llmi_json_get(json, part, "type"), "Split") || n == 4)
+        if (!llmi_json_is(json, llmi_json_get(json, part, "type"), "Split") ||
+            n == LLMI_MAX_SPLITS)
             return llmi_bpe_refuse(r, "pre_tokenizer", part);
         LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", part, split));
         LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer.pattern", pattern, regex));
@@ -10053,7 +10085,7 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     regex = llmi_json_get(json, level, "use_regex");
     regex = regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE;
     if (level == pre) r->t->n_splits = regex;
-    else if (regex && r->t->n_splits == 4) return llmi_bpe_refuse(r, "pre_tokenizer", pre);
+    else if (regex && r->t->n_splits == LLMI_MAX_SPLITS) return llmi_bpe_refuse(r, "pre_tokenizer", pre);
     else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
     if (post >= 0 && json->nodes[post].type != LLMI_JSON_NULL) {
         if (!llmi_json_is(json, llmi_json_get(json, post, "type"), "ByteLevel"))
@@ -11581,7 +11613,7 @@ static llm_result llmi_save_weights(llmi_save *save, size_t n_shards, uint64_t m
                      (unsigned long long)(table->parameters * each));
     for (shard = 0; shard < n_shards; shard++) {
         const size_t end = llmi_shard_end(table, first, each, most);
-        char name[48] = "model.safetensors";
+        char name[64] = "model.safetensors";
         if (n_shards > 1)
             snprintf(name, sizeof name, "model-%05lu-of-%05lu.safetensors",
                      (unsigned long)shard + 1, (unsigned long)n_shards);
@@ -12069,7 +12101,6 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
     #pragma GCC diagnostic pop
   #endif
 #endif
-
 /* the last pass that this CPU and its operating system can run */
 static int llmi_last_pass(void) {
 #if LLMI_X86
@@ -12130,6 +12161,9 @@ static const llmi_kernels *llmi_kernels_of(int pass) {
     return &llmi_kernels_v0;
 }
 
+#if defined(__GNUC__) && !defined(__TINYC__)
+LLMI_SHORT_NAMES(LLMI_POP)
+#endif
 #endif /* LLM_IMPLEMENTATION */
 
 #else  /* LLMI_PASS */
@@ -12140,6 +12174,59 @@ static const llmi_kernels *llmi_kernels_of(int pass) {
  * a real call: helpers that take one are always inlined. A rest of n < W lanes is loaded with
  * zeros.
  * ========================================================================================== */
+#undef ADD
+#undef BITS
+#undef DIV
+#undef FLOATS
+#undef FMA
+#undef FN
+#undef HMAX
+#undef HSUM
+#undef IADD
+#undef IAND
+#undef IOR
+#undef ISET
+#undef KC
+#undef K_GROUP
+#undef LD
+#undef LD4
+#undef LDN
+#undef LOAD
+#undef LOAD_A
+#undef LOAD_B
+#undef MAC
+#undef MAX
+#undef MC
+#undef MIN
+#undef MR
+#undef MUL
+#undef MULTIPLY
+#undef NAME
+#undef NR
+#undef NV
+#undef PAIRS
+#undef PART_BYTES
+#undef ROWS
+#undef SET1
+#undef SHARED
+#undef SLL
+#undef SQRT
+#undef SRL
+#undef ST
+#undef ST2
+#undef ST4
+#undef STN
+#undef STORE
+#undef SUB
+#undef TILES
+#undef TO_FLOAT
+#undef TO_INT
+#undef TRANSPOSE4
+#undef V
+#undef V4
+#undef VI
+#undef W
+#undef ZERO_BELOW
 #define FN(name) LLMI_CAT(name, LLMI_CAT(_v, LLMI_PASS))
 
 #if LLMI_PASS >= 3
@@ -13346,54 +13433,6 @@ static const llmi_kernels FN(llmi_kernels) = {
     SHARED(llmi_adamw_range), SHARED(llmi_narrow), SHARED(llmi_widen), SHARED(llmi_norm),
     SHARED(llmi_norm_backward), SHARED(llmi_norm_backward_weight), SHARED(llmi_column_sum)};
 
-#undef FN
-#undef SHARED
-#undef TILES
-#undef K_GROUP
-#undef MAC
-#undef NAME
-#undef W
-#undef MR
-#undef NV
-#undef NR
-#undef KC
-#undef MC
-#undef ROWS
-#undef V
-#undef VI
-#undef LD
-#undef ST
-#undef LDN
-#undef STN
-#undef LOAD
-#undef STORE
-#undef SET1
-#undef ADD
-#undef SUB
-#undef MUL
-#undef DIV
-#undef SQRT
-#undef FMA
-#undef MAX
-#undef MIN
-#undef HSUM
-#undef HMAX
-#undef TO_INT
-#undef TO_FLOAT
-#undef BITS
-#undef FLOATS
-#undef ISET
-#undef IADD
-#undef IAND
-#undef IOR
-#undef SLL
-#undef SRL
-#undef ZERO_BELOW
-#undef V4
-#undef LD4
-#undef ST4
-#undef ST2
-#undef TRANSPOSE4
 #undef LLMI_PASS
 #endif /* LLMI_PASS */
 

@@ -96,7 +96,8 @@
  *   MTP          module k = 1 .. D has hidden states (B,T-k,C), the same head, targets k further:
  *                loss_k is the mean over its valid ones; loss = main + lambda/D (loss_1 + .. +
  *                loss_D), lambda = mtp_lambda. Gradients reach embedding, head and trunk. To
- *                generate, the modules draft and the trunk verifies: what comes out is the same
+ *                generate, the modules draft and the trunk verifies (Leviathan et al.,
+ *                arXiv:2211.17192): what comes out is the same
  *   Balance      alpha times the sum over MoE layers of the mean over sequences of sum_i f_i P_i;
  *                f_i = E/(K T) times the tokens whose K largest scores hold expert i, P_i the
  *                mean of s_i / sum_j s_j. It is in the gradient, not in the loss that is reported
@@ -154,7 +155,7 @@
  *                overlap. R ranks do e R times the tokens per second of one. By this formula, not
  *                measured: GPT-2 124M (P = 124,439,808), t_c = 4.4 s:
  *                                  R = 2            8               32
- *                     1 Gbit/s     3.98 s  53 %     6.97 s  39 %     7.72 s  36 %
+ *                     1 Gbit/s     3.98 s  52 %     6.97 s  39 %     7.72 s  36 %
  *                    10 Gbit/s     0.40 s  92 %     0.70 s  86 %     0.77 s  85 %
  *                   100 Gbit/s     0.04 s  99 %     0.07 s  98 %     0.08 s  98 %
  *                Left out: latency, 2 (R-1) messages; the slowest rank, for whom all wait; summing,
@@ -266,35 +267,38 @@ typedef struct llm_allocator {
 typedef enum llm_arch { LLM_ARCH_NONE = 0, LLM_ARCH_GPT2, LLM_ARCH_DEEPSEEK_V3 } llm_arch;
 typedef enum llm_dtype {
     LLM_F32 = 0, LLM_F16, LLM_BF16, LLM_F8_E4M3, LLM_I32, LLM_Q8, LLM_Q4
-} llm_dtype;
+} llm_dtype;                          /* files hold the first four; memory F32, so far        */
 
 typedef struct llm_config {
     int vocab_size, max_seq_len, d_model, n_layers, n_heads;     /* all required, 1 or more    */
     llm_arch arch;                    /* required                                             */
-    int d_ffn;                        /* GPT-2: 4 d_model                                     */
+    int d_ffn;                        /* GPT-2: 4 d_model; DeepSeek: required                 */
     float norm_eps;                   /* 1e-5 GPT-2, 1e-6 DeepSeek                            */
     float embd_pdrop, attn_pdrop, resid_pdrop; /* dropout in [0,1); acts in trainer forward only */
     int tie_embeddings;               /* head = token embedding; presets set it, zeroed: untied */
     /* MLA, DeepSeek-V3 (names as in its config.json) */
     int q_lora_rank;                  /* 0 = full-rank query projection                       */
-    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim;
+    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim;  /* required; the last is even      */
     int v_head_dim;                   /* qk_nope_head_dim                                     */
-    int attention_bias;
+    int attention_bias;               /* 1 = biases in Wqa, Wkva and Wo                       */
     int rope_half_split;              /* 0 = interleaved pairs (DeepSeek), 1 = rotate-half    */
     float rope_theta;                 /* 10000                                                */
     float yarn_factor;                /* 0 = plain RoPE                                       */
-    int yarn_original_max_seq_len;
+    int yarn_original_max_seq_len;    /* required with YaRN                                   */
     float yarn_beta_fast, yarn_beta_slow;        /* 32, 1                                     */
-    float yarn_mscale, yarn_mscale_all_dim;
+    float yarn_mscale, yarn_mscale_all_dim;      /* 0 and above; as in transformers           */
     /* MoE */
-    int n_routed_experts;             /* 0 = dense everywhere                                 */
-    int n_shared_experts, num_experts_per_tok;
-    int n_group, topk_group;          /* 1, n_group                                           */
-    int moe_d_ffn, first_k_dense;
+    int n_routed_experts;             /* 0 = dense everywhere; the fields below then count    */
+                                      /* for nothing                                          */
+    int n_shared_experts;             /* 0 = none; together one FFN of so many moe_d_ffn      */
+    int num_experts_per_tok;          /* required: 1 to the experts of topk_group groups      */
+    int n_group, topk_group;          /* 1, n_group; n_group divides n_routed_experts         */
+    int moe_d_ffn;                    /* of an expert: required                               */
+    int first_k_dense;                /* so many first layers have a dense FFN of d_ffn       */
     float routed_scaling_factor;      /* 1                                                    */
-    int norm_topk_prob;
+    int norm_topk_prob;               /* 1 = the chosen experts' weights are made to sum to 1 */
     /* MTP */
-    int mtp_depth;
+    int mtp_depth;                    /* modules: 0 to 4, below max_seq_len                   */
 } llm_config;
 
 /* Fills *config with a named configuration, dropout 0. Names: gpt2 gpt2-medium gpt2-large gpt2-xl
@@ -304,10 +308,10 @@ typedef struct llm_config {
  * deepseek-tiny (experts and an MTP module), deepseek-v3 (to be counted rather than allocated).
  * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
-/* the i-th preset's name, in the order above; NULL past the last or for a negative i */
+/* the i-th preset's name, small ones before large; NULL past the last or for a negative i */
 LLM_API const char *llm_config_preset_name(int i);
-/* -> LLM_OK, LLM_ERR_ARGUMENT naming the first impossible field, its value and its bound, or
- * LLM_ERR_UNSUPPORTED. Every function that takes a configuration calls it. */
+/* -> LLM_OK, or LLM_ERR_ARGUMENT naming the first impossible field, its value and its bound. Every
+ * function that takes a model's configuration calls it. Thread-safe, as all of this paragraph. */
 LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err);
 /* Number of parameters: with router biases, without MTP modules; the MTP modules' own; those that
  * one token passes through, embedding and head counted, router biases not. 0 for an invalid
@@ -316,7 +320,8 @@ LLM_API uint64_t llm_config_param_count(const llm_config *config);
 LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config);
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config);
 /* bytes of the key-value cache of one sequence of max_seq_len positions (0 = the model's), all
- * layers, without MTP; GPT-2: 2 L C values per position. 0 for an invalid configuration or type */
+ * layers, without MTP. Values per position: GPT-2 2 L C, DeepSeek L (kv_lora_rank +
+ * qk_rope_head_dim). 0 for an invalid configuration or type */
 LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
                                       llm_dtype cache_dtype);
 
@@ -359,14 +364,18 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
  * or one .safetensors file whose metadata holds the configuration. f16, bf16 and fp8 (E4M3 with
  * weight_scale_inv per 128 x 128 block) become f32. f32 is mapped, not read, where POSIX is: pages
  * come from the file when they are used first. Meanwhile the file may be replaced or deleted, as a
- * save does; a program that shortens it or writes into it harms the model (see MEMORY above). */
+ * save does; a program that shortens it or writes into it harms the model (see MEMORY above).
+ * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT naming file and tensor or byte; LLM_ERR_UNSUPPORTED for what
+ * would compute something else; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
+/* the same of the two files' contents, which are copied from and may be freed afterwards */
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
                                          const llm_model_desc *desc, llm_error *err);
 /* Writes a directory that transformers' from_pretrained loads, in F32 or BF16: each file
  * atomically; a mixture of two generations of files is detected on load. Above LLM_SHARD_BYTES of
- * data, in shards with an index. */
+ * data, in shards with an index. -> LLM_ERR_IO with nothing replaced, unless renaming itself fails
+ * between two files; LLM_ERR_UNSUPPORTED: another dtype. Thread-safe for different directories. */
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err);
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
@@ -376,7 +385,8 @@ LLM_API size_t llm_model_tensor_count(const llm_model *model);
  * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
- * Allocates what it needs and frees it; thread-safe. */
+ * Allocates what it needs and frees it; thread-safe. -> LLM_ERR_ARGUMENT naming the token or bound,
+ * LLM_ERR_MEMORY; so the next one, too */
 LLM_API llm_result llm_model_logits(const llm_model *model, const int32_t *tokens, int B, int T,
                                     float *logits, llm_error *err);
 /* log-probabilities (B,T), natural logarithm, of targets (B,T), without ever holding (B,T,V):
@@ -388,10 +398,12 @@ LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens
 /* ---- training -------------------------------------------------------------------------------- */
 typedef enum llm_precision { LLM_FP32 = 0, LLM_BF16_MIXED, LLM_FP8_MIXED } llm_precision;
 /* Learning rate of update i = 0, 1, ... (lr: learning_rate, low: lr min_lr_ratio, W: warmup_steps,
- * M: max_steps, D: decay_steps): lr (i+1)/W while i < W, and low from M on. Between:
+ * M: max_steps, D: decay_steps): lr (i+1)/W while i < W, and low from M on. Between, COSINE being
+ * arXiv:1608.03983 eq. 5 without restarts, and WSD (warm-up, stable, decay) arXiv:2404.06395 sec.
+ * 4.2:
  *   LLM_COSINE    low + (lr - low) (1 + cos(pi (i-W)/(M-W))) / 2
  *   LLM_LINEAR    lr + (low - lr) (i-W)/(M-W)
- *   LLM_WSD       lr, then over the last D (0: a tenth of M) updates linearly to low
+ *   LLM_WSD       lr, then over the last D updates (0: a tenth of M, at most M-W) linearly to low
  *   LLM_CONSTANT  lr, without an end */
 typedef enum llm_schedule { LLM_COSINE = 0, LLM_WSD, LLM_LINEAR, LLM_CONSTANT } llm_schedule;
 
@@ -402,7 +414,7 @@ typedef struct llm_train_desc {
     float min_lr_ratio;               /* 0.1; LLM_OFF = 0                                     */
     int warmup_steps, max_steps, decay_steps;  /* 0; max_steps required but for CONSTANT      */
     llm_schedule schedule;
-    float beta1, beta2, adam_eps;     /* 0.9, 0.95, 1e-8                                      */
+    float beta1, beta2, adam_eps;     /* 0.9, 0.95, 1e-8; above 0                             */
     float weight_decay;               /* 0.1, on tensors of 2 dims and more; LLM_OFF = none   */
     float grad_clip;                  /* 1.0; LLM_OFF = none                                  */
     float label_smoothing;            /* 0; below 1                                           */
@@ -412,16 +424,18 @@ typedef struct llm_train_desc {
     llm_precision precision;          /* FP32; see PRECISION in the manual                    */
     int recompute;                    /* 1 = keep block inputs only, recompute in backward    */
     uint64_t seed;                    /* dropout                                              */
-    int n_threads;                    /* the model's                                          */
+    int n_threads;                    /* 0 = the model's                                      */
     size_t shard_first, shard_count;  /* optimizer state of this slice of the flat weights    */
-                                      /* only (ZeRO-1); 0,0 = all                             */
+                                      /* only (ZeRO-1), in floats of llm_trainer_weights,     */
+                                      /* which pads tensors to 16 floats; 0,0 = all           */
 } llm_train_desc;
 
 /* bytes; total is the sum of the others, parameters included */
 typedef struct llm_memory {
     size_t parameters, gradients, optimizer, activations, scratch, total;
 } llm_memory;
-/* what a training will hold, before anything is allocated */
+/* what a training will hold, before anything is allocated; n_threads 0: what OpenMP says, the
+ * model's unless its desc had another. -> LLM_ERR_ARGUMENT as llm_trainer_create. Thread-safe. */
 LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
                                     llm_memory *memory, llm_error *err);
 
@@ -437,6 +451,7 @@ typedef struct llm_train_stats {      /* of the call, not of the accumulation   
 /* A model has at most one trainer. One thread at a time. To create one moves weights that are
  * mapped from a file into memory: what llm_model_tensor gave before is stale then. */
 typedef struct llm_trainer llm_trainer;
+/* -> NULL: LLM_ERR_ARGUMENT naming field, value and bound; LLM_ERR_MEMORY, the model as before */
 LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *desc,
                                         llm_error *err);
 LLM_API void llm_trainer_free(llm_trainer *trainer);             /* NULL is fine; the model stays */
@@ -448,9 +463,12 @@ LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *toke
                                        llm_error *err);
 LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err);   /* accumulates */
 /* AdamW (Loshchilov & Hutter, arXiv:1711.05101 algorithm 2) on the mean over all valid targets
- * since the last update, after clipping by global norm (factor c/(norm + 1e-6) when below 1) */
+ * since the last update, after clipping by global norm (factor c/(norm + 1e-6) when below 1). Of
+ * stats it fills step, tokens, grad_norm and learning_rate. -> LLM_ERR_ARGUMENT: nothing is
+ * accumulated, or no valid target in it; LLM_ERR_NUMERIC */
 LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *stats, llm_error *err);
-/* the three above, updating every grad_accum_steps calls */
+/* the three above, updating every grad_accum_steps calls; an accumulation without a valid target is
+ * dropped, with LLM_ERR_ARGUMENT */
 LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
                                     const int32_t *targets, llm_train_stats *stats, llm_error *err);
 /* loss without dropout; touches no weight, gradient, load or random state; B and T up to the
@@ -468,7 +486,9 @@ LLM_API double llm_trainer_gradient_scale(const llm_trainer *trainer); /* 1 / su
 /* same order as the model's tensors, not scaled; data NULL where there is none (router bias) */
 LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i);
 /* for sharded optimizers: the flat weights, in the gradients' order; the sum of squares of a slice
- * of the unscaled gradient; an update of a slice, with the norm of the whole scaled gradient */
+ * of the unscaled gradient; an update of a slice of [shard_first, shard_first + shard_count), with
+ * the norm of the whole scaled gradient. Slices come in any number, from low to high: the one that
+ * ends the shard completes the update, router biases and step included. */
 LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count);
 LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t first, size_t count);
 LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
@@ -479,7 +499,8 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
  * and its backward. load wants a trainer of the same configuration: LLM_ERR_FORMAT names the first
  * field that differs, or what is damaged, and the trainer is as before (but for a disk that fails,
  * LLM_ERR_IO, after all has been read and checked once: then load again). user data: bytes of the
- * caller's (the data position), kept in the file. */
+ * caller's (the data position), copied, kept in the file; the pointer that llm_trainer_user_data
+ * gives holds until the next set or load. */
 LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
@@ -560,8 +581,10 @@ typedef struct llm_session_desc {
     int n_sequences;                  /* 1                                                    */
     llm_dtype cache_dtype;            /* F32, the only one today                              */
     int speculate;                    /* 1 = keep caches for the MTP modules                  */
-    int n_threads;                    /* the model's                                          */
+    int n_threads;                    /* 0 = the model's                                      */
 } llm_session_desc;
+/* -> NULL: LLM_ERR_ARGUMENT; LLM_ERR_UNSUPPORTED: another cache_dtype, or speculate without
+ * modules; LLM_ERR_MEMORY */
 LLM_API llm_session *llm_session_create(const llm_model *model, const llm_session_desc *desc,
                                         llm_error *err);
 LLM_API void llm_session_free(llm_session *session);             /* NULL is fine */
@@ -571,7 +594,8 @@ LLM_API void llm_session_free(llm_session *session);             /* NULL is fine
 LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const int32_t *tokens,
                                     int n, float *logits, llm_error *err);
 /* one token for each of the n_sequences (negative: skip that sequence, whose row of logits is left
- * alone); logits (n_sequences,V) or NULL */
+ * alone); logits (n_sequences,V) or NULL. -> LLM_ERR_ARGUMENT: a token not below V, or a full
+ * sequence; all is then as before */
 LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
                                           float *logits, llm_error *err);
 LLM_API int llm_session_length(const llm_session *session, int sequence); /* -1: no such sequence */
@@ -581,7 +605,8 @@ LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int le
 LLM_API size_t
 llm_session_cache_bytes(const llm_session *session); /* trunk; MTP only with speculate */
 
-/* Filters apply in transformers' order: repetition penalty, temperature, top-k, top-p, min-p. */
+/* Filters apply in transformers' order: repetition penalty, temperature, top-k, top-p (Holtzman et
+ * al., arXiv:1904.09751 sec. 3.1), min-p (Nguyen et al., arXiv:2407.01082 sec. 3). */
 typedef struct llm_sampling {
     float temperature; /* 0 = greedy: the largest logit, the lowest id among equals */
     int top_k;                        /* 0 = all                                              */
@@ -594,7 +619,8 @@ typedef struct llm_generate_desc {
     int max_new_tokens;               /* 0 = as many as fit                                   */
     const int32_t *stop_tokens;       /* a stop token is returned, then generation ends       */
     int n_stop_tokens;
-    int speculate;                    /* 1 = draft with the MTP modules; needs the session's  */
+    int speculate;                    /* 1 = draft with the MTP modules; needs the session's. */
+                                      /* Tokens are those of plain decoding, to the bit       */
     int (*on_token)(int32_t token, void *user);   /* after each new token; non-zero cancels   */
     void *user;
 } llm_generate_desc;
@@ -636,7 +662,8 @@ LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer);
 LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text,
                                     size_t n); /* id, or -1 */
 /* *count receives the full length even where capacity is smaller (then the first capacity are
- * written). parse_special: 1 = special tokens written out in the text become themselves. */
+ * written). parse_special: 1 = special tokens written out in the text become themselves.
+ * -> LLM_ERR_ARGUMENT: NULL, or a token to decode that is outside the vocabulary; LLM_ERR_MEMORY */
 LLM_API llm_result llm_tokenizer_encode(const llm_tokenizer *tokenizer, const char *text, size_t n,
                                         int parse_special, int32_t *tokens, size_t capacity,
                                         size_t *count, llm_error *err);
@@ -649,9 +676,10 @@ LLM_API size_t llm_utf8_complete(const char *text, size_t n);
 /* ---- ops: the parts, for models of one's own --------------------------------------------------
  * The context comes first, then outputs, saved values, inputs, weights, dims. Buffers do not
  * overlap unless the comment says so. A forward overwrites its outputs; a backward ADDS to its d*
- * outputs, and skips those that are NULL. dims are 0 or more; with a 0 among them there is nothing
- * to do. An op that may need memory or checks tokens returns llm_result, with err as everywhere;
- * the others cannot fail. */
+ * outputs: linear, the norms and the parts skip those that are NULL, other pointers may be NULL
+ * only where the comment says so. dims are 0 or more; with a 0 among them nothing is read or written. An
+ * op that may need memory or checks tokens returns llm_result; the others cannot fail, and do
+ * nothing where a pointer is NULL or a dim below 0. Each thread needs a context of its own. */
 
 /* y (rows,n_out) = x (rows,n_in) weight^T + bias; weight (n_out,n_in), bias (n_out) or NULL */
 LLM_API llm_result llm_linear_forward(llm_context *context, float *y, const float *x,
@@ -714,7 +742,8 @@ LLM_API void llm_softmax_forward(llm_context *context, float *y, const float *x,
 LLM_API void llm_softmax_backward(llm_context *context, float *dx, const float *dy, const float *y,
                                   int rows, int width);
 
-/* y = x / (1-p) where element i is kept, else 0; kept: the 32-bit random number (seed, i) is at
+/* Dropout, Srivastava et al., JMLR 15, 2014, sec. 4, scaled in training: y = x / (1-p) where
+ * element i is kept, else 0; kept: the 32-bit random number (seed, i) is at
  * least p 2^32. p in [0,1). y may be x. The backward draws the same mask: dx += dy / (1-p) where
  * kept. */
 LLM_API void llm_dropout_forward(llm_context *context, float *y, const float *x, size_t n, float p,
@@ -760,7 +789,8 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
                                           const float *q, const float *k, const float *v,
                                           const llm_attention_dims *dims, llm_error *err);
 
-/* Cross entropy as torch.nn.functional.cross_entropy has it. logits (rows,V); a target is in [0,V)
+/* Cross entropy as torch.nn.functional.cross_entropy has it, with label smoothing (Szegedy et al.,
+ * arXiv:1512.00567 sec. 7). logits (rows,V); a target is in [0,V)
  * or LLM_IGNORE_INDEX, whose loss is 0. With s = label_smoothing in [0,1): loss of a row = (1-s)
  * (lse - x_target) + s (lse - mean(x)). MEAN divides by the number of valid targets (0 where there
  * is none; PyTorch has NaN). */
@@ -876,12 +906,13 @@ LLM_API llm_result llm_mtp_module_backward(llm_context *context, float *de, floa
 
 /* AdamW, arXiv:1711.05101 algorithm 2, update number step = 1, 2, ...: with g = grad_scale grad,
  * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
- * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + decay w) */
+ * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + decay w). A step below 1: nothing */
 LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, float *v,
                               const float *grad, size_t n, int64_t step, float learning_rate,
                               float beta1, float beta2, float eps, float weight_decay,
                               float grad_scale);
-/* Scales n gradients in place by min(1, max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_;
+/* Clipping by norm (Pascanu et al., arXiv:1211.5063 alg. 1): scales n gradients in place by min(1,
+ * max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_;
  * returns the norm before. max_norm below 0 (LLM_OFF): nothing is scaled. */
 LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm);
 /* of update number step = 0, 1, ...; see llm_schedule. Zero fields of desc take their defaults. */
@@ -4089,7 +4120,7 @@ static void llmi_saved_convert(const llmi_run *run, int layer, int widen) {
  * (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3)
  *
  * Saved per block for the backward: x, the norms' mean and rstd, qkv, the attention's output and
- * lse, the stream between the two halves, and fc before GELU: 9C + F + ... values a row. The
+ * lse, the stream between the two halves, and fc before GELU: 6C + F + ... values a row. The
  * outputs of norms and GELU are computed again.
  * ========================================================================================== */
 typedef struct llmi_gpt2_saved {
@@ -9102,7 +9133,8 @@ struct llm_tokenizer {
     size_t n_added, n_plain;             /* n_plain: those not normalized, they come first */
     uint8_t starts[2][256];              /* does any of the plain, of the others, start so? */
     int add_prefix_space, ignore_merges;
-    int splits[LLMI_MAX_SPLITS], n_splits; /* of llmi_splits, each on the pieces of the one before */
+    int splits[LLMI_MAX_SPLITS];         /* of llmi_splits, each on the pieces of the one before */
+    int n_splits;
     uint8_t classes[LLMI_CLASS_BYTES];
 };
 
@@ -10085,7 +10117,8 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     regex = llmi_json_get(json, level, "use_regex");
     regex = regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE;
     if (level == pre) r->t->n_splits = regex;
-    else if (regex && r->t->n_splits == LLMI_MAX_SPLITS) return llmi_bpe_refuse(r, "pre_tokenizer", pre);
+    else if (regex && r->t->n_splits == LLMI_MAX_SPLITS)
+        return llmi_bpe_refuse(r, "pre_tokenizer", pre);
     else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
     if (post >= 0 && json->nodes[post].type != LLMI_JSON_NULL) {
         if (!llmi_json_is(json, llmi_json_get(json, post, "type"), "ByteLevel"))

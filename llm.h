@@ -30,23 +30,22 @@
  *       llm_train_desc train = {0};
  *       llm_generate_desc generate = {0};
  *       llm_error err = {{0}, LLM_OK};
- *       int32_t tokens[32], targets[32];
+ *       int32_t tokens[64], targets[64];
  *       config.arch = LLM_ARCH_GPT2;
  *       config.vocab_size = 256; config.max_seq_len = 64;             // bytes are the tokens here
  *       config.d_model = 64; config.n_layers = 2; config.n_heads = 4;
- *       train.batch_size = 1; train.seq_len = 32;
+ *       train.batch_size = 1; train.seq_len = 64;
  *       train.learning_rate = 3e-3f; train.max_steps = 300;
+ *       for (int i = 0; i < 64; i++) {
+ *           tokens[i] = text[i % 48];
+ *           targets[i] = text[(i + 1) % 48];
+ *       }
  *       llm_model *model = llm_model_create(&config, NULL, &err);
  *       llm_trainer *trainer = model ? llm_trainer_create(model, &train, &err) : NULL;
- *       for (int step = 0; trainer && step < 300; step++) {
- *           for (int i = 0; i < 32; i++) {
- *               tokens[i] = text[(step + i) % 48];
- *               targets[i] = text[(step + i + 1) % 48];
- *           }
+ *       for (int step = 0; trainer && step < 300; step++)
  *           if (llm_trainer_step(trainer, tokens, targets, NULL, &err) != LLM_OK) break;
- *       }
  *       llm_session *session = err.code == LLM_OK ? llm_session_create(model, NULL, &err) : NULL;
- *       tokens[0] = 't';
+ *       putchar(tokens[0]);                                           // a prompt of one token
  *       generate.max_new_tokens = 47;
  *       generate.on_token = print;
  *       if (session) llm_generate(session, tokens, 1, &generate, NULL, 0, NULL, &err);
@@ -56,6 +55,7 @@
  *       llm_model_free(model);
  *       return err.code != LLM_OK;
  *   }
+ *   // prints: the cat sat on the mat. the dog sat on the log.
  *
  * CONTENTS: search for a tag to get there
  *   >>api         the public declarations: results, configuration, context, model, training,

@@ -71,11 +71,11 @@
  *   >>run         rows of tokens on their way through a model
  *   >>gpt2 >>mla >>moe >>deepseek   the blocks, forward and backward
  *   >>trunk       both models' forward and backward, and >>mtp, the modules behind it
- *   >>parts       blocks and modules as ops
+ *   >>parts       blocks and modules as ops; >>score, whole batches without a cache
  *   >>adamw >>schedule >>trainer
  *   >>session >>sample >>generate
  *   >>json >>file >>data >>bpe >>safetensors >>load >>save >>resume
- *   >>kernels     one text, included once per instruction set
+ *   >>passes >>kernels   one text, included once per instruction set
  *
  * GLOSSARY
  *   B sequences of T positions, rows = B T    V vocabulary    C d_model, the stream's width
@@ -677,9 +677,9 @@ LLM_API size_t llm_utf8_complete(const char *text, size_t n);
  * The context comes first, then outputs, saved values, inputs, weights, dims. Buffers do not
  * overlap unless the comment says so. A forward overwrites its outputs; a backward ADDS to its d*
  * outputs: linear, the norms and the parts skip those that are NULL, other pointers may be NULL
- * only where the comment says so. dims are 0 or more; with a 0 among them nothing is read or written. An
- * op that may need memory or checks tokens returns llm_result; the others cannot fail, and do
- * nothing where a pointer is NULL or a dim below 0. Each thread needs a context of its own. */
+ * only where the comment says so. dims are 0 or more; with a 0 among them nothing is read or
+ * written. An op that may need memory or checks tokens returns llm_result; the others cannot fail,
+ * and do nothing where a pointer is NULL or a dim below 0. Each thread has a context of its own. */
 
 /* y (rows,n_out) = x (rows,n_in) weight^T + bias; weight (n_out,n_in), bias (n_out) or NULL */
 LLM_API llm_result llm_linear_forward(llm_context *context, float *y, const float *x,
@@ -1084,6 +1084,7 @@ static double llmi_seconds(void) {
 }
 
 static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
+#define LLMI_PI 3.14159265358979323846
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t llmi_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
 
@@ -1112,7 +1113,7 @@ static llm_result llmi_check_int(const char *field, int value, int low, int high
     if (value >= low && value <= high) return LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
 }
-static llm_result llmi_check_positive(const char *field, float value, llm_error *err) {
+static llm_result llmi_check_not_negative(const char *field, float value, llm_error *err) {
     if (value >= 0.0f && value <= FLT_MAX) return LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, inf)", field, (double)value);
 }
@@ -1518,6 +1519,7 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
  * ========================================================================================== */
 #define LLMI_FEW_ROWS 16
 #define LLMI_K_PARTS 8                 /* of a product of few rows; each part is summed apart */
+#define LLMI_SMALL_WEIGHT 32768        /* values: one thread reads it sooner than two start */
 
 typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bias (n)] */
     size_t m, n, k;
@@ -1596,13 +1598,13 @@ static void llmi_gemm_few_rows(const llm_context *context, const llmi_gemm *g) {
     job->context = context;
     job->g = g;
     if (llmi_gemm_is_dot(g)) {
-        job->step = g->n * g->k < 32768
+        job->step = g->n * g->k < LLMI_SMALL_WEIGHT
                         ? g->n
                         : llmi_round_up(llmi_ceil_div(g->n, threads), 64);
         llmi_parallel(context, llmi_ceil_div(g->n, job->step), llmi_gemm_dot_task, job);
         return;
     }
-    job->k_parts = g->n * g->k < 32768 ? 1 : LLMI_K_PARTS;
+    job->k_parts = g->n * g->k < LLMI_SMALL_WEIGHT ? 1 : LLMI_K_PARTS;
     n = llmi_panels_size(&context->kernels->tiles[LLM_FP32]) / sums;
     for (job->j0 = 0; job->j0 < g->n; job->j0 += job->n) {
         job->n = llmi_min(g->n - job->j0, n / LLMI_STRIP * LLMI_STRIP);
@@ -2410,11 +2412,11 @@ static llm_result llmi_rope_check(const llm_config *c, llm_error *err) {
     if (!(c->rope_theta > 1.0f && c->rope_theta <= FLT_MAX))
         return llmi_fail(err, LLM_ERR_ARGUMENT, "rope_theta %g is not above 1",
                          (double)c->rope_theta);
-    LLMI_TRY(llmi_check_positive("yarn_factor", c->yarn_factor, err));
-    LLMI_TRY(llmi_check_positive("yarn_mscale", c->yarn_mscale, err));
-    LLMI_TRY(llmi_check_positive("yarn_mscale_all_dim", c->yarn_mscale_all_dim, err));
-    LLMI_TRY(llmi_check_positive("yarn_beta_fast", c->yarn_beta_fast, err));
-    LLMI_TRY(llmi_check_positive("yarn_beta_slow", c->yarn_beta_slow, err));
+    LLMI_TRY(llmi_check_not_negative("yarn_factor", c->yarn_factor, err));
+    LLMI_TRY(llmi_check_not_negative("yarn_mscale", c->yarn_mscale, err));
+    LLMI_TRY(llmi_check_not_negative("yarn_mscale_all_dim", c->yarn_mscale_all_dim, err));
+    LLMI_TRY(llmi_check_not_negative("yarn_beta_fast", c->yarn_beta_fast, err));
+    LLMI_TRY(llmi_check_not_negative("yarn_beta_slow", c->yarn_beta_slow, err));
     if (c->yarn_factor != 0.0f)
         LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
                                 1 << 24, err));
@@ -2428,7 +2430,7 @@ static double llmi_yarn_mscale(double factor, double mscale) {
 /* the pair that turns r times within the original length */
 static double llmi_yarn_pair(const llm_config *config, double r) {
     return (double)config->qk_rope_head_dim *
-           log((double)config->yarn_original_max_seq_len / (r * 2.0 * 3.14159265358979323846)) /
+           log((double)config->yarn_original_max_seq_len / (r * 2.0 * LLMI_PI)) /
            (2.0 * log((double)config->rope_theta));
 }
 
@@ -2658,6 +2660,15 @@ static uint64_t llmi_attention_mask_index(const llmi_attention *a, size_t sequen
     return (((uint64_t)sequence * a->n_heads + head) * a->rows + t) * a->rows + key;
 }
 
+/* values of a row of a tile, from key j0 on, times their factors of the dropout */
+static void llmi_attention_drop(const llmi_attention *a, float *x, size_t n, size_t sequence,
+                                size_t head, size_t t, size_t j0) {
+    const uint64_t first = llmi_attention_mask_index(a, sequence, head, t, j0);
+    size_t j;
+    for (j = 0; j < n && a->dropout > 0.0f; j++)
+        x[j] *= llmi_dropout_factor(a->dropout, a->seed, first + j);
+}
+
 static void llmi_attention_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
     const llmi_kernels *kernels = a->context->kernels;
@@ -2715,13 +2726,7 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
                         s.max[r] = most;
                     }
                     s.sum[r] += kernels->exp_sum(p, p, a->scale, s.max[r], valid);
-                    if (a->dropout > 0.0f) {
-                        size_t j;
-                        for (j = 0; j < valid; j++)
-                            p[j] *= llmi_dropout_factor(
-                                a->dropout, a->seed,
-                                llmi_attention_mask_index(a, sequence, head, i0 + r, j0 + j));
-                    }
+                    llmi_attention_drop(a, p, valid, sequence, head, i0 + r, j0);
                 }
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
             }
@@ -2796,20 +2801,11 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
             for (r = 0; r < rows; r++) {
                 const size_t valid = i0 + r < j0 ? 0 : llmi_min(keys, i0 + r + 1 - j0);
                 float *p = s.scores + r * LLMI_KEYS, *ds = s.dscores + r * LLMI_KEYS;
-                size_t j;
                 if (valid) {
                     kernels->exp_sum(p, p, a->scale, lse[r], valid);
-                    if (a->dropout > 0.0f)
-                        for (j = 0; j < valid; j++)
-                            ds[j] *= llmi_dropout_factor(
-                                a->dropout, a->seed,
-                                llmi_attention_mask_index(a, sequence, head, i0 + r, j0 + j));
+                    llmi_attention_drop(a, ds, valid, sequence, head, i0 + r, j0);
                     kernels->softmax_backward(ds, ds, p, s.sum[r], a->scale, valid, 0);
-                    if (a->dropout > 0.0f)
-                        for (j = 0; j < valid; j++)
-                            p[j] *= llmi_dropout_factor(
-                                a->dropout, a->seed,
-                                llmi_attention_mask_index(a, sequence, head, i0 + r, j0 + j));
+                    llmi_attention_drop(a, p, valid, sequence, head, i0 + r, j0);
                 }
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
                 memset(ds + valid, 0, (keys - valid) * sizeof(float));
@@ -3433,7 +3429,9 @@ typedef struct llmi_tensor {
     size_t offset; /* floats from the start of the flat blocks; a multiple of 16 */
     float init_std, init_value;        /* N(0, init_std) where that is not 0, else the value   */
     int by_product; /* its gradient's first term is written by a matrix product; */
-} llmi_tensor;                         /* others must be cleared before they are added to         */
+                                       /* others must be cleared before they are added to         */
+    int no_gradient;                   /* a router's bias                                         */
+} llmi_tensor;
 
 typedef struct llmi_table {
     llmi_tensor *rows;                 /* NULL: count only */
@@ -3530,12 +3528,17 @@ typedef struct llmi_ds_layer {
     int enorm, hnorm, eh, mtp_norm;    /* of an MTP module, whose block the others are */
 } llmi_ds_layer;
 
-static int llmi_ds_add(llmi_table *table, int layer, const char *name, int d0, int d1, int kind) {
+typedef enum llmi_kind { LLMI_MATRIX, LLMI_NORM, LLMI_BIAS, LLMI_ROUTER_BIAS } llmi_kind;
+
+static int llmi_ds_add(llmi_table *table, int layer, const char *name, int d0, int d1,
+                       llmi_kind kind) {
+    const int at = (int)table->n;
     char full[72];
     snprintf(full, sizeof full, "model.layers.%%d.%s", name);
-    llmi_table_add(table, full, layer, d0, d1, kind == 0 ? 0.02f : 0.0f, kind == 1 ? 1.0f : 0.0f,
-                   kind == 0);
-    return (int)table->n - 1;
+    llmi_table_add(table, full, layer, d0, d1, kind == LLMI_MATRIX ? 0.02f : 0.0f,
+                   kind == LLMI_NORM ? 1.0f : 0.0f, kind == LLMI_MATRIX);
+    if (table->rows) table->rows[at].no_gradient = kind == LLMI_ROUTER_BIAS;
+    return at;
 }
 
 /* gate, up, down of one FFN; -> the first's place */
@@ -3546,7 +3549,7 @@ static int llmi_ds_add_ffn(llmi_table *table, int layer, const char *prefix, int
     int i;
     for (i = 0; i < 3; i++) {
         snprintf(name, sizeof name, "%s.%s.weight", prefix, parts[i]);
-        (void)llmi_ds_add(table, layer, name, i < 2 ? F : C, i < 2 ? C : F, 0);
+        (void)llmi_ds_add(table, layer, name, i < 2 ? F : C, i < 2 ? C : F, LLMI_MATRIX);
     }
     return first;
 }
@@ -3558,37 +3561,39 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
     const int q_width = H * (c->qk_nope_head_dim + c->qk_rope_head_dim), bias = c->attention_bias;
     char name[48];
     int e;
-    w->norm1 = llmi_ds_add(table, layer, "input_layernorm.weight", C, 0, 1);
+    w->norm1 = llmi_ds_add(table, layer, "input_layernorm.weight", C, 0, LLMI_NORM);
     if (c->q_lora_rank) {
-        w->q_a = llmi_ds_add(table, layer, "self_attn.q_a_proj.weight", c->q_lora_rank, C, 0);
+        w->q_a = llmi_ds_add(table, layer, "self_attn.q_a_proj.weight", c->q_lora_rank, C,
+                             LLMI_MATRIX);
         if (bias)
             w->q_a_bias = llmi_ds_add(table, layer, "self_attn.q_a_proj.bias", c->q_lora_rank, 0,
-                                      2);
+                                      LLMI_BIAS);
         w->q_norm = llmi_ds_add(table, layer, "self_attn.q_a_layernorm.weight", c->q_lora_rank, 0,
-                                1);
-        w->q = llmi_ds_add(table, layer, "self_attn.q_b_proj.weight", q_width, c->q_lora_rank, 0);
+                                LLMI_NORM);
+        w->q = llmi_ds_add(table, layer, "self_attn.q_b_proj.weight", q_width, c->q_lora_rank,
+                           LLMI_MATRIX);
     } else {
-        w->q = llmi_ds_add(table, layer, "self_attn.q_proj.weight", q_width, C, 0);
+        w->q = llmi_ds_add(table, layer, "self_attn.q_proj.weight", q_width, C, LLMI_MATRIX);
     }
     w->kv_a = llmi_ds_add(table, layer, "self_attn.kv_a_proj_with_mqa.weight",
-                          c->kv_lora_rank + c->qk_rope_head_dim, C, 0);
+                          c->kv_lora_rank + c->qk_rope_head_dim, C, LLMI_MATRIX);
     if (bias)
         w->kv_a_bias = llmi_ds_add(table, layer, "self_attn.kv_a_proj_with_mqa.bias",
-                                   c->kv_lora_rank + c->qk_rope_head_dim, 0, 2);
+                                   c->kv_lora_rank + c->qk_rope_head_dim, 0, LLMI_BIAS);
     w->kv_norm = llmi_ds_add(table, layer, "self_attn.kv_a_layernorm.weight", c->kv_lora_rank, 0,
-                             1);
+                             LLMI_NORM);
     w->kv_b = llmi_ds_add(table, layer, "self_attn.kv_b_proj.weight",
-                          H * (c->qk_nope_head_dim + c->v_head_dim), c->kv_lora_rank, 0);
-    w->o = llmi_ds_add(table, layer, "self_attn.o_proj.weight", C, H * c->v_head_dim, 0);
-    if (bias) w->o_bias = llmi_ds_add(table, layer, "self_attn.o_proj.bias", C, 0, 2);
-    w->norm2 = llmi_ds_add(table, layer, "post_attention_layernorm.weight", C, 0, 1);
+                          H * (c->qk_nope_head_dim + c->v_head_dim), c->kv_lora_rank, LLMI_MATRIX);
+    w->o = llmi_ds_add(table, layer, "self_attn.o_proj.weight", C, H * c->v_head_dim, LLMI_MATRIX);
+    if (bias) w->o_bias = llmi_ds_add(table, layer, "self_attn.o_proj.bias", C, 0, LLMI_BIAS);
+    w->norm2 = llmi_ds_add(table, layer, "post_attention_layernorm.weight", C, 0, LLMI_NORM);
     if (!moe) {
         w->ffn = llmi_ds_add_ffn(table, layer, "mlp", C, c->d_ffn);
         return;
     }
-    w->router = llmi_ds_add(table, layer, "mlp.gate.weight", c->n_routed_experts, C, 0);
+    w->router = llmi_ds_add(table, layer, "mlp.gate.weight", c->n_routed_experts, C, LLMI_MATRIX);
     w->router_bias = llmi_ds_add(table, layer, "mlp.gate.e_score_correction_bias",
-                                 c->n_routed_experts, 0, 3);
+                                 c->n_routed_experts, 0, LLMI_ROUTER_BIAS);
     w->experts = (int)table->n;
     for (e = 0; e < c->n_routed_experts; e++) {
         const llmi_table before = *table;
@@ -3616,13 +3621,15 @@ static void llmi_ds_table(llmi_table *table, const llm_config *c, llmi_ds_layer 
         llmi_ds_layer *w = layers ? &layers[l] : &scratch;
         memset(w, 0xff, sizeof *w);    /* all -1 */
         if (l >= c->n_layers) {
-            w->enorm = llmi_ds_add(table, l, "enorm.weight", c->d_model, 0, 1);
-            w->hnorm = llmi_ds_add(table, l, "hnorm.weight", c->d_model, 0, 1);
-            w->eh = llmi_ds_add(table, l, "eh_proj.weight", c->d_model, 2 * c->d_model, 0);
+            w->enorm = llmi_ds_add(table, l, "enorm.weight", c->d_model, 0, LLMI_NORM);
+            w->hnorm = llmi_ds_add(table, l, "hnorm.weight", c->d_model, 0, LLMI_NORM);
+            w->eh = llmi_ds_add(table, l, "eh_proj.weight", c->d_model, 2 * c->d_model,
+                                LLMI_MATRIX);
         }
         llmi_ds_block_table(table, c, l, w);
         if (l >= c->n_layers)
-            w->mtp_norm = llmi_ds_add(table, l, "shared_head.norm.weight", c->d_model, 0, 1);
+            w->mtp_norm = llmi_ds_add(table, l, "shared_head.norm.weight", c->d_model, 0,
+                                      LLMI_NORM);
     }
     llmi_table_add(table, "model.norm.weight", -1, c->d_model, 0, 0.0f, 1.0f, 0);
     if (!c->tie_embeddings)
@@ -4364,9 +4371,10 @@ static void llmi_mla_carve_saved(llmi_mla_saved *s, llmi_arena *exact, llmi_aren
 typedef struct llmi_mla_rows {
     const llmi_run *run;
     const llmi_mla_saved *s;
-    float *k, *dq, *dk, *dkv, *dkr, *latent;
-    const float *kv, *kr;
-    size_t kr_stride;
+    float *q, *kr;                     /* to turn; in the backward, their gradients */
+    float *k, *dk, *dkv, *latent;
+    const float *kv, *keys_kr;
+    size_t kr_stride;                  /* of keys_kr */
     int layer;
     float sign;
 } llmi_mla_rows;
@@ -4401,9 +4409,9 @@ static void llmi_mla_turn_task(void *argument, size_t row, int thread) {
     size_t h;
     (void)thread;
     for (h = 0; h < H; h++)
-        llmi_rope_turn(job->dq + (row * H + h) * qk + nope, angles, c->qk_rope_head_dim,
+        llmi_rope_turn(job->q + (row * H + h) * qk + nope, angles, c->qk_rope_head_dim,
                        c->rope_half_split, job->sign);
-    llmi_rope_turn(job->dkr + row * (size_t)c->qk_rope_head_dim, angles, c->qk_rope_head_dim,
+    llmi_rope_turn(job->kr + row * (size_t)c->qk_rope_head_dim, angles, c->qk_rope_head_dim,
                    c->rope_half_split, job->sign);
 }
 
@@ -4418,17 +4426,17 @@ static void llmi_mla_keys_task(void *argument, size_t row, int thread) {
     for (h = 0; h < H; h++) {
         float *k = job->k + (row * H + h) * (nope + rope);
         memcpy(k, job->kv + (row * H + h) * llmi_kv_width(c), nope * sizeof(float));
-        memcpy(k + nope, job->kr + row * job->kr_stride, rope * sizeof(float));
+        memcpy(k + nope, job->keys_kr + row * job->kr_stride, rope * sizeof(float));
     }
 }
 
-/* its backward: dk_nope to its place in dkv, the sum of dk_rope over the heads to dkr */
+/* its backward: dk_nope to its place in dkv, the sum of dk_rope over the heads to kr's */
 static void llmi_mla_keys_backward_task(void *argument, size_t row, int thread) {
     const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const size_t H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim,
                  rope = (size_t)c->qk_rope_head_dim;
-    float *dkr = job->dkr + row * rope;
+    float *dkr = job->kr + row * rope;
     size_t h, i;
     (void)thread;
     for (i = 0; i < rope; i++) dkr[i] = 0.0f;
@@ -4611,8 +4619,8 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     memset(&job, 0, sizeof job);
     job.run = run;
     job.s = s;
-    job.dq = s->q;
-    job.dkr = s->kr;
+    job.q = s->q;
+    job.kr = s->kr;
     job.sign = 1.0f;
     job.layer = layer;
     llmi_parallel(context, n, llmi_mla_turn_task, &job);
@@ -4632,7 +4640,7 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
                     longest, 0);
         job.k = run->ds.k;
         job.kv = run->ds.kv;
-        job.kr = cache + R;
+        job.keys_kr = cache + R;
         job.kr_stride = R + rope;
         llmi_parallel(context, longest, llmi_mla_keys_task, &job);
         llmi_mla_attention(run, &a, s, run->ds.k, run->ds.kv);
@@ -4644,7 +4652,7 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
         llmi_matmul(context, s->kv, kv_width, run->ds.cn, llmi_dense(run, w->kv_b), NULL, n, 0);
         job.k = run->ds.k;
         job.kv = s->kv;
-        job.kr = s->kr;
+        job.keys_kr = s->kr;
         job.kr_stride = rope;
         llmi_parallel(context, n, llmi_mla_keys_task, &job);
         llmi_mla_attention(run, &a, s, run->ds.k, s->kv);
@@ -4675,7 +4683,7 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
     job.s = s;
     job.k = work->k;
     job.kv = s->kv;
-    job.kr = s->kr;
+    job.keys_kr = s->kr;
     job.kr_stride = rope;
     llmi_parallel(context, n, llmi_mla_keys_task, &job);
     llmi_mla_attention(run, &a, s, work->k, s->kv);
@@ -4689,8 +4697,8 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
     llmi_attention_backward_run(context, &a);
     job.dk = work->dk;
     job.dkv = work->dkv;
-    job.dkr = work->dkr;
-    job.dq = work->dq;
+    job.kr = work->dkr;
+    job.q = work->dq;
     job.sign = -1.0f;
     llmi_parallel(context, n, llmi_mla_keys_backward_task, &job);
     llmi_parallel(context, n, llmi_mla_turn_task, &job);
@@ -4763,7 +4771,6 @@ typedef struct llmi_moe_rows {
     const llmi_moe_saved *s;
     const float *bias, *from;
     float *to, *other;
-    int layer;
 } llmi_moe_rows;
 
 /* scores hold logits; becomes sigmoid, choice and weights of a row. Ties go to the lower expert. */
@@ -4991,7 +4998,6 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     job.run = run;
     job.s = s;
     job.bias = llmi_weight(run, w->router_bias);
-    job.layer = layer;
     llmi_matmul(run->context, s->scores, E, h, llmi_router(run, w->router), NULL, n, 0);
     llmi_parallel(run->context, n, llmi_route_task, &job);
     llmi_moe_sort(run, s);
@@ -5960,7 +5966,9 @@ LLM_API llm_result llm_mtp_module_backward(llm_context *context, float *de, floa
     return llmi_part_close(&p, NULL, dweights);
 }
 
-/* ---- whole batches without a cache ----------------------------------------------------------- */
+/* ============================================================================================
+ * >>score        logits and log-probabilities of whole batches, without a cache
+ * ========================================================================================== */
 static llm_result llmi_check_batch(const llm_model *model, const int32_t *tokens, int B, int T,
                                    int max_B, int max_T, llm_error *err) {
     if (!model || !tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or tokens is NULL");
@@ -6195,7 +6203,6 @@ static void llmi_train_resolve(llm_train_desc *d) {
 }
 
 LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
-    const double pi = 3.14159265358979323846;
     llm_train_desc d;
     double high, low, done;
     if (!desc) return 0.0f;
@@ -6214,7 +6221,7 @@ LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
         if (step < start) return (float)high;
         return (float)(high + (low - high) * (double)(step - start) / (double)d.decay_steps);
     }
-    return (float)(low + (high - low) * 0.5 * (1.0 + cos(pi * done)));
+    return (float)(low + (high - low) * 0.5 * (1.0 + cos(LLMI_PI * done)));
 }
 
 /* ============================================================================================
@@ -6662,7 +6669,7 @@ LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i) {
     row = &trainer->model->table.rows[i];
     return llmi_tensor_view(
         &trainer->model->table, i,
-        strstr(row->name, "e_score_correction_bias") ? NULL : trainer->gradients + row->offset);
+        row->no_gradient ? NULL : trainer->gradients + row->offset);
 }
 LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count) {
     if (count) *count = trainer ? trainer->floats : 0;
@@ -7164,7 +7171,7 @@ typedef struct llmi_candidate { float logit; int32_t token; } llmi_candidate;
 static int llmi_candidate_before(const llmi_candidate *a, const llmi_candidate *b) {
     return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
 }
-static void llmi_heap_sift(llmi_candidate *heap, size_t n, size_t i) {
+static void llmi_candidate_sift(llmi_candidate *heap, size_t n, size_t i) {
     const llmi_candidate moving = heap[i];
     for (;;) {
         size_t child = 2 * i + 1;
@@ -7256,7 +7263,7 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
         if (filter_p && !filter_k)
             for (i = 0; i < all; i++)
                 total += exp(((double)heap[i].logit - top) / (double)p.temperature);
-        for (i = all / 2; i-- > 0;) llmi_heap_sift(heap, all, i);
+        for (i = all / 2; i-- > 0;) llmi_candidate_sift(heap, all, i);
         while (left) { /* the k-th largest goes to the heap's freed end, heap[all - k] */
             const llmi_candidate next = heap[0];
             const double weight = exp(((double)next.logit - top) / (double)p.temperature);
@@ -7265,7 +7272,7 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
                 (weight < (double)p.min_p || (filter_p && reached >= (double)p.top_p * total)))
                 break;
             heap[0] = heap[--left];
-            llmi_heap_sift(heap, left, 0);
+            llmi_candidate_sift(heap, left, 0);
             heap[left] = next;
             weights[n_kept++] = weight;
             least = next.logit;
@@ -10220,7 +10227,7 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
 #else
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err) {
-    char name[4096], merges_name[4096];
+    char name[LLMI_PATH], merges_name[LLMI_PATH];
     void *text = NULL, *merges = NULL;
     size_t size = 0, merges_size = 0;
     llm_tokenizer *t = NULL;
@@ -10338,7 +10345,7 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
 
 LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
                                       llm_error *err) {
-    char name[4096];
+    char name[LLMI_PATH];
     llmi_text text;
     llm_result result;
     const size_t n = path ? strlen(path) : 0;
@@ -12053,7 +12060,7 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
 #endif
 
 /* ============================================================================================
- * The passes: >>kernels, below, once per instruction set; then the tables
+ * >>passes       >>kernels, below, once per instruction set; what this CPU can run
  * ========================================================================================== */
 #ifndef LLM_SELF
     #define LLM_SELF "llm.h" /* how this file includes itself: define it if you rename the file */

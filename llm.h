@@ -7197,14 +7197,73 @@ static llm_result llmi_check_sampling(const llm_sampling *p, llm_error *err) {
                      (double)p->min_p);
 }
 
+/* the finite logits, penalised; -> how many there are: NaN and infinities are never drawn */
+static size_t llmi_candidates(llmi_candidate *all, const float *logits, size_t V, float penalty,
+                              const int32_t *history, size_t n_history) {
+    size_t i, n = 0;
+    for (i = 0; i < V; i++) {
+        all[i].logit = logits[i];
+        all[i].token = (int32_t)i;
+    }
+    for (i = 0; i < n_history; i++) {  /* from logits: once however often a token occurs */
+        const float x = logits[history[i]];
+        all[history[i]].logit = x < 0.0f ? x * penalty : x / penalty;
+    }
+    for (i = 0; i < V; i++)
+        if (all[i].logit >= -FLT_MAX && all[i].logit <= FLT_MAX) all[n++] = all[i];
+    return n;
+}
+
+/* proportional to a candidate's probability; top: the largest logit */
+static double llmi_candidate_weight(float logit, double top, float temperature) {
+    return exp(((double)logit - top) / (double)temperature);
+}
+
+/* What top-k, top-p and min-p leave of n candidates: they go to the end of the heap, the most
+ * likely last, their weights to weights, the most likely first; -> how many they are. */
+static size_t llmi_sample_filter(llmi_candidate *heap, size_t n, double *weights, double top,
+                                 const llm_sampling *p) {
+    const int filter_k = p->top_k > 0, filter_p = p->top_p > 0.0f && p->top_p < 1.0f;
+    const size_t limit = filter_k ? llmi_min((size_t)p->top_k, n) : n;
+    size_t left = n, kept = 0, i;
+    double total = 0.0, reached = 0.0;
+    float least = 0.0f;                /* of the top k; its equals stay, too */
+    if (filter_p && !filter_k)
+        for (i = 0; i < n; i++)
+            total += llmi_candidate_weight(heap[i].logit, top, p->temperature);
+    for (i = n / 2; i-- > 0;) llmi_candidate_sift(heap, n, i);
+    while (left) {       /* the k-th largest goes to the heap's freed end, heap[n - k] */
+        const llmi_candidate next = heap[0];
+        const double weight = llmi_candidate_weight(next.logit, top, p->temperature);
+        if (kept >= limit && next.logit < least) break;
+        if (kept && !filter_k &&
+            (weight < (double)p->min_p || (filter_p && reached >= (double)p->top_p * total)))
+            break;
+        heap[0] = heap[--left];
+        llmi_candidate_sift(heap, left, 0);
+        heap[left] = next;
+        weights[kept++] = weight;
+        least = next.logit;
+        reached += weight;
+    }
+    if (filter_p) {      /* the smallest set that reaches top_p of what top-k left */
+        if (filter_k) total = reached;
+        for (i = 0, reached = 0.0; i < kept && reached < (double)p->top_p * total; i++)
+            reached += weights[i];
+        kept = llmi_max(i, 1);
+    }
+    while (kept > 1 && weights[kept - 1] < (double)p->min_p) kept--;
+    return kept;
+}
+
 LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float *logits,
                               int vocab_size, const llm_sampling *sampling, const int32_t *history,
                               int n_history, uint64_t counter, llm_error *err) {
     llm_sampling p;
-    llmi_candidate *heap;
-    double *weights, top, draw, sum = 0.0;
-    size_t V = (size_t)vocab_size, left, all, best, n_kept = 0, i;
-    int filter_k, filter_p, ordered, penalised;
+    llmi_candidate *all;
+    double *weights, draw, sum = 0.0;
+    size_t V = (size_t)vocab_size, n, kept, best = 0, i;
+    int penalised, filtered;
     memset(&p, 0, sizeof p);
     if (sampling) p = *sampling;
     if (!context || !token || !logits || (n_history > 0 && !history))
@@ -7223,76 +7282,34 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
             return LLM_OK;
         }
     }
-    LLMI_TRY(llmi_scratch_reserve(context, llmi_mul(V, sizeof *heap + sizeof *weights), err));
+    LLMI_TRY(llmi_scratch_reserve(context, llmi_mul(V, sizeof *all + sizeof *weights), err));
     weights = (double *)context->scratch;
-    heap = (llmi_candidate *)(void *)(weights + V);
-    filter_k = p.top_k > 0;
-    filter_p = p.top_p > 0.0f && p.top_p < 1.0f;
-    ordered = filter_k || filter_p || p.min_p > 0.0f;
-    for (i = 0; i < V; i++) {
-        heap[i].logit = logits[i];
-        heap[i].token = (int32_t)i;
-    }
-    if (penalised)
-        for (i = 0; i < (size_t)n_history;
-             i++) { /* from logits: once however often a token occurs */
-            const float x = logits[history[i]];
-            heap[history[i]].logit = x < 0.0f ? x * p.repetition_penalty : x / p.repetition_penalty;
-        }
-    for (i = left = 0; i < V; i++)                         /* NaN and infinities are never drawn */
-        if (heap[i].logit >= -FLT_MAX && heap[i].logit <= FLT_MAX) heap[left++] = heap[i];
-    if (!left)
+    all = (llmi_candidate *)(void *)(weights + V);
+    n = llmi_candidates(all, logits, V, p.repetition_penalty, history,
+                        penalised ? (size_t)n_history : 0);
+    if (!n)
         return llmi_fail(err, LLM_ERR_NUMERIC, "sample: none of %d logits is finite", vocab_size);
-    best = 0;
-    for (i = 1; i < left; i++)
-        if (llmi_candidate_before(&heap[i], &heap[best])) best = i;
-    top = (double)heap[best].logit;
-    all = left;
+    for (i = 1; i < n; i++)
+        if (llmi_candidate_before(&all[i], &all[best])) best = i;
     if (p.temperature == 0.0f) {
-        *token = heap[best].token;
+        *token = all[best].token;
         return LLM_OK;
     }
-    if (!ordered) {
-        for (i = 0; i < all; i++)
-            sum += weights[i] = exp(((double)heap[i].logit - top) / (double)p.temperature);
-        n_kept = all;
-    } else {
-        const size_t limit = filter_k ? llmi_min((size_t)p.top_k, all) : all;
-        float least = 0.0f;            /* of the top k; its equals stay, too */
-        double total = 0.0, reached = 0.0;
-        if (filter_p && !filter_k)
-            for (i = 0; i < all; i++)
-                total += exp(((double)heap[i].logit - top) / (double)p.temperature);
-        for (i = all / 2; i-- > 0;) llmi_candidate_sift(heap, all, i);
-        while (left) { /* the k-th largest goes to the heap's freed end, heap[all - k] */
-            const llmi_candidate next = heap[0];
-            const double weight = exp(((double)next.logit - top) / (double)p.temperature);
-            if (n_kept >= limit && next.logit < least) break;
-            if (n_kept && !filter_k &&
-                (weight < (double)p.min_p || (filter_p && reached >= (double)p.top_p * total)))
-                break;
-            heap[0] = heap[--left];
-            llmi_candidate_sift(heap, left, 0);
-            heap[left] = next;
-            weights[n_kept++] = weight;
-            least = next.logit;
-            reached += weight;
-        }
-        if (filter_p) {                /* the smallest set that reaches top_p of what top-k left */
-            if (filter_k) total = reached;
-            for (i = 0, reached = 0.0; i < n_kept && reached < (double)p.top_p * total; i++)
-                reached += weights[i];
-            n_kept = llmi_max(i, 1);
-        }
-        while (n_kept > 1 && weights[n_kept - 1] < (double)p.min_p) n_kept--;
-        for (i = 0; i < n_kept; i++) sum += weights[i];
+    filtered = p.top_k > 0 || (p.top_p > 0.0f && p.top_p < 1.0f) || p.min_p > 0.0f;
+    kept = n;
+    if (filtered) kept = llmi_sample_filter(all, n, weights, (double)all[best].logit, &p);
+    else {
+        const double top = (double)all[best].logit;
+        for (i = 0; i < n; i++)
+            weights[i] = llmi_candidate_weight(all[i].logit, top, p.temperature);
     }
+    for (i = 0; i < kept; i++) sum += weights[i];
     draw = (double)(llm_random(p.seed, counter) >> 11) / 9007199254740992.0 * sum;
-    for (i = 0; i + 1 < n_kept; i++) {
+    for (i = 0; i + 1 < kept; i++) {
         draw -= weights[i];
         if (draw < 0.0) break;
     }
-    *token = heap[ordered ? all - 1 - i : i].token;
+    *token = all[filtered ? n - 1 - i : i].token;
     return LLM_OK;
 }
 

@@ -11968,16 +11968,15 @@ static llm_result llmi_checkpoint_check(const llmi_shard *shard, llmi_entry *con
 }
 
 /* part: LLMI_HASH_PART bytes of room */
-static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *part,
-                                       llm_error *err) {
+/* it is a checkpoint, and its configuration is the trainer's; -> entries */
+static llm_result llmi_checkpoint_match(const llm_trainer *t, llmi_shard *shard,
+                                        llmi_entry **entries, char *part, llm_error *err) {
     const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
     const int format = llmi_json_get(&shard->json, metadata, "format");
     const int version = llmi_json_get(&shard->json, metadata, "version");
-    const llm_allocator *allocator = t->model->allocator;
     const char *name = shard->source.name;
-    llmi_entry *entries[LLMI_N_CKPT];
+    const llmi_entry *theirs;
     llmi_piece pieces[LLMI_N_CKPT];
-    int64_t state[LLMI_N_STATE];
     llmi_text mine;
     llm_result result;
     size_t n;
@@ -11994,42 +11993,59 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *
         if (!entries[i])
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %s is missing", name, pieces[i].name);
     }
-    n = (size_t)(entries[LLMI_CKPT_CONFIGURATION]->end - entries[LLMI_CKPT_CONFIGURATION]->begin);
+    theirs = entries[LLMI_CKPT_CONFIGURATION];
+    n = (size_t)(theirs->end - theirs->begin);
     if (n > LLMI_HASH_PART)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a configuration of %lu bytes", name,
                          (unsigned long)n);
-    LLMI_TRY(
-        llmi_source_read(&shard->source, entries[LLMI_CKPT_CONFIGURATION]->begin, part, n, err));
+    LLMI_TRY(llmi_source_read(&shard->source, theirs->begin, part, n, err));
     memset(&mine, 0, sizeof mine);
-    mine.allocator = allocator;
+    mine.allocator = t->model->allocator;
     llmi_trainer_describe(&mine, t);
     result = mine.failed != LLM_OK ? llmi_fail(err, LLM_ERR_MEMORY,
                                                "out of memory: the configuration of %.120s", name)
                                    : llmi_compare_lines(name, part, n, mine.data, mine.size, err);
     llmi_text_free(&mine);
-    if (result != LLM_OK) return result;
-    if (entries[LLMI_CKPT_STATE]->end - entries[LLMI_CKPT_STATE]->begin != sizeof state)
+    return result;
+}
+
+/* the counters */
+static llm_result llmi_checkpoint_state(llmi_shard *shard, const llmi_entry *entry, int64_t *state,
+                                        llm_error *err) {
+    const char *name = shard->source.name;
+    const size_t size = LLMI_N_STATE * sizeof *state;
+    int i;
+    if (entry->end - entry->begin != size)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a state of %llu bytes, not %lu", name,
-                         (unsigned long long)(entries[LLMI_CKPT_STATE]->end -
-                                              entries[LLMI_CKPT_STATE]->begin),
-                         (unsigned long)sizeof state);
-    LLMI_TRY(llmi_source_read(&shard->source, entries[LLMI_CKPT_STATE]->begin, state, sizeof state,
-                              err));
+                         (unsigned long long)(entry->end - entry->begin), (unsigned long)size);
+    LLMI_TRY(llmi_source_read(&shard->source, entry->begin, state, size, err));
     for (i = LLMI_STATE_STEP; i <= LLMI_STATE_ACCUMULATED; i++)
         if (state[i] < 0 || state[i] > (i == LLMI_STATE_ACCUMULATED ? INT_MAX : INT64_MAX) / 2)
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: counter %d is %lld", name, i,
                              (long long)state[i]);
+    return LLM_OK;
+}
+
+static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *part,
+                                       llm_error *err) {
+    llmi_entry *entries[LLMI_N_CKPT];
+    llmi_piece pieces[LLMI_N_CKPT];
+    int64_t state[LLMI_N_STATE];
+    size_t n;
+    int i;
+    LLMI_TRY(llmi_checkpoint_match(t, shard, entries, part, err));
+    LLMI_TRY(llmi_checkpoint_state(shard, entries[LLMI_CKPT_STATE], state, err));
     llmi_trainer_pieces(t, pieces, state[LLMI_STATE_ACCUMULATED] > 0);
     for (i = LLMI_CKPT_WEIGHTS; i < LLMI_N_CKPT; i++)
         if (entries[i]->end - entries[i]->begin != pieces[i].size)
-            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: %s has %llu bytes, not %llu", name,
-                             pieces[i].name,
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: %s has %llu bytes, not %llu",
+                             shard->source.name, pieces[i].name,
                              (unsigned long long)(entries[i]->end - entries[i]->begin),
                              (unsigned long long)pieces[i].size);
     LLMI_TRY(llmi_checkpoint_check(shard, entries, part, err));
     n = (size_t)(entries[LLMI_CKPT_USER]->end - entries[LLMI_CKPT_USER]->begin);
-    LLMI_TRY(llmi_grow(allocator, &t->user_data, &t->user_data_capacity, t->user_data_size, n,
-                       "user data", err));
+    LLMI_TRY(llmi_grow(t->model->allocator, &t->user_data, &t->user_data_capacity,
+                       t->user_data_size, n, "user data", err));
     pieces[LLMI_CKPT_USER].data = t->user_data;
     pieces[LLMI_CKPT_USER].size = n;
     for (i = LLMI_CKPT_USER; i < LLMI_N_CKPT; i++)

@@ -68,12 +68,20 @@ owned<llm_model> load_or_make(const char *directory) {
 
 int main(int argc, char **argv) try {
     std::vector<int32_t> prompt(argc > 2 ? argc - 2 : 1);
-    for (int i = 2; i < argc; i++)
-        if (!(std::istringstream(argv[i]) >> prompt[i - 2]))
-            throw std::invalid_argument(std::string(argv[i]) + ": not the number of a token");
+    for (int i = 1; i < argc; i++) {
+        const std::string text = argv[i];
+        if (text == "--help" || text == "-h") {
+            std::cout << "usage: embed [MODEL_DIRECTORY [TOKEN]...]\n";
+            return 0;
+        }
+        std::istringstream number(text);
+        if (i > 1 && !(number >> prompt[i - 2] && number.eof()))
+            throw std::invalid_argument(text + ": not the number of a token");
+    }
     generator model(load_or_make(argc > 1 ? argv[1] : nullptr));
     model.run(prompt, 16, [](int32_t token) { std::cout << token << ' ' << std::flush; });
-    std::cout << '\n';
+    std::cout << std::endl;
+    if (!std::cout) throw std::runtime_error("cannot write to standard output");
 } catch (const std::exception &error) {
     std::cerr << "embed: " << error.what() << '\n';
     return 1;

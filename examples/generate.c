@@ -13,10 +13,11 @@
     do { if (!(ok)) { fprintf(stderr, "generate: " __VA_ARGS__); exit(1); } } while (0)
 #define TRY(ok) CHECK(ok, "%s\n", error.message)
 static llm_error error;
+static int help;
 
 /* the number behind name in args (both become ""), or other; with --help, prints a line about it */
 static double number(char **args, const char *name, double other, const char *about) {
-    if (args[0] && !strcmp(args[0], "--help")) printf("  %-14s %s [%g]\n", name, about, other);
+    if (help) printf("  %-14s %s [%g]\n", name, about, other);
     for (; args[0] && args[1]; args++) {
         char *end;
         if (strcmp(args[0], name)) continue;
@@ -26,6 +27,12 @@ static double number(char **args, const char *name, double other, const char *ab
         args[1] = args[0] += strlen(name);
     }
     return other;
+}
+static int integer(char **args, const char *name, int other, const char *about) {
+    const double x = number(args, name, other, about);
+    CHECK(x >= 0 && x == floor(x), "%s %.10g: not a whole number from 0 to 999999999\n", name,
+          x);
+    return (int)x;
 }
 
 /* text on its way out: a character of UTF-8 may be spread over several tokens */
@@ -41,14 +48,15 @@ static int print_token(int32_t token, void *user) {
     const size_t room = sizeof s->text - s->n;
     size_t added = 0, whole;
     if (token == s->stop) return 0;
-    if (llm_tokenizer_decode(s->tokenizer, &token, 1, s->text + s->n, room, &added, NULL)) return 1;
+    /* a model may have more tokens than its tokenizer: these add nothing */
+    llm_tokenizer_decode(s->tokenizer, &token, 1, s->text + s->n, room, &added, NULL);
     s->n += added < room ? added : room;
     whole = llm_utf8_complete(s->text, s->n);
     fwrite(s->text, 1, whole, stdout);
     fflush(stdout);
     s->n -= whole;
     memmove(s->text, s->text + whole, s->n);
-    return 0;
+    return ferror(stdout);
 }
 
 int main(int argc, char **argv) {
@@ -63,17 +71,17 @@ int main(int argc, char **argv) {
     char **args = argv + (argc > 0);
     int32_t *tokens;
     size_t n = 0, size;
-    const int help = args[0] && !strcmp(args[0], "--help");
 
+    for (int i = 0; args[i]; i++) help |= !strcmp(args[i], "--help") || !strcmp(args[i], "-h");
     if (help) printf("usage: generate DIRECTORY [PROMPT] [OPTION NUMBER]...\n");
-    desc.max_new_tokens = (int)number(args, "--tokens", 200, "at most so many; 0 = what fits");
+    desc.max_new_tokens = integer(args, "--tokens", 200, "at most so many; 0 = what fits");
     desc.sampling.temperature = (float)number(args, "--temperature", 0.8, "0 = the likeliest");
-    desc.sampling.top_k = (int)number(args, "--top-k", 0, "only the k likeliest; 0 = all");
+    desc.sampling.top_k = integer(args, "--top-k", 0, "only the k likeliest; 0 = all");
     desc.sampling.top_p = (float)number(args, "--top-p", 0.95, "only the likeliest of this mass");
     desc.sampling.min_p = (float)number(args, "--min-p", 0, "none below this share of the top");
     desc.sampling.repetition_penalty = (float)number(args, "--penalty", 0, "on repetition, as 1.2");
-    desc.sampling.seed = (uint64_t)number(args, "--seed", 1, "of the random numbers");
-    model_desc.n_threads = (int)number(args, "--threads", 0, "0 = what OpenMP says");
+    desc.sampling.seed = (uint64_t)integer(args, "--seed", 1, "of the random numbers");
+    model_desc.n_threads = integer(args, "--threads", 0, "0 = what OpenMP says");
     if (help) return 0;
     for (; *args; args++) {
         CHECK(strncmp(*args, "--", 2), "%s: unknown, or without a number (see --help)\n", *args);
@@ -89,9 +97,9 @@ int main(int argc, char **argv) {
     TRY(session = llm_session_create(model, NULL, &error));
     out.stop = llm_tokenizer_token(tokenizer, "<|endoftext|>", 13);   /* -1: there is none */
     size = strlen(prompt);
-    tokens = (int32_t *)malloc((size + 1) * sizeof *tokens);          /* one per byte, or fewer */
+    tokens = (int32_t *)malloc((size + 1) * sizeof *tokens);    /* one per byte, and a space */
     CHECK(tokens, "out of memory\n");
-    TRY(!llm_tokenizer_encode(tokenizer, prompt, size, 1, tokens, size, &n, &error));
+    TRY(!llm_tokenizer_encode(tokenizer, prompt, size, 1, tokens, size + 1, &n, &error));
     if (!n) tokens[n++] = out.stop;                                   /* a text starts after one */
     out.tokenizer = tokenizer;
     desc.stop_tokens = &out.stop;
@@ -99,8 +107,11 @@ int main(int argc, char **argv) {
     desc.on_token = print_token;
     desc.user = &out;
     printf("%s", prompt);
-    TRY(!llm_generate(session, tokens, (int)n, &desc, NULL, 0, &stats, &error));
+    const llm_result result =
+        llm_generate(session, tokens, (int)n, &desc, NULL, 0, &stats, &error);
     printf("\n");
+    CHECK(!fflush(stdout) && !ferror(stdout), "standard output: %s\n", strerror(errno));
+    TRY(!result);
     fprintf(stderr, "prompt: %d tokens, %.0f tokens/s; then %d tokens, %.0f tokens/s\n",
             stats.n_prompt, stats.n_prompt / stats.prefill_seconds, stats.n_generated,
             stats.n_generated / stats.decode_seconds);

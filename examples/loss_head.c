@@ -55,12 +55,13 @@ static void language_model_loss(const float *logits, const int32_t *targets) {
            valid, total, logit_gradient[2 * V] == 0.0f ? "yes" : "no");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     float *h[DEPTH + 1], *logits[DEPTH + 1], *dlogits[DEPTH + 1], *lse[DEPTH + 1];
     float *weight, *dweight, *m, *v, loss, parts[DEPTH + 1];
     int32_t targets[ROWS];
     int step, k, i;
 
+    if (argc > 1) return printf("usage: %s       (without options)\n", argv[0]) < 0;
     if (!(context = llm_context_create(0, NULL, &error))) TRY(error.code);
     weight = numbers(V * C, 0.1f, 1);
     dweight = numbers(V * C, 0.0f, 0);
@@ -116,5 +117,7 @@ int main(void) {
     free(m);
     free(v);
     llm_context_free(context);
-    return 0;
+    if (!fflush(stdout) && !ferror(stdout)) return 0;
+    perror("loss_head: standard output");
+    return 1;
 }

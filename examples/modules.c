@@ -144,7 +144,8 @@ static void mtp(void) {
     free(saved);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1) return printf("usage: %s       (without options)\n", argv[0]) < 0;
     if (!(context = llm_context_create(0, NULL, &error))) TRY(error.code);
     TRY(llm_config_preset(&config, "deepseek-tiny", &error));
     config.d_model = C;
@@ -152,5 +153,7 @@ int main(void) {
     router();
     mtp();
     llm_context_free(context);
-    return 0;
+    if (!fflush(stdout) && !ferror(stdout)) return 0;
+    perror("modules: standard output");
+    return 1;
 }

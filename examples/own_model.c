@@ -68,18 +68,22 @@ static float backward(llm_context *c) {
 int main(int argc, char **argv) {
     static unsigned char text[1 << 20];                        /* of a longer file, the start */
     const char *path = argc > 1 ? argv[1] : "llm.h";
-    FILE *file = fopen(path, "rb");
-    const size_t size = file ? fread(text, 1, sizeof text, file) : 0;
-    llm_context *c = llm_context_create(1, NULL, &error);      /* too little work for two threads */
+    llm_context *c;
     llm_train_desc schedule;
     llm_sampling sampling;
     double sum = 0;
     int step, b, i;
 
+    for (i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+            return puts("usage: own_model [FILE]       (without a file: llm.h)") < 0;
+    FILE *file = fopen(path, "rb");
+    const size_t size = file ? fread(text, 1, sizeof text, file) : 0;
     snprintf(error.message, sizeof error.message, "%s: %s", path,
-             file ? "too short" : strerror(errno));
+             file && !ferror(file) ? "too short" : strerror(errno));
     check(size > N ? LLM_OK : LLM_ERR_IO);
     fclose(file);
+    c = llm_context_create(1, NULL, &error);                   /* too little work for two threads */
     check(c ? LLM_OK : LLM_ERR_MEMORY);
 
     for (i = 0; i < N_PARAMETERS; i++) {                       /* 1/sqrt of the inputs, no biases */
@@ -124,5 +128,7 @@ int main(int argc, char **argv) {
     }
     printf("\n");
     llm_context_free(c);
-    return 0;
+    if (!fflush(stdout) && !ferror(stdout)) return 0;
+    perror("own_model: standard output");
+    return 1;
 }

@@ -23,13 +23,15 @@
     do { if (!(ok)) { fprintf(stderr, "train: " __VA_ARGS__); exit(1); } } while (0)
 #define TRY(ok) CHECK(ok, "%s\n", error.message)
 static llm_error error;
+static int help;
 
 /* ---- options --------------------------------------------------------------------------------- */
 /* what stands behind name in args (both become ""), or else; with --help, prints a line about it */
 static const char *option(char **args, const char *name, const char *other, const char *about) {
-    if (args[0] && !strcmp(args[0], "--help")) printf("  %-14s %s [%s]\n", name, about, other);
+    if (help) printf("  %-14s %s [%s]\n", name, about, other);
     for (; args[0] && args[1]; args++) {
         if (strcmp(args[0], name)) continue;
+        CHECK(*args[1] && strncmp(args[1], "--", 2), "%s: without a value\n", name);
         other = args[1];
         args[1] = args[0] += strlen(name);
     }
@@ -37,7 +39,7 @@ static const char *option(char **args, const char *name, const char *other, cons
 }
 static int flag(char **args, const char *name, const char *about) {
     int found = 0;
-    if (args[0] && !strcmp(args[0], "--help")) printf("  %-14s %s\n", name, about);
+    if (help) printf("  %-14s %s\n", name, about);
     for (; *args; args++) {
         if (strcmp(*args, name)) continue;
         *args += strlen(name);
@@ -55,7 +57,13 @@ static double parse(const char *name, const char *text) {
 static double number(char **args, const char *name, const char *other, const char *about) {
     return parse(name, option(args, name, other, about));
 }
-static float or_off(double x) { return x == 0 ? LLM_OFF : (float)x; }    /* 0 is no default here */
+static int integer(char **args, const char *name, const char *other, int least, const char *about) {
+    const double x = number(args, name, other, about);
+    CHECK(x >= least && x == floor(x), "%s %.10g: not a whole number from %d to 999999999\n", name,
+          x, least);
+    return (int)x;
+}
+static float or_off(double x) { return (float)x == 0 ? LLM_OFF : (float)x; }   /* 0: no default */
 /* which of the words, divided by |; the first where there is no such option */
 static int choice(char **args, const char *name, const char *words, const char *about) {
     const char *text = option(args, name, words, about), *word = words;
@@ -118,19 +126,33 @@ static void write_tokens(const llm_tokenizer *tokenizer, char **files, int n_fil
     TRY(!llm_data_writer_finish(writer, &error));
     llm_data_writer_free(writer);
 }
+/* token files, their last tenth for validation */
+static void open_data(char **files, int n_files, const llm_train_desc *desc, llm_data **data,
+                      llm_data **valid) {
+    llm_data_desc d;
+    memset(&d, 0, sizeof d);
+    d.batch_size = desc->batch_size;
+    d.seq_len = desc->seq_len;
+    d.seed = desc->seed;
+    d.valid_fraction = 0.1f;
+    TRY(*data = llm_data_open((const char *const *)files, n_files, &d, &error));
+    TRY(!llm_data_verify(*data, &error));
+    d.valid = d.sequential = 1;
+    TRY(*valid = llm_data_open((const char *const *)files, n_files, &d, &error));
+}
 /* the newest checkpoint-STEP there, 0 if there is none; all but the keep newest are removed */
 static int64_t checkpoints(const char *out, int keep) {
     for (;;) {
         int64_t oldest = INT64_MAX, newest = 0;
         int n = 0;
         DIR *directory = opendir(out);
+        if (!directory && errno == ENOENT) return 0;
         CHECK(directory, "%s: %s\n", out, strerror(errno));
         for (struct dirent *entry; (entry = readdir(directory));) {
-            char *rest;
             if (strncmp(entry->d_name, "checkpoint-", 11)) continue;
-            const int64_t step = strtoll(entry->d_name + 11, &rest, 10);
-            if (!strncmp(rest, ".tmp.", 5)) remove(in(out, entry->d_name, 0));  /* half a one */
-            if (*rest || step < 1) continue;
+            const int64_t step = strtoll(entry->d_name + 11, NULL, 10);
+            if (step < 1 || strcmp(in(out, "checkpoint-", step) + strlen(out) + 1, entry->d_name))
+                continue;                            /* not as we write it */
             n++;
             oldest = step < oldest ? step : oldest;
             newest = step > newest ? step : newest;
@@ -140,6 +162,20 @@ static int64_t checkpoints(const char *out, int keep) {
         const char *path = in(out, "checkpoint-", oldest);
         CHECK(!remove(path), "%s: %s\n", path, strerror(errno));
     }
+}
+/* removes the files that a run was writing when it was killed: NAME.tmp.PID-NUMBER */
+static void remove_halves(const char *out, const char *below) {
+    char name[512];
+    DIR *directory = opendir(in(out, below, 0));
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        const char *suffix = strstr(entry->d_name, ".tmp.");
+        int n = 0;
+        if (suffix) sscanf(suffix, ".tmp.%*[0-9]-%*[0-9]%n", &n);
+        if (!n || suffix[n]) continue;
+        snprintf(name, sizeof name, "%s%s", below, entry->d_name);
+        remove(in(out, name, 0));
+    }
+    if (directory) closedir(directory);
 }
 /* with the rows up to step that it has; step 0: a new one */
 static FILE *open_log(const char *path, int64_t step) {
@@ -194,7 +230,8 @@ static int print_token(int32_t token, void *tokenizer) {
     char text[256];
     size_t n = 0;
     llm_tokenizer_decode((llm_tokenizer *)tokenizer, &token, 1, text, sizeof text, &n, NULL);
-    return fwrite(text, 1, n < sizeof text ? n : sizeof text, stdout) == 0;
+    fwrite(text, 1, n < sizeof text ? n : sizeof text, stdout);  /* 0 where it has no such token */
+    return ferror(stdout);
 }
 /* mean loss of batches spread over the validation part */
 static double validate(llm_trainer *trainer, const llm_data *valid, int windows, int B, int T,
@@ -221,7 +258,6 @@ int main(int argc, char **argv) {
     static llm_config config;                        /* static: all zero, so all defaults */
     static llm_model_desc model_desc;
     static llm_train_desc desc;
-    static llm_data_desc data_desc;
     static llm_session_desc session_desc;
     static llm_generate_desc sample;
     static char no_file[] = "llm.h";
@@ -232,65 +268,67 @@ int main(int argc, char **argv) {
     llm_train_stats stats;
     llm_memory memory;
     char **args = argv + (argc > 0), **files = args, data_path[4096], name[64];
-    const int terminal = isatty(1), help = args[0] && !strcmp(args[0], "--help");
+    const int terminal = isatty(1);
     int n_files = 0, n_token_files = 0;
     int64_t newest = 0;
     size_t size;
 
+    for (int i = 0; args[i]; i++) help |= !strcmp(args[i], "--help") || !strcmp(args[i], "-h");
     if (help) printf("usage: train [OPTION]... [FILE]...    texts, or *.tok; without any: llm.h\n");
     const char *out = option(args, "--out", "model", "directory for model, checkpoints, log.csv");
     const char *given = option(args, "--tokenizer", "", "tokenizer.json, or its directory, to use");
-    const int vocab = (int)number(args, "--vocab", "2048", "else: tokens to learn, 257 or more");
+    const int vocab = integer(args, "--vocab", "2048", 257, "else: tokens to learn, 257 or more");
     const char *from = option(args, "--from", "", "directory of a model to go on with");
     const char *arch = option(args, "--arch", "deepseek", "else gpt2: a tiny model of that kind");
     const char *preset = option(args, "--preset", "", "or one of those named below");
     const char *drop = option(args, "--dropout", "", "0 or above; else as --from has it, or 0");
-    desc.seq_len = (int)number(args, "--seq", "128", "tokens of a sequence");
-    desc.batch_size = (int)number(args, "--batch", "8", "sequences at a time");
-    desc.grad_accum_steps = (int)number(args, "--accumulate", "1", "such batches of an update");
-    const int steps = (int)number(args, "--steps", "600", "updates");
+    desc.seq_len = integer(args, "--seq", "128", 1, "tokens of a sequence");
+    desc.batch_size = integer(args, "--batch", "8", 1, "sequences at a time");
+    desc.grad_accum_steps = integer(args, "--accumulate", "1", 1, "such batches of an update");
+    const int steps = integer(args, "--steps", "600", 1, "updates");
     const double limit = number(args, "--seconds", "1e8", "end then, even if updates are left");
     const double lr = number(args, "--lr", "2e-3", "the highest learning rate");
     const char *min_lr = option(args, "--min-lr", "lr/10", "the lowest");
-    desc.warmup_steps = (int)number(args, "--warmup", "50", "updates until the highest is reached");
     desc.schedule = (llm_schedule)choice(args, "--schedule", "cosine|wsd|linear|constant",
-                                         "how it falls then; with wsd in the last tenth");
+                                         "how it falls; with wsd in the last tenth");
+    const int few = steps < 500 && desc.schedule != LLM_CONSTANT;
+    snprintf(name, sizeof name, "%d", few ? steps / 10 : 50);
+    desc.warmup_steps = integer(args, "--warmup", name, 0, "updates that it rises first");
     desc.beta2 = or_off(number(args, "--beta2", "0.95", "of AdamW"));
     desc.weight_decay = or_off(number(args, "--weight-decay", "0.1", "of AdamW, on matrices"));
     desc.grad_clip = or_off(number(args, "--clip", "1", "highest norm of the gradient; 0 = any"));
     desc.precision = (llm_precision)choice(args, "--precision", "f32|bf16|fp8", "of products");
     desc.recompute = flag(args, "--recompute", "activations are computed again: less memory");
-    desc.seed = (uint64_t)number(args, "--seed", "1", "of weights, batches and dropout");
-    const int eval = (int)number(args, "--eval", "100", "updates between validations, samples");
-    const int windows = (int)number(args, "--windows", "32", "sequences of a validation");
-    const int save = (int)number(args, "--save", "100", "updates between checkpoints");
-    const int keep = (int)number(args, "--keep", "2", "how many of them stay");
+    desc.seed = (uint64_t)integer(args, "--seed", "1", 0, "of weights, batches and dropout");
+    const int eval = integer(args, "--eval", "100", 0, "updates between validations, samples");
+    const int windows = integer(args, "--windows", "32", 1, "sequences of a validation");
+    const int save = integer(args, "--save", "100", 0, "updates between checkpoints");
+    const int keep = integer(args, "--keep", "2", 1, "how many of them stay");
     const int resume = flag(args, "--resume", "go on from the newest; the other options as before");
     const int overwrite = flag(args, "--overwrite", "start anew, even where there is one");
-    const int stop_at = (int)number(args, "--stop-at", "0", "stop like Ctrl-C after that update");
+    const int stop_at = integer(args, "--stop-at", "0", 0, "stop like Ctrl-C after that update");
     const int only_memory = flag(args, "--memory", "print how much memory this takes, and end");
-    model_desc.n_threads = (int)number(args, "--threads", "0", "0 = what OpenMP says");
+    model_desc.n_threads = integer(args, "--threads", "0", 0, "0 = what OpenMP says");
     for (int k = 0; help && llm_config_preset_name(k); k++)
         printf("%s %s", k ? k % 7 ? "" : "\n        " : "presets:", llm_config_preset_name(k));
     if (help) return puts("") < 0;
     for (; *args; args++) {
         CHECK(**args != '-', "%s: unknown, or without a value; see --help\n", *args);
         if (!**args) continue;
+        CHECK(!access(*args, R_OK), "%s: %s\n", *args, strerror(errno));
         n_token_files += strlen(*args) > 4 && !strcmp(strrchr(*args, 0) - 4, ".tok");
         files[n_files++] = *args;
     }
     if (!n_files) files[n_files++] = no_file;        /* in the place of an option, or of NULL */
     CHECK(!n_token_files || n_token_files == n_files, "either texts or token files, not both\n");
-    CHECK(windows > 0 && keep > 0, "--windows and --keep: at least 1\n");
     desc.learning_rate = or_off(lr);
     desc.min_lr_ratio = !strcmp(min_lr, "lr/10") ? 0.1f : or_off(parse("--min-lr", min_lr) / lr);
     if (desc.schedule != LLM_CONSTANT) desc.max_steps = steps;    /* that one has no end */
     desc.n_threads = model_desc.n_threads;
-    model_desc.seed = data_desc.seed = desc.seed;
+    model_desc.seed = desc.seed;
     const double dropout = *drop ? parse("--dropout", drop) : -1;
 
     if (!only_memory) {
-        CHECK(resume || !mkdir(out, 0777) || errno == EEXIST, "%s: %s\n", out, strerror(errno));
         newest = checkpoints(out, INT_MAX);
         CHECK(!resume || newest, "%s has no checkpoint to go on from\n", out);
         CHECK(resume || overwrite || !newest,
@@ -298,24 +336,14 @@ int main(int argc, char **argv) {
               out);
     }
 
-    /* texts become OUT/data.tok; what the model is to predict is the tokenizer's vocabulary */
+    /* what the model is to predict is the tokenizer's vocabulary */
     if (*given || *from) TRY(tokenizer = llm_tokenizer_load(*given ? given : from, NULL, &error));
-    if (!n_token_files && !only_memory) {
-        if (!tokenizer && resume) TRY(tokenizer = llm_tokenizer_load(out, NULL, &error));
-        if (!tokenizer) tokenizer = learn_tokenizer(files, n_files, vocab);
-        snprintf(data_path, sizeof data_path, "%s", in(out, "data.tok", 0));
-        write_tokens(tokenizer, files, n_files, data_path);
-        files[0] = data_path;
-        n_files = n_token_files = 1;
-    }
     if (n_token_files) {
-        data_desc.batch_size = desc.batch_size;
-        data_desc.seq_len = desc.seq_len;
-        data_desc.valid_fraction = 0.1f;
-        TRY(data = llm_data_open((const char *const *)files, n_files, &data_desc, &error));
-        TRY(!llm_data_verify(data, &error));
-        data_desc.valid = data_desc.sequential = 1;
-        TRY(valid = llm_data_open((const char *const *)files, n_files, &data_desc, &error));
+        open_data(files, n_files, &desc, &data, &valid);
+    } else if (!tokenizer && !only_memory) {
+        tokenizer = resume ? llm_tokenizer_load(out, NULL, &error)
+                           : learn_tokenizer(files, n_files, vocab);
+        TRY(tokenizer);
     }
     const int V = data ? llm_data_vocab_size(data)
                        : tokenizer ? llm_tokenizer_vocab_size(tokenizer) : vocab;
@@ -334,8 +362,8 @@ int main(int argc, char **argv) {
         config.vocab_size = V;
         config.embd_pdrop = config.attn_pdrop = config.resid_pdrop = (float)fmax(0, dropout);
     }
+    TRY(!llm_train_memory(&config, &desc, &memory, &error));
     if (only_memory) {
-        TRY(!llm_train_memory(&config, &desc, &memory, &error));
         printf("parameters %10.1f MB\ngradients %11.1f\noptimizer %11.1f\nactivations %9.1f\n"
                "scratch %13.1f\ntotal %15.1f\n",
                1e-6 * (double)memory.parameters, 1e-6 * (double)memory.gradients,
@@ -352,23 +380,37 @@ int main(int argc, char **argv) {
         TRY(session = llm_session_create(model, &session_desc, &error));
     }
     run.best = INFINITY;
-    run.data = llm_data_fingerprint(data);
     if (resume) {
         const char *path = in(out, "checkpoint-", newest);
         TRY(!llm_trainer_load(trainer, path, &error));
         const void *kept = llm_trainer_user_data(trainer, &size);
         CHECK(size == sizeof run, "%s: of another program\n", path);
         memcpy(&run, kept, sizeof run);
-        CHECK(run.data == llm_data_fingerprint(data),
-              "%s was made with other data: the files have changed, or their order\n", path);
-    } else {
+    }
+
+    /* only now, when all but the texts has been checked, files are written; texts: OUT/data.tok */
+    CHECK(!mkdir(out, 0777) || errno == EEXIST, "%s: %s\n", out, strerror(errno));
+    remove_halves(out, "");
+    remove_halves(out, "best/");
+    if (!data) {
+        snprintf(data_path, sizeof data_path, "%s", in(out, "data.tok", 0));
+        write_tokens(tokenizer, files, n_files, data_path);
+        files[0] = data_path;
+        open_data(files, 1, &desc, &data, &valid);
+    }
+    CHECK(!resume || run.data == llm_data_fingerprint(data),
+          "%s/checkpoint-%lld was made with other data: the files have changed, or their order\n",
+          out, (long long)newest);
+    run.data = llm_data_fingerprint(data);
+    if (!resume) {
         checkpoints(out, 0);
         if (tokenizer) TRY(!llm_tokenizer_save(tokenizer, out, &error));
     }
     FILE *log = open_log(in(out, "log.csv", 0), run.step);
 
     const int B = desc.batch_size, T = desc.seq_len, A = desc.grad_accum_steps;
-    int32_t *x = (int32_t *)malloc(2 * (size_t)B * (size_t)T * sizeof *x), *y = x + (size_t)B * T;
+    const size_t n_batch = (size_t)B * (size_t)T;
+    int32_t *x = (int32_t *)malloc(2 * n_batch * sizeof *x), *y = x + n_batch;
     CHECK(x, "out of memory\n");
     printf("%lld tokens out of %d; %.2f million parameters, %.2f of them active%s%.0lld\n",
            (long long)llm_data_token_count(data), V, 1e-6 * (double)llm_config_param_count(&config),
@@ -430,8 +472,9 @@ int main(int argc, char **argv) {
             }
             if (session) {
                 TRY(!llm_data_batch(valid, 0, x, y, &error));
-                TRY(!llm_session_rewind(session, 0, 0, &error));
-                TRY(!llm_generate(session, x, T < 8 ? T : 8, &sample, NULL, 0, NULL, &error));
+                if (llm_session_rewind(session, 0, 0, &error) ||
+                    llm_generate(session, x, T < 8 ? T : 8, &sample, NULL, 0, NULL, &error))
+                    fprintf(stderr, "train: no sample: %s\n", error.message);
                 printf("\n\n");
             }
         }
@@ -453,6 +496,7 @@ int main(int argc, char **argv) {
         printf(", the best (loss %.3f, update %lld) in %s/best", run.best, (long long)run.best_step,
                out);
     printf("%s\n", last ? "" : "\nstopped: the same command with --resume goes on from here");
+    CHECK(!fflush(stdout) && !ferror(stdout), "standard output: %s\n", strerror(errno));
     fclose(log);
     free(x);
     llm_session_free(session);

@@ -28,6 +28,7 @@ static const char *option(char **args, const char *name, const char *other, cons
     if (help) printf("  %-17s %s [%s]\n", name, about, other);
     for (; args[0] && args[1]; args++) {
         if (strcmp(args[0], name)) continue;
+        CHECK(*args[1] && strncmp(args[1], "--", 2), "%s: without a value", name);
         other = args[1];
         args[1] = args[0] += strlen(name);
     }
@@ -39,6 +40,12 @@ static double number(char **args, const char *name, const char *other, const cha
     const double x = strtod(text, &end);
     CHECK(end != text && !*end && fabs(x) < 1e9, "%s %s: not a number below 1e9", name, text);
     return x;
+}
+static int integer(char **args, const char *name, const char *other, int least, const char *about) {
+    const double x = number(args, name, other, about);
+    CHECK(x >= least && x == floor(x), "%s %.10g: not a whole number from %d to 999999999", name, x,
+          least);
+    return (int)x;
 }
 static char *append_file(char *text, size_t *size, const char *path) {
     FILE *file = fopen(path, "rb");
@@ -121,7 +128,8 @@ int main(int argc, char **argv) {
     MPI_Type_contiguous(BLOCK, MPI_FLOAT, &block);
     MPI_Type_commit(&block);
     char **args = argv + (argc > 0);
-    const int wants_help = args[0] && !strcmp(args[0], "--help");
+    int wants_help = 0;
+    for (i = 0; args[i]; i++) wants_help |= !strcmp(args[i], "--help") || !strcmp(args[i], "-h");
     help = wants_help && rank == 0;
     if (help) printf("usage: mpirun ... train_mpi [OPTION]... [TEXT FILE]...  (none: llm.h)\n"
                      "  --shard-optimizer: divide the optimizer's state among the ranks\n");
@@ -130,11 +138,12 @@ int main(int argc, char **argv) {
     const char *arch = option(args, "--arch", "deepseek", "or gpt2: a tiny model of that kind");
     const char *preset = option(args, "--preset", "", "or one of those that train --help names");
     const char *precision = option(args, "--precision", "f32", "or bf16, fp8");
-    desc.seq_len = (int)number(args, "--seq", "128", "tokens of a sequence");
-    desc.batch_size = (int)number(args, "--batch", "8", "sequences of an update, for each rank");
-    desc.max_steps = (int)number(args, "--steps", "600", "updates; the first tenth warms up");
+    desc.seq_len = integer(args, "--seq", "128", 1, "tokens of a sequence");
+    desc.batch_size = integer(args, "--batch", "8", 1, "sequences of an update, for each rank");
+    desc.max_steps = integer(args, "--steps", "600", 1, "updates; the first tenth warms up");
     desc.learning_rate = (float)number(args, "--lr", "2e-3", "the highest; it falls to a tenth");
-    const uint64_t seed = (uint64_t)number(args, "--seed", "1", "of weights and order of batches");
+    const uint64_t seed =
+        (uint64_t)integer(args, "--seed", "1", 0, "of weights and order of batches");
     if (wants_help) return MPI_Finalize();
     for (; *args; args++) {
         if (!strcmp(*args, "--shard-optimizer")) shard = 1, **args = 0;
@@ -152,7 +161,7 @@ int main(int argc, char **argv) {
                            : llm_tokenizer_train(text, size, 2048, NULL, &error);
         TRY(tokenizer);
         CHECK(tokens = (int32_t *)malloc((size + 1) * sizeof *tokens), "%s", "out of memory");
-        TRY(!llm_tokenizer_encode(tokenizer, text, size, 0, tokens, size, &n, &error));
+        TRY(!llm_tokenizer_encode(tokenizer, text, size, 0, tokens, size + 1, &n, &error));
         CHECK(n < INT_MAX, "%zu tokens are too many for one broadcast", n);
     }
     head[0] = (int)n;
@@ -247,6 +256,7 @@ int main(int argc, char **argv) {
         CHECK(!ferror(log) && !fclose(log), "%s: %s", path, strerror(errno));
         TRY(!llm_model_save(model, out, LLM_F32, &error));
         printf("%d updates; the model is in %s\n", desc.max_steps, out);
+        CHECK(!fflush(stdout) && !ferror(stdout), "standard output: %s", strerror(errno));
     }
     return MPI_Finalize();                           /* which frees the rest with the process */
 }

@@ -49,9 +49,12 @@ for arch in deepseek gpt2; do
     run whole --arch $arch --threads 1
     run parts --arch $arch --threads 2 --stop-at 5
     [ "$(kept)" = "3 5" ] || fail "--keep 2 and --stop-at 5 left checkpoints $(kept)"
-    # what a crash leaves: rows behind the checkpoint, half a row, half a checkpoint
+    # what a crash leaves: rows behind the checkpoint, half a row, halves of files
     printf '6,1,2,3\n1' >>"$tmp/parts/log.csv"
-    echo half >"$tmp/parts/checkpoint-7.tmp.1"
+    for name in checkpoint-7 tokenizer.json best/model.safetensors; do
+        echo half >"$tmp/parts/$name.tmp.12-3"
+    done
+    echo other >"$tmp/parts/checkpoint-030"
 
     (exec=exec; run parts --arch $arch --threads 1 --resume) &
     while kill -0 $! 2>/dev/null && ! grep -q '^7,' "$tmp/parts/log.csv"; do sleep 0.01; done
@@ -59,6 +62,8 @@ for arch in deepseek gpt2; do
     kill -$signal $! 2>/dev/null || :   # it may have been too fast for this
     wait $! || fail "SIG$signal: exit status $?"
     run parts --arch $arch --threads 2 --resume
+    [ -z "$(find "$tmp/parts" -name '*.tmp.*')" ] || fail "halves of files stay"
+    rm "$tmp/parts/checkpoint-030"
     case $(kept) in *" "*" "* | *[!2]) fail "--keep 2 left checkpoints $(kept)" ;; esac
     compare
 done

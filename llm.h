@@ -131,8 +131,10 @@
  * THREADS
  *   No mutable global state. A const model may be used by any number of threads; a trainer, a
  *   session and a context by one thread at a time. Inside, work is shared out by OpenMP if the
- *   program is compiled with it. On Linux with AMX, each context that is created
- *   asks the kernel for the process's tile registers.
+ *   program is compiled with it. Where other programs use the same cores, GNU's OpenMP spins while
+ *   its threads wait for theirs, and small models become many times slower: GOMP_SPINCOUNT=10000
+ *   in the environment, as the Makefile has it, lets them sleep instead. On Linux with AMX, each
+ *   context that is created asks the kernel for the process's tile registers.
  *
  * DETERMINISM
  *   The same call on the same machine gives the same bits, from run to run and for any number of

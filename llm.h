@@ -6204,13 +6204,10 @@ static void llmi_train_resolve(llm_train_desc *d) {
                              : d->max_steps - d->warmup_steps;
 }
 
-LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
-    llm_train_desc d;
+/* of a resolved desc: to resolve twice would take a zero for a default */
+static float llmi_learning_rate(const llm_train_desc *resolved, int64_t step) {
+    const llm_train_desc d = *resolved;
     double high, low, done;
-    if (!desc) return 0.0f;
-    d = *desc;
-    if (step < 0) step = 0;
-    llmi_train_resolve(&d);
     high = (double)d.learning_rate;
     low = high * (double)d.min_lr_ratio;
     if (step < d.warmup_steps) return (float)(high * (double)(step + 1) / (double)d.warmup_steps);
@@ -6224,6 +6221,14 @@ LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
         return (float)(high + (low - high) * (double)(step - start) / (double)d.decay_steps);
     }
     return (float)(low + (high - low) * 0.5 * (1.0 + cos(LLMI_PI * done)));
+}
+
+LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
+    llm_train_desc d;
+    if (!desc) return 0.0f;
+    d = *desc;
+    llmi_train_resolve(&d);
+    return llmi_learning_rate(&d, step < 0 ? 0 : step);
 }
 
 /* ============================================================================================
@@ -6736,7 +6741,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
             "the gradient's norm is %g at step %lld: the pending accumulation is dropped",
             grad_norm, (long long)t->step);
     }
-    rate = llm_learning_rate(&t->desc, t->step);
+    rate = llmi_learning_rate(&t->desc, t->step);
     if (t->desc.grad_clip > 0.0f) scale *= llmi_clip_factor(grad_norm, (double)t->desc.grad_clip);
     memset(&job, 0, sizeof job);
     job.context = t->context;

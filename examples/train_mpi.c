@@ -142,6 +142,7 @@ int main(int argc, char **argv) {
     desc.batch_size = integer(args, "--batch", "8", 1, "sequences of an update, for each rank");
     desc.max_steps = integer(args, "--steps", "600", 1, "updates; the first tenth warms up");
     desc.learning_rate = (float)number(args, "--lr", "2e-3", "the highest; it falls to a tenth");
+    if (desc.learning_rate == 0) desc.learning_rate = LLM_OFF;
     const uint64_t seed =
         (uint64_t)integer(args, "--seed", "1", 0, "of weights and order of batches");
     if (wants_help) return MPI_Finalize();

@@ -138,6 +138,35 @@ TEST(trainer_schedules_of_pytorch) {
     golden_close(&g);
 }
 
+/* what a trainer uses is what llm_learning_rate says of the same desc, zeros that are meant too */
+TEST(trainer_follows_the_schedule) {
+    const llm_config c = small_config(20, 8, 8, 1, 2);
+    int kind, off;
+    for (kind = LLM_COSINE; kind <= LLM_CONSTANT; kind++)
+        for (off = 0; off < 4; off++) {
+            llm_model *model = shaken_model(&c, 3, 1, NULL);
+            llm_train_desc d = train_desc(1, 8, 1);
+            llm_trainer *trainer;
+            int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+            int i;
+            d.schedule = (llm_schedule)kind;
+            d.max_steps = 4;
+            d.warmup_steps = 1;
+            if (off & 1) d.min_lr_ratio = LLM_OFF;
+            if (off & 2) d.learning_rate = LLM_OFF;
+            trainer = llm_trainer_create(model, &d, NULL);
+            for (i = 0; i < 6; i++) {
+                llm_train_stats stats;
+                CHECK(llm_trainer_step(trainer, tokens, tokens, &stats, NULL) == LLM_OK);
+                CHECK_MSG(stats.learning_rate == llm_learning_rate(&d, i),
+                          "schedule %d, off %d, update %d: %g, not %g", kind, off, i,
+                          (double)stats.learning_rate, (double)llm_learning_rate(&d, i));
+            }
+            llm_trainer_free(trainer);
+            llm_model_free(model);
+        }
+}
+
 TEST(trainer_schedule_defaults) {
     llm_train_desc d = train_desc(1, 1, 1);
     int i;
@@ -1217,6 +1246,7 @@ TEST(trainer_memorises) {
 static void run_trainer(void) {
     RUN(trainer_ten_steps_of_pytorch);
     RUN(trainer_schedules_of_pytorch);
+    RUN(trainer_follows_the_schedule);
     RUN(trainer_schedule_defaults);
     RUN(trainer_adamw_op);
     RUN(trainer_clip_op);

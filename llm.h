@@ -269,7 +269,7 @@ typedef struct llm_allocator {
 typedef enum llm_arch { LLM_ARCH_NONE = 0, LLM_ARCH_GPT2, LLM_ARCH_DEEPSEEK_V3 } llm_arch;
 typedef enum llm_dtype {
     LLM_F32 = 0, LLM_F16, LLM_BF16, LLM_F8_E4M3, LLM_I32, LLM_Q8, LLM_Q4
-} llm_dtype;                          /* files hold the first four; memory F32, so far        */
+} llm_dtype;                          /* files hold the first four; memory only F32 so far    */
 
 typedef struct llm_config {
     int vocab_size, max_seq_len, d_model, n_layers, n_heads;     /* all required, 1 or more    */
@@ -290,8 +290,8 @@ typedef struct llm_config {
     float yarn_beta_fast, yarn_beta_slow;        /* 32, 1                                     */
     float yarn_mscale, yarn_mscale_all_dim;      /* 0 and above; as in transformers           */
     /* MoE */
-    int n_routed_experts;             /* 0 = dense everywhere; the fields below then count    */
-                                      /* for nothing                                          */
+    int n_routed_experts;             /* 0 = dense everywhere, whatever the fields down to    */
+                                      /* norm_topk_prob say                                   */
     int n_shared_experts;             /* 0 = none; together one FFN of so many moe_d_ffn      */
     int num_experts_per_tok;          /* required: 1 to the experts of topk_group groups      */
     int n_group, topk_group;          /* 1, n_group; n_group divides n_routed_experts         */
@@ -310,7 +310,7 @@ typedef struct llm_config {
  * deepseek-tiny (experts and an MTP module), deepseek-v3 (to be counted rather than allocated).
  * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
-/* the i-th preset's name, small ones before large; NULL past the last or for a negative i */
+/* the name of preset i = 0, 1, ...; NULL past the last or for a negative i */
 LLM_API const char *llm_config_preset_name(int i);
 /* -> LLM_OK, or LLM_ERR_ARGUMENT naming the first impossible field, its value and its bound. Every
  * function that takes a model's configuration calls it. Thread-safe, as all of this paragraph. */
@@ -387,12 +387,12 @@ LLM_API size_t llm_model_tensor_count(const llm_model *model);
  * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
- * Allocates what it needs and frees it; thread-safe. -> LLM_ERR_ARGUMENT naming the token or bound,
- * LLM_ERR_MEMORY; so the next one, too */
+ * Allocates what it needs and frees it; thread-safe. -> LLM_ERR_ARGUMENT naming value and bound,
+ * LLM_ERR_MEMORY */
 LLM_API llm_result llm_model_logits(const llm_model *model, const int32_t *tokens, int B, int T,
                                     float *logits, llm_error *err);
 /* log-probabilities (B,T), natural logarithm, of targets (B,T), without ever holding (B,T,V):
- * scoring, perplexity. A target of LLM_IGNORE_INDEX gets 0. */
+ * scoring, perplexity. A target of LLM_IGNORE_INDEX gets 0. Memory, threads, errors as above. */
 LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens,
                                    const int32_t *targets, int B, int T, float *logprobs,
                                    llm_error *err);
@@ -490,7 +490,8 @@ LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i);
 /* for sharded optimizers: the flat weights, in the gradients' order; the sum of squares of a slice
  * of the unscaled gradient; an update of a slice of [shard_first, shard_first + shard_count), with
  * the norm of the whole scaled gradient. Slices come in any number, from low to high: the one that
- * ends the shard completes the update, router biases and step included. */
+ * ends the shard completes the update, router biases and step included. -> LLM_ERR_ARGUMENT: as
+ * llm_trainer_update, a slice outside of the shard, or a norm below 0; LLM_ERR_NUMERIC */
 LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count);
 LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t first, size_t count);
 LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
@@ -634,8 +635,8 @@ typedef struct llm_generate_stats {
  * new ones only; NULL where only on_token is wanted. Ends at a stop token, max_new_tokens, capacity
  * or a full context: prompt + new = max_seq_len is legal (the last token is not evaluated).
  * Cancelled: LLM_ERR_CANCELLED, with stats and tokens so far. LLM_ERR_NUMERIC where no logit is
- * finite: the sequence is as before the call. Token i of a call draws the random
- * number i of the seed: the same call on the same state gives the same text. */
+ * finite: the sequence is as before the call. Token i of a call draws the random number i of the
+ * seed: the same call on the same state gives the same text. */
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
                                 const llm_generate_desc *desc, int32_t *tokens, int capacity,
                                 llm_generate_stats *stats, llm_error *err);
@@ -745,9 +746,8 @@ LLM_API void llm_softmax_backward(llm_context *context, float *dx, const float *
                                   int rows, int width);
 
 /* Dropout, Srivastava et al., JMLR 15, 2014, sec. 4, scaled in training: y = x / (1-p) where
- * element i is kept, else 0; kept: the 32-bit random number (seed, i) is at
- * least p 2^32. p in [0,1). y may be x. The backward draws the same mask: dx += dy / (1-p) where
- * kept. */
+ * element i is kept, else 0; kept: the 32-bit random number (seed, i) is at least p 2^32. p in
+ * [0,1). y may be x. The backward draws the same mask: dx += dy / (1-p) where kept. */
 LLM_API void llm_dropout_forward(llm_context *context, float *y, const float *x, size_t n, float p,
                                  uint64_t seed);
 LLM_API void llm_dropout_backward(llm_context *context, float *dx, const float *dy, size_t n,
@@ -792,10 +792,9 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
                                           const llm_attention_dims *dims, llm_error *err);
 
 /* Cross entropy as torch.nn.functional.cross_entropy has it, with label smoothing (Szegedy et al.,
- * arXiv:1512.00567 sec. 7). logits (rows,V); a target is in [0,V)
- * or LLM_IGNORE_INDEX, whose loss is 0. With s = label_smoothing in [0,1): loss of a row = (1-s)
- * (lse - x_target) + s (lse - mean(x)). MEAN divides by the number of valid targets (0 where there
- * is none; PyTorch has NaN). */
+ * arXiv:1512.00567 sec. 7). logits (rows,V); a target is in [0,V) or LLM_IGNORE_INDEX, whose loss
+ * is 0. With s = label_smoothing in [0,1): loss of a row = (1-s) (lse - x_target) + s (lse -
+ * mean(x)). MEAN divides by the number of valid targets (0 if there is none; PyTorch has NaN). */
 typedef enum llm_reduction { LLM_MEAN = 0, LLM_SUM, LLM_NONE } llm_reduction;
 /* losses (rows) and lse (rows, saved for the backward) may be NULL; loss: the reduced one, NULL for
  * LLM_NONE */
@@ -914,8 +913,8 @@ LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, flo
                               float beta1, float beta2, float eps, float weight_decay,
                               float grad_scale);
 /* Clipping by norm (Pascanu et al., arXiv:1211.5063 alg. 1): scales n gradients in place by min(1,
- * max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_;
- * returns the norm before. max_norm below 0 (LLM_OFF): nothing is scaled. */
+ * max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_; returns the norm before. max_norm
+ * below 0 (LLM_OFF): nothing is scaled. */
 LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm);
 /* of update number step = 0, 1, ...; see llm_schedule. Zero fields of desc take their defaults. */
 LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step);
@@ -1024,7 +1023,8 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
   #include <arm_neon.h>
 #endif
 
-/* Names that are short here, and may be macros of the caller's: his come back at the end. */
+/* Names that are short here, and may be macros of the caller's: they come back at the end, where
+ * the compiler knows GNU's pragmas. */
 #define LLMI_SHORT_NAMES(DO) \
     DO("ADD") DO("B") DO("BITS") DO("C") DO("D") DO("DIV") DO("E") DO("F") DO("FLOATS") \
     DO("FMA") DO("FN") DO("H") DO("HMAX") DO("HSUM") DO("IADD") DO("IAND") DO("IOR") DO("ISET") \
@@ -1085,8 +1085,9 @@ static double llmi_seconds(void) {
 #endif
 }
 
-static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 #define LLMI_PI 3.14159265358979323846
+
+static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t llmi_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
 
@@ -6205,20 +6206,18 @@ static void llmi_train_resolve(llm_train_desc *d) {
 }
 
 /* of a resolved desc: to resolve twice would take a zero for a default */
-static float llmi_learning_rate(const llm_train_desc *resolved, int64_t step) {
-    const llm_train_desc d = *resolved;
-    double high, low, done;
-    high = (double)d.learning_rate;
-    low = high * (double)d.min_lr_ratio;
-    if (step < d.warmup_steps) return (float)(high * (double)(step + 1) / (double)d.warmup_steps);
-    if (d.schedule == LLM_CONSTANT) return (float)high;
-    if (step >= d.max_steps) return (float)low;
-    done = (double)(step - d.warmup_steps) / ((double)d.max_steps - (double)d.warmup_steps);
-    if (d.schedule == LLM_LINEAR) return (float)(high + (low - high) * done);
-    if (d.schedule == LLM_WSD) {
-        const int64_t start = (int64_t)d.max_steps - d.decay_steps;
+static float llmi_learning_rate(const llm_train_desc *d, int64_t step) {
+    const double high = (double)d->learning_rate, low = high * (double)d->min_lr_ratio;
+    double done;
+    if (step < d->warmup_steps) return (float)(high * (double)(step + 1) / (double)d->warmup_steps);
+    if (d->schedule == LLM_CONSTANT) return (float)high;
+    if (step >= d->max_steps) return (float)low;
+    done = (double)(step - d->warmup_steps) / ((double)d->max_steps - (double)d->warmup_steps);
+    if (d->schedule == LLM_LINEAR) return (float)(high + (low - high) * done);
+    if (d->schedule == LLM_WSD) {
+        const int64_t start = (int64_t)d->max_steps - d->decay_steps;
         if (step < start) return (float)high;
-        return (float)(high + (low - high) * (double)(step - start) / (double)d.decay_steps);
+        return (float)(high + (low - high) * (double)(step - start) / (double)d->decay_steps);
     }
     return (float)(low + (high - low) * 0.5 * (1.0 + cos(LLMI_PI * done)));
 }
@@ -7994,29 +7993,24 @@ static int64_t llmi_tell(FILE *file) {
 #endif
 }
 
-static int llmi_is_directory(const char *path) { /* 0 where the system does not say */
-#if LLMI_POSIX
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
-#else
-    (void)path;
-    return 0;
-#endif
-}
+typedef enum llmi_file_kind { LLMI_NO_FILE, LLMI_FILE, LLMI_DIRECTORY, LLMI_DEVICE } llmi_file_kind;
 
-static int llmi_is_special(const char *path) { /* there, and no regular file */
+/* what stands there, links followed; LLMI_NO_FILE where the system does not say */
+static llmi_file_kind llmi_kind_of(const char *path) {
 #if LLMI_POSIX
     struct stat status;
-    return stat(path, &status) == 0 && !S_ISREG(status.st_mode);
+    if (stat(path, &status) != 0) return LLMI_NO_FILE;
+    return S_ISREG(status.st_mode) ? LLMI_FILE
+           : S_ISDIR(status.st_mode) ? LLMI_DIRECTORY : LLMI_DEVICE;
 #else
     (void)path;
-    return 0;
+    return LLMI_NO_FILE;
 #endif
 }
 
 /* opens for reading; *size in bytes */
 static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, llm_error *err) {
-    if (llmi_is_directory(path))
+    if (llmi_kind_of(path) == LLMI_DIRECTORY)
         return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read: it is a directory",
                          llmi_path_end(path, 120));
     errno = 0;
@@ -8055,7 +8049,7 @@ static llm_result llmi_file_read(const char *path, void **data, size_t *size,
 static llm_result llmi_directory_create(const char *path, llm_error *err) {
 #if LLMI_POSIX
     if (mkdir(path, 0777) == 0) return LLM_OK;
-    if (errno == EEXIST && llmi_is_directory(path)) return LLM_OK;
+    if (errno == EEXIST && llmi_kind_of(path) == LLMI_DIRECTORY) return LLM_OK;
     return llmi_fail_io(err, "create directory", path);
 #elif defined(_WIN32)
     if (_mkdir(path) == 0 || errno == EEXIST) return LLM_OK;
@@ -8069,6 +8063,7 @@ static llm_result llmi_directory_create(const char *path, llm_error *err) {
 
 /* Bytes go to a temporary file beside path; finish makes them durable, rename gives it its name:
  * path holds the old file or the whole new one at any moment. */
+#define LLMI_TEMPORARIES 100           /* names that are tried */
 typedef struct llmi_writer {
     FILE *file;
     char path[LLMI_PATH], temporary[LLMI_PATH + 32];
@@ -8083,14 +8078,14 @@ static void llmi_writer_abandon(llmi_writer *w) {
 static llm_result llmi_writer_open(llmi_writer *w, const char *path, llm_error *err) {
     w->file = NULL;
     LLMI_TRY(llmi_path_join(w->path, sizeof w->path, "", path, err));
-    if (llmi_is_special(path))
+    if (llmi_kind_of(path) > LLMI_FILE)
         return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: it is no regular file",
                          llmi_path_end(path, 120));
     errno = 0;
 #if LLMI_POSIX
     {                                  /* a name of its own, also among threads */
         int i, file = -1;
-        for (i = 0; i < 1000 && file < 0 && (i == 0 || errno == EEXIST); i++) {
+        for (i = 0; i < LLMI_TEMPORARIES && file < 0 && (i == 0 || errno == EEXIST); i++) {
             snprintf(w->temporary, sizeof w->temporary, "%s.tmp.%ld-%d", path, (long)getpid(), i);
             file = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
         }
@@ -10266,7 +10261,7 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
             llmi_path_join(merges_name, sizeof merges_name, path, "merges.txt", err) != LLM_OK)
             return NULL;
         is_pair = llmi_file_exists(name);
-        if (!is_pair && llmi_is_directory(path)) {
+        if (!is_pair && llmi_kind_of(path) == LLMI_DIRECTORY) {
             llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
                       llmi_path_end(path, 120));
             return NULL;
@@ -10614,12 +10609,12 @@ static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const c
                             const char *wanted) {
     const llmi_json_node *n;
     if (reader->result != LLM_OK) return;
-    n = &reader->json->nodes[node];
+    n = &reader->json->nodes[node];    /* there: only what follows a failure may have no node */
     reader->result = llmi_fail(reader->err, code, "%.100s: \"%s\" is %.*s, %s", reader->json->name,
                                key, (int)llmi_min(40, n->end - n->begin),
                                reader->json->text + n->begin, wanted);
 }
-/* Where a value stands under both its names, transformers takes it from the other. */
+/* where both names of a value stand: transformers takes now the one, now the other */
 static void llmi_config_agree(llmi_config_reader *reader, const char *key, const char *alias) {
     const int a = llmi_config_node(reader, key, NULL);
     const int b = alias ? llmi_config_node(reader, alias, NULL) : -1;
@@ -10646,11 +10641,12 @@ static float llmi_config_float(llmi_config_reader *reader, const char *key, floa
     const int node = llmi_config_node(reader, key, NULL);
     double value;
     if (node < 0) return standard;
-    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= FLT_MAX)) {
-        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 3.4e38");
+    /* FLT_MAX in 9 digits is larger than it */
+    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= 3.4028235e38)) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 3.4028235e38");
         return standard;
     }
-    return (float)value;
+    return value < (double)FLT_MAX ? (float)value : FLT_MAX;
 }
 /* the same where the model's configuration takes a zero for the default */
 static float llmi_config_positive(llmi_config_reader *reader, const char *key, float standard) {
@@ -10718,6 +10714,7 @@ static int llmi_config_count(llmi_config_reader *reader, const char *key, const 
     int64_t value;
     if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
     if (node < 0) return standard;
+    llmi_config_agree(reader, key, alias);
     if (reader->json->nodes[node].type == LLMI_JSON_NULL) return 0;
     if (!llmi_json_int64(reader->json, node, &value) || value < 0 || value > INT_MAX) {
         llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
@@ -10840,7 +10837,6 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
     llmi_config_rope(reader, config);
     config->n_routed_experts = llmi_config_count(reader, "n_routed_experts", "num_local_experts",
                                                  256);
-    llmi_config_agree(reader, "n_routed_experts", "num_local_experts");
     if (config->n_routed_experts) {
         config->n_shared_experts = llmi_config_count(reader, "n_shared_experts", NULL, 1);
         config->num_experts_per_tok = llmi_config_int(reader, "num_experts_per_tok", NULL, 8);
@@ -11974,8 +11970,8 @@ static llm_result llmi_checkpoint_check(const llmi_shard *shard, llmi_entry *con
                      shard->source.name);
 }
 
-/* part: LLMI_HASH_PART bytes of room */
-/* it is a checkpoint, and its configuration is the trainer's; -> entries */
+/* It is a checkpoint, and its configuration is the trainer's; -> entries. part, here and below:
+ * LLMI_HASH_PART bytes of room. */
 static llm_result llmi_checkpoint_match(const llm_trainer *t, llmi_shard *shard,
                                         llmi_entry **entries, char *part, llm_error *err) {
     const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
@@ -12026,10 +12022,12 @@ static llm_result llmi_checkpoint_state(llmi_shard *shard, const llmi_entry *ent
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a state of %llu bytes, not %lu", name,
                          (unsigned long long)(entry->end - entry->begin), (unsigned long)size);
     LLMI_TRY(llmi_source_read(&shard->source, entry->begin, state, size, err));
-    for (i = LLMI_STATE_STEP; i <= LLMI_STATE_ACCUMULATED; i++)
-        if (state[i] < 0 || state[i] > (i == LLMI_STATE_ACCUMULATED ? INT_MAX : INT64_MAX) / 2)
-            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: counter %d is %lld", name, i,
-                             (long long)state[i]);
+    for (i = LLMI_STATE_STEP; i <= LLMI_STATE_ACCUMULATED; i++) {
+        const int64_t most = i == LLMI_STATE_ACCUMULATED ? INT_MAX / 2 : INT64_MAX / 2;
+        if (state[i] < 0 || state[i] > most)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: state %d, a counter, is %lld, not in "
+                             "[0, %lld]", name, i, (long long)state[i], (long long)most);
+    }
     return LLM_OK;
 }
 
@@ -12181,6 +12179,7 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
     #pragma GCC diagnostic pop
   #endif
 #endif
+
 /* the last pass that this CPU and its operating system can run */
 static int llmi_last_pass(void) {
 #if LLMI_X86
@@ -12968,8 +12967,8 @@ LLMI_NOINLINE void FN(llmi_half_tile)(size_t k, const float *a, const float *b, 
     FN(llmi_tile_rows)(MR / 2, k, a, b, c, ldc, bias, 0);
 }
 
-/* Tiles at the edges go through a whole one on the stack: a second epilogue in the tile would make
- * compilers spill its accumulators. */
+/* Tiles at the edges go through one on the stack, of half the rows if those are enough: a second
+ * epilogue in the tile would make compilers spill its accumulators. */
 static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
                            size_t ldc, const float *bias, int accumulate) {
     float whole[MR * NR], edge_bias[NR];

@@ -30,8 +30,7 @@ static double number(char **args, const char *name, double other, const char *ab
 }
 static int integer(char **args, const char *name, int other, const char *about) {
     const double x = number(args, name, other, about);
-    CHECK(x >= 0 && x == floor(x), "%s %.10g: not a whole number from 0 to 999999999\n", name,
-          x);
+    CHECK(x >= 0 && x == floor(x), "%s %.10g: not a whole number from 0 to 999999999\n", name, x);
     return (int)x;
 }
 

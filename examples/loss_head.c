@@ -61,7 +61,10 @@ int main(int argc, char **argv) {
     int32_t targets[ROWS];
     int step, k, i;
 
-    if (argc > 1) return printf("usage: %s       (without options)\n", argv[0]) < 0;
+    if (argc > 1) {
+        printf("usage: %s       (without options)\n", argv[0]);
+        return strcmp(argv[1], "--help") && strcmp(argv[1], "-h");
+    }
     if (!(context = llm_context_create(0, NULL, &error))) TRY(error.code);
     weight = numbers(V * C, 0.1f, 1);
     dweight = numbers(V * C, 0.0f, 0);

@@ -145,7 +145,10 @@ static void mtp(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1) return printf("usage: %s       (without options)\n", argv[0]) < 0;
+    if (argc > 1) {
+        printf("usage: %s       (without options)\n", argv[0]);
+        return strcmp(argv[1], "--help") && strcmp(argv[1], "-h");
+    }
     if (!(context = llm_context_create(0, NULL, &error))) TRY(error.code);
     TRY(llm_config_preset(&config, "deepseek-tiny", &error));
     config.d_model = C;

@@ -1256,6 +1256,8 @@ TEST(files_deepseek_config) {
         {"'moe_layer_freq': 2", "moe_layer_freq", LLM_ERR_UNSUPPORTED},
         {"'num_key_value_heads': 1", "num_key_value_heads", LLM_ERR_UNSUPPORTED},
         {"'num_local_experts': 8", "num_local_experts", LLM_ERR_UNSUPPORTED},
+        {"'num_nextn_predict_layers': 0, 'num_mtp_layers': 1", "num_mtp_layers",
+         LLM_ERR_UNSUPPORTED},
         {"'q_lora_rank': -1", "q_lora_rank", LLM_ERR_FORMAT},
         {"'kv_lora_rank': 0", "kv_lora_rank", LLM_ERR_FORMAT},
         {"'n_routed_experts': '4'", "n_routed_experts", LLM_ERR_FORMAT},
@@ -1389,6 +1391,36 @@ TEST(files_deepseek_styles) {
     files_free(&w);
     llm_model_free(model);
 }
+
+/* the largest floats, which 9 digits round up */
+TEST(files_largest_floats) {
+    llm_config c = files_deepseek_config();
+    const char *directory = files_directory("largest");
+    llm_model *model, *got;
+    llm_error err;
+    c.rope_theta = c.routed_scaling_factor = FLT_MAX;
+    c.yarn_factor = c.yarn_mscale = 1e30f;
+    c.yarn_original_max_seq_len = 4;
+    model = llm_model_create(&c, NULL, &err);
+    CHECK_MSG(model && llm_model_save(model, directory, LLM_F32, &err) == LLM_OK, "%s",
+              err.message);
+    got = files_load(directory, &err);
+    CHECK_MSG(got && !memcmp(llm_model_config(got), llm_model_config(model), sizeof c), "%s",
+              err.message);
+    files_unload(got);
+    llm_model_free(model);
+}
+
+#if LLMI_POSIX
+TEST(files_directory_is_no_file) {
+    const char *path = files_directory("no_file");
+    llm_data_desc d;
+    llm_error err;
+    memset(&d, 0, sizeof d);
+    d.batch_size = d.seq_len = 1;
+    NOT_MADE(LLM_ERR_IO, llm_data_open(&path, 1, &d, &err), "no_file", "directory");
+}
+#endif
 
 /* A configuration may ask for more than there is memory: the files show that it is not there before
  * any is taken. */
@@ -1636,7 +1668,24 @@ TEST(files_save_fails) {
     remove(path);
     CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
 #if LLMI_POSIX
-    {   /* a file that cannot be written, even by root, as there is a directory of its name */
+    {   /* files that cannot be written, even by root: directories of their temporary names */
+        static const char *const names[] = {"model.safetensors", "config.json"};
+        int i, j;
+        for (i = 0; i < 2; i++) {
+            for (j = 0; j < LLMI_TEMPORARIES; j++) {
+                snprintf(path, sizeof path, "%s/%s.tmp.%ld-%d", directory, names[i],
+                         (long)getpid(), j);
+                files_mkdir(path);
+            }
+            files_save_fails(fresh, old, directory, names[i]);
+            for (j = 0; j < LLMI_TEMPORARIES; j++) {
+                snprintf(path, sizeof path, "%s/%s.tmp.%ld-%d", directory, names[i],
+                         (long)getpid(), j);
+                CHECK(rmdir(path) == 0);
+            }
+            CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
+        }
+        /* and a directory of its own name */
         snprintf(path, sizeof path, "%s/generation_config.json", directory);
         CHECK(remove(path) == 0);
         files_mkdir(path);
@@ -2092,6 +2141,10 @@ static void run_files(void) {
     RUN(files_deepseek_config);
     RUN(files_null_is_false);
     RUN(files_deepseek_styles);
+    RUN(files_largest_floats);
+#if LLMI_POSIX
+    RUN(files_directory_is_no_file);
+#endif
     RUN(files_large_claims);
     RUN(files_round_trips);
     RUN(files_save_bf16);

@@ -556,6 +556,7 @@ TEST(config_impossible) {
         {offsetof(llm_config, max_seq_len), -1, {"max_seq_len", "-1", "1"}},
         {offsetof(llm_config, d_model), 0, {"d_model", "0", "1"}},
         {offsetof(llm_config, d_model), -12, {"d_model", "-12", "1"}},
+        {offsetof(llm_config, d_model), INT_MIN, {"d_model", "-2147483648", "1"}},
         {offsetof(llm_config, n_layers), 0, {"n_layers", "0", "1"}},
         {offsetof(llm_config, n_layers), -2147483647, {"n_layers", "-2147483647", "1"}},
         {offsetof(llm_config, n_heads), 0, {"n_heads", "0", "1"}},

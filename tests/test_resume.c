@@ -165,8 +165,29 @@ TEST(resume_other_configurations) {
     resume_free(a);
 }
 
+/* counters that no run reaches would overflow in the next step */
+TEST(resume_counters) {
+    llm_trainer *t = resume_trainer(0, LLM_FP32, 1, 1), *other = resume_trainer(0, LLM_FP32, 1, 2);
+    llm_error err;
+    int i;
+    if (!t || !other) return;
+    for (i = 0; i < 7; i++) {
+        t->step = i == 0 ? INT64_MAX : i == 1 ? -1 : 4;
+        t->n_tokens = i == 2 ? INT64_MAX : i == 3 ? -5 : 96;
+        t->n_forwards = i == 4 ? INT64_MAX : 4;
+        t->n_accumulated = i == 5 ? INT_MAX : i == 6 ? -1 : 0;
+        CHECK(llm_trainer_save(t, RESUME_FILE, NULL) == LLM_OK);
+        REFUSED(LLM_ERR_FORMAT, llm_trainer_load(other, RESUME_FILE, &err), RESUME_FILE, "counter", "[0, ");
+        CHECK(other->step == 0 && other->n_tokens == 0 && other->n_forwards == 0 && other->n_accumulated == 0);
+    }
+    remove(RESUME_FILE);
+    resume_free(t);
+    resume_free(other);
+}
+
 static void run_resume(void) {
     RUN(resume_to_the_bit);
+    RUN(resume_counters);
     RUN(resume_damaged_files);
     RUN(resume_other_configurations);
 }

@@ -674,6 +674,8 @@ TEST(trainer_bad_desc) {
         {offsetof(llm_train_desc, max_steps), 0, {"max_steps", "0", "1"}},
         {offsetof(llm_train_desc, max_steps), -5, {"max_steps", "-5", "1"}},
         {offsetof(llm_train_desc, warmup_steps), -1, {"warmup_steps", "-1", "0"}},
+        {offsetof(llm_train_desc, warmup_steps), INT_MIN, {"warmup_steps", "-2147483648", "0"}},
+        {offsetof(llm_train_desc, max_steps), INT_MIN, {"max_steps", "-2147483648", "1"}},
         {offsetof(llm_train_desc, warmup_steps), 101, {"warmup_steps", "101", "100"}},
         {offsetof(llm_train_desc, decay_steps), -1, {"decay_steps", "-1", NULL}},
         {offsetof(llm_train_desc, schedule), 17, {"schedule", "17", NULL}},

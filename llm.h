@@ -967,6 +967,10 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
   #error "llm.h: define both LLM_MALLOC and LLM_FREE, or neither"
 #endif
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+  #error "llm.h reads and writes files as the processor has them: it needs a little-endian one"
+#endif
+
 /* POSIX is used where the headers show it. -std=c99 hides it unless a feature macro came before
  * the first libc header (the top of this file sees to that where it is the first). */
 #ifndef LLMI_POSIX
@@ -983,6 +987,7 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
 #endif
 #if LLMI_POSIX
   #include <fcntl.h>
+  #include <sys/file.h>
   #include <sys/mman.h>
   #include <sys/stat.h>
   #include <sys/types.h>
@@ -7511,11 +7516,13 @@ typedef enum llmi_json_type {
     LLMI_JSON_ARRAY, LLMI_JSON_OBJECT
 } llmi_json_type;
 
+/* Nodes stand in the order of the text: a list's first child follows it. An object's children are
+ * key, value, key, ... */
 typedef struct llmi_json_node {
-    llmi_json_type type;
-    size_t begin, end;            /* bytes of the text; of a string, inside its quotes           */
+    uint32_t begin, end;          /* bytes of the text; of a string, inside its quotes           */
     int n_children;               /* items of an array, pairs of an object                       */
-    int first_child, next;        /* nodes, -1 = none; an object's children: key, value, key, .. */
+    int next;                     /* node, -1 = none                                             */
+    uint8_t type;                 /* llmi_json_type                                              */
 } llmi_json_node;
 
 typedef struct llmi_json {
@@ -7531,6 +7538,10 @@ static void llmi_json_free(llmi_json *json) {
     llmi_release(json->allocator, json->nodes);
     json->nodes = NULL;
     json->n_nodes = 0;
+}
+
+static int llmi_json_first(const llmi_json *json, int list) {    /* its first child, -1 = none */
+    return json->nodes[list].n_children ? list + 1 : -1;
 }
 
 static uint32_t llmi_json_hex(const char *text) {                /* of four digits that are valid */
@@ -7632,7 +7643,7 @@ static llm_result llmi_json_duplicate(const llmi_json *json, int object, int *tw
                                            err);
         if (!keys) return LLM_ERR_MEMORY;
     }
-    for (node = json->nodes[object].first_child; node >= 0; i++) {
+    for (node = llmi_json_first(json, object); node >= 0; i++) {
         llmi_json_cursor cursor = llmi_json_open(json, node);
         uint64_t hash = 14695981039346656037u;
         int byte;
@@ -7657,11 +7668,12 @@ static llm_result llmi_json_duplicate(const llmi_json *json, int object, int *tw
     return LLM_OK;
 }
 
-#define LLMI_JSON_DEPTH 64
+#define LLMI_JSON_DEPTH 64           /* lists within lists */
 
 typedef struct llmi_json_parser {
     llmi_json *json;
-    size_t at, capacity;          /* next byte; bytes of json->nodes */
+    size_t at;                    /* next byte */
+    int n_room;                   /* nodes that there is room for */
     llm_error *err;
 } llmi_json_parser;
 
@@ -7681,24 +7693,29 @@ static int llmi_json_token(llmi_json_parser *p) {                /* the next tha
 }
 
 static llm_result llmi_json_add(llmi_json_parser *p, llmi_json_type type, int *index) {
-    llmi_json *json = p->json;
-    const size_t need = llmi_mul((size_t)json->n_nodes + 1, sizeof *json->nodes);
-    void *nodes = json->nodes;
     llmi_json_node *node;
-    llm_result result;
-    if (json->n_nodes == INT_MAX) return llmi_json_bad(p, "too many values");
-    result = llmi_grow(json->allocator, &nodes, &p->capacity, need - sizeof *node,
-                       p->capacity < need ? llmi_max(need, 64 * sizeof *node) : need,
-                       "JSON values", p->err);
-    json->nodes = (llmi_json_node *)nodes;
-    if (result != LLM_OK) return result;
-    *index = json->n_nodes++;
-    node = &json->nodes[*index];
-    node->type = type;
-    node->begin = node->end = p->at;
+    if (p->json->n_nodes == p->n_room) return llmi_json_bad(p, "unexpected value");
+    *index = p->json->n_nodes++;
+    node = &p->json->nodes[*index];
+    node->type = (uint8_t)type;
+    node->begin = node->end = (uint32_t)p->at;
     node->n_children = 0;
-    node->first_child = node->next = -1;
+    node->next = -1;
     return LLM_OK;
+}
+
+/* At least as many nodes as the text has: each but the first follows one of "[{,:", and takes a byte
+ * besides, but for those that are open at a time. */
+static size_t llmi_json_bound(const char *text, size_t size) {
+    size_t n = 1, i;
+    int in_string = 0;
+    for (i = 0; i < size; i++) {
+        const char c = text[i];
+        if (c == '"') in_string = !in_string;
+        else if (in_string) i += c == '\\';
+        else n += c == ',' || c == ':' || c == '[' || c == '{';
+    }
+    return llmi_min(n, size / 2 + LLMI_JSON_DEPTH);
 }
 
 static int llmi_json_is_hex(const llmi_json_parser *p, size_t at) {
@@ -7747,7 +7764,7 @@ static llm_result llmi_json_parse_string(llmi_json_parser *p, int *index) {
         }
     }
     if (p->at == size) return llmi_json_bad(p, "string without end");
-    p->json->nodes[*index].end = p->at++;
+    p->json->nodes[*index].end = (uint32_t)p->at++;
     return LLM_OK;
 }
 
@@ -7774,7 +7791,7 @@ static llm_result llmi_json_parse_number(llmi_json_parser *p, int *index) {
         if (llmi_json_peek(p) == '-' || llmi_json_peek(p) == '+') p->at++;
         if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
     }
-    p->json->nodes[*index].end = p->at;
+    p->json->nodes[*index].end = (uint32_t)p->at;
     return LLM_OK;
 }
 
@@ -7785,7 +7802,7 @@ static llm_result llmi_json_parse_word(llmi_json_parser *p, const char *word, ll
         return llmi_json_bad(p, "invalid value");
     LLMI_TRY(llmi_json_add(p, type, index));
     p->at += n;
-    p->json->nodes[*index].end = p->at;
+    p->json->nodes[*index].end = (uint32_t)p->at;
     return LLM_OK;
 }
 
@@ -7825,11 +7842,10 @@ static llm_result llmi_json_parse_value(llmi_json_parser *p, int depth, int *ind
         if (is_object) p->json->nodes[key].next = child;
         else key = child;
         if (last >= 0) p->json->nodes[last].next = key;
-        else p->json->nodes[*index].first_child = key;
         last = child;
         p->json->nodes[*index].n_children++;
     }
-    p->json->nodes[*index].end = ++p->at;
+    p->json->nodes[*index].end = (uint32_t)++p->at;
     if (is_object) LLMI_TRY(llmi_json_duplicate(p->json, *index, &twice, p->err));
     if (twice >= 0) {
         p->at = p->json->nodes[twice].begin;
@@ -7852,6 +7868,13 @@ static llm_result llmi_json_parse(llmi_json *json, const char *text, size_t size
     memset(&parser, 0, sizeof parser);
     parser.json = json;
     parser.err = err;
+    if (size > INT_MAX)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: %lu bytes of JSON, at most %d are read",
+                         json->name, (unsigned long)size, INT_MAX);
+    parser.n_room = (int)llmi_json_bound(text, size);
+    json->nodes = (llmi_json_node *)llmi_alloc(
+        allocator, (size_t)parser.n_room * sizeof *json->nodes, "JSON values", err);
+    if (!json->nodes) return LLM_ERR_MEMORY;
     result = llmi_json_parse_value(&parser, 0, &root);
     if (result == LLM_OK && llmi_json_token(&parser) != -1)
         result = llmi_json_bad(&parser, "more after the end of the value");
@@ -7871,7 +7894,7 @@ static int llmi_json_is(const llmi_json *json, int node, const char *string) {
 /* the value of a key, -1 if absent or not an object; looks through all keys */
 static int llmi_json_get(const llmi_json *json, int object, const char *key) {
     int node = object >= 0 && json->nodes[object].type == LLMI_JSON_OBJECT
-                   ? json->nodes[object].first_child : -1;
+                   ? llmi_json_first(json, object) : -1;
     while (node >= 0) {
         const int value = json->nodes[node].next;
         if (llmi_json_is(json, node, key)) return value;
@@ -7949,17 +7972,12 @@ static int llmi_json_int64(const llmi_json *json, int node, int64_t *value) {
 /* ============================================================================================
  * >>file         whole files in; files out under a temporary name first
  * ========================================================================================== */
+#define LLMI_PATH 4096u                /* bytes of the longest path */
 #ifndef LLM_NO_STDIO
 
 static llm_result llmi_fail_io(llm_error *err, const char *what, const char *path) {
     return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot %s: %.80s", llmi_path_end(path, 120), what,
-                     strerror(errno));
-}
-
-static int llmi_file_exists(const char *path) {
-    FILE *file = fopen(path, "rb");
-    if (file) fclose(file);
-    return file != NULL;
+                     errno ? strerror(errno) : "the file ends before");
 }
 
 static llm_result llmi_path_join(char *out, size_t capacity, const char *directory,
@@ -7972,7 +7990,6 @@ static llm_result llmi_path_join(char *out, size_t capacity, const char *directo
                          (unsigned long)(n + strlen(name)), (unsigned long)capacity, directory);
     return LLM_OK;
 }
-#define LLMI_PATH 4096u                /* bytes of the longest path */
 
 static int llmi_seek(FILE *file, int64_t at, int from) {
 #if LLMI_POSIX
@@ -7983,19 +8000,19 @@ static int llmi_seek(FILE *file, int64_t at, int from) {
     return at > LONG_MAX ? -1 : fseek(file, (long)at, from);
 #endif
 }
+#if !LLMI_POSIX
 static int64_t llmi_tell(FILE *file) {
-#if LLMI_POSIX
-    return (int64_t)ftello(file);
-#elif defined(_WIN32)
+  #ifdef _WIN32
     return _ftelli64(file);
-#else
+  #else
     return ftell(file);
-#endif
+  #endif
 }
+#endif
 
 typedef enum llmi_file_kind { LLMI_NO_FILE, LLMI_FILE, LLMI_DIRECTORY, LLMI_DEVICE } llmi_file_kind;
 
-/* what stands there, links followed; LLMI_NO_FILE where the system does not say */
+/* what stands there, links followed; plain C tells files from nothing only */
 static llmi_file_kind llmi_kind_of(const char *path) {
 #if LLMI_POSIX
     struct stat status;
@@ -8003,47 +8020,71 @@ static llmi_file_kind llmi_kind_of(const char *path) {
     return S_ISREG(status.st_mode) ? LLMI_FILE
            : S_ISDIR(status.st_mode) ? LLMI_DIRECTORY : LLMI_DEVICE;
 #else
-    (void)path;
-    return LLMI_NO_FILE;
+    FILE *file = fopen(path, "rb");
+    if (file) fclose(file);
+    return file ? LLMI_FILE : LLMI_NO_FILE;
 #endif
 }
 
-/* opens for reading; *size in bytes */
+/* opens a regular file for reading; *size in bytes. Others are refused: a pipe would be waited for,
+ * a device may have no end. */
 static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, llm_error *err) {
-    if (llmi_kind_of(path) == LLMI_DIRECTORY)
-        return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read: it is a directory",
-                         llmi_path_end(path, 120));
+    *file = NULL;
     errno = 0;
-    *file = fopen(path, "rb");
-    if (!*file) return llmi_fail_io(err, "open", path);
-    if (llmi_seek(*file, 0, SEEK_END) != 0 || (*size = llmi_tell(*file)) < 0 ||
-        *size == INT64_MAX || llmi_seek(*file, 0, SEEK_SET) != 0) {
-        llmi_fail_io(err, "read", path);     /* a pipe */
-        fclose(*file);
-        *file = NULL;
+#if LLMI_POSIX
+    {
+        const int descriptor = open(path, O_RDONLY | O_NONBLOCK);
+        struct stat status;
+        if (descriptor < 0) return llmi_fail_io(err, "open", path);
+        if (fstat(descriptor, &status) != 0) {
+            llmi_fail_io(err, "read", path);
+        } else if (!S_ISREG(status.st_mode)) {
+            llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read: it is %s", llmi_path_end(path, 120),
+                      S_ISDIR(status.st_mode) ? "a directory" : "no regular file");
+        } else {
+            *size = (int64_t)status.st_size;
+            *file = fdopen(descriptor, "rb");
+            if (*file) return LLM_OK;
+            llmi_fail_io(err, "open", path);
+        }
+        close(descriptor);
         return LLM_ERR_IO;
     }
-    return LLM_OK;
+#else
+    *file = fopen(path, "rb");
+    if (!*file) return llmi_fail_io(err, "open", path);
+    if (llmi_seek(*file, 0, SEEK_END) == 0 && (*size = llmi_tell(*file)) >= 0 &&
+        *size < INT64_MAX && llmi_seek(*file, 0, SEEK_SET) == 0)
+        return LLM_OK;
+    llmi_fail_io(err, "read", path);
+    fclose(*file);
+    *file = NULL;
+    return LLM_ERR_IO;
+#endif
 }
 
-/* the whole file, in memory of the caller's to release; never NULL on success */
+/* the whole file, in memory of the caller's to release; NULL on failure, and never on success */
 static llm_result llmi_file_read(const char *path, void **data, size_t *size,
                                  const llm_allocator *allocator, llm_error *err) {
+    llm_result result = LLM_OK;
     FILE *file;
     int64_t length;
     size_t n;
+    *data = NULL;
     LLMI_TRY(llmi_file_open(path, &file, &length, err));
     n = (uint64_t)length > SIZE_MAX / 2 ? SIZE_MAX : (size_t)length;
     *data = llmi_alloc(allocator, n, path, err);
-    if (*data && fread(*data, 1, n, file) != n) {
-        llmi_fail_io(err, "read", path);
+    errno = 0;
+    if (!*data) {
+        result = LLM_ERR_MEMORY;
+    } else if (fread(*data, 1, n, file) != n) {
+        result = llmi_fail_io(err, "read", path);
         llmi_release(allocator, *data);
-        fclose(file);
-        return LLM_ERR_IO;
+        *data = NULL;
     }
     fclose(file);
     *size = n;
-    return *data ? LLM_OK : LLM_ERR_MEMORY;
+    return result;
 }
 
 static llm_result llmi_directory_create(const char *path, llm_error *err) {
@@ -8062,38 +8103,140 @@ static llm_result llmi_directory_create(const char *path, llm_error *err) {
 }
 
 /* Bytes go to a temporary file beside path; finish makes them durable, rename gives it its name:
- * path holds the old file or the whole new one at any moment. */
-#define LLMI_TEMPORARIES 100           /* names that are tried */
+ * path holds the old file or the whole new one at any moment. A link there is replaced, and what it
+ * points to stays; the mode of a file that is replaced is kept. */
+#define LLMI_TEMPORARIES 16            /* names that writers of one path may have at a time */
 typedef struct llmi_writer {
     FILE *file;
-    char path[LLMI_PATH], temporary[LLMI_PATH + 32];
+    int lock;                          /* POSIX: descriptor that locks the temporary file, or -1 */
+    char path[LLMI_PATH], temporary[LLMI_PATH + 8];
 } llmi_writer;
+
+static void llmi_file_remove(const char *path) {                 /* never a directory */
+#if LLMI_POSIX
+    (void)unlink(path);
+#else
+    (void)remove(path);
+#endif
+}
+
+static void llmi_temporary_name(char *out, size_t capacity, const char *path, int i) {
+    if (i) snprintf(out, capacity, "%s.tmp%d", path, i);
+    else snprintf(out, capacity, "%s.tmp", path);
+}
+
+#if LLMI_POSIX
+/* A lock that goes with its process: 0 = somebody else holds it, and we do not wait. Where the
+ * system has no such locks, every file seems free. */
+static int llmi_lock(int file, int wait) {
+  #ifdef LOCK_EX
+    while (flock(file, wait ? LOCK_EX : LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EWOULDBLOCK) return 0;
+        if (errno != EINTR) break;
+    }
+  #endif
+    return 1;
+}
+
+/* Removes a temporary file, unless a living writer holds it -> whether the name is free. */
+static int llmi_temporary_clean(const char *name) {
+    struct stat mine, there;
+    const int file = open(name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+    int is_free = file < 0 && errno == ENOENT;
+    if (file < 0) return is_free;
+    if (llmi_lock(file, 0) && fstat(file, &mine) == 0)
+        is_free = lstat(name, &there) != 0 || there.st_ino != mine.st_ino ||
+                  there.st_dev != mine.st_dev || unlink(name) == 0;
+    close(file);
+    return is_free;
+}
+
+/* creates a temporary file and locks it -> its descriptor, or -1 and errno; EEXIST: it is held */
+static int llmi_temporary_open(const char *name, mode_t mode) {
+    for (;;) {
+        struct stat status;
+        const int file = open(name, O_WRONLY | O_CREAT | O_EXCL, mode);
+        if (file >= 0) {
+            llmi_lock(file, 1);
+            if (fstat(file, &status) != 0 || status.st_nlink > 0) return file;
+            close(file);               /* it was taken for a dead one's before it was locked */
+        } else if (errno != EEXIST) {
+            return -1;
+        } else if (!llmi_temporary_clean(name)) {
+            errno = EEXIST;
+            return -1;
+        }
+    }
+}
+
+/* a name of its own, also among threads; files of dead writers are removed */
+static FILE *llmi_temporary_begin(llmi_writer *w, int n_names) {
+    char name[sizeof w->temporary];
+    struct stat old;
+    const int is_old = stat(w->path, &old) == 0;
+    const mode_t mode = is_old ? old.st_mode & 0777 : 0666;
+    FILE *file = NULL;
+    int i, descriptor = -1, mine = -1, error;
+    for (i = 0; i < LLMI_TEMPORARIES; i++) {
+        llmi_temporary_name(name, sizeof name, w->path, i);
+        if (mine >= 0 || i >= n_names) {
+            (void)llmi_temporary_clean(name);
+        } else {
+            memcpy(w->temporary, name, sizeof name);
+            descriptor = llmi_temporary_open(name, mode);
+            if (descriptor >= 0) mine = i;
+            else if (errno != EEXIST) return NULL;
+        }
+    }
+    if (mine < 0) {
+        errno = EEXIST;
+        return NULL;
+    }
+    llmi_temporary_name(w->temporary, sizeof w->temporary, w->path, mine);
+    if (is_old) (void)fchmod(descriptor, mode);
+    w->lock = dup(descriptor);
+    if (w->lock >= 0) file = fdopen(descriptor, "wb");
+    if (file) return file;
+    error = errno;
+    close(descriptor);
+    llmi_file_remove(w->temporary);
+    if (w->lock >= 0) close(w->lock);
+    w->lock = -1;
+    errno = error;
+    return NULL;
+}
+#else
+static int llmi_temporary_clean(const char *name) { return remove(name) == 0; }
+#endif
+
+static void llmi_writer_unlock(llmi_writer *w) {
+#if LLMI_POSIX
+    if (w->lock >= 0) close(w->lock);
+#endif
+    w->lock = -1;
+}
 
 static void llmi_writer_abandon(llmi_writer *w) {
     if (w->file) fclose(w->file);
     w->file = NULL;
-    remove(w->temporary);
+    llmi_file_remove(w->temporary);
+    llmi_writer_unlock(w);
 }
 
-static llm_result llmi_writer_open(llmi_writer *w, const char *path, llm_error *err) {
+/* n_names: temporary names that may be tried, 1 to LLMI_TEMPORARIES */
+static llm_result llmi_writer_open(llmi_writer *w, const char *path, int n_names, llm_error *err) {
     w->file = NULL;
+    w->lock = -1;
     LLMI_TRY(llmi_path_join(w->path, sizeof w->path, "", path, err));
     if (llmi_kind_of(path) > LLMI_FILE)
         return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: it is no regular file",
                          llmi_path_end(path, 120));
     errno = 0;
 #if LLMI_POSIX
-    {                                  /* a name of its own, also among threads */
-        int i, file = -1;
-        for (i = 0; i < LLMI_TEMPORARIES && file < 0 && (i == 0 || errno == EEXIST); i++) {
-            snprintf(w->temporary, sizeof w->temporary, "%s.tmp.%ld-%d", path, (long)getpid(), i);
-            file = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL, 0666);
-        }
-        if (file >= 0) w->file = fdopen(file, "wb");
-        if (file >= 0 && !w->file) close(file);
-    }
+    w->file = llmi_temporary_begin(w, n_names);
 #else
-    snprintf(w->temporary, sizeof w->temporary, "%s.tmp", path);
+    (void)n_names;
+    llmi_temporary_name(w->temporary, sizeof w->temporary, path, 0);
     w->file = fopen(w->temporary, "wb");
 #endif
     return w->file ? LLM_OK : llmi_fail_io(err, "write", w->temporary);
@@ -8123,34 +8266,44 @@ static llm_result llmi_writer_finish(llmi_writer *w, llm_error *err) {
     return LLM_ERR_IO;
 }
 
-static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {
+/* the names in a file's directory, too, must survive a power cut */
+static void llmi_directory_sync(const char *path) {
+#if LLMI_POSIX
+    char parent[LLMI_PATH];
+    const char *slash = strrchr(path, '/');
+    const size_t n = slash ? (size_t)(slash - path) + (slash == path) : 0;
+    int directory;
+    memcpy(parent, path, n);
+    parent[n] = 0;
+    directory = open(slash ? parent : ".", O_RDONLY);
+    if (directory >= 0) {
+        (void)fsync(directory);
+        close(directory);
+    }
+#else
+    (void)path;
+#endif
+}
+
+static llm_result llmi_file_rename(const char *from, const char *to, llm_error *err) {
 #ifdef _WIN32
-    remove(w->path);                   /* rename does not replace there */
+    remove(to);                        /* rename does not replace there */
 #endif
     errno = 0;
-    if (rename(w->temporary, w->path) != 0) {
-        llmi_fail_io(err, "write", w->path);
-        llmi_writer_abandon(w);
-        return LLM_ERR_IO;
-    }
-#if LLMI_POSIX
-    {                                  /* the name, too, must survive a power cut */
-        char *slash = strrchr(w->path, '/');
-        int directory;
-        if (slash) slash[slash == w->path] = 0;
-        directory = open(slash ? w->path : ".", O_RDONLY);
-        if (directory >= 0) {
-            (void)fsync(directory);
-            close(directory);
-        }
-    }
-#endif
-    return LLM_OK;
+    return rename(from, to) == 0 ? LLM_OK : llmi_fail_io(err, "write", to);
+}
+
+static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {
+    const llm_result result = llmi_file_rename(w->temporary, w->path, err);
+    if (result != LLM_OK) llmi_file_remove(w->temporary);
+    else llmi_directory_sync(w->path);
+    llmi_writer_unlock(w);
+    return result;
 }
 
 static llm_result llmi_file_write(const char *path, const void *data, size_t size, llm_error *err) {
     llmi_writer w;
-    LLMI_TRY(llmi_writer_open(&w, path, err));
+    LLMI_TRY(llmi_writer_open(&w, path, LLMI_TEMPORARIES, err));
     LLMI_TRY(llmi_writer_add(&w, data, size, err));
     LLMI_TRY(llmi_writer_finish(&w, err));
     return llmi_writer_rename(&w, err);
@@ -8576,7 +8729,7 @@ LLM_API llm_data_writer *llm_data_writer_open(const char *path, int vocab_size,
     w->vocab_size = vocab_size;
     w->width = vocab_size <= LLMI_DATA_SHORT_VOCAB ? 2 : 4;
     w->hash = llmi_data_hash(vocab_size, w->width);
-    if (llmi_writer_open(&w->out, path, err) == LLM_OK &&
+    if (llmi_writer_open(&w->out, path, LLMI_TEMPORARIES, err) == LLM_OK &&
         llmi_writer_add(&w->out, room, sizeof room, err) == LLM_OK)
         return w;
     llm_data_writer_free(w);
@@ -9868,7 +10021,7 @@ static llm_result llmi_bpe_check(const llmi_bpe_reader *r, const char *what, int
     int key, value;
     if (object < 0 || json->nodes[object].type != LLMI_JSON_OBJECT)
         return llmi_bpe_refuse(r, what, object);
-    for (key = json->nodes[object].first_child; key >= 0; key = json->nodes[value].next) {
+    for (key = llmi_json_first(json, object); key >= 0; key = json->nodes[value].next) {
         char name[120];
         int i = 0;
         value = json->nodes[key].next;
@@ -9905,7 +10058,7 @@ static llm_result llmi_bpe_read_vocabulary(llmi_bpe_reader *r, int object, size_
     int key;
     if (object < 0 || json->nodes[object].type != LLMI_JSON_OBJECT)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: vocab is not an object", json->name);
-    for (key = json->nodes[object].first_child; key >= 0;) {
+    for (key = llmi_json_first(json, object); key >= 0;) {
         const int value = json->nodes[key].next;
         const int shown = (int)llmi_min(json->nodes[key].end - json->nodes[key].begin, 60);
         int64_t id;
@@ -9974,8 +10127,8 @@ static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
     int item;
     if (array < 0 || nodes[array].type != LLMI_JSON_ARRAY)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merges is not an array", r->json.name);
-    for (item = nodes[array].first_child; item >= 0; item = nodes[item].next) {
-        const int first = nodes[item].first_child, second = first < 0 ? -1 : nodes[first].next;
+    for (item = llmi_json_first(&r->json, array); item >= 0; item = nodes[item].next) {
+        const int first = llmi_json_first(&r->json, item), second = first < 0 ? -1 : nodes[first].next;
         size_t n_first, n_second;
         r->scratch.size = 0;
         if (nodes[item].type == LLMI_JSON_STRING) {
@@ -10004,7 +10157,7 @@ static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limi
     int item;
     if (array < 0) return LLM_OK;
     LLMI_TRY(llmi_tokenizer_expect(r->t, (size_t)json->nodes[array].n_children, r->err));
-    for (item = json->nodes[array].first_child; item >= 0; item = json->nodes[item].next) {
+    for (item = llmi_json_first(json, array); item >= 0; item = json->nodes[item].next) {
         const int content = llmi_json_get(json, item, "content");
         llmi_added *added;
         int32_t known;
@@ -10058,7 +10211,7 @@ static int llmi_bpe_unwrap(const llmi_json *json, int node, const char *parts) {
     while (llmi_json_is(json, llmi_json_get(json, node, "type"), "Sequence") &&
            json->nodes[node].n_children == 2 && (list = llmi_json_get(json, node, parts)) >= 0 &&
            json->nodes[list].type == LLMI_JSON_ARRAY && json->nodes[list].n_children == 1)
-        node = json->nodes[list].first_child;
+        node = llmi_json_first(json, list);
     return node;
 }
 
@@ -10076,7 +10229,7 @@ static llm_result llmi_bpe_read_splits(llmi_bpe_reader *r, int node, int *last) 
     LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, sequence));
     if (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY || json->nodes[list].n_children == 0)
         return llmi_bpe_refuse(r, "pre_tokenizer.pretokenizers", list);
-    for (part = json->nodes[list].first_child; json->nodes[part].next >= 0;
+    for (part = llmi_json_first(json, list); json->nodes[part].next >= 0;
          part = json->nodes[part].next) {
         const int pattern = llmi_json_get(json, part, "pattern");
         const int behavior = llmi_json_get(json, part, "behavior");
@@ -10256,11 +10409,11 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
         return NULL;
     }
     if (llmi_path_join(name, sizeof name, path, "tokenizer.json", err) != LLM_OK) return NULL;
-    if (!llmi_file_exists(name)) {
+    if (llmi_kind_of(name) == LLMI_NO_FILE) {
         if (llmi_path_join(name, sizeof name, path, "vocab.json", err) != LLM_OK ||
             llmi_path_join(merges_name, sizeof merges_name, path, "merges.txt", err) != LLM_OK)
             return NULL;
-        is_pair = llmi_file_exists(name);
+        is_pair = llmi_kind_of(name) != LLMI_NO_FILE;
         if (!is_pair && llmi_kind_of(path) == LLMI_DIRECTORY) {
             llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
                       llmi_path_end(path, 120));
@@ -10396,6 +10549,8 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
  * {"dtype", "shape", "data_offsets": [begin, end]}, relative to the data, and may hold
  * "__metadata__", strings by name. The tensors cover the data without a hole or an overlap.
  * ========================================================================================== */
+#define LLMI_HEADER_MOST ((size_t)100 << 20)   /* bytes of JSON, of all files of one model */
+
 typedef struct llmi_source {           /* bytes, in a file or in memory */
     const char *name;                  /* for messages */
     const unsigned char *memory;       /* or NULL: file */
@@ -10403,8 +10558,10 @@ typedef struct llmi_source {           /* bytes, in a file or in memory */
     uint64_t size;
 } llmi_source;
 
+struct llmi_shard;
 typedef struct llmi_entry {
     const char *name;
+    const struct llmi_shard *shard;    /* whose it is */
     int dtype;                         /* of llmi_dtypes */
     int n_dims;
     int64_t dims[8];
@@ -10417,9 +10574,18 @@ typedef struct llmi_shard {
     char *header;                      /* the JSON text */
     llmi_json json;
     char *names;
-    llmi_entry *entries;               /* by name */
-    size_t n;
+    llmi_entry *entries;               /* by their place in the file */
+    size_t n, capacity;                /* capacity in bytes */
 } llmi_shard;
+
+typedef struct llmi_shards {           /* the files of one model */
+    llmi_shard *shards;
+    size_t n;
+    char (*paths)[LLMI_PATH];          /* valid as long as the shards, or NULL */
+    llmi_entry **by_name;              /* all entries */
+    size_t n_entries;
+    const llm_allocator *allocator;
+} llmi_shards;
 
 static const struct { const char *name; int bytes;
 } llmi_dtypes[] = {{"F32", 4},     {"BF16", 2},    {"F16", 2}, {"F8_E4M3", 1},
@@ -10457,7 +10623,7 @@ static void llmi_shard_free(llmi_shard *shard, const llm_allocator *allocator) {
 }
 
 static int llmi_compare_names(const void *a, const void *b) {
-    return strcmp(((const llmi_entry *)a)->name, ((const llmi_entry *)b)->name);
+    return strcmp((*(llmi_entry *const *)a)->name, (*(llmi_entry *const *)b)->name);
 }
 static int llmi_compare_begins(const void *a, const void *b) {
     const llmi_entry *x = (const llmi_entry *)a, *y = (const llmi_entry *)b;
@@ -10494,7 +10660,7 @@ static llm_result llmi_entry_parse(const llmi_shard *shard, llmi_entry *entry, i
                          entry->name, json->nodes[shape].n_children);
     entry->n_dims = json->nodes[shape].n_children;
     bytes = (uint64_t)llmi_dtypes[i].bytes;
-    for (i = 0, child = json->nodes[shape].first_child; child >= 0;
+    for (i = 0, child = llmi_json_first(json, shape); child >= 0;
          child = json->nodes[child].next, i++) {
         if (!llmi_json_int64(json, child, &entry->dims[i]) || entry->dims[i] < 0)
             return llmi_fail(
@@ -10503,7 +10669,7 @@ static llm_result llmi_entry_parse(const llmi_shard *shard, llmi_entry *entry, i
                 entry->name, i);
         bytes = llmi_mul64(bytes, (uint64_t)entry->dims[i]);
     }
-    child = json->nodes[offsets].first_child;
+    child = llmi_json_first(json, offsets);
     if (!llmi_json_int64(json, child, &begin) ||
         !llmi_json_int64(json, json->nodes[child].next, &end) || begin < 0 || end < begin ||
         (uint64_t)end > data_size)
@@ -10533,7 +10699,7 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
                          (unsigned long long)source->size);
     LLMI_TRY(llmi_source_read(source, 0, bytes, 8, err));
     for (i = 8; i-- > 0;) length = length << 8 | bytes[i];
-    if (length > source->size - 8 || length > (uint64_t)100 << 20)
+    if (length > source->size - 8 || length > LLMI_HEADER_MOST)
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.120s: a header of %llu bytes does not fit the file's %llu (or 100 MiB)",
                          source->name, (unsigned long long)length,
@@ -10546,30 +10712,33 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
     if (shard->json.nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the header is not a JSON object",
                          source->name);
-    shard->entries = (llmi_entry *)llmi_alloc(
-        allocator, llmi_mul((size_t)shard->json.nodes[0].n_children + 1, sizeof(llmi_entry)),
-        "safetensors header", err);
-    if (!shard->entries) return LLM_ERR_MEMORY;
     shard->names = (char *)llmi_alloc(allocator, llmi_add(llmi_mul(2, (size_t)length), 1),
                                       "safetensors header", err);
     if (!shard->names) return LLM_ERR_MEMORY;
-    for (key = shard->json.nodes[0].first_child; key >= 0;
+    for (key = llmi_json_first(&shard->json, 0); key >= 0;
          key = shard->json.nodes[shard->json.nodes[key].next].next) {
         const int value = shard->json.nodes[key].next;
-        llmi_entry *entry = &shard->entries[shard->n];
+        void *entries = shard->entries;
+        llmi_entry *entry;
         char *name = shard->names + used;
         if (llmi_json_is(&shard->json, key, "__metadata__")) continue;
+        LLMI_TRY(llmi_grow(allocator, &entries, &shard->capacity, shard->n * sizeof *entry,
+                           (shard->n + 1) * sizeof *entry, "safetensors header", err));
+        shard->entries = (llmi_entry *)entries;
+        entry = &shard->entries[shard->n];
         used += llmi_json_string(&shard->json, key, name, (size_t)length);
         shard->names[used++] = 0;
         memset(entry, 0, sizeof *entry);
         entry->name = name;
+        entry->shard = shard;
         if (strlen(name) + 1 != (size_t)(shard->names + used - name))
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a tensor's name holds a zero byte",
                              source->name);
         LLMI_TRY(llmi_entry_parse(shard, entry, value, source->size - 8 - length, err));
         shard->n++;
     }
-    qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
+    if (shard->n)
+        qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
     for (i = 0; i < shard->n; i++) {
         if (shard->entries[i].begin != at)
             return llmi_fail(err, LLM_ERR_FORMAT,
@@ -10584,8 +10753,43 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.120s: the tensors end at byte %llu of %llu bytes of data", source->name,
                          (unsigned long long)at, (unsigned long long)(source->size - 8 - length));
-    qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_names);
     return LLM_OK;
+}
+
+/* All shards are parsed: finds their tensors by name, and no name twice. */
+static llm_result llmi_shards_index(llmi_shards *all, llm_error *err) {
+    size_t i, j;
+    for (i = 0; i < all->n; i++) all->n_entries += all->shards[i].n;
+    all->by_name = (llmi_entry **)llmi_alloc(
+        all->allocator, llmi_mul(all->n_entries, sizeof *all->by_name), "names of tensors", err);
+    if (!all->by_name) return LLM_ERR_MEMORY;
+    for (i = all->n_entries = 0; i < all->n; i++)
+        for (j = 0; j < all->shards[i].n; j++)
+            all->by_name[all->n_entries++] = &all->shards[i].entries[j];
+    if (all->n_entries)
+        qsort(all->by_name, all->n_entries, sizeof *all->by_name, llmi_compare_names);
+    for (i = 1; i < all->n_entries; i++)
+        if (llmi_compare_names(&all->by_name[i - 1], &all->by_name[i]) == 0)
+            return llmi_fail(err, LLM_ERR_FORMAT, "tensor %.80s is in %.70s and in %.70s",
+                             all->by_name[i]->name, all->by_name[i - 1]->shard->source.name,
+                             all->by_name[i]->shard->source.name);
+    return LLM_OK;
+}
+
+static llmi_entry *llmi_find_entry(const llmi_shards *all, const char *name) {
+    llmi_entry wanted, *key = &wanted, **found;
+    wanted.name = name;
+    if (!all->n_entries) return NULL;
+    found = (llmi_entry **)bsearch(&key, all->by_name, all->n_entries, sizeof *all->by_name,
+                                   llmi_compare_names);
+    return found ? *found : NULL;
+}
+
+/* a file may leave out "transformer." */
+static llmi_entry *llmi_find_tensor(const llmi_shards *all, const char *name) {
+    llmi_entry *entry = llmi_find_entry(all, name);
+    if (!entry && strncmp(name, "transformer.", 12) == 0) entry = llmi_find_entry(all, name + 12);
+    return entry;
 }
 
 /* ============================================================================================
@@ -10795,7 +10999,7 @@ static void llmi_config_quantization(llmi_config_reader *reader) {
     size = llmi_config_node(reader, "weight_block_size", NULL);
     if (size >= 0) {
         const llmi_json_node *sizes = &reader->json->nodes[size];
-        int child = sizes->first_child,
+        int child = llmi_json_first(reader->json, size),
             ok = sizes->type == LLMI_JSON_ARRAY && sizes->n_children == 2;
         for (i = 0; ok && i < 2; i++, child = reader->json->nodes[child].next) {
             int64_t value = 0;
@@ -10882,62 +11086,36 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
 
 #define LLMI_GENERATION "llm_h_generation"     /* in config.json and safetensors: see >>save */
 
-/* what config.json and a shard say of their generation must agree where both say something */
-static llm_result llmi_check_generation(const llmi_json *config, const llmi_shard *shard,
+/* what config.json and the shards say of their generation must agree where both say something */
+static llm_result llmi_check_generation(const llmi_json *config, const llmi_shards *all,
                                         llm_error *err) {
     const int a = llmi_json_get(config, 0, LLMI_GENERATION);
-    const int b = llmi_json_get(&shard->json, llmi_json_get(&shard->json, 0, "__metadata__"),
-                                LLMI_GENERATION);
-    const llmi_json_node *x, *y;
-    if (a < 0 || b < 0) return LLM_OK;
-    x = &config->nodes[a];
-    y = &shard->json.nodes[b];
-    if (x->end - x->begin == y->end - y->begin &&
-        memcmp(config->text + x->begin, shard->json.text + y->begin, x->end - x->begin) == 0)
-        return LLM_OK;
-    return llmi_fail(err, LLM_ERR_FORMAT, "%.100s and %.100s are of two different saves",
-                     config->name, shard->source.name);
-}
-
-static llmi_entry *llmi_find_entry(llmi_shard *shards, size_t n_shards, const char *name,
-                                   llmi_shard **where) {
-    llmi_entry key;
     size_t i;
-    key.name = name;
-    for (i = 0; i < n_shards; i++) {
-        llmi_entry *entry = (llmi_entry *)bsearch(&key, shards[i].entries, shards[i].n, sizeof key,
-                                                  llmi_compare_names);
-        if (entry) {
-            *where = &shards[i];
-            return entry;
-        }
+    for (i = 0; i < all->n && a >= 0; i++) {
+        const llmi_json *json = &all->shards[i].json;
+        const int b = llmi_json_get(json, llmi_json_get(json, 0, "__metadata__"), LLMI_GENERATION);
+        const llmi_json_node *x = &config->nodes[a], *y = &json->nodes[b < 0 ? 0 : b];
+        if (b >= 0 && (x->end - x->begin != y->end - y->begin ||
+                       memcmp(config->text + x->begin, json->text + y->begin, x->end - x->begin)))
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s and %.100s are of two different saves",
+                             config->name, all->shards[i].source.name);
     }
-    return NULL;
-}
-
-/* a file may leave out "transformer." */
-static llmi_entry *llmi_find_tensor(llmi_shard *shards, size_t n_shards, const char *name,
-                                    llmi_shard **where) {
-    llmi_entry *entry = llmi_find_entry(shards, n_shards, name, where);
-    if (!entry && strncmp(name, "transformer.", 12) == 0)
-        entry = llmi_find_entry(shards, n_shards, name + 12, where);
-    return entry;
+    return LLM_OK;
 }
 
 /* What the tensors say of the configuration. transformers claims an MTP layer and writes none; it
  * cannot say that a model has no experts, but that all layers come before them. */
-static void llmi_config_settle(llm_config *c, llmi_shard *shards, size_t n_shards) {
-    llmi_shard *where = NULL;
+static void llmi_config_settle(llm_config *c, const llmi_shards *all) {
     char name[72];
     int found = 0;
     if (c->arch != LLM_ARCH_DEEPSEEK_V3 || c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
     do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
-    while (found <= LLMI_MTP_MAX && llmi_find_entry(shards, n_shards, name, &where) && ++found);
+    while (found <= LLMI_MTP_MAX && llmi_find_entry(all, name) && ++found);
     if (!found || c->mtp_depth < 0) c->mtp_depth = found;
     if (c->first_k_dense < c->n_layers) return;
     c->first_k_dense = c->n_layers;
     snprintf(name, sizeof name, "model.layers.%d.mlp.gate.weight", c->n_layers);
-    if (!llmi_find_entry(shards, n_shards, name, &where))
+    if (!llmi_find_entry(all, name))
         c->n_routed_experts = c->n_shared_experts = c->num_experts_per_tok = c->n_group =
             c->topk_group = c->moe_d_ffn = c->first_k_dense = c->norm_topk_prob = 0;
 }
@@ -10952,17 +11130,17 @@ static void llmi_shape_text(char *out, size_t capacity, const int64_t *dims, int
 }
 
 /* count values as f32 to `to`, or compared with what is there: then *differs is set */
-static llm_result llmi_read_values(const llmi_shard *shard, const llmi_entry *entry, float *to,
-                                   size_t count, int *differs, llm_error *err) {
+static llm_result llmi_read_values(const llmi_entry *entry, float *to, size_t count, int *differs,
+                                   llm_error *err) {
+    const llmi_source *source = &entry->shard->source;
     unsigned char part[16384];
     const size_t bytes = (size_t)llmi_dtypes[entry->dtype].bytes;
     size_t done, i;
     if (entry->dtype == LLMI_DTYPE_F32 && !differs)
-        return llmi_source_read(&shard->source, entry->begin, to, count * sizeof(float), err);
+        return llmi_source_read(source, entry->begin, to, count * sizeof(float), err);
     for (done = 0; done < count;) {
         const size_t n = llmi_min(count - done, sizeof part / bytes);
-        LLMI_TRY(
-            llmi_source_read(&shard->source, entry->begin + done * bytes, part, n * bytes, err));
+        LLMI_TRY(llmi_source_read(source, entry->begin + done * bytes, part, n * bytes, err));
         for (i = 0; i < n; i++, done++) {
             uint16_t half;
             float value;
@@ -10980,23 +11158,24 @@ static llm_result llmi_read_values(const llmi_shard *shard, const llmi_entry *en
     return LLM_OK;
 }
 
-static llm_result llmi_check_entry(const llmi_shard *shard, const llmi_entry *entry,
-                                   const llmi_tensor *tensor, llm_error *err) {
+static llm_result llmi_check_entry(const llmi_entry *entry, const llmi_tensor *tensor,
+                                   llm_error *err) {
+    const char *file = entry->shard->source.name;
     char want[64], have[64];
     if (entry->n_dims != tensor->n_dims ||
         memcmp(entry->dims, tensor->dims, (size_t)tensor->n_dims * sizeof tensor->dims[0]) != 0) {
         llmi_shape_text(want, sizeof want, tensor->dims, tensor->n_dims);
         llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
         return llmi_fail(err, LLM_ERR_FORMAT,
-                         "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]",
-                         shard->source.name, entry->name, have, want);
+                         "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]", file,
+                         entry->name, have, want);
     }
     if (entry->dtype != LLMI_DTYPE_F32 && entry->dtype != LLMI_DTYPE_BF16 &&
         entry->dtype != LLMI_DTYPE_F16 && (entry->dtype != LLMI_DTYPE_F8 || entry->n_dims != 2))
         return llmi_fail(
             err, LLM_ERR_UNSUPPORTED,
-            "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported",
-            shard->source.name, entry->name, llmi_dtypes[entry->dtype].name);
+            "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported", file,
+            entry->name, llmi_dtypes[entry->dtype].name);
     return LLM_OK;
 }
 
@@ -11006,23 +11185,21 @@ static int llmi_ends_with(const char *text, const char *end) {
 }
 
 /* a tensor that a file may repeat under another name */
-static llm_result llmi_check_copy(const llm_model *model, llmi_shard *shards, size_t n_shards,
-                                  const char *name, int index, llm_error *err) {
+static llm_result llmi_check_copy(const llm_model *model, const llmi_shards *all, const char *name,
+                                  int index, llm_error *err) {
     const llmi_tensor *tensor = &model->table.rows[index];
-    llmi_shard *shard = NULL;
-    llmi_entry *entry = llmi_find_entry(shards, n_shards, name, &shard);
+    llmi_entry *entry = llmi_find_entry(all, name);
     int differs = 0;
     if (!entry) return LLM_OK;
-    LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
+    LLMI_TRY(llmi_check_entry(entry, tensor, err));
     if (entry->dtype == LLMI_DTYPE_F8)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tensor %.80s is F8_E4M3",
-                         shard->source.name, name);
-    LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[index], tensor->count, &differs,
-                              err));
+                         entry->shard->source.name, name);
+    LLMI_TRY(llmi_read_values(entry, (float *)model->data[index], tensor->count, &differs, err));
     if (differs)
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.100s: tensor %.80s differs from %s, which it has to repeat",
-                         shard->source.name, name, tensor->name);
+                         entry->shard->source.name, name, tensor->name);
     entry->used = 1;
     return LLM_OK;
 }
@@ -11037,95 +11214,94 @@ static float llmi_f8_to_f32(unsigned char b) {         /* E4M3: no infinity, 127
 
 /* An F8 matrix, to its values: block (i/128, j/128) is multiplied by its element of the tensor
  * name_scale_inv. */
-static llm_result llmi_read_blocks(llmi_shard *shards, size_t n_shards, const llmi_shard *shard,
-                                   const llmi_entry *entry, float *to,
-                                   const llm_allocator *allocator, llm_error *err) {
+static llm_result llmi_read_blocks(const llmi_shards *all, const llmi_entry *entry, float *to,
+                                   llm_error *err) {
+    const llmi_source *source = &entry->shard->source;
     const size_t rows = (size_t)entry->dims[0], columns = (size_t)entry->dims[1];
     const size_t down = llmi_ceil_div(rows, 128), across = llmi_ceil_div(columns, 128);
-    llmi_shard *where = NULL;
     llmi_entry *scale;
     llm_result result;
     float table[256], *scales;
     char name[128];
     size_t i, j;
     snprintf(name, sizeof name, "%.100s_scale_inv", entry->name);
-    scale = llmi_find_entry(shards, n_shards, name, &where);
+    scale = llmi_find_entry(all, name);
     if (!scale)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "%.80s: tensor %.80s is F8_E4M3, and there is no %.8s_scale_inv",
-                         shard->source.name, entry->name, "weight");
+                         "%.80s: tensor %.80s is F8_E4M3, and there is no weight_scale_inv",
+                         source->name, entry->name);
     if (scale->dtype != LLMI_DTYPE_F32 || scale->n_dims != 2 || scale->dims[0] != (int64_t)down ||
         scale->dims[1] != (int64_t)across)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.80s: tensor %.90s: F32 [%lu,%lu] is needed",
-                         where->source.name, name, (unsigned long)down, (unsigned long)across);
+                         scale->shard->source.name, name, (unsigned long)down,
+                         (unsigned long)across);
     scale->used = 1;
     for (i = 0; i < 256; i++) table[i] = llmi_f8_to_f32((unsigned char)i);
-    scales = (float *)llmi_alloc(allocator, down * across * sizeof *scales, "scales", err);
+    scales = (float *)llmi_alloc(all->allocator, down * across * sizeof *scales, "scales", err);
     if (!scales) return LLM_ERR_MEMORY;
-    result = llmi_read_values(where, scale, scales, down * across, NULL, err);
+    result = llmi_read_values(scale, scales, down * across, NULL, err);
     for (i = 0; i < down * across && result == LLM_OK; i++)
         if (!(scales[i] - scales[i] == 0.0f))
             result = llmi_fail(err, LLM_ERR_FORMAT,
-                               "%.80s: tensor %.90s: element %lu is not finite", where->source.name,
-                               name, (unsigned long)i);
+                               "%.80s: tensor %.90s: element %lu is not finite",
+                               scale->shard->source.name, name, (unsigned long)i);
     for (i = 0; i < rows && result == LLM_OK; i++, to += columns) {
         unsigned char part[128];
         for (j = 0; j < columns && result == LLM_OK; j += 128) {
             const size_t n = llmi_min(128, columns - j);
             const float factor = scales[i / 128 * across + j / 128];
             size_t k;
-            result = llmi_source_read(&shard->source, entry->begin + i * columns + j, part, n, err);
+            result = llmi_source_read(source, entry->begin + i * columns + j, part, n, err);
             for (k = 0; k < n && result == LLM_OK; k++) to[j + k] = table[part[k]] * factor;
         }
     }
-    llmi_release(allocator, scales);
+    llmi_release(all->allocator, scales);
     return result;
 }
 
 /* A tensor's values as they stand in the file, which is mapped; NULL: they have to be read. What is
  * written to them stays in this process. */
-static void *llmi_map_values(llmi_map *map, const llmi_shard *shard, const llmi_entry *entry) {
+static void *llmi_map_values(llmi_map *map, const llmi_entry *entry) {
 #if LLMI_POSIX && !defined(LLM_NO_STDIO)
+    const llmi_source *source = &entry->shard->source;
     int flags = MAP_PRIVATE;
   #ifdef MAP_NORESERVE                 /* a file may be larger than the memory */
     flags |= MAP_NORESERVE;
   #endif
     if (entry->dtype != LLMI_DTYPE_F32 || entry->begin % sizeof(float) != 0 ||
-        !shard->source.file || shard->source.size > SIZE_MAX / 2)
+        !source->file || source->size > SIZE_MAX / 2)
         return NULL;
     if (!map->start) {
-        void *start = mmap(NULL, (size_t)shard->source.size, PROT_READ | PROT_WRITE, flags,
-                           fileno(shard->source.file), 0);
+        void *start = mmap(NULL, (size_t)source->size, PROT_READ | PROT_WRITE, flags,
+                           fileno(source->file), 0);
         if (start == MAP_FAILED) return NULL;
         map->start = (char *)start;
-        map->size = (size_t)shard->source.size;
+        map->size = (size_t)source->size;
     }
     return map->start + entry->begin;
 #else
-    (void)map; (void)shard; (void)entry;
+    (void)map; (void)entry;
     return NULL;
 #endif
 }
 
 /* Checks the tensors that the model needs, and gives each its place: in a mapped file, else in the
  * model's memory. Those in a file are `used` then. */
-static llm_result llmi_load_places(llm_model *model, llmi_shard *shards, size_t n_shards,
-                                   llm_error *err) {
+static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm_error *err) {
     size_t floats = 0, n_mapped = 0, i;
-    model->maps = (llmi_map *)llmi_alloc(model->allocator, n_shards * sizeof(llmi_map), "shards",
+    model->maps = (llmi_map *)llmi_alloc(model->allocator, all->n * sizeof(llmi_map), "shards",
                                          err);
     if (!model->maps) return LLM_ERR_MEMORY;
-    memset(model->maps, 0, n_shards * sizeof(llmi_map));
-    model->n_maps = n_shards;
+    memset(model->maps, 0, all->n * sizeof(llmi_map));
+    model->n_maps = all->n;
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *tensor = &model->table.rows[i];
-        llmi_shard *shard = NULL;
-        llmi_entry *entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
+        llmi_entry *entry = llmi_find_tensor(all, tensor->name);
         if (!entry)
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
-                             shards[0].source.name, tensor->name);
-        LLMI_TRY(llmi_check_entry(shard, entry, tensor, err));
-        model->data[i] = llmi_map_values(&model->maps[shard - shards], shard, entry);
+                             all->shards[0].source.name, tensor->name);
+        LLMI_TRY(llmi_check_entry(entry, tensor, err));
+        model->data[i] = llmi_map_values(&model->maps[entry->shard - all->shards], entry);
         entry->used = model->data[i] != NULL;
         n_mapped += (size_t)entry->used;
         if (!entry->used) floats += llmi_round_up(tensor->count, LLMI_ALIGN / sizeof(float));
@@ -11144,69 +11320,61 @@ static llm_result llmi_load_places(llm_model *model, llmi_shard *shards, size_t 
 
 /* All shards are parsed. Fills the model; every tensor of the files that holds something must have
  * a place. (transformers writes empty ones where n_shared_experts is 0.) */
-static llm_result llmi_load_tensors(llm_model *model, llmi_shard *shards, size_t n_shards,
-                                    llm_error *err) {
-    llmi_shard *shard = NULL;
+static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, llm_error *err) {
     llmi_entry *entry;
-    size_t i, j;
+    size_t i;
     int k;
-    LLMI_TRY(llmi_load_places(model, shards, n_shards, err));
+    LLMI_TRY(llmi_load_places(model, all, err));
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *tensor = &model->table.rows[i];
-        entry = llmi_find_tensor(shards, n_shards, tensor->name, &shard);
+        entry = llmi_find_tensor(all, tensor->name);
         if (entry->used) continue;
         if (entry->dtype == LLMI_DTYPE_F8)
-            LLMI_TRY(llmi_read_blocks(shards, n_shards, shard, entry, (float *)model->data[i],
-                                      model->allocator, err));
+            LLMI_TRY(llmi_read_blocks(all, entry, (float *)model->data[i], err));
         else
-            LLMI_TRY(llmi_read_values(shard, entry, (float *)model->data[i], tensor->count, NULL,
-                                      err));
+            LLMI_TRY(llmi_read_values(entry, (float *)model->data[i], tensor->count, NULL, err));
         entry->used = 1;
     }
     if (model->config.tie_embeddings)
-        LLMI_TRY(llmi_check_copy(model, shards, n_shards, "lm_head.weight", LLMI_WTE, err));
+        LLMI_TRY(llmi_check_copy(model, all, "lm_head.weight", LLMI_WTE, err));
     for (k = 0; k < model->config.mtp_depth; k++) {
         char name[72];
         const int layer = model->config.n_layers + k;
         snprintf(name, sizeof name, "model.layers.%d.embed_tokens.weight", layer);
-        LLMI_TRY(llmi_check_copy(model, shards, n_shards, name, LLMI_WTE, err));
+        LLMI_TRY(llmi_check_copy(model, all, name, LLMI_WTE, err));
         snprintf(name, sizeof name, "model.layers.%d.shared_head.head.weight", layer);
-        LLMI_TRY(llmi_check_copy(model, shards, n_shards, name, llmi_head_index(model), err));
+        LLMI_TRY(llmi_check_copy(model, all, name, llmi_head_index(model), err));
     }
-    for (i = 0; i < n_shards; i++)
-        for (j = 0; j < shards[i].n; j++) {
-            entry = &shards[i].entries[j];
-            if (!entry->used && entry->begin < entry->end &&
-                !llmi_ends_with(entry->name, ".attn.bias") &&
-                !llmi_ends_with(entry->name, ".attn.masked_bias") &&
-                !llmi_ends_with(entry->name, ".rotary_emb.inv_freq"))
-                return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                                 "%.100s: tensor %.80s has no place in this model",
-                                 shards[i].source.name, entry->name);
-        }
+    for (i = 0; i < all->n_entries; i++) {
+        entry = all->by_name[i];
+        if (!entry->used && entry->begin < entry->end &&
+            !llmi_ends_with(entry->name, ".attn.bias") &&
+            !llmi_ends_with(entry->name, ".attn.masked_bias") &&
+            !llmi_ends_with(entry->name, ".rotary_emb.inv_freq"))
+            return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                             "%.100s: tensor %.80s has no place in this model",
+                             entry->shard->source.name, entry->name);
+    }
     return LLM_OK;
 }
 
 /* Memory is taken for what the files can hold, not for what a configuration says; where only a few
  * tensors are missing, they are named later. */
 static llm_result llmi_check_claims(const llm_config *config, const char *name,
-                                    const llmi_shard *shards, size_t n_shards, llm_error *err) {
+                                    const llmi_shards *all, llm_error *err) {
     llm_config c = *config;
     llmi_table table;
     uint64_t bytes = 0;
-    size_t n = 0, i;
+    size_t i;
     llmi_config_resolve(&c);
     table.rows = NULL;
     llmi_config_table(&table, &c, NULL);
-    for (i = 0; i < n_shards; i++) {
-        n += shards[i].n;
-        bytes += shards[i].source.size;
-    }
-    if (table.n <= n + 1024 && table.parameters <= bytes + (1 << 20)) return LLM_OK;
+    for (i = 0; i < all->n; i++) bytes += all->shards[i].source.size;
+    if (table.n <= all->n_entries + 1024 && table.parameters <= bytes + (1 << 20)) return LLM_OK;
     return llmi_fail(err, LLM_ERR_FORMAT,
                      "%.100s: %llu tensors, %llu parameters; there are %llu tensors in %llu bytes",
                      llmi_path_end(name, 100), (unsigned long long)table.n,
-                     (unsigned long long)table.parameters, (unsigned long long)n,
+                     (unsigned long long)table.parameters, (unsigned long long)all->n_entries,
                      (unsigned long long)bytes);
 }
 
@@ -11223,7 +11391,7 @@ static void llmi_config_keep(char *to, size_t capacity, const llmi_json *json, c
 }
 
 static llm_model *llmi_load_model(const char *config_text, size_t config_size,
-                                  const char *config_name, llmi_shard *shards, size_t n_shards,
+                                  const char *config_name, const llmi_shards *all,
                                   const llm_model_desc *desc, llm_error *err) {
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     llm_model *model = NULL;
@@ -11231,26 +11399,24 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
     llm_config config;
     llm_result result;
     char bos[sizeof model->bos], eos[sizeof model->eos];
-    size_t i;
     if (llmi_json_parse(&json, config_text, config_size, config_name, allocator, err) != LLM_OK)
         return NULL;
     result = llmi_config_parse(&config, &json, err);
     llmi_config_keep(bos, sizeof bos, &json, "bos_token_id");
     llmi_config_keep(eos, sizeof eos, &json, "eos_token_id");
-    for (i = 0; i < n_shards && result == LLM_OK; i++)
-        result = llmi_check_generation(&json, &shards[i], err);
+    if (result == LLM_OK) result = llmi_check_generation(&json, all, err);
     llmi_json_free(&json);
     if (result == LLM_OK) {
         llm_error why;
-        llmi_config_settle(&config, shards, n_shards);
+        llmi_config_settle(&config, all);
         result = llm_config_validate(&config, &why);
         if (result != LLM_OK)
             llmi_fail(err, result == LLM_ERR_ARGUMENT ? LLM_ERR_FORMAT : result, "%.90s: %s",
                       llmi_path_end(config_name, 90), why.message);
     }
-    if (result == LLM_OK) result = llmi_check_claims(&config, config_name, shards, n_shards, err);
+    if (result == LLM_OK) result = llmi_check_claims(&config, config_name, all, err);
     if (result == LLM_OK) model = llmi_model_allocate(&config, desc, err);
-    if (model && llmi_load_tensors(model, shards, n_shards, err) != LLM_OK) {
+    if (model && llmi_load_tensors(model, all, err) != LLM_OK) {
         llm_model_free(model);
         model = NULL;
     }
@@ -11265,23 +11431,50 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
                                          const void *safetensors, size_t size,
                                          const llm_model_desc *desc, llm_error *err) {
     llm_model *model = NULL;
+    llmi_shards all;
     llmi_shard shard;
     if (!config_json || !safetensors) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "config_json or safetensors is NULL");
         return NULL;
     }
+    memset(&all, 0, sizeof all);
     memset(&shard, 0, sizeof shard);
+    all.shards = &shard;
+    all.n = 1;
+    all.allocator = desc ? desc->allocator : NULL;
     shard.source.name = "safetensors in memory";
     shard.source.memory = (const unsigned char *)safetensors;
     shard.source.size = size;
-    if (llmi_shard_parse(&shard, desc ? desc->allocator : NULL, err) == LLM_OK)
-        model = llmi_load_model(config_json, config_size, "config.json in memory", &shard, 1, desc,
-                                err);
-    llmi_shard_free(&shard, desc ? desc->allocator : NULL);
+    if (llmi_shard_parse(&shard, all.allocator, err) == LLM_OK &&
+        llmi_shards_index(&all, err) == LLM_OK)
+        model = llmi_load_model(config_json, config_size, "config.json in memory", &all, desc, err);
+    llmi_release(all.allocator, all.by_name);
+    llmi_shard_free(&shard, all.allocator);
     return model;
 }
 
 #ifndef LLM_NO_STDIO
+static void llmi_shards_free(llmi_shards *all) {
+    size_t i;
+    for (i = 0; i < all->n; i++) llmi_shard_free(&all->shards[i], all->allocator);
+    llmi_release(all->allocator, all->shards);
+    llmi_release(all->allocator, all->paths);
+    llmi_release(all->allocator, all->by_name);
+    memset(all, 0, sizeof *all);
+}
+
+/* room for n shards, none of them opened */
+static llm_result llmi_shards_make(llmi_shards *all, size_t n, llm_error *err) {
+    all->shards = (llmi_shard *)llmi_alloc(all->allocator, n * sizeof *all->shards, "shards", err);
+    if (!all->shards) return LLM_ERR_MEMORY;
+    memset(all->shards, 0, n * sizeof *all->shards);
+    all->paths = (char (*)[LLMI_PATH])llmi_alloc(all->allocator, n * sizeof *all->paths, "shards",
+                                                 err);
+    if (!all->paths) return LLM_ERR_MEMORY;
+    all->n = n;
+    return LLM_OK;
+}
+
 static llm_result llmi_shard_open(llmi_shard *shard, const char *path,
                                   const llm_allocator *allocator, llm_error *err) {
     int64_t size;
@@ -11291,99 +11484,191 @@ static llm_result llmi_shard_open(llmi_shard *shard, const char *path,
     return llmi_shard_parse(shard, allocator, err);
 }
 
-/* the files that an index names, each once; paths must stay valid as long as the shards */
-typedef struct llmi_shards { llmi_shard *shards; char (*paths)[LLMI_PATH]; size_t n; } llmi_shards;
+/* ---- what a save that was interrupted has left: see >>save ---------------------------------- */
+#define LLMI_JOURNAL "model.save.json"
+enum { LLMI_SAVED_NAME = 64 };         /* bytes of the longest name of a file that a save writes */
 
-static llm_result llmi_index_open(llmi_shards *all, const llmi_json *index, const char *directory,
-                                  const llm_allocator *allocator, llm_error *err) {
+typedef struct llmi_journal {
+    void *text;
+    llmi_json json;
+    const llm_allocator *allocator;
+} llmi_journal;
+
+static void llmi_journal_free(llmi_journal *j) {
+    llmi_json_free(&j->json);
+    llmi_release(j->allocator, j->text);
+    j->text = NULL;
+}
+
+/* a list of the journal, "files" or "remove" -> its first node, -1 = none; a next one by .next */
+static int llmi_journal_first(const llmi_journal *j, const char *list) {
+    const int node = j->text ? llmi_json_get(&j->json, 0, list) : -1;
+    return node < 0 || j->json.nodes[node].type != LLMI_JSON_ARRAY ? -1
+                                                                   : llmi_json_first(&j->json, node);
+}
+
+/* 1 and the name if it is one that a save may write; others are not touched */
+static int llmi_journal_name(const llmi_json *json, int node, char name[LLMI_SAVED_NAME]) {
+    const size_t n = llmi_json_string(json, node, name, LLMI_SAVED_NAME - 1);
+    if (!n || n >= LLMI_SAVED_NAME || memchr(name, 0, n)) return 0;
+    name[n] = 0;
+    return !strcmp(name, "config.json") || !strcmp(name, "generation_config.json") ||
+           !strcmp(name, "model.safetensors.index.json") ||
+           (!strncmp(name, "model", 5) && !strchr(name, '/') && !strchr(name, '\\') &&
+            llmi_ends_with(name, ".safetensors"));
+}
+
+static int llmi_journal_has(const llmi_journal *j, const char *list, const char *name) {
+    int node;
+    for (node = llmi_journal_first(j, list); node >= 0; node = j->json.nodes[node].next)
+        if (llmi_json_is(&j->json, node, name)) return 1;
+    return 0;
+}
+
+/* file: LLMI_JOURNAL or its temporary name; where there is none, the journal is empty */
+static llm_result llmi_journal_open(llmi_journal *j, const char *directory, const char *file,
+                                    const llm_allocator *allocator, llm_error *err) {
+    char path[LLMI_PATH];
+    size_t size;
+    memset(j, 0, sizeof *j);
+    j->allocator = allocator;
+    LLMI_TRY(llmi_path_join(path, sizeof path, directory, file, err));
+    if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
+    LLMI_TRY(llmi_file_read(path, &j->text, &size, allocator, err));
+    if (llmi_json_parse(&j->json, (const char *)j->text, size, path, allocator, err) == LLM_OK) {
+        j->json.name = file;
+        return LLM_OK;
+    }
+    llmi_release(allocator, j->text);
+    j->text = NULL;
+    return LLM_ERR_FORMAT;
+}
+
+/* Where a model's file stands: what an interrupted save has written is under its temporary name,
+ * and what it would have removed counts as absent. */
+static llm_result llmi_saved_path(char path[LLMI_PATH], const llmi_journal *j,
+                                  const char *directory, const char *name, llm_error *err) {
+    char temporary[LLMI_PATH + 8];
+    LLMI_TRY(llmi_path_join(path, LLMI_PATH - 8, directory, name, err));
+    llmi_temporary_name(temporary, sizeof temporary, path, 0);
+    if (llmi_journal_has(j, "remove", name)) path[0] = 0;
+    else if (llmi_journal_has(j, "files", name) && llmi_kind_of(temporary) != LLMI_NO_FILE)
+        strcpy(path, temporary);
+    return LLM_OK;
+}
+
+/* ---- a model's files ------------------------------------------------------------------------ */
+static int llmi_compare_texts(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The names of shards that an index gives, each once, in their order: *names points into one block
+ * with them, which the caller releases. */
+static llm_result llmi_index_names(const llmi_json *index, char ***names, size_t *n,
+                                   const llm_allocator *allocator, llm_error *err) {
     const int map = llmi_json_get(index, 0, "weight_map");
-    size_t i, j;
+    size_t i, used = 0, count, bytes;
+    char *text;
     int key;
+    *n = 0;
     if (map < 0 || index->nodes[map].type != LLMI_JSON_OBJECT || index->nodes[map].n_children == 0)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"weight_map\"", index->name);
-    for (key = index->nodes[map].first_child; key >= 0;
+    count = (size_t)index->nodes[map].n_children;
+    bytes = index->nodes[map].end - index->nodes[map].begin;
+    *names = (char **)llmi_alloc(allocator, count * sizeof **names + bytes, "shards", err);
+    if (!*names) return LLM_ERR_MEMORY;
+    text = (char *)(*names + count);
+    for (key = llmi_json_first(index, map); key >= 0;
          key = index->nodes[index->nodes[key].next].next) {
         const int value = index->nodes[key].next;
-        char file[256], path[LLMI_PATH];
-        const size_t n = llmi_json_string(index, value, file, sizeof file - 1);
-        if (index->nodes[value].type != LLMI_JSON_STRING || n == 0 || n >= sizeof file ||
-            memchr(file, '/', n) || memchr(file, '\\', n) || memchr(file, 0, n) || file[0] == '.')
+        char *file = text + used;
+        const size_t size = llmi_json_string(index, value, file, bytes - used);
+        if (index->nodes[value].type != LLMI_JSON_STRING || size == 0 || size > 255 ||
+            memchr(file, '/', size) || memchr(file, '\\', size) || memchr(file, 0, size) ||
+            file[0] == '.')
             return llmi_fail(err, LLM_ERR_FORMAT,
                              "%.100s: shard name \"%.*s\" is not that of a file in the directory",
                              index->name,
                              (int)llmi_min(80, index->nodes[value].end - index->nodes[value].begin),
                              index->text + index->nodes[value].begin);
-        file[n] = 0;
-        LLMI_TRY(llmi_path_join(path, sizeof path, directory, file, err));
-        for (i = all->n; i > 0 && strcmp(all->paths[i - 1], path) != 0; i--) {}
-        if (i) continue;
-        if (all->n == 1024)
-            return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: more than 1024 shards",
-                             index->name);
-        {                              /* grow by one: paths move, so names are set again */
-            size_t capacity = all->n * sizeof *all->shards,
-                   path_capacity = all->n * sizeof *all->paths;
-            void *shards = all->shards, *paths = all->paths;
-            llm_result result = llmi_grow(allocator, &shards, &capacity, capacity,
-                                          (all->n + 1) * sizeof *all->shards, "shards", err);
-            all->shards = (llmi_shard *)shards;
-            if (result == LLM_OK)
-                result = llmi_grow(allocator, &paths, &path_capacity, path_capacity,
-                                   (all->n + 1) * sizeof *all->paths, "shards", err);
-            all->paths = (char (*)[LLMI_PATH])paths;
-            if (result != LLM_OK) return result;
-        }
-        memcpy(all->paths[all->n], path, sizeof path);
-        memset(&all->shards[all->n], 0, sizeof *all->shards);
-        all->n++;
+        file[size] = 0;
+        used += size + 1;
+        (*names)[(*n)++] = file;
     }
-    for (i = 0; i < all->n; i++)
-        LLMI_TRY(llmi_shard_open(&all->shards[i], all->paths[i], allocator, err));
-    for (i = 0; i < all->n; i++)
-        for (j = 0; j < all->shards[i].n; j++) {
-            llmi_shard *other = NULL;
-            const char *name = all->shards[i].entries[j].name;
-            if (llmi_find_entry(all->shards, i, name, &other))
-                return llmi_fail(err, LLM_ERR_FORMAT, "tensor %.80s is in %.70s and in %.70s", name,
-                                 other->source.name, all->paths[i]);
-        }
+    qsort(*names, count, sizeof **names, llmi_compare_texts);
+    for (i = *n = 0; i < count; i++)
+        if (!i || strcmp((*names)[*n - 1], (*names)[i]) != 0) (*names)[(*n)++] = (*names)[i];
     return LLM_OK;
 }
 
-/* a directory's weights: model.safetensors, or else what the index names */
+static llm_result llmi_shards_open(llmi_shards *all, const char *directory, char *const *names,
+                                   size_t n, const llmi_journal *journal, llm_error *err) {
+    uint64_t headers = 0;
+    size_t i;
+    if (n > 1024)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: more than 1024 shards",
+                         llmi_path_end(directory, 120));
+    LLMI_TRY(llmi_shards_make(all, n, err));
+    for (i = 0; i < n; i++) {
+        LLMI_TRY(llmi_saved_path(all->paths[i], journal, directory, names[i], err));
+        LLMI_TRY(llmi_shard_open(&all->shards[i], all->paths[i], all->allocator, err));
+        headers += all->shards[i].json.size;
+        if (headers > LLMI_HEADER_MOST)
+            return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                             "%.120s: the headers of its shards take more than %lu bytes",
+                             llmi_path_end(directory, 120), (unsigned long)LLMI_HEADER_MOST);
+    }
+    return llmi_shards_index(all, err);
+}
+
+/* a directory's weights: model.safetensors, or else what the index names; or one file */
 static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
-                                      const llm_allocator *allocator, llm_error *err) {
-    char path[LLMI_PATH];
+                                      const llmi_journal *journal, llm_error *err) {
+    static char single[] = "model.safetensors";
+    char path[LLMI_PATH], *file = single, **names = NULL;
     void *text;
-    size_t size;
+    size_t size, n;
     llmi_json index;
     llm_result result;
-    LLMI_TRY(llmi_path_join(path, sizeof path, directory, "model.safetensors.index.json", err));
-    if (llmi_file_exists(path)) {
-        char single[LLMI_PATH];
-        LLMI_TRY(llmi_path_join(single, sizeof single, directory, "model.safetensors", err));
-        if (!llmi_file_exists(single)) {
-            LLMI_TRY(llmi_file_read(path, &text, &size, allocator, err));
-            result = llmi_json_parse(&index, (const char *)text, size, path, allocator, err);
+    if (llmi_ends_with(directory, ".safetensors")) {
+        LLMI_TRY(llmi_shards_make(all, 1, err));
+        LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, "", directory, err));
+        LLMI_TRY(llmi_shard_open(&all->shards[0], all->paths[0], all->allocator, err));
+        return llmi_shards_index(all, err);
+    }
+    LLMI_TRY(llmi_saved_path(path, journal, directory, single, err));
+    if (llmi_kind_of(path) == LLMI_NO_FILE) {
+        LLMI_TRY(llmi_saved_path(path, journal, directory, "model.safetensors.index.json", err));
+        if (llmi_kind_of(path) != LLMI_NO_FILE) {
+            LLMI_TRY(llmi_file_read(path, &text, &size, all->allocator, err));
+            result = llmi_json_parse(&index, (const char *)text, size, path, all->allocator, err);
             if (result == LLM_OK) {
-                result = llmi_index_open(all, &index, directory, allocator, err);
+                result = llmi_index_names(&index, &names, &n, all->allocator, err);
+                if (result == LLM_OK)
+                    result = llmi_shards_open(all, directory, names, n, journal, err);
+                llmi_release(all->allocator, names);
                 llmi_json_free(&index);
             }
-            llmi_release(allocator, text);
+            llmi_release(all->allocator, text);
             return result;
         }
     }
-    all->shards = (llmi_shard *)llmi_alloc(allocator, sizeof *all->shards, "shards", err);
-    if (!all->shards) return LLM_ERR_MEMORY;
-    memset(all->shards, 0, sizeof *all->shards);
-    all->n = 1;
-    all->paths = (char (*)[LLMI_PATH])llmi_alloc(allocator, sizeof *all->paths, "shards", err);
-    if (!all->paths) return LLM_ERR_MEMORY;
-    if (llmi_ends_with(directory, ".safetensors"))
-        LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, "", directory, err));
-    else
-        LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, directory, "model.safetensors", err));
-    return llmi_shard_open(&all->shards[0], all->paths[0], allocator, err);
+    return llmi_shards_open(all, directory, &file, 1, journal, err);
+}
+
+/* the configuration that one file holds with its weights */
+static llm_result llmi_config_of_metadata(const llmi_shards *all, void **config, size_t *size,
+                                          llm_error *err) {
+    const llmi_json *json = &all->shards[0].json;
+    const int node = llmi_json_get(json, llmi_json_get(json, 0, "__metadata__"), "config");
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: its metadata holds no \"config\"",
+                         all->shards[0].source.name);
+    *size = llmi_json_string(json, node, NULL, 0);
+    *config = llmi_alloc(all->allocator, *size, "configuration", err);
+    if (!*config) return LLM_ERR_MEMORY;
+    (void)llmi_json_string(json, node, (char *)*config, *size);
+    return LLM_OK;
 }
 #endif
 
@@ -11397,41 +11682,33 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
     char config_path[LLMI_PATH];
     llm_model *model = NULL;
     llmi_shards all;
+    llmi_journal journal;
     void *config = NULL;
-    size_t size = 0, i;
+    size_t size = 0;
     llm_result result;
     memset(&all, 0, sizeof all);
+    memset(&journal, 0, sizeof journal);
+    all.allocator = allocator;
     if (!path) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "path is NULL");
         return NULL;
     }
+    result = llmi_journal_open(&journal, path, LLMI_JOURNAL, allocator, err);
     if (llmi_ends_with(path, ".safetensors")) {
-        result = llmi_path_join(config_path, sizeof config_path, "", path, err);
-        if (result == LLM_OK) result = llmi_directory_open(&all, path, allocator, err);
-        if (result == LLM_OK) {
-            const llmi_json *json = &all.shards[0].json;
-            const int node = llmi_json_get(json, llmi_json_get(json, 0, "__metadata__"), "config");
-            if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) {
-                result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: its metadata holds no \"config\"",
-                                   path);
-            } else {
-                size = llmi_json_string(json, node, NULL, 0);
-                config = llmi_alloc(allocator, size, "configuration", err);
-                if (config) (void)llmi_json_string(json, node, (char *)config, size);
-                else result = LLM_ERR_MEMORY;
-            }
-        }
+        if (result == LLM_OK)
+            result = llmi_path_join(config_path, sizeof config_path, "", path, err);
+        if (result == LLM_OK) result = llmi_directory_open(&all, path, &journal, err);
+        if (result == LLM_OK) result = llmi_config_of_metadata(&all, &config, &size, err);
     } else {
-        result = llmi_path_join(config_path, sizeof config_path, path, "config.json", err);
+        if (result == LLM_OK)
+            result = llmi_saved_path(config_path, &journal, path, "config.json", err);
         if (result == LLM_OK) result = llmi_file_read(config_path, &config, &size, allocator, err);
-        if (result == LLM_OK) result = llmi_directory_open(&all, path, allocator, err);
+        if (result == LLM_OK) result = llmi_directory_open(&all, path, &journal, err);
     }
     if (result == LLM_OK)
-        model = llmi_load_model((const char *)config, size, config_path, all.shards, all.n, desc,
-                                err);
-    for (i = 0; all.shards && i < all.n; i++) llmi_shard_free(&all.shards[i], allocator);
-    llmi_release(allocator, all.shards);
-    llmi_release(allocator, all.paths);
+        model = llmi_load_model((const char *)config, size, config_path, &all, desc, err);
+    llmi_shards_free(&all);
+    llmi_journal_free(&journal);
     llmi_release(allocator, config);
     return model;
 #endif
@@ -11440,9 +11717,14 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
 /* ============================================================================================
  * >>save         a directory that transformers loads
  *
- * Weights first, then generation_config.json, config.json, and the index of shards. Weights and
- * config.json carry the same hash of configuration and weights, so that one of an old save beside
- * one of a new is noticed.
+ * Several files change together, whatever byte the process dies at. A journal, model.save.json,
+ * lists them; it stands under its temporary name (".tmp") before any of them is written, also
+ * under temporary names. When all are durable, the journal gets its own name: from then on the new
+ * generation is the one that loads, with or without what follows: every file gets its name, those
+ * of the old generation that it does not replace are removed, and then the journal. The next save
+ * of the directory first ends what an earlier one began.
+ * Weights and config.json carry the same hash of configuration and weights, so that one of an old
+ * save beside one of a new is noticed, should somebody else mix them.
  * ========================================================================================== */
 #ifndef LLM_NO_STDIO
 #ifndef LLM_SHARD_BYTES
@@ -11582,38 +11864,165 @@ static void llmi_header_write(llmi_text *text, const llmi_table *table, size_t f
         llmi_text_add(text, " ", 1);
 }
 
-/* The files of a save: all are there, whole, under temporary names before one gets its own. */
+/* ---- a journal: see the head of this section ------------------------------------------------- */
 typedef struct llmi_save {
     const llm_model *model;
     const char *directory;
     llm_dtype dtype;
     char generation[32];
-    llmi_writer *writers;              /* finished ones */
-    size_t n;
+    size_t n_shards;
+    uint64_t most;                     /* bytes of a shard's data */
+    llmi_journal plan;                 /* what the journal's file says */
+    llmi_writer journal;               /* under its temporary name until all files are written */
 } llmi_save;
 
-static llm_result llmi_save_open(llmi_save *save, const char *name, llmi_writer **w,
-                                 llm_error *err) {
-    char path[LLMI_PATH];
-    *w = &save->writers[save->n];
-    LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, name, err));
-    return llmi_writer_open(*w, path, err);
+static void llmi_save_name(char name[LLMI_SAVED_NAME], size_t shard, size_t n_shards) {
+    if (n_shards == 1) snprintf(name, LLMI_SAVED_NAME, "model.safetensors");
+    else
+        snprintf(name, LLMI_SAVED_NAME, "model-%05lu-of-%05lu.safetensors",
+                 (unsigned long)shard + 1, (unsigned long)n_shards);
 }
-static llm_result llmi_save_close(llmi_save *save, llmi_writer *w, llm_error *err) {
-    LLMI_TRY(llmi_writer_finish(w, err));
-    save->n++;
+
+/* Gives what the journal lists its names, or (undo) removes the temporary files; then removes what
+ * the journal says. */
+static llm_result llmi_journal_apply(const llmi_journal *j, const char *directory, int undo,
+                                     llm_error *err) {
+    char name[LLMI_SAVED_NAME], path[LLMI_PATH], temporary[LLMI_PATH + 8];
+    int node;
+    path[0] = 0;
+    for (node = llmi_journal_first(j, "files"); node >= 0; node = j->json.nodes[node].next) {
+        if (!llmi_journal_name(&j->json, node, name)) continue;
+        LLMI_TRY(llmi_path_join(path, sizeof path, directory, name, err));
+        llmi_temporary_name(temporary, sizeof temporary, path, 0);
+        if (undo) (void)llmi_temporary_clean(temporary);
+        else if (llmi_kind_of(temporary) != LLMI_NO_FILE)
+            LLMI_TRY(llmi_file_rename(temporary, path, err));
+    }
+    if (path[0]) llmi_directory_sync(path);
+    node = undo ? -1 : llmi_journal_first(j, "remove");
+    for (; node >= 0; node = j->json.nodes[node].next) {
+        if (!llmi_journal_name(&j->json, node, name)) continue;
+        LLMI_TRY(llmi_path_join(path, sizeof path, directory, name, err));
+        llmi_file_remove(path);
+    }
     return LLM_OK;
 }
 
-static llm_result llmi_save_text(llmi_save *save, const char *name, const llmi_text *text,
+/* Ends what an earlier save began here: one that had written all is finished, of another the
+ * temporary files are removed. A journal that is none, no save has written: it is removed. */
+static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
+    static const char *const files[] = {LLMI_JOURNAL, LLMI_JOURNAL ".tmp"};
+    char path[LLMI_PATH];
+    int undo;
+    for (undo = 0; undo < 2; undo++) {
+        llmi_journal journal;
+        llm_error why;
+        llm_result result;
+        LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, files[undo], err));
+        if (llmi_kind_of(path) != LLMI_FILE) continue;
+        result = llmi_journal_open(&journal, save->directory, files[undo], save->model->allocator,
+                                   &why);
+        if (result == LLM_OK)
+            result = llmi_journal_apply(&journal, save->directory, undo, &why);
+        llmi_journal_free(&journal);
+        if (result != LLM_OK && result != LLM_ERR_FORMAT)
+            return llmi_fail(err, result, "%s", why.message);
+        llmi_file_remove(path);
+        llmi_directory_sync(path);
+    }
+    return LLM_OK;
+}
+
+/* the names of the old generation's files that the new one does not have */
+static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm_error *err) {
+    const llm_allocator *allocator = save->model->allocator;
+    const char *index_name = "model.safetensors.index.json", *comma = "";
+    char path[LLMI_PATH], name[LLMI_SAVED_NAME], ours[LLMI_SAVED_NAME], **names = NULL;
+    llmi_json index;
+    void *data = NULL;
+    size_t size, n = 0, i, shard;
+    if (save->n_shards > 1) {
+        llmi_text_format(text, "\"model.safetensors\"");
+        comma = ", ";
+    }
+    LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, index_name, err));
+    if (llmi_kind_of(path) != LLMI_FILE) return LLM_OK;
+    LLMI_TRY(llmi_file_read(path, &data, &size, allocator, err));
+    memset(&index, 0, sizeof index);
+    if (llmi_json_parse(&index, (const char *)data, size, path, allocator, NULL) == LLM_OK)
+        (void)llmi_index_names(&index, &names, &n, allocator, NULL);
+    for (i = 0; i < n; i++) {
+        for (shard = 0; shard < save->n_shards; shard++) {
+            llmi_save_name(ours, shard, save->n_shards);
+            if (!strcmp(ours, names[i])) break;
+        }
+        if (shard < save->n_shards || strlen(names[i]) >= sizeof name) continue;
+        llmi_text_format(text, "%s", comma);
+        llmi_text_string(text, names[i], strlen(names[i]));
+        comma = ", ";
+    }
+    if (save->n_shards == 1) llmi_text_format(text, "%s\"%s\"", comma, index_name);
+    llmi_release(allocator, names);
+    llmi_json_free(&index);
+    llmi_release(allocator, data);
+    return LLM_OK;
+}
+
+static llm_result llmi_save_plan(llmi_save *save, llm_error *err) {
+    char path[LLMI_PATH], name[LLMI_SAVED_NAME];
+    llmi_text text;
+    llm_result result;
+    size_t i;
+    memset(&text, 0, sizeof text);
+    text.allocator = save->model->allocator;
+    llmi_text_format(&text, "{\"files\": [");
+    for (i = 0; i < save->n_shards; i++) {
+        llmi_save_name(name, i, save->n_shards);
+        llmi_text_format(&text, "\"%s\", ", name);
+    }
+    if (save->n_shards > 1) llmi_text_format(&text, "\"model.safetensors.index.json\", ");
+    llmi_text_format(&text, "\"generation_config.json\", \"config.json\"],\n \"remove\": [");
+    result = llmi_save_list_old(save, &text, err);
+    llmi_text_format(&text, "]}\n");
+    if (result == LLM_OK && text.failed != LLM_OK)
+        result = llmi_fail(err, text.failed, "out of memory: the journal of %.120s",
+                           llmi_path_end(save->directory, 120));
+    save->plan.allocator = text.allocator;
+    save->plan.text = text.data;
+    if (result == LLM_OK)
+        result = llmi_json_parse(&save->plan.json, text.data, text.size, LLMI_JOURNAL,
+                                 text.allocator, err);
+    if (result == LLM_OK)
+        result = llmi_path_join(path, sizeof path, save->directory, LLMI_JOURNAL, err);
+    if (result == LLM_OK) result = llmi_writer_open(&save->journal, path, 1, err);
+    if (result == LLM_OK) result = llmi_writer_add(&save->journal, text.data, text.size, err);
+    if (result == LLM_OK) result = llmi_writer_finish(&save->journal, err);
+    return result;
+}
+
+/* ---- the files ------------------------------------------------------------------------------- */
+/* each is whole under its temporary name before the journal gets its own */
+static llm_result llmi_save_open(const llmi_save *save, const char *name, llmi_writer *w,
                                  llm_error *err) {
-    llmi_writer *w;
+    char path[LLMI_PATH];
+    LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, name, err));
+    return llmi_writer_open(w, path, 1, err);
+}
+static llm_result llmi_save_close(llmi_writer *w, llm_error *err) {
+    LLMI_TRY(llmi_writer_finish(w, err));
+    llmi_writer_unlock(w);
+    return LLM_OK;
+}
+
+static llm_result llmi_save_text(const llmi_save *save, const char *name, const llmi_text *text,
+                                 llm_error *err) {
+    llmi_writer w;
     if (text->failed != LLM_OK)
         return llmi_fail(err, text->failed, "out of memory: %s of %.120s", name,
                          llmi_path_end(save->directory, 120));
     LLMI_TRY(llmi_save_open(save, name, &w, err));
-    LLMI_TRY(llmi_writer_add(w, text->data, text->size, err));
-    return llmi_save_close(save, w, err);
+    LLMI_TRY(llmi_writer_add(&w, text->data, text->size, err));
+    return llmi_save_close(&w, err);
 }
 
 static llm_result llmi_save_tensor(llmi_writer *w, const float *values, size_t count,
@@ -11628,12 +12037,12 @@ static llm_result llmi_save_tensor(llmi_writer *w, const float *values, size_t c
     return LLM_OK;
 }
 
-static llm_result llmi_save_tensors(llmi_save *save, const char *name, size_t first, size_t end,
+static llm_result llmi_save_tensors(const llmi_save *save, const char *name, size_t first, size_t end,
                                     llm_error *err) {
     const llm_model *model = save->model;
     unsigned char length[8];
     llmi_text header;
-    llmi_writer *w;
+    llmi_writer w;
     llm_result result;
     size_t i;
     memset(&header, 0, sizeof header);
@@ -11643,12 +12052,12 @@ static llm_result llmi_save_tensors(llmi_save *save, const char *name, size_t fi
     result = header.failed == LLM_OK
                  ? llmi_save_open(save, name, &w, err)
                  : llmi_fail(err, header.failed, "out of memory: the header of %s", name);
-    if (result == LLM_OK) result = llmi_writer_add(w, length, 8, err);
-    if (result == LLM_OK) result = llmi_writer_add(w, header.data, header.size, err);
+    if (result == LLM_OK) result = llmi_writer_add(&w, length, 8, err);
+    if (result == LLM_OK) result = llmi_writer_add(&w, header.data, header.size, err);
     for (i = first; i < end && result == LLM_OK; i++)
-        result = llmi_save_tensor(w, (const float *)model->data[i], model->table.rows[i].count,
+        result = llmi_save_tensor(&w, (const float *)model->data[i], model->table.rows[i].count,
                                   save->dtype, err);
-    if (result == LLM_OK) result = llmi_save_close(save, w, err);
+    if (result == LLM_OK) result = llmi_save_close(&w, err);
     llmi_text_free(&header);
     return result;
 }
@@ -11664,19 +12073,16 @@ static size_t llmi_shard_end(const llmi_table *table, size_t first, uint64_t byt
 }
 
 /* model.safetensors, or shards of at most `most` bytes of data with their index */
-static llm_result llmi_save_weights(llmi_save *save, size_t n_shards, uint64_t most,
-                                    llmi_text *index, llm_error *err) {
+static llm_result llmi_save_weights(const llmi_save *save, llmi_text *index, llm_error *err) {
     const llmi_table *table = &save->model->table;
     const uint64_t each = save->dtype == LLM_BF16 ? 2 : 4;
     size_t shard, first = 0, i;
     llmi_text_format(index, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {\n",
                      (unsigned long long)(table->parameters * each));
-    for (shard = 0; shard < n_shards; shard++) {
-        const size_t end = llmi_shard_end(table, first, each, most);
-        char name[64] = "model.safetensors";
-        if (n_shards > 1)
-            snprintf(name, sizeof name, "model-%05lu-of-%05lu.safetensors",
-                     (unsigned long)shard + 1, (unsigned long)n_shards);
+    for (shard = 0; shard < save->n_shards; shard++) {
+        const size_t end = llmi_shard_end(table, first, each, save->most);
+        char name[LLMI_SAVED_NAME];
+        llmi_save_name(name, shard, save->n_shards);
         LLMI_TRY(llmi_save_tensors(save, name, first, end, err));
         for (i = first; i < end; i++)
             llmi_text_format(index, "    \"%s\": \"%s\"%s\n", table->rows[i].name, name,
@@ -11687,7 +12093,7 @@ static llm_result llmi_save_weights(llmi_save *save, size_t n_shards, uint64_t m
     return LLM_OK;
 }
 
-static llm_result llmi_save_files(llmi_save *save, size_t n_shards, uint64_t most, llm_error *err) {
+static llm_result llmi_save_files(const llmi_save *save, llm_error *err) {
     const llm_model *model = save->model;
     llmi_text index, defaults, config;
     llm_result result;
@@ -11699,10 +12105,10 @@ static llm_result llmi_save_files(llmi_save *save, size_t n_shards, uint64_t mos
                      "  \"eos_token_id\": %s\n}\n",
                      model->bos, model->eos);
     llmi_config_write(&config, model, save->dtype, save->generation);
-    result = llmi_save_weights(save, n_shards, most, &index, err);
+    result = llmi_save_weights(save, &index, err);
     if (result == LLM_OK) result = llmi_save_text(save, "generation_config.json", &defaults, err);
     if (result == LLM_OK) result = llmi_save_text(save, "config.json", &config, err);
-    if (result == LLM_OK && n_shards > 1)
+    if (result == LLM_OK && save->n_shards > 1)
         result = llmi_save_text(save, "model.safetensors.index.json", &index, err);
     llmi_text_free(&index);
     llmi_text_free(&defaults);
@@ -11710,37 +12116,58 @@ static llm_result llmi_save_files(llmi_save *save, size_t n_shards, uint64_t mos
     return result;
 }
 
+/* the caller holds the directory's lock */
+static llm_result llmi_save_locked(llmi_save *save, llm_error *err) {
+    llm_result result;
+    LLMI_TRY(llmi_save_recover(save, err));
+    result = llmi_save_plan(save, err);
+    if (result == LLM_OK) {
+        result = llmi_save_files(save, err);
+        llmi_directory_sync(save->journal.path);       /* the temporary names, before the journal */
+        if (result == LLM_OK) result = llmi_writer_rename(&save->journal, err);
+        else llmi_writer_abandon(&save->journal);
+        if (result != LLM_OK)
+            (void)llmi_journal_apply(&save->plan, save->directory, 1, NULL);
+    }
+    if (result == LLM_OK) result = llmi_journal_apply(&save->plan, save->directory, 0, err);
+    if (result == LLM_OK) {
+        llmi_file_remove(save->journal.path);
+        llmi_directory_sync(save->journal.path);
+    }
+    llmi_journal_free(&save->plan);
+    return result;
+}
+
 static llm_result llmi_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   uint64_t most, llm_error *err) {
     const uint64_t each = dtype == LLM_BF16 ? 2 : 4;
-    char other[LLMI_PATH];
     llm_result result;
     llmi_save save;
     uint64_t hash;
-    size_t n_shards = 0, i;
+    size_t i;
     LLMI_TRY(llmi_directory_create(directory, err));
-    for (i = 0; i < model->table.n; n_shards++) i = llmi_shard_end(&model->table, i, each, most);
-    LLMI_TRY(llmi_path_join(other, sizeof other, directory,
-                            n_shards > 1 ? "model.safetensors" : "model.safetensors.index.json",
-                            err));
     memset(&save, 0, sizeof save);
     save.model = model;
     save.directory = directory;
     save.dtype = dtype;
+    save.most = most;
+    for (i = 0; i < model->table.n; save.n_shards++)
+        i = llmi_shard_end(&model->table, i, each, most);
     hash = llmi_hash_add((uint64_t)dtype, &model->config, sizeof model->config);
     for (i = 0; i < model->table.n; i++)
         hash = llmi_hash_add(hash, model->data[i], model->table.rows[i].count * sizeof(float));
     snprintf(save.generation, sizeof save.generation, "%016llx", (unsigned long long)hash);
-    save.writers = (llmi_writer *)llmi_alloc(model->allocator, (n_shards + 3) * sizeof(llmi_writer),
-                                             "names of files", err);
-    if (!save.writers) return LLM_ERR_MEMORY;
-    result = llmi_save_files(&save, n_shards, most, err);
-    for (i = 0; i < save.n; i++) {
-        if (result == LLM_OK) result = llmi_writer_rename(&save.writers[i], err);
-        else llmi_writer_abandon(&save.writers[i]);
+#if LLMI_POSIX
+    {                                  /* those who save here take turns */
+        const int lock = open(directory, O_RDONLY);
+        if (lock < 0 && errno != EACCES) return llmi_fail_io(err, "open", directory);
+        if (lock >= 0) llmi_lock(lock, 1);
+        result = llmi_save_locked(&save, err);
+        if (lock >= 0) close(lock);
     }
-    if (result == LLM_OK) (void)remove(other);     /* of an older save in the other form */
-    llmi_release(model->allocator, save.writers);
+#else
+    result = llmi_save_locked(&save, err);
+#endif
     return result;
 }
 #endif
@@ -11818,7 +12245,8 @@ static void llmi_describe_fields(llmi_text *text, const void *object, const llmi
     }
 }
 
-/* what must be equal for the next step to be */
+/* What must be equal for the next step to be, a line each. Without rounding, activations that are
+ * computed again are the same, so recompute counts with the other precisions only. */
 static void llmi_trainer_describe(llmi_text *text, const llm_trainer *t) {
     const llm_train_desc *d = &t->desc;
     llmi_text_format(text, "arch %s\n",
@@ -11831,6 +12259,7 @@ static void llmi_trainer_describe(llmi_text *text, const llm_trainer *t) {
                      "schedule %d\nprecision %d\nseed %llu\nshard_first %llu\nshard_count %llu\n",
                      (int)d->schedule, (int)d->precision, (unsigned long long)d->seed,
                      (unsigned long long)d->shard_first, (unsigned long long)d->shard_count);
+    if (d->precision != LLM_FP32) llmi_text_format(text, "recompute %d\n", d->recompute != 0);
 }
 
 enum { LLMI_STATE_STEP, LLMI_STATE_TOKENS, LLMI_STATE_FORWARDS, LLMI_STATE_ACCUMULATED,
@@ -11884,7 +12313,7 @@ static llm_result llmi_trainer_write(const char *path, const llmi_piece *pieces,
         return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the header of %.120s",
                          llmi_path_end(path, 120));
     for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
-    LLMI_TRY(llmi_writer_open(&w, path, err));
+    LLMI_TRY(llmi_writer_open(&w, path, LLMI_TEMPORARIES, err));
     LLMI_TRY(llmi_writer_add(&w, length, 8, err));
     LLMI_TRY(llmi_writer_add(&w, header->data, header->size, err));
     for (i = 0; i < LLMI_N_CKPT; i++)
@@ -11929,28 +12358,52 @@ LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path
     return result;
 }
 
-/* the first line that differs */
+/* the next line of a description, "name value", without its end; 0 = there is none */
+static int llmi_next_line(const char **text, size_t *n, const char **line, size_t *size) {
+    const char *end = *n ? (const char *)memchr(*text, '\n', *n) : NULL;
+    *line = *text;
+    *size = end ? (size_t)(end - *text) : *n;
+    if (!*n) return 0;
+    *text += *size + (end != NULL);
+    *n -= *size + (end != NULL);
+    return 1;
+}
+
+/* the line of a description that begins with the name of `like`; 0 = there is none */
+static int llmi_line_like(const char *text, size_t n, const char *like, size_t n_like,
+                          const char **line, size_t *size) {
+    const char *space = n_like ? (const char *)memchr(like, ' ', n_like) : NULL;
+    const size_t name = space ? (size_t)(space - like) + 1 : n_like;
+    while (llmi_next_line(&text, &n, line, size))
+        if (*size >= name && memcmp(*line, like, name) == 0) return 1;
+    return 0;
+}
+
+/* Descriptions are compared by name. A line that only one of them has says 0, as older checkpoints
+ * do not know newer fields. */
 static llm_result llmi_compare_lines(const char *name, const char *have, size_t n_have,
                                      const char *want, size_t n_want, llm_error *err) {
-    while (n_have || n_want) {
-        const char *a = n_have ? (const char *)memchr(have, '\n', n_have) : NULL;
-        const char *b = n_want ? (const char *)memchr(want, '\n', n_want) : NULL;
-        const size_t i = a ? (size_t)(a - have) : n_have, j = b ? (size_t)(b - want) : n_want;
-        if (i != j || memcmp(have, want, i) != 0)
+    int side;
+    for (side = 0; side < 2; side++) {
+        const char *text = side ? want : have, *other = side ? have : want, *a, *b;
+        size_t n = side ? n_want : n_have, n_other = side ? n_have : n_want, i, j;
+        while (llmi_next_line(&text, &n, &a, &i)) {
+            const int found = llmi_line_like(other, n_other, a, i, &b, &j);
+            if (found ? i == j && memcmp(a, b, i) == 0 : i >= 2 && memcmp(a + i - 2, " 0", 2) == 0)
+                continue;
+            if (!found) b = "no such field", j = strlen(b);
             return llmi_fail(err, LLM_ERR_FORMAT,
                              "%.100s: the checkpoint has %.*s, this trainer %.*s", name,
-                             (int)llmi_min(i, 60), have, (int)llmi_min(j, 60), want);
-        have += i + (a != NULL);
-        n_have -= i + (a != NULL);
-        want += j + (b != NULL);
-        n_want -= j + (b != NULL);
+                             (int)llmi_min(side ? j : i, 60), side ? b : a,
+                             (int)llmi_min(side ? i : j, 60), side ? a : b);
+        }
     }
     return LLM_OK;
 }
 
 /* that the file is whole: the hash of the pieces; part: LLMI_HASH_PART bytes of room */
-static llm_result llmi_checkpoint_check(const llmi_shard *shard, llmi_entry *const *entries,
-                                        char *part, llm_error *err) {
+static llm_result llmi_checkpoint_check(llmi_entry *const *entries, char *part, llm_error *err) {
+    const llmi_shard *shard = entries[0]->shard;
     const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
     const int node = llmi_json_get(&shard->json, metadata, "hash");
     uint64_t hash = 0, at;
@@ -11972,8 +12425,9 @@ static llm_result llmi_checkpoint_check(const llmi_shard *shard, llmi_entry *con
 
 /* It is a checkpoint, and its configuration is the trainer's; -> entries. part, here and below:
  * LLMI_HASH_PART bytes of room. */
-static llm_result llmi_checkpoint_match(const llm_trainer *t, llmi_shard *shard,
+static llm_result llmi_checkpoint_match(const llm_trainer *t, const llmi_shards *all,
                                         llmi_entry **entries, char *part, llm_error *err) {
+    const llmi_shard *shard = &all->shards[0];
     const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
     const int format = llmi_json_get(&shard->json, metadata, "format");
     const int version = llmi_json_get(&shard->json, metadata, "version");
@@ -11991,8 +12445,7 @@ static llm_result llmi_checkpoint_match(const llm_trainer *t, llmi_shard *shard,
                          "%.120s: a checkpoint of a version other than 1", name);
     llmi_trainer_pieces(t, pieces, 0);
     for (i = 0; i < LLMI_N_CKPT; i++) {
-        llmi_shard *where = NULL;
-        entries[i] = llmi_find_entry(shard, 1, pieces[i].name, &where);
+        entries[i] = llmi_find_entry(all, pieces[i].name);
         if (!entries[i])
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %s is missing", name, pieces[i].name);
     }
@@ -12013,15 +12466,14 @@ static llm_result llmi_checkpoint_match(const llm_trainer *t, llmi_shard *shard,
 }
 
 /* the counters */
-static llm_result llmi_checkpoint_state(llmi_shard *shard, const llmi_entry *entry, int64_t *state,
-                                        llm_error *err) {
-    const char *name = shard->source.name;
+static llm_result llmi_checkpoint_state(const llmi_entry *entry, int64_t *state, llm_error *err) {
+    const char *name = entry->shard->source.name;
     const size_t size = LLMI_N_STATE * sizeof *state;
     int i;
     if (entry->end - entry->begin != size)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a state of %llu bytes, not %lu", name,
                          (unsigned long long)(entry->end - entry->begin), (unsigned long)size);
-    LLMI_TRY(llmi_source_read(&shard->source, entry->begin, state, size, err));
+    LLMI_TRY(llmi_source_read(&entry->shard->source, entry->begin, state, size, err));
     for (i = LLMI_STATE_STEP; i <= LLMI_STATE_ACCUMULATED; i++) {
         const int64_t most = i == LLMI_STATE_ACCUMULATED ? INT_MAX / 2 : INT64_MAX / 2;
         if (state[i] < 0 || state[i] > most)
@@ -12031,23 +12483,24 @@ static llm_result llmi_checkpoint_state(llmi_shard *shard, const llmi_entry *ent
     return LLM_OK;
 }
 
-static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *part,
+static llm_result llmi_checkpoint_load(llm_trainer *t, const llmi_shards *all, char *part,
                                        llm_error *err) {
+    const llmi_source *source = &all->shards[0].source;
     llmi_entry *entries[LLMI_N_CKPT];
     llmi_piece pieces[LLMI_N_CKPT];
     int64_t state[LLMI_N_STATE];
     size_t n;
     int i;
-    LLMI_TRY(llmi_checkpoint_match(t, shard, entries, part, err));
-    LLMI_TRY(llmi_checkpoint_state(shard, entries[LLMI_CKPT_STATE], state, err));
+    LLMI_TRY(llmi_checkpoint_match(t, all, entries, part, err));
+    LLMI_TRY(llmi_checkpoint_state(entries[LLMI_CKPT_STATE], state, err));
     llmi_trainer_pieces(t, pieces, state[LLMI_STATE_ACCUMULATED] > 0);
     for (i = LLMI_CKPT_WEIGHTS; i < LLMI_N_CKPT; i++)
         if (entries[i]->end - entries[i]->begin != pieces[i].size)
             return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: %s has %llu bytes, not %llu",
-                             shard->source.name, pieces[i].name,
+                             source->name, pieces[i].name,
                              (unsigned long long)(entries[i]->end - entries[i]->begin),
                              (unsigned long long)pieces[i].size);
-    LLMI_TRY(llmi_checkpoint_check(shard, entries, part, err));
+    LLMI_TRY(llmi_checkpoint_check(entries, part, err));
     n = (size_t)(entries[LLMI_CKPT_USER]->end - entries[LLMI_CKPT_USER]->begin);
     LLMI_TRY(llmi_grow(t->model->allocator, &t->user_data, &t->user_data_capacity,
                        t->user_data_size, n, "user data", err));
@@ -12055,8 +12508,8 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *
     pieces[LLMI_CKPT_USER].size = n;
     for (i = LLMI_CKPT_USER; i < LLMI_N_CKPT; i++)
         if (pieces[i].size)
-            LLMI_TRY(llmi_source_read(&shard->source, entries[i]->begin, pieces[i].data,
-                                      pieces[i].size, err));
+            LLMI_TRY(llmi_source_read(source, entries[i]->begin, pieces[i].data, pieces[i].size,
+                                      err));
     t->user_data_size = n;
     t->step = state[LLMI_STATE_STEP];
     t->n_tokens = state[LLMI_STATE_TOKENS];
@@ -12071,16 +12524,19 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, llmi_shard *shard, char *
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
     const llm_allocator *allocator;
     llm_result result;
-    llmi_shard shard;
+    llmi_shards all;
     char *part;
     if (!trainer || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or path is NULL");
     allocator = trainer->model->allocator;
     part = (char *)llmi_alloc(allocator, LLMI_HASH_PART, "a part of a checkpoint", err);
     if (!part) return LLM_ERR_MEMORY;
-    memset(&shard, 0, sizeof shard);
-    result = llmi_shard_open(&shard, path, allocator, err);
-    if (result == LLM_OK) result = llmi_checkpoint_load(trainer, &shard, part, err);
-    llmi_shard_free(&shard, allocator);
+    memset(&all, 0, sizeof all);
+    all.allocator = allocator;
+    result = llmi_shards_make(&all, 1, err);
+    if (result == LLM_OK) result = llmi_shard_open(&all.shards[0], path, allocator, err);
+    if (result == LLM_OK) result = llmi_shards_index(&all, err);
+    if (result == LLM_OK) result = llmi_checkpoint_load(trainer, &all, part, err);
+    llmi_shards_free(&all);
     llmi_release(allocator, part);
     return result;
 }

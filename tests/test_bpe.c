@@ -3,7 +3,7 @@
 
 static char *bpe_file(const char *path, size_t *size) {
     void *data = NULL;
-    return llmi_file_exists(path) && llmi_file_read(path, &data, size, NULL, NULL) == LLM_OK
+    return llmi_kind_of(path) == LLMI_FILE && llmi_file_read(path, &data, size, NULL, NULL) == LLM_OK
                ? (char *)data
                : NULL;
 }

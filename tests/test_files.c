@@ -1670,19 +1670,12 @@ TEST(files_save_fails) {
 #if LLMI_POSIX
     {   /* files that cannot be written, even by root: directories of their temporary names */
         static const char *const names[] = {"model.safetensors", "config.json"};
-        int i, j;
+        int i;
         for (i = 0; i < 2; i++) {
-            for (j = 0; j < LLMI_TEMPORARIES; j++) {
-                snprintf(path, sizeof path, "%s/%s.tmp.%ld-%d", directory, names[i],
-                         (long)getpid(), j);
-                files_mkdir(path);
-            }
+            snprintf(path, sizeof path, "%s/%s.tmp", directory, names[i]);
+            files_mkdir(path);
             files_save_fails(fresh, old, directory, names[i]);
-            for (j = 0; j < LLMI_TEMPORARIES; j++) {
-                snprintf(path, sizeof path, "%s/%s.tmp.%ld-%d", directory, names[i],
-                         (long)getpid(), j);
-                CHECK(rmdir(path) == 0);
-            }
+            CHECK(rmdir(path) == 0);
             CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
         }
         /* and a directory of its own name */
@@ -1691,14 +1684,25 @@ TEST(files_save_fails) {
         files_mkdir(path);
         files_save_fails(fresh, old, directory, "generation_config.json");
         CHECK(rmdir(path) == 0);
-        /* somebody else's temporary file is left alone */
-        snprintf(path, sizeof path, "%s/config.json.tmp.%ld-0", directory, (long)getpid());
-        files_write(directory, strrchr(path, '/') + 1, "theirs", 6);
-        CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
-        CHECK(remove(path) == 0);
+        {   /* a temporary file that is being written is left alone, one that is not is removed */
+            llmi_writer theirs;
+            snprintf(path, sizeof path, "%s/config.json", directory);
+            CHECK(llmi_writer_open(&theirs, path, 1, &err) == LLM_OK);
+            files_save_fails(fresh, old, directory, "theirs");
+            CHECK(llmi_file_write(path, "mine", 4, &err) == LLM_OK);     /* by the next name */
+            CHECK(llmi_writer_add(&theirs, "theirs", 6, &err) == LLM_OK &&
+                  llmi_writer_finish(&theirs, &err) == LLM_OK &&
+                  llmi_writer_rename(&theirs, &err) == LLM_OK);
+            files_write(directory, "config.json.tmp", "nobody's", 8);
+            files_write(directory, "config.json.tmp7", "nobody's", 8);
+            files_write(directory, "model.safetensors.tmp", "nobody's", 8);
+            CHECK(llm_model_save(old, directory, LLM_F32, NULL) == LLM_OK);
+            CHECK(files_count(directory) == 3);
+        }
+        snprintf(path, sizeof path, "%s/device", directory);
         /* no device becomes a file */
         CHECK(symlink("/dev/null", path) == 0);
-        REFUSED(LLM_ERR_IO, llmi_file_write(path, "x", 1, &err), "config.json.tmp", "regular");
+        REFUSED(LLM_ERR_IO, llmi_file_write(path, "x", 1, &err), "device", "regular");
         CHECK(remove(path) == 0);
     }
 #if !defined(__APPLE__)
@@ -1831,7 +1835,7 @@ TEST(files_sharded_save) {
     memcpy(model->eos, "[3, 5]", 7);
     result = llmi_model_save(model, directory, LLM_F32, 100, &err);
     CHECK_MSG(result == LLM_OK, "%s", err.message);
-    CHECK(!llmi_file_exists("build/files/sharded/model.safetensors"));
+    CHECK(llmi_kind_of("build/files/sharded/model.safetensors") == LLMI_NO_FILE);
     got = files_load(directory, &err);
     CHECK_MSG(got && files_same_tensors(model, got), "%s", err.message);
     CHECK(got && strcmp(got->bos, "7") == 0 && strcmp(got->eos, "[3, 5]") == 0);
@@ -1863,7 +1867,7 @@ TEST(files_sharded_save) {
         llm_model_free(other);
     }
     CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);      /* in one file again */
-    CHECK(!llmi_file_exists("build/files/sharded/model.safetensors.index.json"));
+    CHECK(llmi_kind_of("build/files/sharded/model.safetensors.index.json") == LLMI_NO_FILE);
     got = files_load(directory, &err);
     CHECK_MSG(got && files_same_tensors(model, got), "%s", err.message);
     files_unload(got);

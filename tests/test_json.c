@@ -186,7 +186,7 @@ TEST(json_tree) {
     a = llmi_json_get(&json, 0, "a");
     b = llmi_json_get(&json, 0, "b");
     CHECK(a > 0 && json.nodes[a].type == LLMI_JSON_ARRAY && json.nodes[a].n_children == 3);
-    item = json.nodes[a].first_child;
+    item = llmi_json_first(&json, a);
     CHECK(json.nodes[item].type == LLMI_JSON_NUMBER &&
           json.nodes[item].end - json.nodes[item].begin == 1);
     item = json.nodes[item].next;

@@ -61,12 +61,11 @@ static llm_result measure(const llmi_shard *shard, const llmi_entry *entry, stat
     return LLM_OK;
 }
 
-static int print_tensors(llmi_shards *all) {
+static int print_tensors(const llmi_shards *all) {
     uint64_t values = 0, bytes = 0, bad = 0;
     size_t tensors = 0, i, j;
     for (i = 0; i < all->n; i++) {
-        llmi_shard *shard = &all->shards[i];
-        qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
+        const llmi_shard *shard = &all->shards[i];
         printf("\n%s: %lu tensors\n", shard->source.name, (unsigned long)shard->n);
         printf("  %-52s %-8s %-14s %10s %10s %10s %10s\n", "name", "type", "shape", "min", "max",
                "mean", "rms");
@@ -126,7 +125,7 @@ int main(int argc, char **argv) {
     const int help = argc > 1 && !strcmp(argv[1], "--help");
     llm_model *model;
     llmi_shards all;
-    size_t i;
+    llmi_journal journal;
     int failed = 0;
     if (help || argc != 2 || argv[1][0] == '-') {
         fprintf(help ? stdout : stderr,
@@ -140,10 +139,11 @@ int main(int argc, char **argv) {
     else failed = complain();
     llm_model_free(model);
     memset(&all, 0, sizeof all);       /* a model has f32 only; the types are those of the files */
-    if (llmi_directory_open(&all, argv[1], NULL, &error) == LLM_OK) failed |= print_tensors(&all);
+    if (llmi_journal_open(&journal, argv[1], LLMI_JOURNAL, NULL, &error) == LLM_OK &&
+        llmi_directory_open(&all, argv[1], &journal, &error) == LLM_OK)
+        failed |= print_tensors(&all);
     else if (!failed) failed = complain();
-    for (i = 0; i < all.n; i++) llmi_shard_free(&all.shards[i], NULL);
-    llmi_release(NULL, all.shards);
-    llmi_release(NULL, all.paths);
+    llmi_shards_free(&all);
+    llmi_journal_free(&journal);
     return failed;
 }

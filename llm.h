@@ -8814,9 +8814,9 @@ enum { LLMI_ABSENT = 0,
 typedef struct llmi_string {
     size_t begin, size;           /* in llmi_strings.bytes */
     uint32_t hash;
+    uint32_t added;               /* 1 + index of the added token, once they are sorted; 0 = none */
     uint8_t kind;
     uint8_t direct;               /* as a whole pre-token, this is its own encoding */
-    uint8_t is_added;
 } llmi_string;
 
 typedef struct llmi_string_slot { uint32_t hash; int32_t index; } llmi_string_slot;  /* -1 = free */
@@ -8827,36 +8827,61 @@ typedef struct llmi_strings {
     size_t items_capacity, n;     /* capacity in bytes */
     llmi_string_slot *slots;      /* open addressing, at most half full */
     size_t n_slots, n_used;
+    uint64_t secret;
 } llmi_strings;
 
-static uint32_t llmi_hash(const char *bytes, size_t n) {
-    const uint64_t factor = 0x9E3779B97F4A7C15u;
-    uint64_t hash = (n + 1) * factor, word = 0;
-    for (; n >= 8; n -= 8, bytes += 8) {
-        memcpy(&word, bytes, 8);
-        hash = (hash ^ word) * factor;
-        hash ^= hash >> 32;
-    }
-    if (n >= 4) {                 /* two words of 4 bytes, overlapping */
-        uint32_t first, last;
-        memcpy(&first, bytes, 4);
-        memcpy(&last, bytes + n - 4, 4);
-        word = first | (uint64_t)last << 32;
-    } else if (n) {
-        word = (uint64_t)(unsigned char)bytes[0] | (uint64_t)(unsigned char)bytes[n / 2] << 8 |
-               (uint64_t)(unsigned char)bytes[n - 1] << 16;
-    }
-    if (n) {
-        hash = (hash ^ word) * factor;
-        hash ^= hash >> 32;
-    }
-    return (uint32_t)(hash * factor >> 32);
+/* Nobody who writes a file can know this: so none can choose strings or pairs of one hash. Results
+ * do not depend on it. */
+static uint64_t llmi_secret(const void *object) {
+    const double now = llmi_seconds();
+    uint64_t bits;
+    memcpy(&bits, &now, sizeof bits);
+    return llm_random(bits ^ (uint64_t)(uintptr_t)object, (uint64_t)time(NULL));
 }
 
-static int32_t llmi_strings_find_hashed(const llmi_strings *s, const char *bytes, size_t n,
-                                        int kind, uint32_t hash) {
+static uint64_t llmi_rotate(uint64_t x, int n) { return x << n | x >> (64 - n); }
+
+/* Up to 8 bytes, most words, are one number; beyond, this is SipHash-1-3 (Aumasson & Bernstein,
+ * INDOCRYPT 2012), by words of the processor's order. */
+static uint32_t llmi_hash(uint64_t secret, const char *bytes, size_t n) {
+    uint64_t v0 = secret ^ UINT64_C(0x736F6D6570736575), v2 = secret ^ UINT64_C(0x6C7967656E657261),
+             v1 = ~secret ^ UINT64_C(0x646F72616E646F6D), v3 = ~secret ^ UINT64_C(0x7465646279746573);
+    const size_t words = n / 8;
+    uint64_t word = 0;
+    uint32_t low, high;
+    size_t i;
+    if (n <= 8) {
+        if (n >= 4) {                            /* two words of 4 bytes, overlapping */
+            memcpy(&low, bytes, 4);
+            memcpy(&high, bytes + n - 4, 4);
+            word = low | (uint64_t)high << 32;
+        } else if (n) {
+            word = (uint64_t)(unsigned char)bytes[0] | (uint64_t)(unsigned char)bytes[n / 2] << 8 |
+                   (uint64_t)(unsigned char)bytes[n - 1] << 16;
+        }
+        return (uint32_t)llm_random(secret + n, word);
+    }
+    for (i = 0; i < words + 4; i++) {            /* words, the last 8 bytes, three times nothing */
+        if (i < words) memcpy(&word, bytes + 8 * i, 8);
+        else if (i == words) memcpy(&word, bytes + n - 8, 8);
+        else word = 0;
+        if (i == words) v2 ^= n;
+        if (i == words + 1) v2 ^= 0xFF;
+        v3 ^= word;
+        v0 += v1; v1 = llmi_rotate(v1, 13) ^ v0; v0 = llmi_rotate(v0, 32);
+        v2 += v3; v3 = llmi_rotate(v3, 16) ^ v2;
+        v0 += v3; v3 = llmi_rotate(v3, 21) ^ v0;
+        v2 += v1; v1 = llmi_rotate(v1, 17) ^ v2; v2 = llmi_rotate(v2, 32);
+        v0 ^= word;
+    }
+    return (uint32_t)(v0 ^ v1 ^ v2 ^ v3);
+}
+
+static int32_t llmi_strings_find(const llmi_strings *s, const char *bytes, size_t n, int kind) {
+    uint32_t hash;
     size_t i;
     if (!s->n_slots) return -1;
+    hash = llmi_hash(s->secret, bytes, n);
     for (i = hash & (s->n_slots - 1); s->slots[i].index >= 0; i = (i + 1) & (s->n_slots - 1)) {
         const llmi_string *item = &s->items[s->slots[i].index];
         if (s->slots[i].hash == hash && item->size == n && item->kind == kind &&
@@ -8864,10 +8889,6 @@ static int32_t llmi_strings_find_hashed(const llmi_strings *s, const char *bytes
             return s->slots[i].index;
     }
     return -1;
-}
-
-static int32_t llmi_strings_find(const llmi_strings *s, const char *bytes, size_t n, int kind) {
-    return llmi_strings_find_hashed(s, bytes, n, kind, llmi_hash(bytes, n));
 }
 
 /* string number index, which has none yet; the numbers between that and the last become absent */
@@ -8886,6 +8907,7 @@ static llm_result llmi_strings_put(llmi_strings *s, int32_t index, const char *b
         llmi_string_slot *slots = (llmi_string_slot *)llmi_alloc(
             allocator, llmi_mul(n_slots, sizeof *slots), "token table", err);
         if (!slots) return LLM_ERR_MEMORY;
+        if (!s->n_slots) s->secret = llmi_secret(slots);
         for (i = 0; i < n_slots; i++) slots[i].index = -1;
         for (k = 0; k < s->n_slots; k++) {
             if (s->slots[k].index < 0) continue;
@@ -8904,7 +8926,7 @@ static llm_result llmi_strings_put(llmi_strings *s, int32_t index, const char *b
     item = &s->items[index];
     item->begin = s->bytes.size;
     item->size = n;
-    item->hash = llmi_hash(bytes, n);
+    item->hash = llmi_hash(s->secret, bytes, n);
     item->kind = (uint8_t)kind;
     llmi_text_add(&s->bytes, bytes, n);
     for (i = item->hash & (s->n_slots - 1); s->slots[i].index >= 0;
@@ -8927,15 +8949,15 @@ typedef struct llmi_pair_slot { uint64_t key; int32_t value; } llmi_pair_slot;
 typedef struct llmi_pairs {
     llmi_pair_slot *slots;        /* open addressing, at most half full; key UINT64_MAX = free */
     size_t n_slots, n;
+    uint64_t secret;
 } llmi_pairs;
 
 static uint64_t llmi_pair(int32_t a, int32_t b) {
     return (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
 }
 
-static size_t llmi_pairs_slot(const llmi_pairs *pairs,
-                              uint64_t key) { /* its place, or a free one */
-    size_t i = (size_t)(key * 0x9E3779B97F4A7C15u >> 32) & (pairs->n_slots - 1);
+static size_t llmi_pairs_slot(const llmi_pairs *pairs, uint64_t key) {   /* its place, or a free one */
+    size_t i = (size_t)llm_random(pairs->secret, key) & (pairs->n_slots - 1);
     while (pairs->slots[i].key != key && pairs->slots[i].key != UINT64_MAX)
         i = (i + 1) & (pairs->n_slots - 1);
     return i;
@@ -8958,6 +8980,7 @@ static llm_result llmi_pairs_put(llmi_pairs *pairs, uint64_t key, int32_t value,
         larger.slots = (llmi_pair_slot *)llmi_alloc(
             allocator, llmi_mul(larger.n_slots, sizeof *larger.slots), "token pairs", err);
         if (!larger.slots) return LLM_ERR_MEMORY;
+        larger.secret = pairs->n_slots ? pairs->secret : llmi_secret(larger.slots);
         for (i = 0; i < larger.n_slots; i++) larger.slots[i].key = UINT64_MAX;
         for (i = 0; i < pairs->n_slots; i++)
             if (pairs->slots[i].key != UINT64_MAX)
@@ -9298,6 +9321,16 @@ typedef struct llmi_added {
     uint8_t special, normalized, lstrip, rstrip, single_word;
 } llmi_added;
 
+/* Added tokens of one set are found in time proportional to the text, by an automaton (Aho &
+ * Corasick, CACM 18(6), 1975): a node for every beginning of one, node 0 the empty one. */
+typedef struct llmi_node {
+    uint32_t first, n;                   /* its children, one byte longer each, by that byte */
+    uint32_t shorter;                    /* the longest of its other ends that is a node */
+    uint32_t size;                       /* bytes */
+    int32_t token;                       /* in added, the longest that it begins with; -1 = none */
+    uint8_t byte;                        /* its last */
+} llmi_node;
+
 #define LLMI_MAX_SPLITS 4                /* patterns of one tokenizer */
 
 struct llm_tokenizer {
@@ -9309,8 +9342,9 @@ struct llm_tokenizer {
     size_t n_merges, merges_capacity;    /* capacity in bytes */
     int32_t byte_tokens[256];
     llmi_added *added;                   /* by normalized, then by content */
-    size_t n_added, n_plain;             /* n_plain: those not normalized, they come first */
-    uint8_t starts[2][256];              /* does any of the plain, of the others, start so? */
+    size_t n_added;
+    llmi_node *nodes[2];                 /* of those not normalized, and of the others */
+    uint8_t starts[2][256];              /* does any of the set start so? */
     int add_prefix_space, ignore_merges;
     int splits[LLMI_MAX_SPLITS];         /* of llmi_splits, each on the pieces of the one before */
     int n_splits;
@@ -9346,6 +9380,8 @@ LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
     llmi_release(tokenizer->allocator, tokenizer->ranks.slots);
     llmi_release(tokenizer->allocator, tokenizer->merges);
     llmi_release(tokenizer->allocator, tokenizer->added);
+    llmi_release(tokenizer->allocator, tokenizer->nodes[0]);
+    llmi_release(tokenizer->allocator, tokenizer->nodes[1]);
     llmi_release(is_custom ? &copy : NULL, tokenizer);
 }
 
@@ -9555,27 +9591,48 @@ static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n)
     return llmi_encode_split(e, text, n, 0);
 }
 
-/* first of the added tokens [low, high), equal in their first i bytes, whose byte i is >= byte */
-static size_t llmi_added_bound(const llmi_added *added, size_t low, size_t high, size_t i,
-                               unsigned byte) {
+/* the child of a node by its byte; 0 = none */
+static uint32_t llmi_node_child(const llmi_node *nodes, uint32_t node, unsigned char byte) {
+    uint32_t low = nodes[node].first, high = low + nodes[node].n;
     while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        if ((unsigned char)added[middle].content[i] < byte) low = middle + 1;
+        const uint32_t middle = low + (high - low) / 2;
+        if (nodes[middle].byte == byte) return middle;
+        if (nodes[middle].byte < byte) low = middle + 1;
         else high = middle;
     }
-    return low;
+    return 0;
 }
 
-/* the longest added token of [low, high) at the start of text, or NULL */
-static const llmi_added *llmi_added_match(const llmi_added *added, size_t low, size_t high,
-                                          const char *text, size_t n) {
-    const llmi_added *longest = NULL;
-    size_t i;
-    for (i = 0;; i++) {
-        if (low < high && added[low].size == i) longest = &added[low++];
-        if (low == high || i == n) return longest;
-        low = llmi_added_bound(added, low, high, i, (unsigned char)text[i]);
-        high = llmi_added_bound(added, low, high, i, (unsigned char)text[i] + 1u);
+/* a search for added tokens in a text */
+typedef struct llmi_search {
+    uint32_t node;                       /* the longest that ends at `at` and begins from `from` on */
+    size_t at, from;
+} llmi_search;
+
+/* the leftmost token that begins at s->from or later, of several there the longest; the search goes
+ * on after it. NULL = no more */
+static const llmi_added *llmi_added_next(const llm_tokenizer *t, int set, const char *text,
+                                         size_t n, llmi_search *s, size_t *begin) {
+    const llmi_node *nodes = t->nodes[set];
+    for (;;) {
+        uint32_t child = 0;
+        const llmi_node *node;
+        while (s->node && s->at - nodes[s->node].size < s->from) s->node = nodes[s->node].shorter;
+        while (!s->node && s->at < n && !t->starts[set][(unsigned char)text[s->at]]) s->at++;
+        if (s->at < n) child = llmi_node_child(nodes, s->node, (unsigned char)text[s->at]);
+        node = &nodes[s->node];
+        if (child) {
+            s->node = child;
+            s->at++;
+        } else if (node->token >= 0) {
+            *begin = s->at - node->size;
+            s->from = *begin + t->added[node->token].size;
+            return &t->added[node->token];
+        } else if (s->node) {
+            s->node = node->shorter;
+        } else {
+            return NULL;
+        }
     }
 }
 
@@ -9598,20 +9655,23 @@ static int llmi_added_alone(const llm_tokenizer *t, const char *text, size_t n, 
     return !((unsigned)(before | behind) & LLMI_WORD);
 }
 
-/* White space around [*begin, *end) of text, not before lowest: the token takes it in. */
+/* White space around [*begin, *end) of text, not before lowest: the token takes it in. *white: the
+ * end of the white space that was looked at last, which is not looked at again. */
 static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, const char *text,
-                             size_t n, size_t lowest, size_t *begin, size_t *end) {
+                             size_t n, size_t lowest, size_t *begin, size_t *end, size_t *white) {
     int kind;
     while (token->lstrip && *begin > lowest) {
         const size_t at = llmi_character_before(t->classes, text, lowest, *begin, &kind);
         if (kind != LLMI_SPACE) break;
         *begin = at;
     }
-    while (token->rstrip && *end < n) {
+    if (!token->rstrip) return;
+    while (*end >= *white && *end < n) {
         const size_t size = llmi_class(t->classes, text + *end, n - *end, &kind);
         if (kind != LLMI_SPACE) break;
         *end += size;
     }
+    *end = *white = llmi_max(*end, *white);
 }
 
 /* Added tokens cut the text: first those not normalized (set 0), then, in the pieces between, the
@@ -9619,22 +9679,15 @@ static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, co
  * else is found within it, and stays text. */
 static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n, int set) {
     const llm_tokenizer *t = e->t;
-    const size_t low = set ? t->n_plain : 0, high = set ? t->n_added : t->n_plain;
-    size_t at = 0, done = 0;
+    const llmi_added *token;
+    llmi_search search = {0, 0, 0};
+    size_t done = 0, white = 0, begin;
     if (set == 2) return llmi_encode_plain(e, text, n);
-    while (low < high && at < n) {
-        const llmi_added *token = NULL;
-        size_t begin = at, end;
-        if (t->starts[set][(unsigned char)text[at]])
-            token = llmi_added_match(t->added, low, high, text + at, n - at);
-        if (!token) {
-            at++;
-            continue;
-        }
-        at = end = begin + token->size;
+    while (t->nodes[set] && (token = llmi_added_next(t, set, text, n, &search, &begin)) != NULL) {
+        size_t end = begin + token->size;
         if (token->special && !e->parse_special) continue;
         if (token->single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
-        llmi_added_strip(t, token, text, n, done, &begin, &end);
+        llmi_added_strip(t, token, text, n, done, &begin, &end, &white);
         if (begin > done) LLMI_TRY(llmi_encode_piece(e, text + done, begin - done, set + 1));
         llmi_emit(e, token->id);
         done = end;
@@ -9682,12 +9735,65 @@ static int llmi_added_compare(const void *left, const void *right) {
     return order ? order : a->size < b->size ? -1 : a->size > b->size;
 }
 
+/* The automaton of added[low .. high), which are sorted by content. Nodes come by size, so that those
+ * of a node's children, and the shorter ones, are there before it is asked for them. */
+static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t high,
+                                   llm_error *err) {
+    typedef struct range { uint32_t low, high; } range;          /* of the tokens below a node */
+    const llmi_added *added = t->added;
+    llmi_node *nodes;
+    range *ranges;
+    size_t most = 1, i, k;
+    uint32_t n = 1, at;
+    if (low == high) return LLM_OK;
+    for (i = low; i < high; i++) {
+        for (k = 0; i > low && k < added[i].size && k < added[i - 1].size &&
+                    added[i].content[k] == added[i - 1].content[k]; k++) {}
+        most += added[i].size - k;
+        t->starts[set][(unsigned char)added[i].content[0]] = 1;
+    }
+    if (most > INT32_MAX)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "added tokens of more than 2^31 bytes");
+    t->nodes[set] = nodes = (llmi_node *)llmi_alloc(t->allocator, most * sizeof *nodes,
+                                                    "added tokens", err);
+    if (!nodes) return LLM_ERR_MEMORY;
+    ranges = (range *)llmi_alloc(t->allocator, most * sizeof *ranges, "added tokens", err);
+    if (!ranges) return LLM_ERR_MEMORY;
+    memset(nodes, 0, sizeof *nodes);
+    nodes[0].token = -1;
+    ranges[0].low = (uint32_t)low;
+    ranges[0].high = (uint32_t)high;
+    for (at = 0; at < n; at++) {
+        llmi_node *node = &nodes[at];
+        range r = ranges[at];
+        node->first = n;
+        for (; r.low < r.high && added[r.low].size == node->size; r.low++)
+            node->token = (int32_t)r.low;
+        while (r.low < r.high) {
+            llmi_node *child = &nodes[n];
+            uint32_t shorter = node->shorter, end = r.low;
+            child->byte = (uint8_t)added[r.low].content[node->size];
+            while (end < r.high && (uint8_t)added[end].content[node->size] == child->byte) end++;
+            child->size = node->size + 1;
+            child->token = node->token;
+            child->first = child->n = child->shorter = 0;
+            while (at && !(child->shorter = llmi_node_child(nodes, shorter, child->byte)) && shorter)
+                shorter = nodes[shorter].shorter;
+            ranges[n].low = r.low;
+            ranges[n++].high = r.low = end;
+            node->n++;
+        }
+    }
+    llmi_release(t->allocator, ranges);
+    return LLM_OK;
+}
+
 /* vocabulary, merges and added tokens are there: what the encoder looks up is derived from them */
 static llm_result llmi_tokenizer_finish(llm_tokenizer *t, const char *name, llm_error *err) {
     llmi_encoder e;
     int32_t found[2];
     llm_result result = LLM_OK;
-    size_t i;
+    size_t i, n_plain = 0;
     for (i = 0; i < t->vocabulary.n; i++)
         if (t->vocabulary.items[i].kind == LLMI_ABSENT)
             return llmi_fail(err, LLM_ERR_FORMAT, "%s: no token has id %lu, though %lu exist", name,
@@ -9701,10 +9807,13 @@ static llm_result llmi_tokenizer_finish(llm_tokenizer *t, const char *name, llm_
     }
     for (i = 0; i < t->n_added; i++) {
         t->added[i].content = llmi_token_text(t, t->added[i].id, &t->added[i].size);
-        t->n_plain += !t->added[i].normalized;
-        t->starts[t->added[i].normalized][(unsigned char)t->added[i].content[0]] = 1;
+        n_plain += !t->added[i].normalized;
     }
     if (t->n_added) qsort(t->added, t->n_added, sizeof *t->added, llmi_added_compare);
+    for (i = 0; i < t->n_added; i++)
+        t->vocabulary.items[t->added[i].id].added = (uint32_t)i + 1;
+    LLMI_TRY(llmi_added_index(t, 0, 0, n_plain, err));
+    LLMI_TRY(llmi_added_index(t, 1, n_plain, t->n_added, err));
     e = llmi_encoder_make(t, found, 2, err);
     for (i = 0; i < t->vocabulary.n && result == LLM_OK; i++) {
         llmi_string *item = &t->vocabulary.items[i];
@@ -9734,7 +9843,7 @@ static llmi_added *llmi_tokenizer_add(llm_tokenizer *t, int32_t id) {
     memset(added, 0, sizeof *added);
     added->id = id;
     added->special = 1;
-    t->vocabulary.items[id].is_added = 1;
+    t->vocabulary.items[id].added = (uint32_t)t->n_added;
     return added;
 }
 
@@ -10189,7 +10298,7 @@ static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limi
             return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu: id %ld is another's",
                              json->name, (unsigned long)r->t->n_added, (long)id);
         if (llmi_strings_find(vocabulary, r->scratch.data, n, LLMI_ADDED) >= 0 ||
-            (known >= 0 && vocabulary->items[id].is_added))
+            (known >= 0 && vocabulary->items[id].added))
             return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu has been given before",
                              json->name, (unsigned long)r->t->n_added);
         if (known < 0)
@@ -10456,9 +10565,8 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
     llmi_text_format(text, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": "
                            "null,\n  \"added_tokens\": [");
     for (i = 0; i < t->vocabulary.n; i++) {                      /* in the order of ids */
-        const llmi_added *added = t->added;
-        if (!t->vocabulary.items[i].is_added) continue;
-        while (added->id != (int32_t)i) added++;
+        const llmi_added *added = t->added + t->vocabulary.items[i].added - 1;
+        if (!t->vocabulary.items[i].added) continue;
         llmi_text_format(text, "%s\n    {\"id\": %lu, \"content\": ", comma, (unsigned long)i);
         llmi_text_string(text, added->content, added->size);
         llmi_text_format(

@@ -374,10 +374,14 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
                                          const llm_model_desc *desc, llm_error *err);
-/* Writes a directory that transformers' from_pretrained loads, in F32 or BF16: each file
- * atomically; a mixture of two generations of files is detected on load. Above LLM_SHARD_BYTES of
- * data, in shards with an index. -> LLM_ERR_IO with nothing replaced, unless renaming itself fails
- * between two files; LLM_ERR_UNSUPPORTED: another dtype. Thread-safe for different directories. */
+/* Writes a directory that transformers' from_pretrained loads, in F32 or BF16; above
+ * LLM_SHARD_BYTES of data, in shards with an index. Files of an older save are replaced, or removed
+ * where this one has none of their name; others stay. Whenever the process dies, llm_model_load
+ * finds all of the old model or all of the new one, and the next save leaves nothing else behind
+ * (other programs may see a mixture until then). Modes of files are kept; a link is replaced, and
+ * what it points to stays. -> LLM_ERR_IO: nothing is replaced, or, should renaming fail after all
+ * was written, the new model loads; LLM_ERR_UNSUPPORTED: another dtype. Thread-safe: those who save
+ * to one directory take turns. */
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err);
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
@@ -432,9 +436,10 @@ typedef struct llm_train_desc {
                                       /* which pads tensors to 16 floats; 0,0 = all           */
 } llm_train_desc;
 
-/* bytes; total is the sum of the others, parameters included */
+/* bytes; total is the sum of the others. cache: a session's; it has neither parameters, which are
+ * the model's, nor gradients, nor optimizer state */
 typedef struct llm_memory {
-    size_t parameters, gradients, optimizer, activations, scratch, total;
+    size_t parameters, gradients, optimizer, activations, cache, scratch, total;
 } llm_memory;
 /* what a training will hold, before anything is allocated; n_threads 0: what OpenMP says, the
  * model's unless its desc had another. -> LLM_ERR_ARGUMENT as llm_trainer_create. Thread-safe. */
@@ -586,6 +591,11 @@ typedef struct llm_session_desc {
     int speculate;                    /* 1 = keep caches for the MTP modules                  */
     int n_threads;                    /* 0 = the model's                                      */
 } llm_session_desc;
+/* What a session will hold, before anything is allocated: ask, where the configuration comes from
+ * files, because its max_seq_len alone may ask for more than there is. n_threads 0: what OpenMP
+ * says. -> errors as llm_session_create. Thread-safe. */
+LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
+                                      llm_memory *memory, llm_error *err);
 /* -> NULL: LLM_ERR_ARGUMENT; LLM_ERR_UNSUPPORTED: another cache_dtype, or speculate without
  * modules; LLM_ERR_MEMORY */
 LLM_API llm_session *llm_session_create(const llm_model *model, const llm_session_desc *desc,
@@ -6379,6 +6389,7 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     LLMI_TRY(llmi_train_check(&t.desc, &c, (size_t)table.floats, err));
     panels = llmi_context_plan(&context, desc->n_threads);
     llmi_trainer_plan(&t, &c, context.n_threads, &activations, &work);
+    memset(memory, 0, sizeof *memory);
     memory->parameters = (size_t)table.floats * sizeof(float);
     memory->gradients = ((size_t)table.floats + llmi_tail(&c)) * sizeof(float);
     memory->optimizer = 2 * t.desc.shard_count * sizeof(float);
@@ -6872,15 +6883,14 @@ static size_t llmi_session_rows(const llm_session *s) {
                     llmi_min((size_t)s->desc.n_sequences, LLMI_FEW_ROWS));
 }
 
-static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
-    const llm_config *config = &s->model->config;
+static void llmi_session_plan(llm_session *s, const llm_config *config, int n_threads,
+                              llmi_arena *arena) {
     const size_t n = (size_t)s->desc.n_sequences, rows = llmi_session_rows(s),
                  few = llmi_min(n, LLMI_FEW_ROWS), V = (size_t)config->vocab_size;
     int k;
     s->run.mtp = s->desc.speculate ? config->mtp_depth : 0;
     llmi_carve_activations(&s->run, arena, config, rows);
-    llmi_carve_work(&s->run, arena, config, rows, 1, (size_t)s->desc.max_seq_len,
-                    s->context->n_threads, 0);
+    llmi_carve_work(&s->run, arena, config, rows, 1, (size_t)s->desc.max_seq_len, n_threads, 0);
     for (k = 0; s->run.mtp && k <= s->run.mtp; k++)
         s->mtp_h[k].rows = llmi_carve_floats(
             arena, llmi_mul(rows + 2 * LLMI_FEW_ROWS, (size_t)config->d_model));
@@ -6892,6 +6902,63 @@ static void llmi_session_plan(llm_session *s, llmi_arena *arena) {
     s->batch = (int32_t *)llmi_carve(arena, few, sizeof(int32_t));
     s->head_logits = n > 1 ? llmi_carve_floats(arena, llmi_mul(few, V)) : NULL;
     s->sample_logits = llmi_carve_floats(arena, llmi_mul(V, (size_t)s->run.mtp + 1));
+}
+
+static size_t llmi_session_cache_size(const llm_session *s, const llm_config *config) {
+    return llmi_mul(llm_config_cache_bytes(config, s->desc.max_seq_len, s->desc.cache_dtype) /
+                        (size_t)config->n_layers,
+                    (size_t)s->desc.n_sequences *
+                        (size_t)(config->n_layers + (s->desc.speculate ? config->mtp_depth : 0)));
+}
+
+/* attention's, or sampling's */
+static size_t llmi_session_scratch(const llm_session *s, const llm_config *config,
+                                   const llm_context *context) {
+    return llmi_max(llmi_model_attention_scratch(context, LLM_FP32, config,
+                                                 (size_t)s->desc.max_seq_len, 0),
+                    llmi_mul((size_t)config->vocab_size, 16));
+}
+
+static llm_result llmi_session_check(llm_session_desc *d, const llm_config *config,
+                                     llm_error *err) {
+    if (d->max_seq_len == 0) d->max_seq_len = config->max_seq_len;
+    if (d->n_sequences == 0) d->n_sequences = 1;
+    LLMI_TRY(llmi_check_int("session desc: max_seq_len", d->max_seq_len, 1, config->max_seq_len,
+                            err));
+    LLMI_TRY(llmi_check_int("session desc: n_sequences", d->n_sequences, 1, 1 << 20, err));
+    LLMI_TRY(llmi_check_int("session desc: n_threads", d->n_threads, 0, 1024, err));
+    if (d->cache_dtype != LLM_F32)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "session desc: cache_dtype %d: only F32 is implemented yet",
+                         (int)d->cache_dtype);
+    if (d->speculate && !config->mtp_depth)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "session desc: speculate %d: the model has no MTP modules", d->speculate);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
+                                      llm_memory *memory, llm_error *err) {
+    llmi_arena arena = {NULL, 0};
+    llm_context context;
+    llm_session s;
+    llm_config c;
+    size_t panels;
+    if (!memory) return llmi_fail(err, LLM_ERR_ARGUMENT, "session memory: memory is NULL");
+    LLMI_TRY(llm_config_validate(config, err));
+    c = *config;
+    llmi_config_resolve(&c);
+    memset(&s, 0, sizeof s);
+    if (desc) s.desc = *desc;
+    LLMI_TRY(llmi_session_check(&s.desc, &c, err));
+    panels = llmi_context_plan(&context, s.desc.n_threads);
+    llmi_session_plan(&s, &c, context.n_threads, &arena);
+    memset(memory, 0, sizeof *memory);
+    memory->cache = llmi_session_cache_size(&s, &c);
+    memory->activations = arena.used;
+    memory->scratch = llmi_add(panels * sizeof(float), llmi_session_scratch(&s, &c, &context));
+    memory->total = llmi_add(llmi_add(memory->cache, memory->activations), memory->scratch);
+    return LLM_OK;
 }
 
 LLM_API void llm_session_free(llm_session *session) {
@@ -6908,26 +6975,18 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     const llm_config *config = &s->model->config;
     const llm_allocator *allocator = s->model->allocator;
     llmi_arena arena = {NULL, 0};
-    size_t scratch;
     s->context = llm_context_create(s->desc.n_threads, allocator, err);
     if (!s->context) return LLM_ERR_MEMORY;
-    scratch = llmi_model_attention_scratch(s->context, LLM_FP32, config,
-                                           (size_t)s->desc.max_seq_len, 0);
-    scratch = llmi_max(scratch, llmi_mul((size_t)config->vocab_size, 16)); /* sampling */
-    LLMI_TRY(llmi_scratch_reserve(s->context, scratch, err));
-    s->cache_size = llmi_mul(
-        llm_config_cache_bytes(config, s->desc.max_seq_len, s->desc.cache_dtype) /
-            (size_t)config->n_layers,
-        (size_t)s->desc.n_sequences *
-            (size_t)(config->n_layers + (s->desc.speculate ? config->mtp_depth : 0)));
+    LLMI_TRY(llmi_scratch_reserve(s->context, llmi_session_scratch(s, config, s->context), err));
+    s->cache_size = llmi_session_cache_size(s, config);
     s->cache = (float *)llmi_alloc(allocator, s->cache_size, "key-value cache", err);
     if (!s->cache) return LLM_ERR_MEMORY;
-    llmi_session_plan(s, &arena);
+    llmi_session_plan(s, config, s->context->n_threads, &arena);
     s->memory = llmi_alloc(allocator, arena.used, "activations", err);
     if (!s->memory) return LLM_ERR_MEMORY;
     arena.base = (char *)s->memory;
     arena.used = 0;
-    llmi_session_plan(s, &arena);
+    llmi_session_plan(s, config, s->context->n_threads, &arena);
     memset(s->length, 0, (size_t)s->desc.n_sequences * sizeof(int));
     if (s->run.mtp) memset(s->cache, 0, s->cache_size);    /* a module may not see all positions */
     return LLM_OK;
@@ -6943,23 +7002,7 @@ LLM_API llm_session *llm_session_create(const llm_model *model, const llm_sessio
         return NULL;
     }
     if (desc) d = *desc;
-    if (d.max_seq_len == 0) d.max_seq_len = model->config.max_seq_len;
-    if (d.n_sequences == 0) d.n_sequences = 1;
-    if (llmi_check_int("session desc: max_seq_len", d.max_seq_len, 1, model->config.max_seq_len,
-                       err) != LLM_OK ||
-        llmi_check_int("session desc: n_sequences", d.n_sequences, 1, 1 << 20, err) != LLM_OK ||
-        llmi_check_int("session desc: n_threads", d.n_threads, 0, 1024, err) != LLM_OK)
-        return NULL;
-    if (d.cache_dtype != LLM_F32) {
-        llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                  "session desc: cache_dtype %d: only F32 is implemented yet", (int)d.cache_dtype);
-        return NULL;
-    }
-    if (d.speculate && !model->config.mtp_depth) {
-        llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                  "session desc: speculate %d: the model has no MTP modules", d.speculate);
-        return NULL;
-    }
+    if (llmi_session_check(&d, &model->config, err) != LLM_OK) return NULL;
     if (d.n_threads == 0) d.n_threads = model->n_threads;
     s = (llm_session *)llmi_alloc(model->allocator, sizeof *s, "session", err);
     if (!s) return NULL;

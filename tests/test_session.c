@@ -3,12 +3,36 @@
 
 /* another instruction set for a session; scratch may differ in size */
 static void session_use(llm_session *session, const llmi_kernels *kernels) {
-    const size_t D = (size_t)(session->model->config.d_model / session->model->config.n_heads);
     session->context->kernels = kernels;
     CHECK(llmi_scratch_reserve(session->context,
-                               llmi_attention_reserve(
-                                   session->context, LLM_FP32, (size_t)session->desc.max_seq_len, D, D, 0),
+                               llmi_model_attention_scratch(session->context, LLM_FP32,
+                                                            &session->model->config,
+                                                            (size_t)session->desc.max_seq_len, 0),
                                NULL) == LLM_OK);
+}
+/* GPT-2 of width C; DeepSeek: dense with a low-rank query and biases, or with experts and YaRN */
+enum { SESSION_KINDS = 3 };
+static llm_config session_config(int kind, int vocab, int T, int C, int heads) {
+    llm_config c;
+    if (kind == 0) return small_config(vocab, T, C, 2, heads);
+    c = part_config(kind == 2, kind == 1);
+    c.arch = LLM_ARCH_DEEPSEEK_V3;
+    c.vocab_size = vocab;
+    c.max_seq_len = T;
+    c.n_layers = 2;
+    if (kind == 1) return c;
+    c.first_k_dense = 1;
+    c.yarn_factor = 4.0f;
+    c.yarn_original_max_seq_len = T / 4;
+    return c;
+}
+/* each instruction set with GPT-2 and with one of the others */
+static void session_each(void (*test)(int kind, const llmi_kernels *kernels)) {
+    int k;
+    for (k = 0; kernels_at(k); k++) {
+        test(0, kernels_at(k));
+        test(1 + k % 2, kernels_at(k));
+    }
 }
 static llm_session *new_session(const llm_model *model, int max_seq_len, int sequences,
                                 int threads) {
@@ -26,41 +50,40 @@ static llm_session *new_session(const llm_model *model, int max_seq_len, int seq
 }
 
 /* ---- the cache ------------------------------------------------------------------------------- */
-TEST(session_equals_the_batch) {
+static void session_equals_the_batch(int kind, const llmi_kernels *kernels) {
     static const int pieces[] = {1, 2, 15, 16, 17, 33, 63, 64, 65, 130, 150};
-    const llm_config c = small_config(90, 150, 40, 2, 5);
-    const llmi_kernels *kernels;
+    const llm_config c = session_config(kind, 90, 150, 40, 5);
     llm_model *model = shaken_model(&c, 31, 2, NULL);
     float *whole = new_floats(150 * 90), logits[90];
     int32_t tokens[150];
-    int k, p;
+    int p;
     if (!model) return;
     random_tokens(tokens, 150, 90, 4);
     CHECK(llm_model_logits(model, tokens, 1, 150, whole, NULL) == LLM_OK);
-    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
-        for (p = 0; p < (int)(sizeof pieces / sizeof pieces[0]); p++) {
-            llm_session *s = new_session(model, 0, 1, 2);
-            int at;
-            if (!s) return;
-            session_use(s, kernels);
-            for (at = 0; at < 150; at += pieces[p]) {
-                const int n = at + pieces[p] > 150 ? 150 - at : pieces[p];
-                double error;
-                CHECK(llm_session_eval(s, 0, tokens + at, n, logits, NULL) == LLM_OK);
-                CHECK(llm_session_length(s, 0) == at + n);
-                error = relative_error(logits, whole + (at + n - 1) * 90, 90);
-                CHECK_MSG(error < 1e-5, "%s, pieces of %d: position %d differs by %g",
-                          kernels->name, pieces[p], at + n - 1, error);
-            }
-            llm_session_free(s);
+    for (p = 0; p < (int)(sizeof pieces / sizeof pieces[0]); p++) {
+        llm_session *s = new_session(model, 0, 1, 2);
+        int at;
+        if (!s) return;
+        session_use(s, kernels);
+        for (at = 0; at < 150; at += pieces[p]) {
+            const int n = at + pieces[p] > 150 ? 150 - at : pieces[p];
+            double error;
+            CHECK(llm_session_eval(s, 0, tokens + at, n, logits, NULL) == LLM_OK);
+            CHECK(llm_session_length(s, 0) == at + n);
+            error = relative_error(logits, whole + (at + n - 1) * 90, 90);
+            CHECK_MSG(error < 1e-5, "%s, kind %d, pieces of %d: position %d differs by %g",
+                      kernels->name, kind, pieces[p], at + n - 1, error);
         }
+        llm_session_free(s);
+    }
     llm_model_free(model);
     free(whole);
 }
+TEST(session_equals_the_batch) { session_each(session_equals_the_batch); }
 
 /* a prompt longer than the buffers runs in parts */
-TEST(session_long_prompt) {
-    const llm_config c = small_config(40, 1100, 16, 2, 2);
+static void session_long_prompt(int kind) {
+    const llm_config c = session_config(kind, 40, 1100, 16, 2);
     llm_model *model = shaken_model(&c, 31, 2, NULL);
     float *whole = new_floats(1100 * 40), logits[40];
     int32_t tokens[1100];
@@ -75,7 +98,7 @@ TEST(session_long_prompt) {
         CHECK(llm_session_rewind(s, 1, 0, NULL) == LLM_OK);
         CHECK(llm_session_eval(s, 1, tokens, lengths[i], logits, NULL) == LLM_OK);
         error = relative_error(logits, whole + (lengths[i] - 1) * 40, 40);
-        CHECK_MSG(error < 1e-5, "prompt of %d: differs by %g", lengths[i], error);
+        CHECK_MSG(error < 1e-5, "kind %d, prompt of %d: differs by %g", kind, lengths[i], error);
     }
     CHECK(llm_session_rewind(s, 1, 0, NULL) == LLM_OK);
     CHECK(llm_session_eval(s, 1, tokens, 700, NULL, NULL) == LLM_OK);      /* without logits */
@@ -85,9 +108,14 @@ TEST(session_long_prompt) {
     llm_model_free(model);
     free(whole);
 }
+TEST(session_long_prompt) {
+    session_long_prompt(0);
+    session_long_prompt(1);
+}
 
-TEST(session_sequences_are_apart) {
-    const llm_config c = small_config(70, 100, 24, 2, 3);
+static void session_sequences_are_apart(int kind) {
+    static const int pieces[] = {1, 20, 5, 9, 17, 2, 33, 16, 3, 1};
+    const llm_config c = session_config(kind, 70, 100, 24, 3);
     llm_model *model = shaken_model(&c, 31, 2, NULL);
     llm_session *s = model ? new_session(model, 90, 3, 2) : NULL;
     float *whole = new_floats(3 * 90 * 70), logits[70];
@@ -96,8 +124,8 @@ TEST(session_sequences_are_apart) {
     if (!s) return;
     random_tokens(tokens, 270, 70, 4);
     CHECK(llm_model_logits(model, tokens, 3, 90, whole, NULL) == LLM_OK);
-    for (turn = 0; turn < 30; turn++) {
-        const int sequence = turn % 3, n = 1 + turn % 9;
+    for (turn = 0; turn < 30; turn++) { /* by ten pieces each, in different order */
+        const int sequence = turn % 3, n = pieces[turn % 10];
         if (length[sequence] + n > 90) continue;
         CHECK(llm_session_eval(s, sequence, tokens + 90 * sequence + length[sequence], n, logits,
                                NULL) == LLM_OK);
@@ -105,104 +133,106 @@ TEST(session_sequences_are_apart) {
         CHECK(llm_session_length(s, sequence) == length[sequence]);
         CHECK_MSG(relative_error(logits, whole + (90 * sequence + length[sequence] - 1) * 70, 70) <
                       1e-5,
-                  "sequence %d at %d", sequence, length[sequence]);
+                  "kind %d, sequence %d at %d", kind, sequence, length[sequence]);
     }
+    CHECK(length[0] > 60 && length[1] > 60 && length[2] > 60);
     CHECK(llm_session_length(s, 3) == -1 && llm_session_length(s, -1) == -1 &&
           llm_session_length(NULL, 0) == -1);
     CHECK(llm_session_cache_bytes(s) == 3 * llm_config_cache_bytes(&c, 90, LLM_F32));
-    CHECK(llm_session_cache_bytes(s) == (size_t)3 * 2 * 2 * 24 * 90 * 4 &&
+    CHECK(llm_session_cache_bytes(s) == (size_t)3 * 2 * (kind ? 13 + 4 : 2 * 24) * 90 * 4 &&
           llm_session_cache_bytes(NULL) == 0);
     llm_session_free(s);
     llm_model_free(model);
     free(whole);
 }
+TEST(session_sequences_are_apart) {
+    int kind;
+    for (kind = 0; kind < SESSION_KINDS; kind++) session_sequences_are_apart(kind);
+}
 
 /* calls of at most 16 rows: what a row gets does not depend on what else is in the call */
-TEST(session_few_rows_give_the_same_bits) {
-    const llm_config c = small_config(70, 100, 40, 2, 5);
-    const llmi_kernels *kernels;
-    int k;
-    for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
-        llm_model *model = shaken_model(&c, 31, 2, NULL);
-        llm_session *many = model ? new_session(model, 0, 20, 2) : NULL,
-                    *one = model ? new_session(model, 0, 1, 1) : NULL;
-        float *logits = new_floats(20 * 70), *expected = new_floats(20 * 70), row[70];
-        int32_t tokens[100], batch[20];
-        int n, i, turn;
-        if (!many || !one) return;
-        session_use(many, kernels);
-        session_use(one, kernels);
-        random_tokens(tokens, 100, 70, 4);
-        for (n = 2; n <= 16; n++) {    /* n tokens in one call, or one by one */
-            CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK &&
-                  llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
-            CHECK(llm_session_eval(one, 0, tokens, 70, NULL, NULL) == LLM_OK);
-            CHECK(llm_session_eval(many, 0, tokens, 70, NULL, NULL) == LLM_OK);
-            CHECK(llm_session_eval(many, 0, tokens + 70, n, logits, NULL) == LLM_OK);
-            for (i = 0; i < n; i++)
-                CHECK(llm_session_eval(one, 0, tokens + 70 + i, 1, row, NULL) == LLM_OK);
-            CHECK_MSG(same_bits(logits, row, 70), "%s: %d rows in one call differ", kernels->name,
-                      n);
-        }
-        CHECK(llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
-        for (i = 0; i < 20; i++)       /* different lengths, one empty */
+static void session_few_rows_give_the_same_bits(int kind, const llmi_kernels *kernels) {
+    const llm_config c = session_config(kind, 70, 100, 40, 5);
+    llm_model *model = shaken_model(&c, 31, 2, NULL);
+    llm_session *many = model ? new_session(model, 0, 20, 2) : NULL,
+                *one = model ? new_session(model, 0, 1, 1) : NULL;
+    float *logits = new_floats(20 * 70), *expected = new_floats(20 * 70), row[70];
+    int32_t tokens[100], batch[20];
+    int n, i, turn;
+    if (!many || !one) return;
+    session_use(many, kernels);
+    session_use(one, kernels);
+    random_tokens(tokens, 100, 70, 4);
+    for (n = 2; n <= 16; n++) {    /* n tokens in one call, or one by one */
+        CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK &&
+              llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
+        CHECK(llm_session_eval(one, 0, tokens, 70, NULL, NULL) == LLM_OK);
+        CHECK(llm_session_eval(many, 0, tokens, 70, NULL, NULL) == LLM_OK);
+        CHECK(llm_session_eval(many, 0, tokens + 70, n, logits, NULL) == LLM_OK);
+        for (i = 0; i < n; i++)
+            CHECK(llm_session_eval(one, 0, tokens + 70 + i, 1, row, NULL) == LLM_OK);
+        CHECK_MSG(same_bits(logits, row, 70), "%s, kind %d: %d rows in one call differ",
+                  kernels->name, kind, n);
+    }
+    CHECK(llm_session_rewind(many, 0, 0, NULL) == LLM_OK);
+    for (i = 0; i < 20; i++)       /* different lengths, one empty */
+        if (i % 7 != 3)
+            CHECK(llm_session_eval(many, i, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
+    for (turn = 0; turn < 3; turn++) {
+        for (i = 0; i < 20; i++) {
+            batch[i] = (i + turn) % 5 == 0 ? -1 - i : tokens[i * 3 + turn];
+            memset(expected + i * 70, 0x55, 70 * sizeof(float));
+            memset(logits + i * 70, 0x55, 70 * sizeof(float));
+            if (batch[i] < 0) continue;
+            CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK);
             if (i % 7 != 3)
-                CHECK(llm_session_eval(many, i, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
-        for (turn = 0; turn < 3; turn++) {
-            for (i = 0; i < 20; i++) {
-                batch[i] = (i + turn) % 5 == 0 ? -1 - i : tokens[i * 3 + turn];
-                memset(expected + i * 70, 0x55, 70 * sizeof(float));
-                memset(logits + i * 70, 0x55, 70 * sizeof(float));
-                if (batch[i] < 0) continue;
-                CHECK(llm_session_rewind(one, 0, 0, NULL) == LLM_OK);
-                if (i % 7 != 3)
-                    CHECK(llm_session_eval(one, 0, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
-                for (n = 0; n <= turn; n++)        /* the turns so far that did not skip it */
-                    if ((i + n) % 5)
-                        CHECK(llm_session_eval(one, 0, tokens + i * 3 + n, 1, expected + i * 70,
-                                               NULL) == LLM_OK);
-                CHECK(llm_session_length(one, 0) == llm_session_length(many, i) + 1);
-            }
-            CHECK(llm_session_eval_batch(many, batch, turn == 1 ? NULL : logits, NULL) == LLM_OK);
-            for (i = 0; i < 20 && turn != 1; i++)
-                CHECK_MSG(memcmp(logits + i * 70, expected + i * 70, 70 * sizeof(float)) == 0,
-                          "%s: row %d of the batch differs in turn %d", kernels->name, i, turn);
+                CHECK(llm_session_eval(one, 0, tokens + i, 1 + 4 * i, NULL, NULL) == LLM_OK);
+            for (n = 0; n <= turn; n++)        /* the turns so far that did not skip it */
+                if ((i + n) % 5)
+                    CHECK(llm_session_eval(one, 0, tokens + i * 3 + n, 1, expected + i * 70,
+                                           NULL) == LLM_OK);
+            CHECK(llm_session_length(one, 0) == llm_session_length(many, i) + 1);
         }
-        for (i = 0; i < 20; i++) batch[i] = -1;
-        CHECK(llm_session_eval_batch(many, batch, logits, NULL) == LLM_OK);
-        llm_session_free(many);
-        llm_session_free(one);
-        llm_model_free(model);
-        free(logits);
-        free(expected);
+        CHECK(llm_session_eval_batch(many, batch, turn == 1 ? NULL : logits, NULL) == LLM_OK);
+        for (i = 0; i < 20 && turn != 1; i++)
+            CHECK_MSG(memcmp(logits + i * 70, expected + i * 70, 70 * sizeof(float)) == 0,
+                      "%s, kind %d: row %d of the batch differs in turn %d", kernels->name,
+                      kind, i, turn);
     }
+    for (i = 0; i < 20; i++) batch[i] = -1;
+    CHECK(llm_session_eval_batch(many, batch, logits, NULL) == LLM_OK);
+    llm_session_free(many);
+    llm_session_free(one);
+    llm_model_free(model);
+    free(logits);
+    free(expected);
 }
+TEST(session_few_rows_give_the_same_bits) { session_each(session_few_rows_give_the_same_bits); }
 
-TEST(session_threads_give_the_same_bits) {
-    const llm_config c = small_config(300, 200, 48, 2, 3);
-    const llmi_kernels *kernels;
-    int k, threads;
-    for (k = 0; (kernels = kernels_at(k)) != NULL; k++) {
-        llm_model *model = shaken_model(&c, 31, 1, NULL);
-        float first[3][300], logits[3][300];
-        int32_t tokens[200];
-        if (!model) return;
-        random_tokens(tokens, 200, 300, 4);
-        for (threads = 1; threads < 8; threads += threads > 2 ? 4 : 1) {
-            llm_session *s = new_session(model, 0, 1, threads);
-            if (!s) return;
-            session_use(s, kernels);
-            CHECK(llm_session_eval(s, 0, tokens, 150, logits[0], NULL) == LLM_OK);
-            CHECK(llm_session_eval(s, 0, tokens + 150, 13, logits[1], NULL) == LLM_OK);
-            CHECK(llm_session_eval(s, 0, tokens + 163, 1, logits[2], NULL) == LLM_OK);
-            if (threads == 1) memcpy(first, logits, sizeof first);
-            CHECK_MSG(memcmp(first, logits, sizeof first) == 0,
-                      "%s: %d threads give other bits than one", kernels->name, threads);
-            llm_session_free(s);
-        }
-        llm_model_free(model);
+static void session_threads_give_the_same_bits(int kind, const llmi_kernels *kernels) {
+    const llm_config c = session_config(kind, 300, 200, 48, 3);
+    llm_model *model = shaken_model(&c, 31, 1, NULL);
+    float first[3][300], logits[3][300];
+    int32_t tokens[200];
+    int threads;
+    if (!model) return;
+    random_tokens(tokens, 200, 300, 4);
+    for (threads = 1; threads < 8; threads += threads > 2 ? 4 : 1) {
+        llm_session *s = new_session(model, 0, 1, threads);
+        if (!s) return;
+        session_use(s, kernels);
+        CHECK(llm_session_eval(s, 0, tokens, 150, logits[0], NULL) == LLM_OK);
+        CHECK(llm_session_eval(s, 0, tokens + 150, 13, logits[1], NULL) == LLM_OK);
+        CHECK(llm_session_eval(s, 0, tokens + 163, 1, logits[2], NULL) == LLM_OK);
+        if (threads == 1) memcpy(first, logits, sizeof first);
+        CHECK_MSG(memcmp(first, logits, sizeof first) == 0,
+                  "%s, kind %d: %d threads give other bits than one", kernels->name, kind,
+                  threads);
+        llm_session_free(s);
     }
+    llm_model_free(model);
 }
+TEST(session_threads_give_the_same_bits) { session_each(session_threads_give_the_same_bits); }
 
 TEST(session_rewinds) {
     const llm_config c = small_config(70, 60, 24, 2, 3);

@@ -1,14 +1,22 @@
 /* build/tests [-v] [FILTER]: all tests, or those whose name contains FILTER; -v names each one.
  * One translation unit, so that the tests see what is static in llm.h. Run it in the project's root:
  * the goldens are read from tests/data. */
+#define _DEFAULT_SOURCE 1      /* before any header of the system's, as llm.h has it */
+#include <stddef.h>
+#if defined(__unix__) || defined(__APPLE__)
+  #include <sys/mman.h>
+static int maps_fail;          /* no file can be mapped */
+  #define mmap(at, size, access, flags, file, first) \
+      (maps_fail ? MAP_FAILED : mmap(at, size, access, flags, file, first))
+#endif
+static void *default_allocate(size_t size);
+static void default_release(void *memory);
+#define LLM_MALLOC(size) default_allocate(size)
+#define LLM_FREE(memory) default_release(memory)
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #include "test.h"
-
-/* the kernels of every instruction set that this CPU has, from scalar on; then NULL */
-static const llmi_kernels *kernels_at(int i) {
-    return i < 0 || i > llmi_last_pass() ? NULL : llmi_kernels_of(i);
-}
+#include "test_tools.h"
 
 #include "test_core.c"
 #include "test_gemm.c"

@@ -188,7 +188,7 @@ static void attention_check(const attention_buffers *a, int table, int n_threads
     CHECK_CLOSE(out, c->out, a->no, tolerance * (0.1 + largest(c->out, a->no)), 0.0, label);
     CHECK_CLOSE(lse, c->lse, a->nl, tolerance * (1.0 + largest(c->lse, a->nl)), 0.0, label);
     CHECK(llm_attention_forward(context, again, NULL, a->q, a->k, a->v, &a->d, &err) == LLM_OK);
-    CHECK_MSG(equal_bits(out, again, a->no), "%s: without lse, out differs", label);
+    CHECK_MSG(same_bits(out, again, a->no), "%s: without lse, out differs", label);
     CHECK_MSG(llm_attention_backward(context, dq, dk, dv, a->dout, out, lse, a->q, a->k, a->v, &a->d, &err) == LLM_OK,
               "%s: %s", label, err.message);
     check_gradient(dq, c->dq, a->rows, wq, sq, 0.5, tolerance, label, "dq");
@@ -321,7 +321,7 @@ TEST(attention_threads_give_the_same_bits) {
                         first[j] = r[j];
                         continue;
                     }
-                    CHECK_MSG(equal_bits(r[j], first[j], size[j]), "%s, shape %d, result %d: %d threads differ",
+                    CHECK_MSG(same_bits(r[j], first[j], size[j]), "%s, shape %d, result %d: %d threads differ",
                               context->kernels->name, s, j, threads[i - 1]);
                     drop(r[j]);
                 }
@@ -353,8 +353,8 @@ TEST(attention_sequences_are_independent) {
             CHECK(llm_attention_forward(context, out1, lse1, a.q + at, a.k + at, a.v + at, &a.d, NULL) == LLM_OK);
             CHECK(llm_attention_backward(context, dq1, dk1, dv1, a.dout + at, out1, lse1, a.q + at, a.k + at, a.v + at,
                                          &a.d, NULL) == LLM_OK);
-            CHECK_MSG(equal_bits(out1, out + at, one) && equal_bits(lse1, lse + at_row, rows) &&
-                          equal_bits(dq1, dq + at, one) && equal_bits(dk1, dk + at, one) && equal_bits(dv1, dv + at, one),
+            CHECK_MSG(same_bits(out1, out + at, one) && same_bits(lse1, lse + at_row, rows) &&
+                          same_bits(dq1, dq + at, one) && same_bits(dk1, dk + at, one) && same_bits(dv1, dv + at, one),
                       "%s: sequence %d of %d alone differs", context->kernels->name, b, B);
             drop(out1); drop(lse1); drop(dq1); drop(dk1); drop(dv1);
         }
@@ -386,10 +386,10 @@ TEST(attention_is_causal) {
             memcpy(k + cut, other.k + cut, (a.no - cut) * sizeof(float));
             memcpy(v + cut, other.v + cut, (a.no - cut) * sizeof(float));
             CHECK(llm_attention_forward(context, out2, lse2, q, k, v, &a.d, NULL) == LLM_OK);
-            for (h = 0; h < H; h++) same = same && equal_bits(lse + h * T, lse2 + h * T, (size_t)cuts[i]);
-            CHECK_MSG(same && equal_bits(out, out2, cut), "%s: positions below %d see what follows", context->kernels->name,
+            for (h = 0; h < H; h++) same = same && same_bits(lse + h * T, lse2 + h * T, (size_t)cuts[i]);
+            CHECK_MSG(same && same_bits(out, out2, cut), "%s: positions below %d see what follows", context->kernels->name,
                       cuts[i]);
-            CHECK(!equal_bits(out + cut, out2 + cut, a.no - cut));
+            CHECK(!same_bits(out + cut, out2 + cut, a.no - cut));
             for (j = cut; j < a.no; j++) dout[j] = 0.0f;
             CHECK(llm_attention_backward(context, dq, dk, dv, dout, out2, lse2, q, k, v, &a.d, NULL) == LLM_OK);
             for (j = cut; j < a.no; j++) zero = zero && dq[j] == 0.0f && dk[j] == 0.0f && dv[j] == 0.0f;
@@ -529,10 +529,10 @@ TEST(attention_dropout) {
 static void attention_refused(llm_context *context, const llm_attention_dims *d, const char *word, const char *word2) {
     float *q = noise(64, 1.0, 1), *out = floats(64), *lse = floats(64), *dq = floats(64);
     llm_error err;
-    memset(&err, 0, sizeof err);
-    check_error(llm_attention_forward(context, out, lse, q, q, q, d, &err), LLM_ERR_ARGUMENT, &err, word, word2);
-    memset(&err, 0, sizeof err);
-    check_error(llm_attention_backward(context, dq, dq, dq, q, q, q, q, q, q, d, &err), LLM_ERR_ARGUMENT, &err, word, word2);
+    REFUSED(LLM_ERR_ARGUMENT, llm_attention_forward(context, out, lse, q, q, q, d, &err), word,
+            word2);
+    REFUSED(LLM_ERR_ARGUMENT, llm_attention_backward(context, dq, dq, dq, q, q, q, q, q, q, d,
+            &err), word, word2);
     CHECK(llm_attention_forward(context, out, lse, q, q, q, d, NULL) == LLM_ERR_ARGUMENT);
     CHECK(unwritten(out, 64) && unwritten(lse, 64) && unwritten(dq, 64));
     drop(q); drop(out); drop(lse); drop(dq);
@@ -597,22 +597,22 @@ TEST(attention_out_of_memory) {
     float *out = floats(a.no), *lse = floats(a.nl), *d = filled(a.no, 0.0f);
     llm_context *context;
     llm_error err;
-    ledger l;
-    ledger_init(&l, -1);
-    context = llm_context_create(1, &l.allocator, &err);
+    heap h;
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, &err);
     CHECK(context != NULL);
     if (context) {
-        l.fail_at = l.calls;
-        memset(&err, 0, sizeof err);
-        check_error(llm_attention_forward(context, out, lse, a.q, a.k, a.v, &a.d, &err), LLM_ERR_MEMORY, &err, NULL, NULL);
+        h.fail_at = h.calls;
+        REFUSED(LLM_ERR_MEMORY, llm_attention_forward(context, out, lse, a.q, a.k, a.v, &a.d, &err),
+                "");
         CHECK(unwritten(out, a.no) && unwritten(lse, a.nl));
         CHECK(llm_attention_forward(context, out, lse, a.q, a.k, a.v, &a.d, &err) == LLM_OK);
-        l.fail_at = l.calls;           /* the backward may need more, or not */
+        h.fail_at = h.calls;           /* the backward may need more, or not */
         if (llm_attention_backward(context, d, d, d, a.dout, out, lse, a.q, a.k, a.v, &a.d, &err) != LLM_OK)
             CHECK(err.code == LLM_ERR_MEMORY && d[0] == 0.0f && d[a.no - 1] == 0.0f);
         llm_context_free(context);
     }
-    CHECK(l.live == 0 && l.wrong == 0);
+    CHECK(h.live == 0 && h.wrong == 0);
     drop(out); drop(lse); drop(d);
     attention_close(&a);
 }

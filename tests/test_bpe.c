@@ -769,74 +769,40 @@ TEST(bpe_pair_of_files) {
     llm_tokenizer_free(t);
 }
 
-/* an allocator that counts what is alive and fails at call number `fail_at` */
-typedef struct bpe_heap { int calls, fail_at, alive; } bpe_heap;
-
-static void *bpe_allocate(size_t size, void *user) {
-    bpe_heap *heap = (bpe_heap *)user;
-    void *memory = ++heap->calls == heap->fail_at ? NULL : malloc(size);
-    heap->alive += memory != NULL;
-    return memory;
-}
-
-static void bpe_release(void *memory, size_t size, void *user) {
-    (void)size;
-    ((bpe_heap *)user)->alive -= 1;
-    free(memory);
+static llm_result bpe_encoded(const llm_tokenizer *t, const char *text, size_t n, llm_error *err) {
+    static int32_t tokens[3000];
+    size_t count = 77;
+    const llm_result result = llm_tokenizer_encode(t, text, n, 1, tokens, 3000, &count, err);
+    CHECK(result == LLM_OK ? count > 77 : count == 77);
+    return result;
 }
 
 TEST(bpe_memory) {
-    size_t size = 0, count, i;
+    size_t size = 0, i;
     char *json = bpe_json("\"add_prefix_space\": false", "\"add_prefix_space\": true", &size),
          text[3000];
-    int32_t tokens[3000];
     uint32_t state = 5;
-    int kind, n;
+    llm_tokenizer *t = NULL;
+    llm_allocator allocator;
+    llm_error err;
+    heap h;
     for (i = 0; i < sizeof text; i++) { /* many pairs, so that tables grow */
         state = state * 1664525u + 1013904223u;
         text[i] = "abcdefghijklmnopqrstuvwxyzABCDE "[state >> 27];
     }
     memset(text, 'a', 500);                                      /* one long word */
-    for (kind = 0; kind < 4; kind++) {                           /* load, train, encode, save */
-        int done = 0;
-        for (n = 1; !done && n < 1000; n++) {
-            bpe_heap heap;
-            llm_allocator allocator;
-            llm_tokenizer *t = NULL;
-            llm_error err;
-            memset(&heap, 0, sizeof heap);
-            memset(&err, 0, sizeof err);
-            allocator.allocate = bpe_allocate;
-            allocator.release = bpe_release;
-            allocator.user = &heap;
-            heap.fail_at = kind < 2 ? n : 0;
-            if (kind == 1) t = llm_tokenizer_train(text, sizeof text, 1000, &allocator, &err);
-            else t = llm_tokenizer_load_memory(json, size, &allocator, &err);
-            CHECK_MSG(t ? 1 : kind < 2 && err.code == LLM_ERR_MEMORY, "kind %d, failing at %d: %s",
-                      kind, n, err.message);
-            memset(&allocator, 0, sizeof allocator); /* the tokenizer has its own copy */
-            if (kind < 2) done = t != NULL;
-            if (kind >= 2 && t) {
-                const int alive = heap.alive;
-                llm_result result;
-                heap.fail_at = heap.calls + n;
-                count = 77;
-                if (kind == 2)
-                    result = llm_tokenizer_encode(t, text, sizeof text, 1, tokens, 3000, &count,
-                                                  &err);
-                else result = llm_tokenizer_save(t, "build/test_bpe.json", &err);
-                done = result == LLM_OK;
-                CHECK_MSG(
-                    done || (result == LLM_ERR_MEMORY && err.code == LLM_ERR_MEMORY && count == 77),
-                    "kind %d at %d", kind, n);
-                CHECK_MSG(heap.alive == alive, "kind %d at %d", kind, n);
-            }
-            llm_tokenizer_free(t);
-            CHECK_MSG(heap.alive == 0, "kind %d, failing at %d: %d blocks left", kind, n,
-                      heap.alive);
-        }
-        CHECK_MSG(done && n > 3, "kind %d: %d", kind, n);
-    }
+    heap_init(&h);
+    allocator = h.allocator;
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, t, llm_tokenizer_train(text, sizeof text, 1000, &allocator,
+                                                             &err));
+    llm_tokenizer_free(t);
+    CHECK(h.live == 0);
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, t, llm_tokenizer_load_memory(json, size, &allocator, &err));
+    memset(&allocator, 0, sizeof allocator);       /* the tokenizer has its own copy */
+    EACH_ALLOCATION_FAILS(&h, bpe_encoded(t, text, sizeof text, &err));
+    EACH_ALLOCATION_FAILS(&h, llm_tokenizer_save(t, "build/test_bpe.json", &err));
+    llm_tokenizer_free(t);
+    CHECK(h.live == 0);
     remove("build/test_bpe.json");
     free(json);
 }

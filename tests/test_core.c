@@ -1,214 +1,5 @@
-/* What everything stands on: random numbers, sizes, memory, errors, contexts, the tables of kernels.
- * What this file defines before its first test serves the tests of gemm, ops, attention and loss, too. */
-
-/* ---- tools -------------------------------------------------------------------------------------- */
-
-/* a buffer of floats stands between guards, and its start is aligned to nothing but a float */
-#if defined(__SANITIZE_ADDRESS__)
-  #define GUARD_AFTER 0                /* so that the sanitizer sees what is read past the end */
-#elif defined(__has_feature)
-  #if __has_feature(address_sanitizer)
-    #define GUARD_AFTER 0
-  #endif
-#endif
-#ifndef GUARD_AFTER
-  #define GUARD_AFTER 19
-#endif
-#define GUARD_BEFORE 17
-
-static const uint32_t guard_bits = 0x7fc0beefu;    /* a NaN: whoever reads it has a wrong result */
-
-static void *plain_alloc(size_t size) {
-    void *memory = malloc(size ? size : 1);
-    if (!memory) {
-        fprintf(stderr, "the tests are out of memory\n");
-        exit(2);
-    }
-    return memory;
-}
-/* n floats that nobody has written yet: each is guard_bits */
-static float *floats(size_t n) {
-    float *raw = (float *)plain_alloc((GUARD_BEFORE + n + GUARD_AFTER) * sizeof(float));
-    size_t i;
-    for (i = 0; i < GUARD_BEFORE + n + GUARD_AFTER; i++) memcpy(raw + i, &guard_bits, sizeof(float));
-    memcpy(raw, &n, sizeof n);
-    return raw + GUARD_BEFORE;
-}
-static int unwritten(const float *x, size_t n) {
-    size_t i;
-    for (i = 0; i < n; i++)
-        if (memcmp(x + i, &guard_bits, sizeof(float)) != 0) return 0;
-    return 1;
-}
-static void drop(float *x) {
-    const size_t head = sizeof(size_t) / sizeof(float);
-    size_t n;
-    float *raw;
-    if (!x) return;
-    raw = x - GUARD_BEFORE;
-    memcpy(&n, raw, sizeof n);
-    CHECK_MSG(unwritten(raw + head, GUARD_BEFORE - head), "something was written before a buffer of %lu floats",
-              (unsigned long)n);
-    CHECK_MSG(unwritten(x + n, GUARD_AFTER), "something was written behind a buffer of %lu floats", (unsigned long)n);
-    free(raw);
-}
-static float *filled(size_t n, float value) {
-    float *x = floats(n);
-    size_t i;
-    for (i = 0; i < n; i++) x[i] = value;
-    return x;
-}
-static float *copied(const float *from, size_t n) {
-    float *x = floats(n);
-    if (n) memcpy(x, from, n * sizeof(float));
-    return x;
-}
-static double *doubles(size_t n) {
-    double *x = (double *)plain_alloc(n * sizeof(double));
-    size_t i;
-    for (i = 0; i < n; i++) x[i] = 0.0;
-    return x;
-}
-static double *widened(const float *from, size_t n) {
-    double *x = doubles(n);
-    size_t i;
-    for (i = 0; i < n; i++) x[i] = (double)from[i];
-    return x;
-}
-
-/* the generator of Steele, Lea and Flood as Vigna wrote it down: with a state, one output after the other */
-static uint64_t plain_random(uint64_t *state) {
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-/* mean 0, the given deviation, at most 3.5 of them */
-static double plain_noise(uint64_t *state, double deviation) {
-    double sum = 0.0;
-    int i;
-    for (i = 0; i < 4; i++) sum += (double)(plain_random(state) >> 11) / 9007199254740992.0 - 0.5;
-    return deviation * sum * sqrt(3.0);
-}
-static float *noise(size_t n, double deviation, uint64_t seed) {
-    float *x = floats(n);
-    uint64_t state = seed * UINT64_C(0x5851f42d4c957f2d);
-    size_t i;
-    for (i = 0; i < n; i++) x[i] = (float)plain_noise(&state, deviation);
-    return x;
-}
-
-static int equal_bits(const float *a, const float *b, size_t n) { return n == 0 || memcmp(a, b, n * sizeof *a) == 0; }
-
-/* |got - want| <= absolute + relative |want| everywhere; NaN and infinities where they are wanted */
-#define CHECK_CLOSE(got, want, n, absolute, relative, label) \
-    check_close(__FILE__, __LINE__, got, want, n, absolute, relative, label)
-static void check_close(const char *file, int line, const float *got, const double *want, size_t n, double absolute,
-                        double relative, const char *label) {
-    double excess = 0.0;
-    size_t i, at = n;
-    for (i = 0; i < n; i++) {
-        const double g = (double)got[i], w = want[i];
-        double e = fabs(g - w) / (absolute + relative * fabs(w));
-        if (w != w) e = g != g ? 0.0 : HUGE_VAL;
-        else if (g == w) e = 0.0;
-        else if (!(e >= 0.0)) e = HUGE_VAL;
-        if (e > excess) {
-            excess = e;
-            at = i;
-        }
-    }
-    test_check(excess <= 1.0, file, line, "%s: value %lu of %lu is %.9g, not %.9g (%.2g times the tolerance)", label,
-               (unsigned long)at, (unsigned long)n, at < n ? (double)got[at] : 0.0, at < n ? want[at] : 0.0, excess);
-}
-static double largest(const double *x, size_t n) {
-    double most = 0.0;
-    size_t i;
-    for (i = 0; i < n; i++) most = fmax(most, fabs(x[i]));
-    return most;
-}
-
-/* d loss / dx by a central difference, and a whole gradient checked against it */
-static double slope(double (*loss)(void *argument), void *argument, double *x, double step) {
-    const double value = *x;
-    double above, below;
-    *x = value + step;
-    above = loss(argument);
-    *x = value - step;
-    below = loss(argument);
-    *x = value;
-    return (above - below) / (2.0 * step);
-}
-static void check_slopes(double (*loss)(void *argument), void *argument, double *x, const double *gradient, size_t n,
-                         const char *label) {
-    size_t i;
-    for (i = 0; i < n; i++) {
-        const double s = slope(loss, argument, x + i, 1e-5);
-        CHECK_MSG(fabs(s - gradient[i]) <= 1e-7 * (1.0 + fabs(s)), "oracle of %s: derivative %lu is %.10g, slope %.10g",
-                  label, (unsigned long)i, gradient[i], s);
-    }
-}
-
-/* a context with the i-th table of kernels */
-static llm_context *context_at(int table, int n_threads) {
-    llm_error err;
-    llm_context *context = llm_context_create(n_threads, NULL, &err);
-    if (!context) {
-        fprintf(stderr, "no context: %s\n", err.message);
-        exit(2);
-    }
-    context->kernels = kernels_at(table);
-    return context;
-}
-
-/* the call was refused with this code, and the message holds the words (NULL: no such word) */
-static void check_error(llm_result result, llm_result want, const llm_error *err, const char *word, const char *word2) {
-    CHECK_MSG(result == want, "result %d instead of %d", (int)result, (int)want);
-    if (result != want || want == LLM_OK) return;
-    CHECK_MSG(err->code == want, "code %d instead of %d", (int)err->code, (int)want);
-    CHECK_MSG(memchr(err->message, 0, sizeof err->message) != NULL, "the message does not end");
-    CHECK_MSG(!word || strstr(err->message, word), "'%s' lacks '%s'", err->message, word);
-    CHECK_MSG(!word2 || strstr(err->message, word2), "'%s' lacks '%s'", err->message, word2);
-}
-
-/* an allocator that keeps books; it aligns to 1, and its call number fail_at fails (0 = the first, -1 = none) */
-typedef struct ledger {
-    void *memory[64];
-    size_t size[64];
-    char *raw[64];
-    int n, calls, fail_at, live, wrong;
-    llm_allocator allocator;
-} ledger;
-static void *ledger_allocate(size_t size, void *user) {
-    ledger *l = (ledger *)user;
-    if (l->calls++ == l->fail_at || l->n == 64) return NULL;
-    l->raw[l->n] = (char *)malloc(size + 64);
-    if (!l->raw[l->n]) return NULL;
-    l->memory[l->n] = l->raw[l->n] + 1 + l->n * 7 % 61;
-    l->size[l->n] = size;
-    l->live++;
-    return l->memory[l->n++];
-}
-static void ledger_release(void *memory, size_t size, void *user) {
-    ledger *l = (ledger *)user;
-    int i;
-    for (i = 0; i < l->n; i++)
-        if (l->memory[i] == memory) break;
-    if (!memory || i == l->n || l->size[i] != size) {
-        l->wrong++;
-        return;
-    }
-    free(l->raw[i]);
-    l->memory[i] = NULL;
-    l->live--;
-}
-static void ledger_init(ledger *l, int fail_at) {
-    memset(l, 0, sizeof *l);
-    l->fail_at = fail_at;
-    l->allocator.allocate = ledger_allocate;
-    l->allocator.release = ledger_release;
-    l->allocator.user = l;
-}
+/* What everything stands on: random numbers, sizes, memory, errors, contexts, the tables of
+ * kernels. */
 
 /* ---- random numbers ----------------------------------------------------------------------------- */
 TEST(core_random_published) {
@@ -319,12 +110,12 @@ TEST(core_sizes_saturate) {
 TEST(core_alloc_aligns_and_balances) {
     static const size_t sizes[] = {0, 1, 63, 64, 65, 1000, 4096, 100001, (size_t)4 << 20, ((size_t)5 << 20) + 3};
     void *memory[20];
-    ledger l;
+    heap h;
     llm_error err;
     int i, round;
-    ledger_init(&l, -1);
+    heap_init(&h);
     for (round = 0; round < 2; round++) {
-        const llm_allocator *allocator = round ? &l.allocator : NULL;
+        const llm_allocator *allocator = round ? &h.allocator : NULL;
         for (i = 0; i < 10; i++) {
             memory[i] = llmi_alloc(allocator, sizes[i], "a block", &err);
             CHECK(memory[i] != NULL);
@@ -339,61 +130,60 @@ TEST(core_alloc_aligns_and_balances) {
         }
         llmi_release(allocator, NULL);
     }
-    CHECK_MSG(l.calls == 10 && l.live == 0 && l.wrong == 0, "%d calls, %d live, %d releases wrong", l.calls, l.live,
-              l.wrong);
+    CHECK_MSG(h.calls == 10 && h.live == 0 && h.wrong == 0,
+              "%ld calls, %ld live, %d releases wrong", h.calls, h.live, h.wrong);
 }
 
 TEST(core_alloc_fails) {
     static const size_t too_much[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 63, SIZE_MAX - 100, SIZE_MAX / 2};
-    ledger l;
+    heap h;
     llm_error err;
     int i;
     for (i = 0; i < 5; i++) {          /* what overflows must not come out small */
-        memset(&err, 0, sizeof err);
-        CHECK(llmi_alloc(NULL, too_much[i], "the planet", &err) == NULL);
-        check_error(err.code, LLM_ERR_MEMORY, &err, "the planet", NULL);
-        ledger_init(&l, -1);
-        CHECK(llmi_alloc(&l.allocator, too_much[i], "the planet", &err) == NULL);
-        CHECK(l.live == 0);
+        NOT_MADE(LLM_ERR_MEMORY, llmi_alloc(NULL, too_much[i], "the planet", &err), "the planet");
+        heap_init(&h);
+        CHECK(llmi_alloc(&h.allocator, too_much[i], "the planet", &err) == NULL);
+        CHECK(h.live == 0);
     }
-    ledger_init(&l, 0);
-    memset(&err, 0, sizeof err);
-    CHECK(llmi_alloc(&l.allocator, (size_t)3 << 20, "the moon", &err) == NULL);
-    check_error(err.code, LLM_ERR_MEMORY, &err, "the moon", "3.0 MiB");
-    ledger_init(&l, 0);
-    CHECK(llmi_alloc(&l.allocator, 10, "the moon", NULL) == NULL);
+    heap_init(&h);
+    h.fail_at = 0;
+    NOT_MADE(LLM_ERR_MEMORY, llmi_alloc(&h.allocator, (size_t)3 << 20, "the moon", &err),
+             "the moon", "3.0 MiB");
+    h.fail_at = 1;
+    CHECK(llmi_alloc(&h.allocator, 10, "the moon", NULL) == NULL);
 }
 
 TEST(core_grow) {
-    ledger l;
+    heap h;
     llm_error err;
     void *memory = NULL, *old;
     size_t capacity = 0, before;
-    int i, calls;
-    ledger_init(&l, -1);
-    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 0, 0, "text", &err) == LLM_OK && l.calls == 0);
-    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 0, 100, "text", &err) == LLM_OK);
+    long calls;
+    int i;
+    heap_init(&h);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 0, 0, "text", &err) == LLM_OK && h.calls == 0);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 0, 100, "text", &err) == LLM_OK);
     CHECK(memory != NULL && capacity >= 100 && (uintptr_t)memory % 64 == 0);
     if (!memory) return;
     memset(memory, 42, 100);
-    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 100, capacity, "text", &err) == LLM_OK && l.calls == 1);
-    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 100, 5000, "text", &err) == LLM_OK);
-    CHECK(capacity >= 5000 && l.live == 1);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, capacity, "text", &err) == LLM_OK && h.calls == 1);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, 5000, "text", &err) == LLM_OK);
+    CHECK(capacity >= 5000 && h.live == 1);
     for (i = 0; i < 100; i++) CHECK(((const char *)memory)[i] == 42);
     old = memory;
     before = capacity;
-    l.fail_at = l.calls;
-    memset(&err, 0, sizeof err);
-    check_error(llmi_grow(&l.allocator, &memory, &capacity, 100, 100000, "text", &err), LLM_ERR_MEMORY, &err, "text", NULL);
+    h.fail_at = h.calls;
+    REFUSED(LLM_ERR_MEMORY, llmi_grow(&h.allocator, &memory, &capacity, 100, 100000, "text", &err),
+            "text");
     CHECK(memory == old && capacity == before && ((const char *)memory)[99] == 42);
-    CHECK(llmi_grow(&l.allocator, &memory, &capacity, 100, SIZE_MAX - 10, "text", &err) == LLM_ERR_MEMORY);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, SIZE_MAX - 10, "text", &err) == LLM_ERR_MEMORY);
     CHECK(memory == old && capacity == before);
-    for (i = 0, calls = l.calls; i < 10000; i++)   /* byte by byte: few allocations */
-        if (llmi_grow(&l.allocator, &memory, &capacity, capacity, capacity + 1, "text", &err) != LLM_OK) break;
+    for (i = 0, calls = h.calls; i < 10000; i++)   /* byte by byte: few allocations */
+        if (llmi_grow(&h.allocator, &memory, &capacity, capacity, capacity + 1, "text", &err) != LLM_OK) break;
         else if (capacity > 1000000) break;
-    CHECK_MSG(l.calls - calls < 30, "%d allocations", l.calls - calls);
-    llmi_release(&l.allocator, memory);
-    CHECK(l.live == 0 && l.wrong == 0);
+    CHECK_MSG(h.calls - calls < 30, "%ld allocations", h.calls - calls);
+    llmi_release(&h.allocator, memory);
+    CHECK(h.live == 0 && h.wrong == 0);
 }
 
 TEST(core_carve) {
@@ -490,9 +280,7 @@ TEST(core_context_threads) {
     for (i = 0; i < 5; i++) {
         char value[32];
         snprintf(value, sizeof value, "%d", bad[i]);
-        memset(&err, 0, sizeof err);
-        CHECK(llm_context_create(bad[i], NULL, &err) == NULL);
-        check_error(err.code, LLM_ERR_ARGUMENT, &err, value, "1024");
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_context_create(bad[i], NULL, &err), value, "1024");
         CHECK(llm_context_create(bad[i], NULL, NULL) == NULL);
     }
     for (i = 0; i < 7; i++) {
@@ -516,32 +304,22 @@ TEST(core_context_threads) {
 }
 
 TEST(core_context_allocator) {
-    ledger l;
+    llm_context *context = NULL;
+    llm_allocator allocator;
+    float x[64 * 33], y[64 * 33], w[33 * 33];
     llm_error err;
-    llm_context *context;
-    int fail_at;
-    for (fail_at = 0; fail_at < 20; fail_at++) {
-        llm_allocator allocator;
-        float x[64 * 33], y[64 * 33], w[33 * 33];
-        int i;
-        ledger_init(&l, fail_at);
-        allocator = l.allocator;
-        memset(&err, 0, sizeof err);
-        context = llm_context_create(2, &allocator, &err);
-        if (!context) {
-            check_error(err.code, LLM_ERR_MEMORY, &err, "memory", NULL);
-            CHECK_MSG(l.live == 0 && l.wrong == 0, "call %d fails: %d left behind, %d wrong", fail_at, l.live, l.wrong);
-            continue;
-        }
-        memset(&allocator, 0, sizeof allocator);   /* the struct was copied */
-        for (i = 0; i < 64 * 33; i++) x[i] = 1.0f;
-        for (i = 0; i < 33 * 33; i++) w[i] = 1.0f;
-        CHECK(llm_linear_forward(context, y, x, w, NULL, 64, 33, 33) == LLM_OK && y[64 * 33 - 1] == 33.0f);
-        llm_context_free(context);
-        CHECK_MSG(l.live == 0 && l.wrong == 0, "%d left behind, %d wrong", l.live, l.wrong);
-        if (l.calls <= fail_at) break;
-    }
-    CHECK_MSG(fail_at > 0 && fail_at < 20, "created at attempt %d", fail_at);
+    heap h;
+    int i;
+    heap_init(&h);
+    allocator = h.allocator;
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, context, llm_context_create(2, &allocator, &err));
+    memset(&allocator, 0, sizeof allocator);       /* the struct was copied */
+    for (i = 0; i < 64 * 33; i++) x[i] = 1.0f;
+    for (i = 0; i < 33 * 33; i++) w[i] = 1.0f;
+    CHECK(llm_linear_forward(context, y, x, w, NULL, 64, 33, 33) == LLM_OK &&
+          y[64 * 33 - 1] == 33.0f);
+    llm_context_free(context);
+    CHECK_MSG(h.live == 0 && h.wrong == 0, "%ld left behind, %d wrong", h.live, h.wrong);
 }
 
 typedef struct visits { unsigned char count[1000]; int n_threads, bad_thread; } visits;

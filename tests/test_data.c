@@ -461,16 +461,70 @@ TEST(data_arguments) {
     llm_data_close(data);
 }
 
+/* a file that cannot be mapped is read: the same tokens, and nothing stays */
+TEST(data_not_mapped) {
+#if LLMI_POSIX
+    llm_data_desc d = data_desc(2, 5);
+    int32_t tokens[10], targets[10], x[10], y[10];
+    llm_data *mapped, *read;
+    llm_error err;
+    long live;
+    int64_t step;
+    int i, wrong = 0;
+    CHECK(data_write(DATA(0), 1, 203, 300, 1, &err) == LLM_OK);
+    CHECK(data_write(DATA(1), 2, 77, 300, 0, &err) == LLM_OK);
+    mapped = data_open(2, &d, &err);
+    live = default_heap.live;
+    maps_fail = 1;
+    read = data_open(2, &d, &err);
+    CHECK(mapped && read && mapped->files[0].mapping && !read->files[0].mapping);
+    CHECK(llm_data_verify(read, &err) == LLM_OK);
+    CHECK(llm_data_token_count(read) == 280 && llm_data_window_count(read) == 40 + 15);
+    CHECK(llm_data_fingerprint(read) == llm_data_fingerprint(mapped));
+    for (step = 0; step < 60; step++) {
+        CHECK(llm_data_batch(mapped, step, tokens, targets, &err) == LLM_OK);
+        CHECK(llm_data_batch(read, step, x, y, &err) == LLM_OK);
+        for (i = 0; i < 10; i++) wrong += x[i] != tokens[i] || y[i] != targets[i];
+    }
+    CHECK(!wrong);
+    llm_data_close(read);
+    CHECK(default_heap.live == live);
+    /* the last window, by its definition */
+    d = data_desc(1, 202);
+    d.sequential = 1;
+    {
+        int32_t long_x[202], long_y[202];
+        read = data_open(1, &d, &err);
+        CHECK(llm_data_batch(read, 0, long_x, long_y, &err) == LLM_OK);
+        for (i = 0; i < 202; i++) {
+            const int ignored = data_marked(1, i + 1);
+            wrong += long_x[i] != data_token(1, i, 300) ||
+                     long_y[i] != (ignored ? LLM_IGNORE_INDEX : data_token(1, i + 1, 300));
+        }
+        CHECK(!wrong);
+        llm_data_close(read);
+    }
+    EACH_ALLOCATION_FAILS_TO_MAKE(&default_heap, read, data_open(2, &d, &err));
+    llm_data_close(read);
+    maps_fail = 0;
+    EACH_ALLOCATION_FAILS_TO_MAKE(&default_heap, read, data_open(2, &d, &err));
+    llm_data_close(read);
+    CHECK(default_heap.live == live);
+    llm_data_close(mapped);
+#else
+    SKIP("nothing is mapped here");
+#endif
+}
+
 TEST(data_writer) {
     const int32_t good[] = {1, 2, 3}, high[] = {1, 300}, low[] = {-1};
     llm_data_desc d = data_desc(1, 4);
     llm_error err;
     llm_data_writer *w;
-    llm_result result;
     llm_data *data;
     uint64_t old;
     char temporary[LLMI_PATH + 32];
-    int n;
+    heap h;
     CHECK(!llm_data_writer_open(NULL, 300, NULL, &err) && err.code == LLM_ERR_ARGUMENT);
     CHECK(!llm_data_writer_open(DATA(0), 0, NULL, &err) && err.code == LLM_ERR_ARGUMENT &&
           strstr(err.message, "vocab_size 0"));
@@ -509,16 +563,11 @@ TEST(data_writer) {
     data = data_open(1, &d, NULL);
     CHECK(llm_data_token_count(data) == 6 && llm_data_verify(data, NULL) == LLM_OK);
     llm_data_close(data);
-    for (n = 1, result = LLM_ERR_MEMORY; result != LLM_OK && n < 10; n++) {
-        json_heap heap;
-        llm_allocator allocator = json_allocator(&heap, n);
-        w = llm_data_writer_open(DATA(1), 300, &allocator, &err);
-        result = w ? llm_data_writer_finish(w, &err) : err.code;
-        CHECK(w || result == LLM_ERR_MEMORY);
-        llm_data_writer_free(w);
-        CHECK(heap.alive == 0);
-    }
-    CHECK(result == LLM_OK && n > 2);
+    heap_init(&h);
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, w, llm_data_writer_open(DATA(1), 300, &h.allocator, &err));
+    CHECK(llm_data_writer_finish(w, &err) == LLM_OK);
+    llm_data_writer_free(w);
+    CHECK(h.live == 0);
     data = data_open(2, &d, NULL); /* a file without a token */
     CHECK(llm_data_token_count(data) == 6 && llm_data_window_count(data) == 1 &&
           llm_data_verify(data, NULL) == LLM_OK);
@@ -788,6 +837,7 @@ static void run_data(void) {
     RUN(data_fingerprint);
     RUN(data_hostile_files);
     RUN(data_arguments);
+    RUN(data_not_mapped);
     RUN(data_writer);
 #if LLMI_POSIX && !defined(__APPLE__)
     RUN(data_full_disk);

@@ -331,7 +331,7 @@ TEST(gemm_threads_give_the_same_bits) {
                     llm_context *several = context_at(t, threads[i]);
                     memcpy(p.c, p.c_before, p.c_size * sizeof(float));
                     llmi_gemm_run(several, &p.g);
-                    CHECK_MSG(equal_bits(p.c, alone, p.c_size), "%s, %lu x %lu x %lu, layout %u: %d threads differ",
+                    CHECK_MSG(same_bits(p.c, alone, p.c_size), "%s, %lu x %lu x %lu, layout %u: %d threads differ",
                               k->name, (unsigned long)p.m, (unsigned long)p.n, (unsigned long)p.k, c, threads[i]);
                     llm_context_free(several);
                 }
@@ -365,7 +365,7 @@ TEST(gemm_few_rows_are_independent) {
                         for (first = 0; first + rows <= 16; first += rows) {
                             memcpy(some, before + first * n, rows * n * sizeof(float));
                             llmi_matmul(rows % 2 ? one : three, some, n, x + first * k, matrix, add, rows, accumulate);
-                            CHECK_MSG(equal_bits(some, all + first * n, rows * n),
+                            CHECK_MSG(same_bits(some, all + first * n, rows * n),
                                       "%s, weight (%lu,%lu)%s: rows %lu to %lu depend on the others", one->kernels->name,
                                       (unsigned long)n, (unsigned long)k, transposed ? " transposed" : "",
                                       (unsigned long)first, (unsigned long)(first + rows - 1));
@@ -405,7 +405,7 @@ TEST(gemm_batch_equals_products_alone) {
             }
             llmi_gemm_batch(context, products, N);
             for (p = 0; p < N; p++) {
-                CHECK_MSG(equal_bits(y[p], alone[p], rows[p] * columns[p] + 1), "%s, %d threads: product %lu differs",
+                CHECK_MSG(same_bits(y[p], alone[p], rows[p] * columns[p] + 1), "%s, %d threads: product %lu differs",
                           context->kernels->name, threads, (unsigned long)p);
                 if (p != 1 && p != 5) drop(x[p]);
             }
@@ -594,9 +594,9 @@ TEST(linear_skips_what_is_null) {
         float *dx = filled(rows * n_in, 1.0f), *dw = filled(n_out * n_in, 1.0f), *db = filled(n_out, 1.0f);
         CHECK(llm_linear_backward(context, mask & 1 ? dx : NULL, mask & 2 ? dw : NULL, mask & 4 ? db : NULL, dy, x, w,
                                   21, 19, 35) == LLM_OK);
-        CHECK(!(mask & 1) || equal_bits(dx, all_dx, rows * n_in));
-        CHECK(!(mask & 2) || equal_bits(dw, all_dw, n_out * n_in));
-        CHECK(!(mask & 4) || equal_bits(db, all_db, n_out));
+        CHECK(!(mask & 1) || same_bits(dx, all_dx, rows * n_in));
+        CHECK(!(mask & 2) || same_bits(dw, all_dw, n_out * n_in));
+        CHECK(!(mask & 4) || same_bits(db, all_db, n_out));
         drop(dx); drop(dw); drop(db);
     }
     drop(x); drop(w); drop(dy); drop(all_dx); drop(all_dw); drop(all_db);
@@ -618,8 +618,8 @@ TEST(linear_threads_give_the_same_bits) {
             CHECK(llm_linear_forward(context, y[at], x, w, x, 150, 140, 290) == LLM_OK);
             CHECK(llm_linear_backward(context, dx[at], dw[at], db[at], dy, x, w, 150, 140, 290) == LLM_OK);
             if (i) {
-                CHECK_MSG(equal_bits(y[0], y[1], rows * n_out) && equal_bits(dx[0], dx[1], rows * n_in) &&
-                              equal_bits(dw[0], dw[1], n_out * n_in) && equal_bits(db[0], db[1], n_out),
+                CHECK_MSG(same_bits(y[0], y[1], rows * n_out) && same_bits(dx[0], dx[1], rows * n_in) &&
+                              same_bits(dw[0], dw[1], n_out * n_in) && same_bits(db[0], db[1], n_out),
                           "%s: %d threads differ from one", context->kernels->name, threads[i - 1]);
                 drop(y[1]); drop(dx[1]); drop(dw[1]); drop(db[1]);
             }

@@ -1,32 +1,6 @@
 /* tests of >>json: what RFC 8259 allows and forbids, the tree, numbers, strings, writing */
 #include <locale.h>
 
-/* An allocator that counts what is alive and fails at call number `fail_at`. */
-typedef struct json_heap { int calls, fail_at, alive; } json_heap;
-
-static void *json_allocate(size_t size, void *user) {
-    json_heap *heap = (json_heap *)user;
-    void *memory = ++heap->calls == heap->fail_at ? NULL : malloc(size);
-    heap->alive += memory != NULL;
-    return memory;
-}
-
-static void json_release(void *memory, size_t size, void *user) {
-    (void)size;
-    ((json_heap *)user)->alive -= 1;
-    free(memory);
-}
-
-static llm_allocator json_allocator(json_heap *heap, int fail_at) {
-    llm_allocator allocator;
-    memset(heap, 0, sizeof *heap);
-    heap->fail_at = fail_at;
-    allocator.allocate = json_allocate;
-    allocator.release = json_release;
-    allocator.user = heap;
-    return allocator;
-}
-
 /* parses a copy that is exactly as long as the text, so that a sanitizer sees a read beyond it */
 static llm_result json_result(const char *text, size_t n, llm_error *err) {
     char *copy = (char *)malloc(n + !n);
@@ -355,36 +329,35 @@ TEST(json_hostile) { /* every truncation is refused, no mutation reads out of bo
     }
 }
 
+static llm_result json_parsed(llmi_json *json, const char *text, heap *h, llm_error *err) {
+    const llm_result result = llmi_json_parse(json, text, strlen(text), "file", &h->allocator, err);
+    if (result == LLM_OK) llmi_json_free(json);
+    else CHECK(!json->nodes);
+    return result;
+}
 TEST(json_memory) {
     const char *text = "{\"a\":1,\"b\":2,\"c\":3,\"d\":4,\"e\":5,\"f\":6,\"g\":7,\"h\":8,\"i\":9,"
                        "\"j\":[[],[],[],[],[],[],[],[],[],[],[],[],"
                        "[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],[],"
                        "[],[],[],[],[],[],[]],"
                        "\"k\":1,\"l\":1,\"m\":1,\"n\":1,\"o\":1,\"p\":1,\"q\":1,\"r\":1}";
-    llm_result result = LLM_ERR_MEMORY;
-    int n;
-    for (n = 1; result != LLM_OK && n < 100; n++) {
-        json_heap heap;
-        llm_allocator allocator = json_allocator(&heap, n);
-        llmi_json json;
-        llm_error err;
-        result = llmi_json_parse(&json, text, strlen(text), "file", &allocator, &err);
-        if (result == LLM_OK) llmi_json_free(&json);
-        else CHECK(result == LLM_ERR_MEMORY && err.code == LLM_ERR_MEMORY && !json.nodes);
-        CHECK_MSG(heap.alive == 0, "%d blocks left after failing at %d", heap.alive, n);
-    }
-    CHECK(result == LLM_OK && n > 3);
+    llmi_json json;
+    llm_error err;
+    heap h;
+    heap_init(&h);
+    EACH_ALLOCATION_FAILS(&h, json_parsed(&json, text, &h, &err));
+    CHECK(h.live == 0);
 }
 
 TEST(json_text) {
     llmi_text text;
-    json_heap heap;
-    llm_allocator allocator = json_allocator(&heap, 0);
+    heap h;
     const char *want = "{\"a\\\"\\\\\\u000a\\u0000\xc3\xa9\xf0\x9f\x98\x80\\ufffd\\ufffd\": 42}";
     char big[1000];
     int i;
+    heap_init(&h);
     memset(&text, 0, sizeof text);
-    text.allocator = &allocator;
+    text.allocator = &h.allocator;
     llmi_text_add(&text, "{", 1);
     llmi_text_string(&text, "a\"\\\n\0\xc3\xa9\xf0\x9f\x98\x80\xff\xc3", 13);
     llmi_text_format(&text, ": %d}", 42);
@@ -395,18 +368,19 @@ TEST(json_text) {
     for (i = 0; i < 100; i++) llmi_text_add(&text, big, sizeof big);
     CHECK(text.failed == LLM_OK && text.size == strlen(want) + 100000);
     llmi_text_free(&text);
-    CHECK(heap.alive == 0);
+    CHECK(h.live == 0);
 
-    allocator = json_allocator(&heap, 2);                        /* a failure sticks */
+    heap_init(&h);                     /* a failure sticks */
+    h.fail_at = 1;
     memset(&text, 0, sizeof text);
-    text.allocator = &allocator;
+    text.allocator = &h.allocator;
     llmi_text_add(&text, "abc", 3);
     llmi_text_add(&text, big, sizeof big);
     CHECK(text.failed == LLM_ERR_MEMORY && text.size == 3);
     llmi_text_add(&text, "d", 1);
     CHECK(text.failed == LLM_ERR_MEMORY && text.size == 3 && !memcmp(text.data, "abc", 3));
     llmi_text_free(&text);
-    CHECK(heap.alive == 0);
+    CHECK(h.live == 0);
 }
 
 static void run_json(void) {

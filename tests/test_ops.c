@@ -63,12 +63,11 @@ TEST(embedding_refuses_bad_tokens) {
             char value[32];
             tokens[at] = bad[i];
             snprintf(value, sizeof value, "%ld", (long)bad[i]);
-            memset(&err, 0, sizeof err);
-            check_error(llm_embedding_forward(context, y, tokens, weight, 4, 7, 3, &err), LLM_ERR_ARGUMENT, &err, value, "7");
+            REFUSED(LLM_ERR_ARGUMENT, llm_embedding_forward(context, y, tokens, weight, 4, 7, 3,
+                    &err), value, "7");
             CHECK(unwritten(y, 4 * 3));
-            memset(&err, 0, sizeof err);
-            check_error(llm_embedding_backward(context, dweight, weight, tokens, 4, 7, 3, &err), LLM_ERR_ARGUMENT, &err,
-                        value, "7");
+            REFUSED(LLM_ERR_ARGUMENT, llm_embedding_backward(context, dweight, weight, tokens, 4, 7,
+                    3, &err), value, "7");
             CHECK(dweight[0] == 1.0f && dweight[20] == 1.0f && dweight[9] == 1.0f);
             CHECK(llm_embedding_forward(context, y, tokens, weight, 4, 7, 3, NULL) == LLM_ERR_ARGUMENT);
         }
@@ -80,10 +79,12 @@ TEST(embedding_bad_dims_and_nothing_to_do) {
     const int32_t tokens[2] = {0, 1};
     float *weight = noise(6, 1.0, 1), *y = floats(6);
     llm_error err;
-    memset(&err, 0, sizeof err);
-    check_error(llm_embedding_forward(context, y, tokens, weight, -2, 2, 3, &err), LLM_ERR_ARGUMENT, &err, "-2", NULL);
-    check_error(llm_embedding_forward(context, y, tokens, weight, 2, -5, 3, &err), LLM_ERR_ARGUMENT, &err, "-5", NULL);
-    check_error(llm_embedding_backward(context, y, weight, tokens, 2, 2, -3, &err), LLM_ERR_ARGUMENT, &err, "-3", NULL);
+    REFUSED(LLM_ERR_ARGUMENT, llm_embedding_forward(context, y, tokens, weight, -2, 2, 3, &err),
+            "-2");
+    REFUSED(LLM_ERR_ARGUMENT, llm_embedding_forward(context, y, tokens, weight, 2, -5, 3, &err),
+            "-5");
+    REFUSED(LLM_ERR_ARGUMENT, llm_embedding_backward(context, y, weight, tokens, 2, 2, -3, &err),
+            "-3");
     CHECK(llm_embedding_forward(NULL, y, tokens, weight, 2, 2, 3, &err) == LLM_ERR_ARGUMENT);
     CHECK(llm_embedding_forward(context, NULL, tokens, weight, 2, 2, 3, &err) == LLM_ERR_ARGUMENT);
     CHECK(llm_embedding_forward(context, y, NULL, weight, 2, 2, 3, &err) == LLM_ERR_ARGUMENT);
@@ -205,7 +206,7 @@ static void norm_against_oracle(int centered) {
                 CHECK_CLOSE(rstd, c.rstd, rows, 0.0, 2e-6 * fmax(1.0, largest_rstd), label);
                 CHECK_CLOSE(dx, c.dx, n, 1e-5 * fmax(1.0, largest_rstd * largest_rstd), 1e-5, label);
                 CHECK_CLOSE(dw, c.dw, width, 2e-5 * fmax(1.0, largest_rstd), 1e-5, label);
-                CHECK_MSG(equal_bits(y, y2, n), "%s: in place, or without what is saved, the result differs", label);
+                CHECK_MSG(same_bits(y, y2, n), "%s: in place, or without what is saved, the result differs", label);
                 if (centered && j == 0) {      /* without a bias */
                     llm_layernorm_forward(context, y, NULL, NULL, x, w, NULL, c.rows, c.width, (float)eps);
                     for (k = 0; k < n; k++) c.y[k] -= c.b[k % width];
@@ -268,7 +269,7 @@ TEST(norms_skip_what_is_null) {
         llm_rmsnorm_backward(context, mask & 1 ? got[3] : NULL, mask & 2 ? got[4] : NULL, dy, root, x, w, 11, 37);
         for (i = 0; i < 5; i++) {
             const int asked = mask & (i == 0 || i == 3 ? 1 : i == 2 ? 4 : 2);
-            CHECK_MSG(!asked || equal_bits(got[i], want[i], n), "mask %d, output %d", mask, i);
+            CHECK_MSG(!asked || same_bits(got[i], want[i], n), "mask %d, output %d", mask, i);
             drop(got[i]);
         }
     }
@@ -314,7 +315,7 @@ TEST(gelu_against_oracle) {
             llm_gelu_backward(context, dx, dy, x, n);
             CHECK_CLOSE(dx, want_d, n, 4e-6, 2e-6, label);
             llm_gelu_forward(context, x, x, n);
-            CHECK_MSG(equal_bits(x, y, n), "%s: in place, the result differs", label);
+            CHECK_MSG(same_bits(x, y, n), "%s: in place, the result differs", label);
             drop(x); drop(dy); drop(y); drop(dx);
             free(want); free(want_d);
         }
@@ -463,7 +464,7 @@ TEST(softmax_against_oracle) {
                 llm_softmax_backward(context, dx, dy, y, c.rows, c.width);
                 CHECK_CLOSE(dx, c.dx, n, 5e-6, 0.0, label);
                 llm_softmax_forward(context, x, x, c.rows, c.width);
-                CHECK_MSG(equal_bits(x, y, n), "%s: in place, the result differs", label);
+                CHECK_MSG(same_bits(x, y, n), "%s: in place, the result differs", label);
                 free(c.x); free(c.y); free(c.dy); free(c.dx);
                 drop(x); drop(dy); drop(y); drop(dx);
             }
@@ -549,7 +550,7 @@ TEST(dropout_against_oracle) {
             CHECK_MSG(fabs(kept - (1.0 - p) * (double)n) <= 1.0 + 4.0 * sqrt(p * (1.0 - p) * (double)n), "%s: %g kept",
                       label, kept);
             llm_dropout_forward(context, x, x, n, ps[j], 1000 + (uint64_t)j);
-            CHECK_MSG(equal_bits(x, y, n), "%s: in place, the result differs", label);
+            CHECK_MSG(same_bits(x, y, n), "%s: in place, the result differs", label);
             drop(x); drop(dy); drop(y); drop(dx);
             free(want); free(want_d);
         }
@@ -608,7 +609,7 @@ TEST(adamw_against_double) {
                     }
                     llm_adamw_update(context, w, m, v, grad, n, step, (float)lr, (float)b1, (float)b2, (float)eps,
                                      (float)decay, (float)scale);
-                    CHECK(equal_bits(grad, before, n));
+                    CHECK(same_bits(grad, before, n));
                     drop(grad); drop(before);
                 }
                 snprintf(label, sizeof label, "%s, %lu values, setting %d", context->kernels->name, (unsigned long)n, j);
@@ -661,7 +662,7 @@ TEST(clip_against_double) {
             snprintf(label, sizeof label, "%s, %lu gradients", context->kernels->name, (unsigned long)n);
             returned = (double)llm_clip_grad_norm(context, grad, n, (float)(norm * 1.01 + 1e-5));
             CHECK_MSG(fabs(returned - norm) <= 1e-6 * norm, "%s: norm %g, not %g", label, returned, norm);
-            CHECK_MSG(equal_bits(grad, before, n), "%s: changed below the bound", label);
+            CHECK_MSG(same_bits(grad, before, n), "%s: changed below the bound", label);
             bound = (double)(float)(0.3 * norm + (n == 0));
             returned = (double)llm_clip_grad_norm(context, grad, n, (float)bound);
             CHECK_MSG(fabs(returned - norm) <= 1e-6 * norm, "%s: norm %g, not %g", label, returned, norm);
@@ -785,7 +786,7 @@ TEST(ops_threads_give_the_same_bits) {
         for (i = 0; i < 3; i++) {
             op_results several = all_ops(t, op_threads[i]);
             for (j = 0; j < 16; j++) {
-                CHECK_MSG(equal_bits(one.values[j], several.values[j], 5 * one.n), "%s, result %d: %d threads differ",
+                CHECK_MSG(same_bits(one.values[j], several.values[j], 5 * one.n), "%s, result %d: %d threads differ",
                           kernels_at(t)->name, j, op_threads[i]);
                 drop(several.values[j]);
             }

@@ -335,26 +335,22 @@ TEST(precision_memory_as_planned) {
     for (deepseek = 0; deepseek < 2; deepseek++)
         for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
             for (recompute = 0; recompute < 2; recompute++) {
-                ledger l;
+                heap h;
                 llm_trainer *t;
                 llm_memory memory;
                 llm_config c;
                 llm_train_desc d;
-                double taken = 0.0;
-                int i;
-                ledger_init(&l, -1);
+                heap_init(&h);
                 t = precision_trainer(deepseek, (llm_precision)precision, recompute, 2,
-                                      &l.allocator);
+                                      &h.allocator);
                 CHECK(t != NULL);
                 if (!t) return;
                 c = *llm_model_config(t->model);
                 d = t->desc;
                 CHECK(llm_train_memory(&c, &d, &memory, NULL) == LLM_OK);
-                for (i = 0; i < l.n; i++)
-                    if (l.memory[i]) taken += (double)l.size[i];
-                CHECK_MSG(fabs(taken / (double)memory.total - 1.0) < 0.02,
+                CHECK_MSG(fabs((double)h.bytes / (double)memory.total - 1.0) < 0.02,
                           "deepseek %d, precision %d, recompute %d: %.0f taken, %.0f planned",
-                          deepseek, precision, recompute, taken, (double)memory.total);
+                          deepseek, precision, recompute, (double)h.bytes, (double)memory.total);
                 resume_free(t);
             }
 }

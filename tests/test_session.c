@@ -346,14 +346,6 @@ TEST(session_refuses_and_is_as_before) {
 }
 
 /* ---- generation ------------------------------------------------------------------------------ */
-typedef struct heard { int32_t tokens[200]; int n, cancel_at; } heard;
-
-static int on_token(int32_t token, void *user) {
-    heard *h = (heard *)user;
-    if (h->n < 200) h->tokens[h->n] = token;
-    return ++h->n == h->cancel_at;
-}
-
 TEST(generate_golden_greedy) {
     int c;
     for (c = 0; c < N_GOLDEN_CASES; c++) {

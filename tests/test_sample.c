@@ -206,6 +206,27 @@ TEST(sample_greedy) {
     CHECK(draw(one, 1, &s, NULL, 0, 3) == 0);
 }
 
+/* The smallest set that reaches top_p, also where its share is top_p exactly: of equals, the first.
+ * top_k of 2 leaves all four, being equal. */
+TEST(sample_top_p_exactly) {
+    static const float equals[6] = {-300.0f, 2.0f, 2.0f, 2.0f, 2.0f, -300.0f};
+    int kept, top_k, i;
+    for (kept = 1; kept <= 3; kept++)
+        for (top_k = 0; top_k <= 6; top_k += 2) {
+            int seen[6] = {0, 0, 0, 0, 0, 0};
+            llm_sampling s;
+            memset(&s, 0, sizeof s);
+            s.temperature = 1.0f;
+            s.top_k = top_k;
+            s.top_p = 0.25f * (float)kept;
+            for (i = 0; i < 100; i++) seen[draw(equals, 6, &s, NULL, 0, (uint64_t)i)]++;
+            for (i = 0; i < 6; i++)
+                CHECK_MSG((seen[i] > 0) == (i >= 1 && i <= kept),
+                          "top_p %g, top_k %d: token %d came %d times", (double)s.top_p, top_k, i,
+                          seen[i]);
+        }
+}
+
 TEST(sample_what_is_not_finite) {
     float logits[8];
     llm_sampling s;
@@ -341,6 +362,7 @@ static void run_sample(void) {
     RUN(sample_top_k_keeps_equals);
     RUN(sample_against_plain);
     RUN(sample_greedy);
+    RUN(sample_top_p_exactly);
     RUN(sample_what_is_not_finite);
     RUN(sample_greedy_not_finite);
     RUN(sample_is_determined);

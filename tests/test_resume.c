@@ -185,9 +185,75 @@ TEST(resume_counters) {
     resume_free(other);
 }
 
+static llm_result resume_load_kept(llm_trainer *t, const float *weights, llm_error *err) {
+    const llm_result result = llm_trainer_load(t, RESUME_FILE, err);
+    if (result != LLM_OK) CHECK(weights_are(t, weights) && t->step == 0 && !t->user_data_size);
+    return result;
+}
+static llm_result resume_set_kept(llm_trainer *t, const char *old, const char *data, size_t n,
+                                  llm_error *err) {
+    const llm_result result = llm_trainer_set_user_data(t, data, n, err);
+    size_t size = 0;
+    const void *now = llm_trainer_user_data(t, &size);
+    if (result == LLM_OK) CHECK(size == n && !memcmp(now, data, n));
+    else CHECK(size == strlen(old) && (!size || !memcmp(now, old, size)));
+    return result;
+}
+
+/* an old file stays, a trainer is as before */
+TEST(resume_every_allocation_fails) {
+    static const char big[300] = "position";
+    const llm_config c = resume_config(1);
+    llm_train_desc d = train_desc(2, 12, 1);
+    llm_trainer *t = NULL, *other = NULL, *old = resume_trainer(1, LLM_FP32, 1, 3);
+    llm_model_desc m;
+    llm_model *models[2] = {NULL, NULL};
+    llm_error err;
+    float *weights;
+    void *before = NULL, *after = NULL;
+    size_t n_before = 0, n_after = 0;
+    heap h;
+    int i;
+    heap_init(&h);
+    for (i = 0; i < 2; i++) {
+        m = model_desc(1 + (uint64_t)i, 1, &h.allocator);
+        models[i] = llm_model_create(&c, &m, &err);
+        *(i ? &other : &t) = models[i] ? llm_trainer_create(models[i], &d, &err) : NULL;
+    }
+    CHECK(t && other && old);
+    if (!t || !other || !old) return;
+    resume_steps(t, 0, 2);
+    CHECK(resume_set_kept(t, "", "at 4711", 7, &err) == LLM_OK);
+    h.fail_at = h.calls;
+    CHECK(resume_set_kept(t, "at 4711", big, sizeof big, &err) == LLM_ERR_MEMORY &&
+          err.code == LLM_ERR_MEMORY);
+    CHECK(resume_set_kept(t, "at 4711", "at 12", 5, &err) == LLM_OK);      /* there is room */
+    CHECK(llm_trainer_save(old, RESUME_FILE, NULL) == LLM_OK);
+    CHECK(llmi_file_read(RESUME_FILE, &before, &n_before, NULL, NULL) == LLM_OK);
+    h.fail_at = h.calls;
+    REFUSED(LLM_ERR_MEMORY, llm_trainer_save(t, RESUME_FILE, &err), "");
+    CHECK(llmi_file_read(RESUME_FILE, &after, &n_after, NULL, NULL) == LLM_OK);
+    CHECK(n_before == n_after && !memcmp(before, after, n_before));
+    EACH_ALLOCATION_FAILS(&h, llm_trainer_save(t, RESUME_FILE, &err));
+    weights = copy_weights(other);
+    EACH_ALLOCATION_FAILS(&h, resume_load_kept(other, weights, &err));
+    CHECK(weights_are(other, llm_trainer_weights(t, NULL)) && other->step == 2);
+    CHECK(llm_trainer_user_data(other, &n_after) && n_after == 5);
+    free(weights);
+    llmi_release(NULL, before);
+    llmi_release(NULL, after);
+    llm_trainer_free(t);
+    llm_trainer_free(other);
+    for (i = 0; i < 2; i++) llm_model_free(models[i]);
+    CHECK(h.live == 0 && h.wrong == 0);
+    resume_free(old);
+    remove(RESUME_FILE);
+}
+
 static void run_resume(void) {
     RUN(resume_to_the_bit);
     RUN(resume_counters);
+    RUN(resume_every_allocation_fails);
     RUN(resume_damaged_files);
     RUN(resume_other_configurations);
 }

@@ -896,6 +896,86 @@ TEST(trainer_evaluate_touches_nothing) {
     llm_model_free(two);
 }
 
+/* A batch of any size has the losses that it has inside a larger one whose other targets count for
+ * nothing; its balance loss is that of a trainer of its size. */
+TEST(trainer_evaluate_with_modules) {
+    enum { B = 3, T = 12 };
+    static const int sizes[][2] = {{B, T}, {2, 7}, {1, 5}, {B, 3}, {2, 2}, {1, 1}, {B, 1}};
+    llm_config c = part_config(1, 1);
+    llm_model *models[2];
+    llm_train_desc d = train_desc(B, T, 2);
+    llm_trainer *t, *other;
+    llm_train_stats got, want;
+    int32_t tokens[B * T], targets[B * T], all[B * T], valid[B * T];
+    float *before, *gradients;
+    size_t count;
+    int i, b, at, k;
+    c.arch = LLM_ARCH_DEEPSEEK_V3;
+    c.vocab_size = 41; c.max_seq_len = 24; c.n_layers = 2; c.first_k_dense = 1; c.mtp_depth = 2;
+    c.embd_pdrop = c.resid_pdrop = 0.0f;
+    for (i = 0; i < 2; i++) models[i] = shaken_model(&c, 7, 2, NULL);
+    if (!models[0] || !models[1]) return;
+    d.router_aux_alpha = 0.01f;
+    d.label_smoothing = 0.1f;
+    d.mtp_lambda = 0.7f;
+    d.grad_accum_steps = 2;
+    t = new_trainer(models[0], &d);
+    if (!t) return;
+    random_batch(tokens, targets, B * T, 41, 0.2, 5);
+    CHECK(llm_trainer_step(t, tokens, targets, NULL, NULL) == LLM_OK);
+    before = copy_weights(t);
+    (void)llm_trainer_gradients(t, &count);
+    gradients = copied(llm_trainer_gradients(t, NULL), count);
+    for (i = 0; i < (int)(sizeof sizes / sizeof sizes[0]); i++) {
+        const int rows = sizes[i][0], width = sizes[i][1];
+        random_batch(tokens, targets, (size_t)(rows * width), 41, width > 3 ? 0.3 : 0.0,
+                     8 + (uint64_t)i);
+        CHECK(llm_trainer_evaluate(t, tokens, targets, rows, width, &got, NULL) == LLM_OK);
+        random_tokens(all, B * T, 41, 99);
+        for (b = 0; b < B * T; b++) valid[b] = LLM_IGNORE_INDEX;
+        for (b = 0; b < rows; b++)
+            for (at = 0; at < width; at++) {
+                all[b * T + at] = tokens[b * width + at];
+                valid[b * T + at] = targets[b * width + at];
+            }
+        other = new_trainer(models[1], &d);
+        if (!other) return;
+        CHECK(llm_trainer_forward(other, all, valid, &want, NULL) == LLM_OK);
+        CHECK_MSG(fabs((double)(got.loss - want.loss)) < 1e-5 &&
+                      fabs((double)(got.main_loss - want.main_loss)) < 1e-5,
+                  "%d x %d: loss %g (main %g), not %g (%g)", rows, width, (double)got.loss,
+                  (double)got.main_loss, (double)want.loss, (double)want.main_loss);
+        for (k = 0; k < 4; k++) {
+            CHECK_MSG(fabs((double)(got.mtp_loss[k] - want.mtp_loss[k])) < 1e-5,
+                      "%d x %d: module %d has %g, not %g", rows, width, k + 1,
+                      (double)got.mtp_loss[k], (double)want.mtp_loss[k]);
+            CHECK((got.mtp_loss[k] > 0.0f) == (k < 2 && k + 1 < width));
+        }
+        CHECK(fabs((double)(got.accuracy - want.accuracy)) < 1e-6 &&
+              fabs((double)(got.perplexity / want.perplexity) - 1.0) < 1e-4);
+        llm_trainer_free(other);
+        if (width > c.mtp_depth) {
+            llm_train_desc exact = d;
+            exact.batch_size = rows;
+            exact.seq_len = width;
+            other = new_trainer(models[1], &exact);
+            if (!other) return;
+            CHECK(llm_trainer_forward(other, tokens, targets, &want, NULL) == LLM_OK);
+            CHECK_MSG(want.balance_loss > 0.0f &&
+                          fabs((double)(got.balance_loss / want.balance_loss) - 1.0) < 1e-5,
+                      "%d x %d: balance loss %g, not %g", rows, width, (double)got.balance_loss,
+                      (double)want.balance_loss);
+            CHECK(fabs((double)(got.loss - want.loss)) < 1e-5);
+            llm_trainer_free(other);
+        }
+    }
+    CHECK(weights_are(t, before) && same_bits(gradients, llm_trainer_gradients(t, NULL), count));
+    free(before);
+    drop(gradients);
+    llm_trainer_free(t);
+    for (i = 0; i < 2; i++) llm_model_free(models[i]);
+}
+
 /* ---- not finite ------------------------------------------------------------------------------ */
 TEST(trainer_survives_what_is_not_finite) {
     llm_config c = small_config(61, 24, 24, 2, 3);
@@ -1263,6 +1343,7 @@ static void run_trainer(void) {
     RUN(trainer_bad_batch);
     RUN(trainer_user_data_and_files);
     RUN(trainer_evaluate_touches_nothing);
+    RUN(trainer_evaluate_with_modules);
     RUN(trainer_survives_what_is_not_finite);
     RUN(trainer_threads_give_the_same_bits);
     RUN(trainer_recompute_gives_the_same_bits);

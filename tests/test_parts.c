@@ -157,26 +157,42 @@ static double part_value(part_case *p) {
     for (i = 0; i < p->n; i++) sum += (double)p->y[i] * (double)p->dy[i];
     return sum + (p->part == LLM_MOE ? (double)p->alpha * (double)p->balance : 0.0);
 }
-/* moves values along their gradient: the change must be its length */
-static void part_check(part_case *p, float *values, const float *gradient, size_t n, const char *what) {
-    float *kept = floats(n);
-    double length = 0.0, ends[2];
+/* Moves values along a direction: the change must be what the gradient says. Along the gradient it
+ * is its length; a gradient that lacks some of its elements has the right length, too, and is found
+ * out along any other direction. */
+static void part_slope(part_case *p, float *values, const float *gradient, const float *direction,
+                       size_t n, const char *what) {
+    float *kept = copied(values, n);
+    double length = 0.0, want = 0.0, size = 0.0, ends[2];
     const double step = 4e-3;
     size_t i;
     int side;
-    memcpy(kept, values, n * sizeof *kept);
-    for (i = 0; i < n; i++) length += (double)gradient[i] * (double)gradient[i];
+    for (i = 0; i < n; i++) {
+        length += (double)direction[i] * (double)direction[i];
+        want += (double)gradient[i] * (double)direction[i];
+        size += (double)gradient[i] * (double)gradient[i];
+    }
     length = sqrt(length);
-    CHECK_MSG(length > 1e-6, "%s: no gradient", what);
+    size = sqrt(size);
+    want /= length;
+    CHECK_MSG(size > 1e-6, "%s: no gradient", what);
     for (side = 0; side < 2; side++) {
         for (i = 0; i < n; i++)
-            values[i] = kept[i] + (float)((side ? -step : step) * (double)gradient[i] / length);
+            values[i] = kept[i] + (float)((side ? -step : step) * (double)direction[i] / length);
         ends[side] = part_value(p);
     }
     memcpy(values, kept, n * sizeof *kept);
-    CHECK_MSG(fabs((ends[0] - ends[1]) / (2.0 * step) - length) <= 0.005 * length + 2e-3,
-              "part %d, %s: slope %g, gradient %g", (int)p->part, what, (ends[0] - ends[1]) / (2.0 * step), length);
+    CHECK_MSG(fabs((ends[0] - ends[1]) / (2.0 * step) - want) <= 0.005 * size + 2e-3,
+              "part %d, %s: slope %g, gradient %g of %g", (int)p->part, what,
+              (ends[0] - ends[1]) / (2.0 * step), want, size);
     drop(kept);
+}
+static void part_check(part_case *p, float *values, const float *gradient, size_t n,
+                       const char *what) {
+    float *direction = noise(n, 1.0, 77);
+    part_slope(p, values, gradient, gradient, n, what);
+    part_slope(p, values, gradient, direction, n, what);
+    drop(direction);
 }
 
 static void part_run(llm_part part, const llm_config *config, int table) {
@@ -189,7 +205,7 @@ static void part_run(llm_part part, const llm_config *config, int table) {
     p.config = *config;
     p.B = 2; p.T = 7;
     p.n = (size_t)(p.B * p.T * config->d_model);
-    p.context = context_at(table, 2);
+    p.context = context_at(table, 1 + table % 2);
     p.alpha = part == LLM_MOE ? 0.3f : 0.0f;
     p.x = noise(p.n, 1.0, 21); p.h = noise(p.n, 1.0, 22); p.dy = noise(p.n, 1.0, 23);
     p.y = floats(p.n); p.dx = filled(p.n, 0.0f); p.dh = filled(p.n, 0.0f);
@@ -248,12 +264,120 @@ TEST(parts_gradients) {
     for (t = 0; kernels_at(t); t++)
         for (kind = 0; kind < 2; kind++) {
             const llm_config dense = part_config(0, kind), sparse = part_config(1, kind);
+            llm_config bare = sparse;          /* of shared experts */
+            bare.n_shared_experts = 0;
+            bare.norm_topk_prob = kind;
+            part_run(LLM_MOE, &bare, t);
+            part_run(kind ? LLM_MTP_MODULE : LLM_DEEPSEEK_BLOCK, &bare, t);
             part_run(LLM_MLA, &dense, t);
             part_run(LLM_MOE, &sparse, t);
             part_run(LLM_DEEPSEEK_BLOCK, kind ? &sparse : &dense, t);
             part_run(LLM_MTP_MODULE, kind ? &dense : &sparse, t);
             if (kind) part_run(LLM_GPT2_BLOCK, &dense, t);
         }
+}
+
+/* y (C) += weight FFN(x), by the formula at >>moe; w: gate, up (F,C) and down (C,F) */
+static void plain_ffn(double *y, const float *x, const float *const *w, int C, int F,
+                      double weight) {
+    int f, i;
+    for (f = 0; f < F; f++) {
+        double gate = 0.0, up = 0.0;
+        for (i = 0; i < C; i++) {
+            gate += (double)w[0][f * C + i] * (double)x[i];
+            up += (double)w[1][f * C + i] * (double)x[i];
+        }
+        for (i = 0; i < C; i++)
+            y[i] += weight * (double)w[2][i * F + f] * gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+/* with and without shared experts; the router's choices are those of the test below */
+TEST(moe_against_a_plain_one) {
+    enum { B = 2, T = 9, rows = B * T, E = 6, K = 2, C = 24, F = 9 };
+    int kind, t, r, k;
+    for (kind = 0; kind < 4; kind++)
+        for (t = 0; kernels_at(t); t++) {
+            llm_context *context = context_at(t, 2);
+            llm_config c = part_config(1, 0);
+            float *x = noise(rows * C, 1.0, 3), *y = floats(rows * C), *scores = floats(rows * E);
+            float *weights[32], *weight = floats(rows * K);
+            double *want = doubles(rows * C);
+            int32_t choice[rows * K];
+            void *saved;
+            size_t n = 0;
+            const float *const *w = (const float *const *)weights;
+            c.n_shared_experts = kind % 2 ? 2 : 0;
+            c.norm_topk_prob = kind / 2;
+            for (n = 0; llm_part_tensor(LLM_MOE, &c, n, NULL).n_dims; n++) {
+                const llm_tensor tensor = llm_part_tensor(LLM_MOE, &c, n, NULL);
+                weights[n] = noise(tensor_size(&tensor), 0.3, 50 + n);
+            }
+            CHECK(n == (size_t)(2 + 3 * E + (kind % 2 ? 3 : 0)));
+            saved = plain_alloc(llm_part_saved_bytes(LLM_MOE, &c, B, T));
+            CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, w[0], w[1], &c, rows,
+                                     NULL) == LLM_OK);
+            CHECK(llm_moe_forward(context, y, NULL, NULL, saved, x, w, &c, B, T, NULL) == LLM_OK);
+            for (r = 0; r < rows; r++) {
+                for (k = 0; k < K; k++)
+                    plain_ffn(want + r * C, x + r * C, w + 2 + 3 * choice[r * K + k], C, F,
+                              (double)weight[r * K + k]);
+                if (kind % 2) plain_ffn(want + r * C, x + r * C, w + 2 + 3 * E, C, 2 * F, 1.0);
+            }
+            CHECK_CLOSE(y, want, rows * C, 1e-5 * largest(want, rows * C), 0.0,
+                        kind % 2 ? "with shared experts" : "without");
+            while (n--) drop(weights[n]);
+            drop(x); drop(y); drop(scores); drop(weight);
+            free(want);
+            free(saved);
+            llm_context_free(context);
+        }
+}
+
+/* scores so small that they are 0: no weight, no gradient, nothing that is no number */
+TEST(moe_scores_of_0) {
+    enum { B = 1, T = 5, E = 6, K = 2, C = 24 };
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    int all;
+    for (all = 0; all < 2; all++) {    /* all experts, or all but one, whose bias is low */
+        llm_config c = part_config(1, 0);
+        float *x = filled(T * C, 1.0f), *y = floats(T * C), *dx = filled(T * C, 0.0f);
+        float *weights[32], *dweights[32], *scores = floats(T * E), *weight = floats(T * K);
+        float *dy = noise(T * C, 1.0, 4), balance = -1.0f;
+        int32_t choice[T * K];
+        size_t n, i;
+        void *saved;
+        const float *const *w = (const float *const *)weights;
+        c.n_group = c.topk_group = 1;
+        c.n_shared_experts = 0;
+        for (n = 0; llm_part_tensor(LLM_MOE, &c, n, NULL).n_dims; n++) {
+            const llm_tensor tensor = llm_part_tensor(LLM_MOE, &c, n, NULL);
+            weights[n] = noise(tensor_size(&tensor), 0.3, 50 + n);
+            dweights[n] = filled(tensor_size(&tensor), 0.0f);
+        }
+        for (i = 0; i < E * C; i++) weights[0][i] = i >= C || all ? -30.0f : 0.1f;
+        for (i = 0; i < E; i++) weights[1][i] = i == 0 ? -5.0f : 0.1f * (float)i;
+        saved = plain_alloc(llm_part_saved_bytes(LLM_MOE, &c, B, T));
+        CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, w[0], w[1], &c, T,
+                                 NULL) == LLM_OK);
+        for (i = 0; i < T * K; i++)
+            CHECK(weight[i] == 0.0f && choice[i] == (i % K ? 4 : 5) && scores[choice[i]] == 0.0f);
+        CHECK(llm_moe_forward(context, y, NULL, &balance, saved, x, w, &c, B, T, NULL) == LLM_OK);
+        CHECK(llm_moe_backward(context, dx, dweights, dy, 0.0f, saved, x, w, &c, B, T, NULL) ==
+              LLM_OK);
+        for (i = 0; i < T * C; i++) CHECK(y[i] == 0.0f && dx[i] == 0.0f);
+        for (i = 0; i < E * C; i++) CHECK(dweights[0][i] == 0.0f);
+        if (!all) {                    /* f: 3 for expert 0 and for the lowest other; P: 1 and 0 */
+            CHECK_MSG(fabs((double)balance - 3.0) < 1e-5, "balance %g", (double)balance);
+            CHECK(llm_moe_backward(context, dx, dweights, dy, 0.3f, saved, x, w, &c, B, T, NULL) ==
+                  LLM_OK);
+            for (i = 0; i < T * C; i++) CHECK(isfinite(dx[i]));
+        }
+        while (n--) { drop(weights[n]); drop(dweights[n]); }
+        drop(x); drop(y); drop(dx); drop(dy); drop(scores); drop(weight);
+        free(saved);
+    }
+    llm_context_free(context);
 }
 
 TEST(parts_refuse) {
@@ -444,6 +568,52 @@ TEST(mtp_loss_by_definition) {
     llm_context_free(context);
 }
 
+TEST(mtp_loss_every_allocation_fails) {
+    enum { B = 2, T = 5, V = 11, D = 2 };
+    float *logits[3], *dlogits[3], *lse[3], loss = -7.0f;
+    const int32_t targets[B * T] = {3, 1, 1, 0, 10, 4, 4, 9, 2, 7};
+    llm_context *context;
+    llm_error err;
+    heap h;
+    int32_t bad[B * T];
+    int k;
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, &err);
+    if (!context) return;
+    for (k = 0; k <= D; k++) {
+        const size_t n = (size_t)(B * (T - k) * V);
+        logits[k] = noise(n, 2.0, 40 + (uint64_t)k);
+        dlogits[k] = filled(n, 0.5f);
+        lse[k] = filled((size_t)(B * (T - k)), 1.0f);
+    }
+    h.fail_at = h.calls;
+    REFUSED(LLM_ERR_MEMORY, llm_mtp_loss_forward(context, &loss, NULL, lse,
+                                                 (const float *const *)logits, targets, B, T, V, D,
+                                                 0.3f, 0.0f, &err), "targets");
+    CHECK(loss == -7.0f && lse[0][0] == 1.0f);
+    EACH_ALLOCATION_FAILS(&h, llm_mtp_loss_forward(context, &loss, NULL, lse,
+                                                   (const float *const *)logits, targets, B, T, V,
+                                                   D, 0.3f, 0.0f, &err));
+    EACH_ALLOCATION_FAILS(&h, llm_mtp_loss_backward(context, dlogits, NULL,
+                                                    (const float *const *)lse,
+                                                    (const float *const *)logits, targets, B, T, V,
+                                                    D, 0.3f, 0.0f, &err));
+    memcpy(bad, targets, sizeof bad);
+    bad[7] = V;
+    loss = -7.0f;
+    REFUSED(LLM_ERR_ARGUMENT, llm_mtp_loss_forward(context, &loss, NULL, lse,
+                                                   (const float *const *)logits, bad, B, T, V, D,
+                                                   0.3f, 0.0f, &err), "11", "7");
+    REFUSED(LLM_ERR_ARGUMENT, llm_mtp_loss_backward(context, dlogits, NULL,
+                                                    (const float *const *)lse,
+                                                    (const float *const *)logits, bad, B, T, V, D,
+                                                    0.3f, 0.0f, &err), "11", "7");
+    CHECK(loss == -7.0f);
+    for (k = 0; k <= D; k++) { drop(logits[k]); drop(dlogits[k]); drop(lse[k]); }
+    llm_context_free(context);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+
 /* ---- speculation ----------------------------------------------------------------------------- */
 /* a model that has learned the cycle text[i] = (i mod 60)^2 mod 61, with modules of depth 3 */
 static llm_model *cycle_model(int32_t *text, int n, int experts) {
@@ -483,6 +653,136 @@ static llm_model *cycle_model(int32_t *text, int n, int experts) {
     return model;
 }
 
+/* Each module's draft after `token`, against what the trainer's evaluation says: the module over
+ * the whole sequence, without a cache. Then token is evaluated, as drafting wants it. */
+static void drafts_check(llm_session *s, llm_trainer *t, int32_t token, const char *what) {
+    const size_t C = (size_t)s->model->config.d_model;
+    const int length = s->length[0], V = s->model->config.vocab_size;
+    const float *head = (const float *)llm_model_tensor(s->model, 0).data; /* the embedding */
+    int32_t tokens[160], drafts[LLMI_MTP_MAX];
+    float logits[61];
+    int k, v, best;
+    size_t i;
+    memcpy(tokens, s->tokens, (size_t)length * sizeof *tokens);
+    tokens[length] = token;
+    for (k = 1; k <= s->run.mtp; k++) {
+        const float *h = t->h[k] + (size_t)(length - 1) * C;
+        double error;
+        CHECK(llmi_mtp_draft(s, token, drafts, k) == k);
+        CHECK(llm_trainer_evaluate(t, tokens, tokens, 1, length + k, NULL, NULL) == LLM_OK);
+        for (v = best = 0; v < V; v++) {
+            double sum = 0.0;
+            for (i = 0; i < C; i++) sum += (double)head[(size_t)v * C + i] * (double)h[i];
+            logits[v] = (float)sum;
+            if (logits[v] > logits[best]) best = v;
+        }
+        error = relative_error(s->sample_logits, logits, (size_t)V);
+        CHECK_MSG(error < 2e-5, "%s, %d tokens: module %d differs by %g", what, length, k, error);
+        CHECK(drafts[k - 1] == best);
+        tokens[length + k] = drafts[k - 1];
+    }
+    CHECK(llm_session_eval(s, 0, &token, 1, NULL, NULL) == LLM_OK);
+}
+
+TEST(drafts_are_the_modules) {
+    static const int prompts[] = {1, 2, 5, 15, 16, 17, 40, 90}, back[] = {1, 2, 4, 5};
+    int experts, i;
+    for (experts = 0; experts < 2; experts++) {
+        llm_config c = part_config(experts, 1);
+        llm_session_desc desc;
+        llm_train_desc d = train_desc(1, 150, 1);
+        llm_model *model;
+        llm_session *s;
+        llm_trainer *t;
+        int32_t text[150], other[150];
+        c.arch = LLM_ARCH_DEEPSEEK_V3;
+        c.vocab_size = 61; c.max_seq_len = 150; c.n_layers = 2; c.mtp_depth = 3;
+        c.tie_embeddings = 1;
+        if (experts) c.first_k_dense = 1;
+        model = shaken_model(&c, 5, 1, NULL);
+        memset(&desc, 0, sizeof desc);
+        desc.speculate = 1;
+        desc.n_sequences = 2;
+        s = model ? llm_session_create(model, &desc, NULL) : NULL;
+        t = model ? llm_trainer_create(model, &d, NULL) : NULL;
+        CHECK(s && t);
+        if (!s || !t) return;
+        random_tokens(text, 150, 61, 1);
+        random_tokens(other, 150, 61, 2);
+        for (i = 0; i < 8; i++) {
+            CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, text, prompts[i], NULL, NULL) == LLM_OK);
+            drafts_check(s, t, text[prompts[i]], "a prompt");
+        }
+        for (i = 0; i < 12; i++) {     /* after the 90: by one to four tokens */
+            if (i % 4) CHECK(llm_session_eval(s, 0, other + i, i % 4, NULL, NULL) == LLM_OK);
+            drafts_check(s, t, text[i], "some more");
+        }
+        for (i = 0; i < 4; i++) {      /* rewound into what no module has seen */
+            CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, text, 40, NULL, NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, other, 5, NULL, NULL) == LLM_OK);
+            CHECK(llm_session_rewind(s, 0, 45 - back[i], NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, text + 60, 3, NULL, NULL) == LLM_OK);
+            drafts_check(s, t, other[i], "rewound a little");
+        }
+        for (i = 0; i < 4; i++) {      /* rewound far, and the same tokens again */
+            CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, text, 60, NULL, NULL) == LLM_OK);
+            if (i % 2) drafts_check(s, t, other[i], "before");
+            CHECK(llm_session_rewind(s, 0, 20, NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, text + 20, i < 2 ? 30 : 9, NULL, NULL) == LLM_OK);
+            drafts_check(s, t, other[i], "rewound far");
+        }
+        CHECK(llm_session_eval(s, 1, other, 50, NULL, NULL) == LLM_OK);  /* another sequence */
+        drafts_check(s, t, other[7], "beside a longer one");
+        CHECK(llm_session_eval(s, 0, other, 6, NULL, NULL) == LLM_OK);
+        CHECK(llm_session_eval(s, 1, text, 3, NULL, NULL) == LLM_OK);
+        CHECK(llm_session_rewind(s, 1, 10, NULL) == LLM_OK);
+        drafts_check(s, t, other[8], "beside one that was rewound");
+        llm_trainer_free(t);
+        llm_session_free(s);
+        llm_model_free(model);
+    }
+}
+
+/* cancelled while drafts wait: the drafts are forgotten, and what follows is as if without them */
+static void speculation_cancelled(llm_session *plain, llm_session *fast, const int32_t *text) {
+    llm_session *const sessions[2] = {plain, fast};
+    int at, i, accepted = 0;
+    for (at = 1; at <= 14; at++) {
+        const int prompt = at % 2 ? 5 : 30, from = 7 * at;
+        int32_t tokens[2][80];
+        llm_generate_stats stats[2];
+        llm_error err;
+        for (i = 0; i < 2; i++) {
+            llm_generate_desc d;
+            heard h;
+            memset(&d, 0, sizeof d);
+            memset(&h, 0, sizeof h);
+            h.cancel_at = at;
+            d.speculate = i;
+            d.on_token = on_token;
+            d.user = &h;
+            CHECK(llm_session_rewind(sessions[i], 0, 0, NULL) == LLM_OK);
+            REFUSED(LLM_ERR_CANCELLED, llm_generate(sessions[i], text + from, prompt, &d, tokens[i],
+                                                    80, &stats[i], &err), "cancelled");
+            CHECK(stats[i].n_generated == at);
+            CHECK_MSG(llm_session_length(sessions[i], 0) == prompt + at - 1,
+                      "cancelled at %d: %d tokens are kept", at,
+                      llm_session_length(sessions[i], 0));
+            d.on_token = NULL;
+            d.max_new_tokens = 12;
+            CHECK(llm_generate(sessions[i], tokens[i] + at - 1, 1, &d, tokens[i] + at, 80 - at,
+                               NULL, NULL) == LLM_OK);
+        }
+        accepted += stats[1].n_accepted;
+        CHECK_MSG(!memcmp(tokens[0], tokens[1], (size_t)(at + 12) * sizeof(int32_t)),
+                  "cancelled at %d: other tokens follow", at);
+    }
+    CHECK_MSG(accepted > 30, "%d drafts accepted", accepted);
+}
+
 TEST(speculation_changes_nothing) {
     enum { N = 1500, LONG = 2500 };
     int32_t *text = (int32_t *)plain_alloc(LONG * sizeof *text);
@@ -520,6 +820,10 @@ TEST(speculation_changes_nothing) {
                 CHECK(llm_session_rewind(plain, 0, length, NULL) == LLM_OK);
                 CHECK(llm_session_rewind(fast, 0, length, NULL) == LLM_OK);
             }
+            if (i == 9) {              /* a token that the modules have not seen */
+                CHECK(llm_session_eval_batch(plain, text + 5, NULL, NULL) == LLM_OK);
+                CHECK(llm_session_eval_batch(fast, text + 5, NULL, NULL) == LLM_OK);
+            }
             CHECK(llm_generate(plain, text + from, prompt, &d, one, 80, &a, NULL) == LLM_OK);
             d.speculate = 1;
             CHECK(llm_generate(fast, text + from, prompt, &d, two, 80, &b, NULL) == LLM_OK);
@@ -533,6 +837,7 @@ TEST(speculation_changes_nothing) {
         }
         CHECK(llm_session_rewind(fast, 0, 1000, NULL) == LLM_OK);
         for (i = 0; i < 80; i++) CHECK(llm_session_eval(fast, 0, text + i, 1, NULL, NULL) == LLM_OK);
+        speculation_cancelled(plain, fast, text);
         llm_session_free(plain);
         llm_session_free(fast);
         llm_model_free(model);
@@ -607,9 +912,13 @@ static void run_parts(void) {
     RUN(swiglu_values_and_gradients);
     RUN(rope_values_and_adjoint);
     RUN(parts_gradients);
+    RUN(moe_against_a_plain_one);
+    RUN(moe_scores_of_0);
     RUN(parts_refuse);
     RUN(router_against_a_plain_one);
     RUN(mtp_loss_by_definition);
+    RUN(mtp_loss_every_allocation_fails);
+    RUN(drafts_are_the_modules);
     RUN(speculation_changes_nothing);
     RUN(speculation_keeps_the_law);
     RUN(deepseek_presets);

@@ -303,11 +303,15 @@ typedef struct llm_config {
     int mtp_depth;                    /* modules: 0 to 4, below max_seq_len                   */
 } llm_config;
 
-/* Fills *config with a named configuration, dropout 0. Names: gpt2 gpt2-medium gpt2-large gpt2-xl
- * gpt2-tiny; gpt3-small gpt3-medium gpt3-large gpt3-xl gpt3-2.7b gpt3-6.7b gpt3-13b gpt3-175b
- * (arXiv:2005.14165 table 2.1, with dense attention in every layer); deepseek-small deepseek-base
- * deepseek-large deepseek-xl (dense, about 30, 70, 180, 700 million parameters), deepseek-moe-150m,
- * deepseek-tiny (experts and an MTP module), deepseek-v3 (to be counted rather than allocated).
+/* Fills *config with a named configuration, dropout 0 (vocabulary, context):
+ *   gpt2 gpt2-medium gpt2-large gpt2-xl  (50257, 1024)    gpt2-tiny  (50257, 256)
+ *   gpt2-10m  (2048, 256)   gpt2-30m  (8192, 512): about so many parameters
+ *   gpt3-small gpt3-medium gpt3-large gpt3-xl gpt3-2.7b gpt3-6.7b gpt3-13b gpt3-175b
+ *     (50257, 2048): arXiv:2005.14165 table 2.1, with dense attention in every layer
+ *   deepseek-small deepseek-base deepseek-large deepseek-xl  (50000, 4096): dense, about 30, 70,
+ *     180, 700 million parameters    deepseek-moe-150m  (50000, 4096)
+ *   deepseek-tiny  (2048, 256): experts and an MTP module
+ *   deepseek-v3  (129280, 163840): to be counted rather than allocated
  * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
 /* the name of preset i = 0, 1, ...; NULL past the last or for a negative i */
@@ -390,6 +394,18 @@ LLM_API size_t llm_model_tensor_count(const llm_model *model);
 /* the i-th tensor; all zero past the last. Writing to data is fine while nobody else
  * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
+/* The ids that generation_config.json, else config.json, gives: where a text begins, what fills up a
+ * batch, and what ends a text (generation stops there). They are kept when the model is saved. A new
+ * model has none. */
+typedef struct llm_special_tokens {
+    int32_t bos, pad;                 /* -1 = none                                            */
+    int n_eos;                        /* 0 to 16                                              */
+    int32_t eos[16];
+} llm_special_tokens;
+LLM_API llm_special_tokens llm_model_special_tokens(const llm_model *model);   /* of NULL: none */
+/* -> LLM_ERR_ARGUMENT: an id not in [-1, V), one of eos below 0, or n_eos outside [0, 16] */
+LLM_API llm_result llm_model_set_special_tokens(llm_model *model, const llm_special_tokens *special,
+                                                llm_error *err);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
  * Allocates what it needs and frees it; thread-safe. -> LLM_ERR_ARGUMENT naming value and bound,
  * LLM_ERR_MEMORY */
@@ -453,7 +469,9 @@ typedef struct llm_train_stats {      /* of the call, not of the accumulation   
     float perplexity, accuracy;       /* of the main head, without smoothing                  */
     float grad_norm, learning_rate;   /* of the last update                                   */
     float expert_load_max, expert_load_min;   /* relative to the mean; 0 where no MoE         */
-} llm_train_stats;                    /* no valid target in a batch: losses 0, weight 0       */
+    int64_t n_targets, mtp_targets[4]; /* valid ones: a mean over batches weighs losses by them */
+    int skipped;                      /* 1 = step dropped an accumulation without any of them */
+} llm_train_stats;                    /* no valid target in a batch: losses 0                 */
 
 /* A model has at most one trainer. One thread at a time. To create one moves weights that are
  * mapped from a file into memory: what llm_model_tensor gave before is stale then. */
@@ -474,12 +492,13 @@ LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err);  
  * stats it fills step, tokens, grad_norm and learning_rate. -> LLM_ERR_ARGUMENT: nothing is
  * accumulated, or no valid target in it; LLM_ERR_NUMERIC */
 LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *stats, llm_error *err);
-/* the three above, updating every grad_accum_steps calls; an accumulation without a valid target is
- * dropped, with LLM_ERR_ARGUMENT */
+/* The three above, updating every grad_accum_steps calls. An accumulation without a valid target is
+ * dropped: LLM_OK, with stats->skipped set and the step as before. After LLM_ERR_NUMERIC, too, the
+ * weights are as before, and the next call begins a new accumulation. */
 LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
                                     const int32_t *targets, llm_train_stats *stats, llm_error *err);
 /* loss without dropout; touches no weight, gradient, load or random state; B and T up to the
- * desc's */
+ * desc's. The loss of many batches is sum(main_loss n_targets) / sum(n_targets). */
 LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tokens,
                                         const int32_t *targets, int B, int T,
                                         llm_train_stats *stats, llm_error *err);
@@ -536,6 +555,7 @@ typedef struct llm_data_desc {
     float valid_fraction;             /* 0; [0,1): the last windows of each file, by share,   */
                                       /* are kept for validation                              */
     int valid;                        /* 1 = those windows, 0 = the others                    */
+    int skip_empty;                   /* 1 = windows without a target are left out            */
 } llm_data_desc;
 /* paths: n_paths >= 1 files of one vocabulary. valid_fraction is met, to half a window, by all
  * files together, so that many short ones give their share, too. -> NULL: LLM_ERR_IO;
@@ -551,9 +571,11 @@ LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm
  * contents of tokens and targets are then undefined */
 LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
                                   int32_t *targets, llm_error *err);
-/* tokens in all files; windows of an epoch, over all ranks; of NULL: 0 */
+/* tokens in all files; windows of an epoch, over all ranks; those that skip_empty left out; of
+ * NULL: 0 */
 LLM_API int64_t llm_data_token_count(const llm_data *data);
 LLM_API int64_t llm_data_window_count(const llm_data *data);
+LLM_API int64_t llm_data_empty_count(const llm_data *data);
 LLM_API int llm_data_vocab_size(const llm_data *data);
 /* a hash of the files, as their headers state it; changes with the contents of any and with their
  * order. Keep it beside the step, so that a resumed run notices other data */
@@ -631,7 +653,7 @@ typedef struct llm_generate_desc {
     llm_sampling sampling;
     int max_new_tokens;               /* 0 = as many as fit                                   */
     const int32_t *stop_tokens;       /* a stop token is returned, then generation ends       */
-    int n_stop_tokens;
+    int n_stop_tokens;                /* 0 = the model's eos tokens; LLM_OFF = none           */
     int speculate;                    /* 1 = draft with the MTP modules; needs the session's. */
                                       /* Tokens are those of plain decoding, to the bit       */
     int (*on_token)(int32_t token, void *user);   /* after each new token; non-zero cancels   */
@@ -3321,7 +3343,8 @@ typedef struct llmi_ds_preset {
 /* arXiv:2005.14165 table 2.1 prints 24 heads of 128 for XL (2048 wide) and 5140 for the width of
  * 13B; neither divides. Here: 16 heads of 128, and 5120. */
 static const llmi_preset llmi_presets[] = {
-    {"gpt2-tiny", 50257, 256, 128, 4, 4},        {"gpt2", 50257, 1024, 768, 12, 12},
+    {"gpt2-tiny", 50257, 256, 128, 4, 4},        {"gpt2-10m", 2048, 256, 384, 5, 6},
+    {"gpt2-30m", 8192, 512, 512, 8, 8},          {"gpt2", 50257, 1024, 768, 12, 12},
     {"gpt2-medium", 50257, 1024, 1024, 24, 16},  {"gpt2-large", 50257, 1024, 1280, 36, 20},
     {"gpt2-xl", 50257, 1024, 1600, 48, 25},      {"gpt3-small", 50257, 2048, 768, 12, 12},
     {"gpt3-medium", 50257, 2048, 1024, 24, 16},  {"gpt3-large", 50257, 2048, 1536, 24, 16},
@@ -3803,6 +3826,8 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
  * ========================================================================================== */
 typedef struct llmi_map { char *start; size_t size; } llmi_map;       /* start NULL: none */
 
+#define LLMI_EOS_MAX ((int)(sizeof ((llm_special_tokens *)0)->eos / sizeof(int32_t)))
+
 struct llm_model {
     llm_config config;                 /* resolved */
     llm_allocator allocator_copy;
@@ -3816,7 +3841,7 @@ struct llm_model {
     size_t n_maps;                     /* no block, and the other data[i] point into rest       */
     float *rest;
     llmi_ds_layer *layers;             /* DeepSeek: (n_layers + mtp_depth) */
-    char bos[96], eos[96];             /* token ids of config.json, as JSON; for what is saved */
+    llm_special_tokens special;
 };
 
 /* what a model that was loaded holds in place of a block */
@@ -3887,8 +3912,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     model->config = *config;
     llmi_config_resolve(&model->config);
     model->n_threads = desc ? desc->n_threads : 0;
-    memcpy(model->bos, "null", 5);
-    memcpy(model->eos, "null", 5);
+    model->special.bos = model->special.pad = -1;
     if (allocator) {
         model->allocator_copy = *allocator;
         model->allocator = &model->allocator_copy;
@@ -3953,6 +3977,26 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
 
 LLM_API const llm_config *llm_model_config(const llm_model *model) {
     return model ? &model->config : NULL;
+}
+LLM_API llm_special_tokens llm_model_special_tokens(const llm_model *model) {
+    llm_special_tokens none;
+    memset(&none, 0, sizeof none);
+    none.bos = none.pad = -1;
+    return model ? model->special : none;
+}
+LLM_API llm_result llm_model_set_special_tokens(llm_model *model, const llm_special_tokens *special,
+                                                llm_error *err) {
+    int i, most;
+    if (!model || !special)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "special tokens: NULL for model or special");
+    most = model->config.vocab_size - 1;
+    LLMI_TRY(llmi_check_int("special tokens: bos", special->bos, -1, most, err));
+    LLMI_TRY(llmi_check_int("special tokens: pad", special->pad, -1, most, err));
+    LLMI_TRY(llmi_check_int("special tokens: n_eos", special->n_eos, 0, LLMI_EOS_MAX, err));
+    for (i = 0; i < special->n_eos; i++)
+        LLMI_TRY(llmi_check_int("special tokens: eos", special->eos[i], 0, most, err));
+    model->special = *special;
+    return LLM_OK;
 }
 LLM_API size_t llm_model_tensor_count(const llm_model *model) { return model ? model->table.n : 0; }
 
@@ -6501,6 +6545,7 @@ static void llmi_trainer_drop(llm_trainer *t) {
 typedef struct llmi_losses {
     llmi_head main;
     double mtp[LLMI_MTP_MAX];          /* means */
+    size_t mtp_valid[LLMI_MTP_MAX];
     double balance, total;             /* of f P over blocks and sequences; main + MTP, a mean */
 } llmi_losses;
 
@@ -6514,7 +6559,11 @@ static void llmi_loss_stats(const llm_trainer *t, const llmi_losses *losses, siz
     stats->tokens = t->n_tokens;
     stats->loss = (float)losses->total;
     stats->main_loss = (float)(head->loss_sum / n);
-    for (k = 0; k < LLMI_MTP_MAX; k++) stats->mtp_loss[k] = (float)losses->mtp[k];
+    for (k = 0; k < LLMI_MTP_MAX; k++) {
+        stats->mtp_loss[k] = (float)losses->mtp[k];
+        stats->mtp_targets[k] = (int64_t)losses->mtp_valid[k];
+    }
+    stats->n_targets = (int64_t)head->n_valid;
     stats->balance_loss = (float)(losses->balance * (double)t->desc.router_aux_alpha /
                                   (double)n_sequences);
     stats->perplexity = head->n_valid ? (float)exp(-head->logprob_sum / n) : 0.0f;
@@ -6602,6 +6651,7 @@ static void llmi_trainer_loss(const llm_trainer *t, const llmi_run *run, const i
         part_head.accumulate = 1;
         if (gradients) part_head.dx = t->dh[k];
         llmi_head_run(&part_head, t->head_arena);
+        losses->mtp_valid[k - 1] = n_valid;
         losses->mtp[k - 1] = n_valid ? part_head.loss_sum / (double)n_valid : 0.0;
         losses->total += lambda * losses->mtp[k - 1];
     }
@@ -6804,9 +6854,9 @@ LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
     LLMI_TRY(llm_trainer_backward(trainer, err));
     if (trainer->n_accumulated < trainer->desc.grad_accum_steps) return LLM_OK;
     if (llm_trainer_gradient_scale(trainer) == 0.0) {
-        const llm_result result = llm_trainer_update(trainer, stats, err);
-        llmi_trainer_drop(trainer);    /* nothing is lost, and the next step starts anew */
-        return result;
+        llmi_trainer_drop(trainer);
+        if (stats) stats->skipped = 1;
+        return LLM_OK;
     }
     return llm_trainer_update(trainer, stats, err);
 }
@@ -7389,6 +7439,11 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
         return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: session or prompt is NULL");
     if (d.n_stop_tokens > 0 && !d.stop_tokens)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: stop_tokens is NULL");
+    LLMI_TRY(llmi_check_int("generate: n_stop_tokens", d.n_stop_tokens, -1, INT_MAX, err));
+    if (d.n_stop_tokens == 0) {
+        d.stop_tokens = s->model->special.eos;
+        d.n_stop_tokens = s->model->special.n_eos;
+    }
     LLMI_TRY(llmi_check_int("generate: capacity", capacity, 0, INT_MAX, err));
     LLMI_TRY(llmi_check_int("generate: max_new_tokens", d.max_new_tokens, 0, INT_MAX, err));
     if (d.speculate && !s->model->config.mtp_depth)
@@ -8402,6 +8457,7 @@ LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *t
 }
 LLM_API int64_t llm_data_token_count(const llm_data *data) { return (void)data, 0; }
 LLM_API int64_t llm_data_window_count(const llm_data *data) { return (void)data, 0; }
+LLM_API int64_t llm_data_empty_count(const llm_data *data) { return (void)data, 0; }
 LLM_API int llm_data_vocab_size(const llm_data *data) { return (void)data, 0; }
 LLM_API uint64_t llm_data_fingerprint(const llm_data *data) { return (void)data, 0; }
 LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err) {
@@ -8460,7 +8516,8 @@ typedef struct llmi_data_file {
 
 struct llm_data {
     llm_data_desc desc;                /* resolved */
-    int64_t n_windows, n_tokens;
+    int64_t n_windows, n_tokens;       /* windows of an epoch */
+    int64_t *kept, n_empty;            /* kept: where some are empty, the others' numbers */
     int n_files;
     llmi_data_file *files;
 };
@@ -8530,6 +8587,52 @@ static llm_result llmi_data_file_open(llmi_data_file *f, const char *path, llm_e
     return result;
 }
 
+/* the file of window i of this split, and its first token there */
+static const llmi_data_file *llmi_data_find(const llm_data *data, int64_t i, uint64_t *begin) {
+    const llmi_data_file *f = data->files;
+    int low = 0, high = data->n_files; /* the last file in [low, high) with before <= i has it */
+    while (high - low > 1) {
+        const int middle = low + (high - low) / 2;
+        if (f[middle].before <= i) low = middle;
+        else high = middle;
+    }
+    f += low;
+    *begin = (uint64_t)(f->first + i - f->before) * (uint64_t)data->desc.seq_len;
+    return f;
+}
+
+/* a token as the file has it: its top bit says that it is context only */
+static uint32_t llmi_data_value(const llmi_data_file *f, uint64_t at) {
+    return (uint32_t)llmi_get_little(f->tokens + (size_t)at * (size_t)f->width, f->width);
+}
+static uint32_t llmi_data_top(const llmi_data_file *f) { return 1u << (8 * f->width - 1); }
+
+/* leaves out the windows that have no target */
+static llm_result llmi_data_skip(llm_data *data, llm_error *err) {
+    const uint64_t T = (uint64_t)data->desc.seq_len;
+    int64_t i, n = 0;
+    data->kept = (int64_t *)llmi_alloc(
+        NULL, llmi_mul((size_t)data->n_windows, sizeof *data->kept), "numbers of windows", err);
+    if (!data->kept) return LLM_ERR_MEMORY;
+    for (i = 0; i < data->n_windows; i++) {
+        uint64_t begin, t = 1;
+        const llmi_data_file *f = llmi_data_find(data, i, &begin);
+        while (t <= T && (llmi_data_value(f, begin + t) & llmi_data_top(f))) t++;
+        if (t <= T) data->kept[n++] = i;
+    }
+    data->n_empty = data->n_windows - n;
+    data->n_windows = n;
+    if (n == 0)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "none of %lld windows %s from %.80s on has a target: all tokens are "
+                         "context only", (long long)data->n_empty,
+                         data->desc.valid ? "to validate" : "to train", data->files[0].name);
+    if (data->n_empty) return LLM_OK;
+    llmi_release(NULL, data->kept);
+    data->kept = NULL;
+    return LLM_OK;
+}
+
 /* the windows of this split, file by file */
 static llm_result llmi_data_split(llm_data *data, llm_error *err) {
     const llm_data_desc *d = &data->desc;
@@ -8547,10 +8650,11 @@ static llm_result llmi_data_split(llm_data *data, llm_error *err) {
         all += windows;
         valid += kept;
     }
-    if (data->n_windows) return LLM_OK;
+    if (data->n_windows) return d->skip_empty ? llmi_data_skip(data, err) : LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT,
                      "no window of %d + 1 tokens %s: %lld tokens in %d files from %.80s on are "
-                     "%lld windows, %lld of them for validation",
+                     "%lld windows, %lld of them for validation: more text or a smaller seq_len "
+                     "is needed",
                      d->seq_len, d->valid ? "to validate" : "to train", (long long)data->n_tokens,
                      data->n_files, llmi_path_end(data->files[0].name, 80), (long long)all,
                      (long long)valid);
@@ -8588,6 +8692,7 @@ LLM_API void llm_data_close(llm_data *data) {
         llmi_release(NULL, data->files[i].memory);
     }
     llmi_release(NULL, data->files);
+    llmi_release(NULL, data->kept);
     llmi_release(NULL, data);
 }
 
@@ -8652,21 +8757,12 @@ static uint64_t llmi_permute(uint64_t i, uint64_t n, uint64_t seed) {
 /* window i of this split: T tokens and T targets */
 static llm_result llmi_data_window(const llm_data *data, int64_t i, int32_t *tokens,
                                    int32_t *targets, llm_error *err) {
-    const llmi_data_file *f = data->files;
     const uint64_t T = (uint64_t)data->desc.seq_len;
-    int low = 0, high = data->n_files; /* the last file in [low, high) with before <= i has it */
     uint64_t begin, t;
-    while (high - low > 1) {
-        const int middle = low + (high - low) / 2;
-        if (f[middle].before <= i) low = middle;
-        else high = middle;
-    }
-    f += low;
-    begin = (uint64_t)(f->first + i - f->before) * T;
+    const llmi_data_file *f = llmi_data_find(data, i, &begin);
+    const uint32_t top = llmi_data_top(f);
     for (t = 0; t <= T; t++) {
-        const unsigned char *p = f->tokens + (size_t)(begin + t) * (size_t)f->width;
-        const uint32_t value = (uint32_t)llmi_get_little(p, f->width);
-        const uint32_t top = 1u << (8 * f->width - 1), token = value & ~top;
+        const uint32_t value = llmi_data_value(f, begin + t), token = value & ~top;
         if (token >= (uint32_t)f->vocab_size)
             return llmi_fail(err, LLM_ERR_FORMAT,
                              "%.120s: token %llu is %lu, must be below vocab_size %d", f->name,
@@ -8696,6 +8792,7 @@ LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *t
         if (!d->sequential)
             i = (int64_t)llmi_permute((uint64_t)i, (uint64_t)data->n_windows,
                                       llm_random(d->seed, epoch));
+        if (data->kept) i = data->kept[i];
         LLMI_TRY(llmi_data_window(data, i, tokens + row, targets + row, err));
     }
     return LLM_OK;
@@ -8703,6 +8800,7 @@ LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *t
 
 LLM_API int64_t llm_data_token_count(const llm_data *data) { return data ? data->n_tokens : 0; }
 LLM_API int64_t llm_data_window_count(const llm_data *data) { return data ? data->n_windows : 0; }
+LLM_API int64_t llm_data_empty_count(const llm_data *data) { return data ? data->n_empty : 0; }
 LLM_API int llm_data_vocab_size(const llm_data *data) {
     return data ? data->files[0].vocab_size : 0;
 }
@@ -11529,16 +11627,38 @@ static llm_result llmi_check_claims(const llm_config *config, const char *name,
                      (unsigned long long)bytes);
 }
 
-/* a value's JSON; "null" where it is absent or does not fit */
-static void llmi_config_keep(char *to, size_t capacity, const llmi_json *json, const char *key) {
-    const int node = llmi_json_get(json, 0, key);
-    const size_t n = node >= 0 ? json->nodes[node].end - json->nodes[node].begin : 0;
-    if (n == 0 || n >= capacity || json->nodes[node].type == LLMI_JSON_STRING)
-        memcpy(to, "null", 5);
-    else {
-        memcpy(to, json->text + json->nodes[node].begin, n);
-        to[n] = 0;
+/* Reads the special tokens that a configuration names; what it does not name stays. null is none. An
+ * id beyond the vocabulary is never generated, and kept. */
+static llm_result llmi_read_special(llm_special_tokens *special, const llmi_json *json,
+                                    llm_error *err) {
+    static const char *const keys[] = {"bos_token_id", "pad_token_id", "eos_token_id"};
+    int i;
+    for (i = 0; i < 3; i++) {
+        const int value = llmi_json_get(json, 0, keys[i]);
+        const int is_list = value >= 0 && json->nodes[value].type == LLMI_JSON_ARRAY;
+        int32_t ids[LLMI_EOS_MAX];
+        int node = is_list ? llmi_json_first(json, value) : value, n = 0;
+        if (value < 0) continue;
+        for (; node >= 0; node = is_list ? json->nodes[node].next : -1) {
+            int64_t id;
+            if (json->nodes[node].type == LLMI_JSON_NULL && !is_list) continue;
+            if (!llmi_json_int64(json, node, &id) || id < -1 || id > INT32_MAX)
+                return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: \"%s\" is no token id", json->name,
+                                 keys[i]);
+            if (id < 0) continue;      /* some write -1 for none */
+            if (n == (i == 2 ? LLMI_EOS_MAX : 1))
+                return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: \"%s\" has more than %d ids",
+                                 json->name, keys[i], n);
+            ids[n++] = (int32_t)id;
+        }
+        if (i == 0) special->bos = n ? ids[0] : -1;
+        else if (i == 1) special->pad = n ? ids[0] : -1;
+        else {
+            memcpy(special->eos, ids, (size_t)n * sizeof *ids);
+            special->n_eos = n;
+        }
     }
+    return LLM_OK;
 }
 
 static llm_model *llmi_load_model(const char *config_text, size_t config_size,
@@ -11549,12 +11669,11 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
     llmi_json json;
     llm_config config;
     llm_result result;
-    char bos[sizeof model->bos], eos[sizeof model->eos];
+    llm_special_tokens special = llm_model_special_tokens(NULL);
     if (llmi_json_parse(&json, config_text, config_size, config_name, allocator, err) != LLM_OK)
         return NULL;
     result = llmi_config_parse(&config, &json, err);
-    llmi_config_keep(bos, sizeof bos, &json, "bos_token_id");
-    llmi_config_keep(eos, sizeof eos, &json, "eos_token_id");
+    if (result == LLM_OK) result = llmi_read_special(&special, &json, err);
     if (result == LLM_OK) result = llmi_check_generation(&json, all, err);
     llmi_json_free(&json);
     if (result == LLM_OK) {
@@ -11571,10 +11690,7 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
         llm_model_free(model);
         model = NULL;
     }
-    if (model) {
-        memcpy(model->bos, bos, sizeof bos);
-        memcpy(model->eos, eos, sizeof eos);
-    }
+    if (model) model->special = special;
     return model;
 }
 
@@ -11807,6 +11923,26 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
     return llmi_shards_open(all, directory, &file, 1, journal, err);
 }
 
+/* what generation_config.json says of special tokens, it says in config.json's place */
+static llm_result llmi_load_generation(llm_model *model, const char *directory,
+                                       const llmi_journal *journal, llm_error *err) {
+    char path[LLMI_PATH];
+    void *text;
+    size_t size;
+    llmi_json json;
+    llm_result result;
+    LLMI_TRY(llmi_saved_path(path, journal, directory, "generation_config.json", err));
+    if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
+    LLMI_TRY(llmi_file_read(path, &text, &size, model->allocator, err));
+    result = llmi_json_parse(&json, (const char *)text, size, path, model->allocator, err);
+    if (result == LLM_OK) {
+        result = llmi_read_special(&model->special, &json, err);
+        llmi_json_free(&json);
+    }
+    llmi_release(model->allocator, text);
+    return result;
+}
+
 /* the configuration that one file holds with its weights */
 static llm_result llmi_config_of_metadata(const llmi_shards *all, void **config, size_t *size,
                                           llm_error *err) {
@@ -11858,6 +11994,10 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
     }
     if (result == LLM_OK)
         model = llmi_load_model((const char *)config, size, config_path, &all, desc, err);
+    if (model && llmi_load_generation(model, path, &journal, err) != LLM_OK) {
+        llm_model_free(model);
+        model = NULL;
+    }
     llmi_shards_free(&all);
     llmi_journal_free(&journal);
     llmi_release(allocator, config);
@@ -11981,13 +12121,26 @@ static void llmi_ds_write(llmi_text *text, const llm_config *c) {
     llmi_text_format(text, "  \"num_nextn_predict_layers\": %d,\n", c->mtp_depth);
 }
 
+/* lines of JSON; end: what follows the last */
+static void llmi_special_write(llmi_text *text, const llm_special_tokens *special,
+                               const char *end) {
+    int i;
+    if (special->bos >= 0) llmi_text_format(text, "  \"bos_token_id\": %ld,\n", (long)special->bos);
+    else llmi_text_format(text, "  \"bos_token_id\": null,\n");
+    if (special->pad >= 0) llmi_text_format(text, "  \"pad_token_id\": %ld,\n", (long)special->pad);
+    llmi_text_format(text, "  \"eos_token_id\": %s", special->n_eos > 1    ? "["
+                                                     : special->n_eos == 0 ? "null" : "");
+    for (i = 0; i < special->n_eos; i++)
+        llmi_text_format(text, "%s%ld", i ? ", " : "", (long)special->eos[i]);
+    llmi_text_format(text, "%s%s\n", special->n_eos > 1 ? "]" : "", end);
+}
+
 static void llmi_config_write(llmi_text *text, const llm_model *model, llm_dtype dtype,
                               const char *generation) {
     const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
     if (model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_write(text, &model->config);
     else llmi_ds_write(text, &model->config);
-    llmi_text_format(text, "  \"bos_token_id\": %s,\n  \"eos_token_id\": %s,\n", model->bos,
-                     model->eos);
+    llmi_special_write(text, &model->special, ",");
     llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
     llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
 }
@@ -12251,10 +12404,9 @@ static llm_result llmi_save_files(const llmi_save *save, llm_error *err) {
     memset(&index, 0, sizeof index);
     index.allocator = model->allocator;
     defaults = config = index;
-    llmi_text_format(&defaults,
-                     "{\n  \"_from_model_config\": true,\n  \"bos_token_id\": %s,\n"
-                     "  \"eos_token_id\": %s\n}\n",
-                     model->bos, model->eos);
+    llmi_text_format(&defaults, "{\n  \"_from_model_config\": true,\n");
+    llmi_special_write(&defaults, &model->special, "");
+    llmi_text_format(&defaults, "}\n");
     llmi_config_write(&config, model, save->dtype, save->generation);
     result = llmi_save_weights(save, &index, err);
     if (result == LLM_OK) result = llmi_save_text(save, "generation_config.json", &defaults, err);
@@ -12305,6 +12457,7 @@ static llm_result llmi_model_save(const llm_model *model, const char *directory,
     for (i = 0; i < model->table.n; save.n_shards++)
         i = llmi_shard_end(&model->table, i, each, most);
     hash = llmi_hash_add((uint64_t)dtype, &model->config, sizeof model->config);
+    hash = llmi_hash_add(hash, &model->special, sizeof model->special);
     for (i = 0; i < model->table.n; i++)
         hash = llmi_hash_add(hash, model->data[i], model->table.rows[i].count * sizeof(float));
     snprintf(save.generation, sizeof save.generation, "%016llx", (unsigned long long)hash);

@@ -1687,7 +1687,9 @@ TEST(files_save_fails) {
         snprintf(path, sizeof path, "%s/generation_config.json", directory);
         CHECK(remove(path) == 0);
         files_mkdir(path);
-        files_save_fails(fresh, old, directory, "generation_config.json");
+        REFUSED(LLM_ERR_IO, llm_model_save(fresh, directory, LLM_F32, &err),
+                "generation_config.json", "no regular file");
+        CHECK(files_count(directory) == 3);
         CHECK(rmdir(path) == 0);
         {   /* a temporary file that is being written is left alone, one that is not is removed */
             llmi_writer theirs;
@@ -1807,9 +1809,73 @@ TEST(files_every_allocation_fails) {
     llm_model_free(small);
 }
 
+/* generation_config.json comes before config.json, key by key */
+TEST(files_special_tokens) {
+    static const struct {
+        const char *config, *generation;       /* what they add; NULL: no such file */
+        int bos, pad, n_eos, eos[2];
+    } good[] = {
+        {"", NULL, -1, -1, 0, {0, 0}},
+        {"\"bos_token_id\": 1, \"eos_token_id\": 2,", NULL, 1, -1, 1, {2, 0}},
+        {"\"bos_token_id\": 1, \"eos_token_id\": 2,", "\"eos_token_id\": [0, 1]", 1, -1, 2, {0, 1}},
+        {"\"bos_token_id\": 1, \"eos_token_id\": [2, -1],", "\"bos_token_id\": null,"
+         "\"pad_token_id\": 0", -1, 0, 1, {2, 0}},
+        {"\"eos_token_id\": 50256, \"pad_token_id\": -1,", "", -1, -1, 1, {50256, 0}}};
+    static const char *const bad[] = {"\"bos_token_id\": \"a\",", "\"eos_token_id\": [1.5],",
+        "\"pad_token_id\": [1, 2],", "\"eos_token_id\": 3000000000,",
+        "\"eos_token_id\": [0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0],"};
+    const char *directory = files_directory("special");
+    llm_model *model = files_small(1, 5), *got;
+    llm_special_tokens s;
+    llm_error err;
+    char text[1024], *config;
+    size_t size, i;
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+    config = files_read(directory, "config.json", &size);
+    CHECK(config != NULL);
+    if (!config) return;
+    *strstr(config, "\"bos_token_id\"") = 0;            /* cut off: bos, eos, and the generation */
+    for (i = 0; i < sizeof good / sizeof good[0]; i++) {
+        snprintf(text, sizeof text, "%s%s\"dtype\": \"float32\"}", config, good[i].config);
+        files_write(directory, "config.json", text, strlen(text));
+        remove("build/files/special/generation_config.json");
+        snprintf(text, sizeof text, "{%s}", good[i].generation ? good[i].generation : "");
+        if (good[i].generation) files_write(directory, "generation_config.json", text, strlen(text));
+        got = files_load(directory, &err);
+        CHECK_MSG(got != NULL, "%lu: %s", (unsigned long)i, err.message);
+        s = llm_model_special_tokens(got);
+        CHECK_MSG(s.bos == good[i].bos && s.pad == good[i].pad && s.n_eos == good[i].n_eos &&
+                      s.eos[0] == good[i].eos[0] && s.eos[1] == good[i].eos[1],
+                  "%lu: %d %d %d", (unsigned long)i, (int)s.bos, (int)s.pad, s.n_eos);
+        files_unload(got);
+    }
+    remove("build/files/special/generation_config.json");
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        snprintf(text, sizeof text, "%s%s\"dtype\": \"float32\"}", config, bad[i]);
+        files_write(directory, "config.json", text, strlen(text));
+        got = files_load(directory, &err);
+        CHECK_MSG(!got && strstr(err.message, "_token_id"), "%s", bad[i]);
+    }
+    s = llm_model_special_tokens(NULL);
+    CHECK(s.bos == -1 && s.pad == -1 && s.n_eos == 0);
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_set_special_tokens(NULL, &s, &err), "model");
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_set_special_tokens(model, NULL, &err), "special");
+    s.bos = 3;
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_set_special_tokens(model, &s, &err), "bos", "3", "2");
+    s.bos = 2;
+    s.n_eos = 17;
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_set_special_tokens(model, &s, &err), "n_eos", "17", "16");
+    s.n_eos = 1;
+    s.eos[0] = -1;
+    REFUSED(LLM_ERR_ARGUMENT, llm_model_set_special_tokens(model, &s, &err), "eos", "-1");
+    free(config);
+    llm_model_free(model);
+}
+
 /* shards above a size, their index; a save in the other form takes the old one's place */
 TEST(files_sharded_save) {
     const char *directory = files_directory("sharded");
+    llm_special_tokens special, loaded;
     llm_model *small = files_small(1, 3), *model, *got;
     llm_error err;
     size_t size;
@@ -1820,20 +1886,26 @@ TEST(files_sharded_save) {
     model = llm_model_load(directory, NULL, &err);
     CHECK(model && files_same_tensors(small, model));
     if (!model) return;
-    memcpy(model->bos, "7", 2);
-    memcpy(model->eos, "[3, 5]", 7);
+    memset(&special, 0, sizeof special);
+    special.bos = 1;
+    special.pad = -1;
+    special.n_eos = 2;
+    special.eos[0] = 2;
+    special.eos[1] = 0;
+    CHECK(llm_model_set_special_tokens(model, &special, &err) == LLM_OK);
     result = llmi_model_save(model, directory, LLM_F32, 100, &err);
     CHECK_MSG(result == LLM_OK, "%s", err.message);
     CHECK(llmi_kind_of("build/files/sharded/model.safetensors") == LLMI_NO_FILE);
     got = files_load(directory, &err);
     CHECK_MSG(got && files_same_tensors(model, got), "%s", err.message);
-    CHECK(got && strcmp(got->bos, "7") == 0 && strcmp(got->eos, "[3, 5]") == 0);
+    loaded = llm_model_special_tokens(got);
+    CHECK(got && memcmp(&loaded, &special, sizeof special) == 0);
     text = files_read(directory, "model.safetensors.index.json", &size);
     CHECK(text && strstr(text, "\"transformer.h.0.ln_1.weight\": \"model-0000") &&
           strstr(text, "total_size"));
     free(text);
     text = files_read(directory, "generation_config.json", &size);
-    CHECK(text && strstr(text, "\"eos_token_id\": [3, 5]"));
+    CHECK(text && strstr(text, "\"eos_token_id\": [2, 0]"));
     free(text);
     files_unload(got);
     {                                  /* one shard of another save */
@@ -2157,6 +2229,7 @@ static void run_files(void) {
     RUN(files_large_claims);
     RUN(files_round_trips);
     RUN(files_save_bf16);
+    RUN(files_special_tokens);
     RUN(files_sharded_save);
     RUN(files_generations);
     RUN(files_save_fails);

@@ -207,6 +207,67 @@ TEST(data_windows) { /* each once per epoch, in the order asked for; splits */
         }
 }
 
+/* Windows of T = 4 in a file of 41 tokens, token i being i + 1: of windows 0, 3 and 8, every target
+ * is context only. */
+TEST(data_skips_windows_without_targets) {
+    static const int empty[10] = {1, 0, 0, 1, 0, 0, 0, 0, 1, 0};
+    llm_data_desc d = data_desc(1, 4);
+    llm_data_writer *w = llm_data_writer_open(DATA(0), 300, NULL, NULL);
+    int32_t token, tokens[4], targets[4];
+    unsigned char context;
+    llm_error err;
+    llm_data *data;
+    int i, valid, sequential, seen[10];
+    for (i = 0; i <= 40 && w; i++) {
+        token = i + 1;
+        context = i > 0 && empty[(i - 1) / 4];
+        CHECK(llm_data_writer_add(w, &token, &context, 1, NULL) == LLM_OK);
+    }
+    CHECK(w && llm_data_writer_finish(w, NULL) == LLM_OK);
+    llm_data_writer_free(w);
+    data = data_open(1, &d, NULL);
+    CHECK(llm_data_window_count(data) == 10 && llm_data_empty_count(data) == 0);
+    llm_data_close(data);
+    d.skip_empty = 1;
+    d.valid_fraction = 0.3f;           /* windows 7, 8, 9 */
+    for (valid = 0; valid < 2; valid++)
+        for (sequential = 0; sequential < 2; sequential++) {
+            const int n = valid ? 2 : 5, first = valid ? 7 : 0, end = valid ? 10 : 7;
+            int last = -1;
+            d.valid = valid;
+            d.sequential = sequential;
+            memset(seen, 0, sizeof seen);
+            data = data_open(1, &d, &err);
+            CHECK(llm_data_window_count(data) == n && llm_data_empty_count(data) == end - first - n);
+            for (i = 0; i < 2 * n; i++) {
+                int window;
+                CHECK(llm_data_batch(data, i, tokens, targets, &err) == LLM_OK);
+                window = (tokens[0] - 1) / 4;
+                CHECK(tokens[0] == 4 * window + 1 && targets[3] == 4 * window + 5);
+                if (window >= 0 && window < 10) seen[window]++;
+                CHECK(!sequential || i == n || window > last);
+                last = window;
+            }
+            for (i = 0; i < 10; i++)
+                CHECK(seen[i] == (i >= first && i < end && !empty[i] ? 2 : 0));
+            llm_data_close(data);
+        }
+    d.valid_fraction = 0.1f;           /* the last window alone */
+    d.valid = 1;
+    data = data_open(1, &d, &err);
+    CHECK(llm_data_window_count(data) == 1 && llm_data_empty_count(data) == 0);
+    llm_data_close(data);
+    w = llm_data_writer_open(DATA(0), 300, NULL, NULL);
+    for (i = 0, context = 1; i < 9 && w; i++)
+        CHECK(llm_data_writer_add(w, &token, &context, 1, NULL) == LLM_OK);
+    CHECK(w && llm_data_writer_finish(w, NULL) == LLM_OK);
+    llm_data_writer_free(w);
+    d.valid_fraction = 0.0f;
+    d.valid = 0;
+    NOT_MADE(LLM_ERR_ARGUMENT, data_open(1, &d, &err), "none of 2 windows", "test_data_0.tok");
+    CHECK(llm_data_empty_count(NULL) == 0);
+}
+
 TEST(data_permutation) { /* of any size; every element gets to every place */
     uint64_t n, seed, i;
     for (n = 1; n < 300; n += n < 40 ? 1 : 37) {
@@ -832,6 +893,7 @@ static void run_data(void) {
     RUN(data_round_trip);
     RUN(data_format);
     RUN(data_windows);
+    RUN(data_skips_windows_without_targets);
     RUN(data_permutation);
     RUN(data_ranks);
     RUN(data_fingerprint);

@@ -518,6 +518,92 @@ TEST(generate_ends) {
     llm_model_free(model);
 }
 
+/* the model's own eos, unless other tokens are given or none shall stop */
+TEST(generate_stops_at_the_end_of_text) {
+    const llm_config c = small_config(60, 40, 24, 2, 3);
+    llm_model *model = shaken_model(&c, 33, 2, NULL);
+    llm_session *s = model ? new_session(model, 0, 1, 1) : NULL;
+    llm_special_tokens special = llm_model_special_tokens(model);
+    llm_generate_desc d;
+    llm_generate_stats stats;
+    int32_t prompt[10], all[40], tokens[40];
+    llm_error err;
+    int k, at, choice;
+    if (!s) return;
+    memset(&d, 0, sizeof d);
+    d.sampling.temperature = 1.0f;
+    random_tokens(prompt, 10, 60, 3);
+    CHECK(llm_generate(s, prompt, 10, &d, all, 40, &stats, &err) == LLM_OK &&
+          stats.n_generated == 30);
+    special.n_eos = 2;
+    special.eos[0] = all[12];
+    special.eos[1] = all[7];
+    CHECK(llm_model_set_special_tokens(model, &special, &err) == LLM_OK);
+    for (at = 0; all[at] != all[12] && all[at] != all[7]; at++) {}
+    for (choice = 0; choice < 3; choice++) {
+        const int32_t other = all[20];
+        int want = at + 1;
+        d.n_stop_tokens = choice == 1 ? 1 : choice == 2 ? -1 : 0;
+        d.stop_tokens = &other;
+        if (choice == 1)
+            for (want = 1; all[want - 1] != other; want++) {}
+        if (choice == 2) want = 30;
+        CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
+        CHECK(llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err) == LLM_OK);
+        CHECK_MSG(stats.n_generated == want, "choice %d: %d tokens, not %d", choice,
+                  stats.n_generated, want);
+        for (k = 0; k < stats.n_generated; k++) CHECK(tokens[k] == all[k]);
+    }
+    d.n_stop_tokens = -2;
+    REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, prompt, 1, &d, tokens, 1, &stats, &err),
+            "n_stop_tokens", "-2");
+    llm_session_free(s);
+    llm_model_free(model);
+}
+
+TEST(session_memory_is_what_was_said) {
+    int variant;
+    for (variant = 0; variant < 6; variant++) {
+        llm_config c = small_config(700, 300, 48, 3, 4);
+        llm_session_desc d;
+        llm_model_desc md;
+        llm_memory memory;
+        llm_model *model;
+        llm_session *s;
+        llm_error err;
+        heap h;
+        size_t before;
+        memset(&d, 0, sizeof d);
+        if (variant & 1) CHECK(llm_config_preset(&c, "deepseek-tiny", NULL) == LLM_OK);
+        d.n_threads = 1 + variant / 2;
+        d.n_sequences = variant == 2 ? 9 : variant == 3 ? 20 : 0;
+        d.max_seq_len = variant > 3 ? 100 : 0;
+        d.speculate = variant == 5;
+        heap_init(&h);
+        md = model_desc(0, 1, &h.allocator);
+        model = llm_model_create(&c, &md, &err);
+        CHECK(llm_session_memory(&c, &d, &memory, &err) == LLM_OK);
+        CHECK(memory.parameters == 0 && memory.gradients == 0 && memory.optimizer == 0 &&
+              memory.total == memory.cache + memory.activations + memory.scratch);
+        before = h.bytes;
+        s = model ? llm_session_create(model, &d, &err) : NULL;
+        CHECK(s && memory.cache == llm_session_cache_bytes(s));
+        CHECK_MSG(fabs((double)(h.bytes - before) / (double)memory.total - 1.0) < 0.02,
+                  "variant %d: %lu bytes foretold, %lu allocated", variant,
+                  (unsigned long)memory.total, (unsigned long)(h.bytes - before));
+        llm_session_free(s);
+        llm_model_free(model);
+        CHECK(h.live == 0);
+        d.max_seq_len = c.max_seq_len + 1;
+        REFUSED(LLM_ERR_ARGUMENT, llm_session_memory(&c, &d, &memory, &err), "max_seq_len");
+        REFUSED(LLM_ERR_ARGUMENT, llm_session_memory(&c, NULL, NULL, &err), "memory");
+        /* nothing needs to fit in this machine to be foretold */
+        CHECK(llm_config_preset(&c, "deepseek-v3", NULL) == LLM_OK);
+        CHECK(llm_session_memory(&c, NULL, &memory, &err) == LLM_OK);
+        CHECK(memory.cache == (size_t)163840 * 61 * (512 + 64) * 4);
+    }
+}
+
 TEST(generate_seeds) {
     const llm_config c = small_config(60, 64, 24, 2, 3);
     llm_model *model = shaken_model(&c, 33, 2, NULL);
@@ -600,6 +686,8 @@ static void run_session(void) {
     RUN(generate_golden_greedy);
     RUN(generate_is_eval_and_sample);
     RUN(generate_ends);
+    RUN(generate_stops_at_the_end_of_text);
+    RUN(session_memory_is_what_was_said);
     RUN(generate_seeds);
     RUN(generate_refuses);
 }

@@ -1,5 +1,5 @@
 /* Attention against a naive oracle in double precision, which has the whole T x T matrix, and whose gradients
- * are checked against central differences. Uses the tools at the top of test_core.c. */
+ * are checked against central differences. */
 
 /* ---- the oracle ---------------------------------------------------------------------------------- */
 /* q, k (B,T,H,qk), v, out, dout (B,T,H,vd), lse (B,H,T); keep (B,H,T,T): what dropout multiplies a probability

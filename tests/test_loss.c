@@ -1,5 +1,5 @@
 /* Cross entropy against an oracle in double precision that follows torch.nn.functional.cross_entropy; the
- * oracle's gradient is checked against central differences. Uses the tools at the top of test_core.c. */
+ * oracle's gradient is checked against central differences. */
 
 /* lse (rows); losses (rows), 0 where ignored; the result is what the reduction makes of them. With LLM_NONE,
  * the result is the sum of dloss losses, so that its gradient is that of the backward with these dloss. */

@@ -1,6 +1,6 @@
 /* The ops, each with its backward: against oracles in double precision on every table of kernels, the oracles'
  * own gradients against central differences; borders, aliasing, what is added to, what is skipped, extreme
- * values, threads. Uses the tools at the top of test_core.c. */
+ * values, threads. */
 
 static const int op_threads[] = {2, 3, 5};
 

@@ -245,20 +245,6 @@ static void part_run(llm_part part, const llm_config *config, int table) {
     llm_context_free(p.context);
 }
 
-static llm_config part_config(int experts, int low_rank) {
-    llm_config c;
-    memset(&c, 0, sizeof c);
-    c.d_model = 24; c.n_heads = 3; c.d_ffn = 37;
-    c.q_lora_rank = low_rank ? 11 : 0;
-    c.attention_bias = low_rank;
-    c.kv_lora_rank = 13; c.qk_nope_head_dim = 6; c.qk_rope_head_dim = 4; c.v_head_dim = 5;
-    if (experts) {
-        c.n_routed_experts = 6; c.num_experts_per_tok = 2; c.moe_d_ffn = 9; c.n_shared_experts = 1;
-        c.n_group = 2; c.topk_group = 1; c.norm_topk_prob = 1; c.routed_scaling_factor = 2.5f;
-    }
-    return c;
-}
-
 TEST(parts_gradients) {
     int t, kind;
     for (t = 0; kernels_at(t); t++)
@@ -617,7 +603,7 @@ TEST(mtp_loss_every_allocation_fails) {
 /* ---- speculation ----------------------------------------------------------------------------- */
 /* a model that has learned the cycle text[i] = (i mod 60)^2 mod 61, with modules of depth 3 */
 static llm_model *cycle_model(int32_t *text, int n, int experts) {
-    llm_config c = part_config(experts, 0);
+    llm_config c = deepseek_config(experts, 0, 61, 2500, 3);
     llm_model_desc model_desc;
     llm_train_desc d;
     llm_model *model;
@@ -626,9 +612,7 @@ static llm_model *cycle_model(int32_t *text, int n, int experts) {
     int step, b, i;
     for (i = 0; i < n; i++) text[i] = (i % 60) * (i % 60) % 61;
     memset(&stats, 0, sizeof stats);
-    c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = 61; c.max_seq_len = 2500; c.n_layers = 2; c.mtp_depth = 3;
-    if (experts) { c.first_k_dense = 1; c.routed_scaling_factor = 1.0f; }
+    if (experts) c.routed_scaling_factor = 1.0f;
     memset(&model_desc, 0, sizeof model_desc);
     model_desc.n_threads = 1;          /* too small to share */
     memset(&d, 0, sizeof d);
@@ -688,17 +672,14 @@ TEST(drafts_are_the_modules) {
     static const int prompts[] = {1, 2, 5, 15, 16, 17, 40, 90}, back[] = {1, 2, 4, 5};
     int experts, i;
     for (experts = 0; experts < 2; experts++) {
-        llm_config c = part_config(experts, 1);
+        llm_config c = deepseek_config(experts, 1, 61, 150, 3);
         llm_session_desc desc;
         llm_train_desc d = train_desc(1, 150, 1);
         llm_model *model;
         llm_session *s;
         llm_trainer *t;
         int32_t text[150], other[150];
-        c.arch = LLM_ARCH_DEEPSEEK_V3;
-        c.vocab_size = 61; c.max_seq_len = 150; c.n_layers = 2; c.mtp_depth = 3;
         c.tie_embeddings = 1;
-        if (experts) c.first_k_dense = 1;
         model = shaken_model(&c, 5, 1, NULL);
         memset(&desc, 0, sizeof desc);
         desc.speculate = 1;

@@ -1,5 +1,5 @@
 /* bf16 and fp8: rounding against PyTorch's and against tables, products of rounded factors, and
- * training with them. Uses the tools of test_core.c, test_gemm.c, test_trainer.c, test_resume.c. */
+ * training with them. Uses the products of test_gemm.c and the trainers of test_resume.c. */
 
 /* ---- rounding, by arithmetic in double ---- */
 static float bf16_by_hand(float x) { /* 8 significant bits, ties to even */

@@ -1,18 +1,13 @@
 /* Checkpoints of a trainer: a run that was saved and loaded goes on to the bit; damaged files and other
- * configurations are refused and change nothing. Uses build/ for files, and test_trainer.c's helpers. */
+ * configurations are refused and change nothing. Uses build/ for files. */
 
 #define RESUME_FILE "build/test_resume.ckpt"
 
 static llm_config resume_config(int deepseek) {
     llm_config c;
-    if (!deepseek) {
-        c = small_config(41, 24, 20, 2, 2);
-        c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.1f;
-        return c;
-    }
-    c = part_config(1, 1);
-    c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = 41; c.max_seq_len = 24; c.n_layers = 2; c.first_k_dense = 1; c.mtp_depth = 2;
+    if (deepseek) return deepseek_config(1, 1, 41, 24, 2);
+    c = small_config(41, 24, 20, 2, 2);
+    c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.1f;
     return c;
 }
 static llm_trainer *resume_trainer(int deepseek, llm_precision precision, int n_threads, uint64_t seed) {

@@ -1,5 +1,5 @@
 /* Sampling: against transformers' processors (tests/data/sampling.safetensors) and a plain
- * implementation of them in double precision. Uses the tools at the top of test_model.c. */
+ * implementation of them in double precision. */
 
 /* What transformers' processors leave of logits, as probabilities: repetition penalty,
  * temperature, top-k, top-p, min-p. No two logits are equal, or top_k is 0. */

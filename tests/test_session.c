@@ -1,5 +1,4 @@
-/* Sessions: the cache against whole batches, several sequences, rewinding, refusals; generation.
- * Uses the tools at the top of test_model.c. */
+/* Sessions: the cache against whole batches, several sequences, rewinding, refusals; generation. */
 
 /* another instruction set for a session; scratch may differ in size */
 static void session_use(llm_session *session, const llmi_kernels *kernels) {
@@ -15,13 +14,8 @@ enum { SESSION_KINDS = 3 };
 static llm_config session_config(int kind, int vocab, int T, int C, int heads) {
     llm_config c;
     if (kind == 0) return small_config(vocab, T, C, 2, heads);
-    c = part_config(kind == 2, kind == 1);
-    c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = vocab;
-    c.max_seq_len = T;
-    c.n_layers = 2;
+    c = deepseek_config(kind == 2, kind == 1, vocab, T, 0);
     if (kind == 1) return c;
-    c.first_k_dense = 1;
     c.yarn_factor = 4.0f;
     c.yarn_original_max_seq_len = T / 4;
     return c;
@@ -61,7 +55,7 @@ static void session_equals_the_batch(int kind, const llmi_kernels *kernels) {
     random_tokens(tokens, 150, 90, 4);
     CHECK(llm_model_logits(model, tokens, 1, 150, whole, NULL) == LLM_OK);
     for (p = 0; p < (int)(sizeof pieces / sizeof pieces[0]); p++) {
-        llm_session *s = new_session(model, 0, 1, 2);
+        llm_session *s = new_session(model, 0, 1, kind ? 1 : 2);
         int at;
         if (!s) return;
         session_use(s, kernels);
@@ -154,7 +148,7 @@ TEST(session_sequences_are_apart) {
 static void session_few_rows_give_the_same_bits(int kind, const llmi_kernels *kernels) {
     const llm_config c = session_config(kind, 70, 100, 40, 5);
     llm_model *model = shaken_model(&c, 31, 2, NULL);
-    llm_session *many = model ? new_session(model, 0, 20, 2) : NULL,
+    llm_session *many = model ? new_session(model, 0, 20, kind ? 1 : 2) : NULL,
                 *one = model ? new_session(model, 0, 1, 1) : NULL;
     float *logits = new_floats(20 * 70), *expected = new_floats(20 * 70), row[70];
     int32_t tokens[100], batch[20];

@@ -308,6 +308,15 @@ static void random_tokens(int32_t *tokens, size_t n, int vocab, uint64_t seed) {
     size_t i;
     for (i = 0; i < n; i++) tokens[i] = (int32_t)(llm_random(seed, i) % (uint64_t)vocab);
 }
+static void random_batch(int32_t *tokens, int32_t *targets, size_t n, int vocab, double ignored,
+                         uint64_t seed) {
+    size_t i;
+    random_tokens(tokens, n, vocab, seed);
+    random_tokens(targets, n, vocab, seed + 1000);
+    for (i = 0; i < n; i++)
+        if ((double)llm_random_uniform(seed + 2000, i) < ignored) targets[i] = LLM_IGNORE_INDEX;
+    targets[n / 2] = 0;                /* one is valid at least */
+}
 
 #ifndef TEST_DATA
   #define TEST_DATA "tests/data"
@@ -411,6 +420,38 @@ static llm_config small_config(int vocab, int T, int C, int layers, int heads) {
     c.tie_embeddings = 1;
     return c;
 }
+/* sizes that are multiples of nothing; low_rank: of the query, and biases */
+static llm_config part_config(int experts, int low_rank) {
+    llm_config c;
+    memset(&c, 0, sizeof c);
+    c.d_model = 24;
+    c.n_heads = 3;
+    c.d_ffn = 37;
+    c.q_lora_rank = low_rank ? 11 : 0;
+    c.attention_bias = low_rank;
+    c.kv_lora_rank = 13;
+    c.qk_nope_head_dim = 6;
+    c.qk_rope_head_dim = 4;
+    c.v_head_dim = 5;
+    if (!experts) return c;
+    c.n_routed_experts = 6;
+    c.num_experts_per_tok = c.n_group = 2;
+    c.moe_d_ffn = 9;
+    c.n_shared_experts = c.topk_group = c.norm_topk_prob = 1;
+    c.routed_scaling_factor = 2.5f;
+    return c;
+}
+/* two layers of it, the first dense */
+static llm_config deepseek_config(int experts, int low_rank, int vocab, int T, int mtp_depth) {
+    llm_config c = part_config(experts, low_rank);
+    c.arch = LLM_ARCH_DEEPSEEK_V3;
+    c.vocab_size = vocab;
+    c.max_seq_len = T;
+    c.n_layers = 2;
+    c.first_k_dense = experts;
+    c.mtp_depth = mtp_depth;
+    return c;
+}
 static llm_model_desc model_desc(uint64_t seed, int threads, const llm_allocator *allocator) {
     llm_model_desc d;
     memset(&d, 0, sizeof d);
@@ -488,5 +529,37 @@ static llm_train_desc train_desc(int B, int T, int threads) {
     d.schedule = LLM_CONSTANT;
     d.n_threads = threads;
     return d;
+}
+
+/* a copy of a model's flat weights, to compare or to put back */
+static float *copy_weights(llm_trainer *trainer) {
+    size_t n;
+    const float *weights = llm_trainer_weights(trainer, &n);
+    float *copy = new_floats(n);
+    memcpy(copy, weights, n * sizeof(float));
+    return copy;
+}
+static int weights_are(llm_trainer *trainer, const float *copy) {
+    size_t n;
+    const float *weights = llm_trainer_weights(trainer, &n);
+    return same_bits(weights, copy, n);
+}
+/* the mean gradient, flat */
+static float *copy_gradients(llm_trainer *trainer) {
+    size_t n, i;
+    const double scale = llm_trainer_gradient_scale(trainer);
+    const float *gradients = llm_trainer_gradients(trainer, &n);
+    float *copy = new_floats(n);
+    llm_trainer_weights(trainer, &n);              /* without the tail */
+    for (i = 0; i < n; i++) copy[i] = (float)(scale * (double)gradients[i]);
+    return copy;
+}
+static llm_trainer *new_trainer(llm_model *model, const llm_train_desc *d) {
+    llm_error err;
+    llm_trainer *trainer;
+    err.message[0] = 0;
+    trainer = llm_trainer_create(model, d, &err);
+    CHECK_MSG(trainer != NULL, "%s", err.message);
+    return trainer;
 }
 #endif

@@ -1,47 +1,5 @@
 /* The trainer: against ten steps of PyTorch, and against itself: accumulation, shards, threads,
- * failures. Uses the tools at the top of test_model.c. */
-
-static void random_batch(int32_t *tokens, int32_t *targets, size_t n, int vocab, double ignored,
-                         uint64_t seed) {
-    size_t i;
-    random_tokens(tokens, n, vocab, seed);
-    random_tokens(targets, n, vocab, seed + 1000);
-    for (i = 0; i < n; i++)
-        if ((double)llm_random_uniform(seed + 2000, i) < ignored) targets[i] = LLM_IGNORE_INDEX;
-    targets[n / 2] = 0;                /* one is valid at least */
-}
-
-/* a copy of a model's flat weights, to compare or to put back */
-static float *copy_weights(llm_trainer *trainer) {
-    size_t n;
-    const float *weights = llm_trainer_weights(trainer, &n);
-    float *copy = new_floats(n);
-    memcpy(copy, weights, n * sizeof(float));
-    return copy;
-}
-static int weights_are(llm_trainer *trainer, const float *copy) {
-    size_t n;
-    const float *weights = llm_trainer_weights(trainer, &n);
-    return same_bits(weights, copy, n);
-}
-/* the mean gradient, flat */
-static float *copy_gradients(llm_trainer *trainer) {
-    size_t n, i;
-    const double scale = llm_trainer_gradient_scale(trainer);
-    const float *gradients = llm_trainer_gradients(trainer, &n);
-    float *copy = new_floats(n);
-    llm_trainer_weights(trainer, &n);              /* without the tail */
-    for (i = 0; i < n; i++) copy[i] = (float)(scale * (double)gradients[i]);
-    return copy;
-}
-static llm_trainer *new_trainer(llm_model *model, const llm_train_desc *d) {
-    llm_error err;
-    llm_trainer *trainer;
-    err.message[0] = 0;
-    trainer = llm_trainer_create(model, d, &err);
-    CHECK_MSG(trainer != NULL, "%s", err.message);
-    return trainer;
-}
+ * failures. */
 
 /* ---- PyTorch --------------------------------------------------------------------------------- */
 TEST(trainer_ten_steps_of_pytorch) {
@@ -902,7 +860,7 @@ TEST(trainer_evaluate_touches_nothing) {
 TEST(trainer_evaluate_with_modules) {
     enum { B = 3, T = 12 };
     static const int sizes[][2] = {{B, T}, {2, 7}, {1, 5}, {B, 3}, {2, 2}, {1, 1}, {B, 1}};
-    llm_config c = part_config(1, 1);
+    const llm_config c = deepseek_config(1, 1, 41, 24, 2);
     llm_model *models[2];
     llm_train_desc d = train_desc(B, T, 2);
     llm_trainer *t, *other;
@@ -911,9 +869,6 @@ TEST(trainer_evaluate_with_modules) {
     float *before, *gradients;
     size_t count;
     int i, b, at, k;
-    c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = 41; c.max_seq_len = 24; c.n_layers = 2; c.first_k_dense = 1; c.mtp_depth = 2;
-    c.embd_pdrop = c.resid_pdrop = 0.0f;
     for (i = 0; i < 2; i++) models[i] = shaken_model(&c, 7, 2, NULL);
     if (!models[0] || !models[1]) return;
     d.router_aux_alpha = 0.01f;

@@ -1,6 +1,8 @@
 /* build/tests [-v] [FILTER]: all tests, or those whose name contains FILTER; -v names each one.
  * One translation unit, so that the tests see what is static in llm.h. Run it in the project's root:
  * the goldens are read from tests/data. */
+
+/* Mapping and memory that llm.h asks the system for go through the tests, which let them fail. */
 #define _DEFAULT_SOURCE 1      /* before any header of the system's, as llm.h has it */
 #include <stddef.h>
 #if defined(__unix__) || defined(__APPLE__)
@@ -35,6 +37,13 @@ static void default_release(void *memory);
 #include "test_files.c"
 #include "test_data.c"
 
+/* what llm.h took, it has given back */
+TEST(default_heap_is_empty) {
+    CHECK_MSG(default_heap.live == 0 && default_heap.bytes == 0 && default_heap.wrong == 0,
+              "%ld blocks left, %d releases wrong", default_heap.live, default_heap.wrong);
+}
+static void run_heap(void) { RUN(default_heap_is_empty); }
+
 int main(int argc, char **argv) {
     int i;
     for (i = 1; i < argc; i++) {
@@ -61,5 +70,6 @@ int main(int argc, char **argv) {
     test_file("bpe", run_bpe);
     test_file("files", run_files);
     test_file("data", run_data);
+    test_file("heap", run_heap);
     return test_summary();
 }

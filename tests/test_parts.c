@@ -669,7 +669,8 @@ static void drafts_check(llm_session *s, llm_trainer *t, int32_t token, const ch
 }
 
 TEST(drafts_are_the_modules) {
-    static const int prompts[] = {1, 2, 5, 15, 16, 17, 40, 90}, back[] = {1, 2, 4, 5};
+    static const int prompts[] = {1, 2, 5, 15, 16, 17, 40, 90}, back[] = {1, 2, 4, 5},
+                     deep[] = {20, 50, 50, 20};
     int experts, i;
     for (experts = 0; experts < 2; experts++) {
         llm_config c = deepseek_config(experts, 1, 61, 150, 3);
@@ -711,8 +712,8 @@ TEST(drafts_are_the_modules) {
             CHECK(llm_session_rewind(s, 0, 0, NULL) == LLM_OK);
             CHECK(llm_session_eval(s, 0, text, 60, NULL, NULL) == LLM_OK);
             if (i % 2) drafts_check(s, t, other[i], "before");
-            CHECK(llm_session_rewind(s, 0, 20, NULL) == LLM_OK);
-            CHECK(llm_session_eval(s, 0, text + 20, i < 2 ? 30 : 9, NULL, NULL) == LLM_OK);
+            CHECK(llm_session_rewind(s, 0, deep[i], NULL) == LLM_OK);
+            CHECK(llm_session_eval(s, 0, text + deep[i], i < 2 ? 30 : 9, NULL, NULL) == LLM_OK);
             drafts_check(s, t, other[i], "rewound far");
         }
         CHECK(llm_session_eval(s, 1, other, 50, NULL, NULL) == LLM_OK);  /* another sequence */

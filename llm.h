@@ -4963,7 +4963,7 @@ static void llmi_route_backward_task(void *argument, size_t row, int thread) {
                        (c->norm_topk_prob ? (dw[k] - dot / sum) / sum : dw[k]);
     if (job->run->balance_scale != 0.0f) {
         const float *f = job->run->ds.frequency + row / job->run->rows * (size_t)E;
-        float total = 0.0f, mean = 0.0f;
+        float total = 1e-20f, mean = 0.0f;       /* as in the routing: all may be 0 */
         for (e = 0; e < E; e++) {
             total += s[e];
             mean += f[e] * s[e];
@@ -5000,7 +5000,7 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
         }
         for (t = b * T; t < (b + 1) * T; t++) {
             const float *x = s->scores + t * (size_t)E;
-            double total = 0.0, weighted = 0.0;
+            double total = 1e-20, weighted = 0.0;
             for (j = 0; j < E; j++) {
                 total += (double)x[j];
                 weighted += (double)f[j] * (double)x[j];
@@ -7144,7 +7144,8 @@ static const float *llmi_mtp_advance(llm_session *s, int k, int known, int settl
     }
     if (end > 0) s->mtp_done[k] = llmi_int_min(end, settled > k ? settled - k : 0);
     llmi_window_drop(in, s->mtp_done[k], C);
-    return out->count ? out->rows + (size_t)(out->count - 1) * C : NULL;
+    return out->count && out->first + out->count == known - k
+               ? out->rows + (size_t)(out->count - 1) * C : NULL;
 }
 
 /* n drafts of the tokens after `token`, which follows those evaluated; -> how many there are. All
@@ -8219,8 +8220,9 @@ static void llmi_file_remove(const char *path) {                 /* never a dire
 }
 
 static void llmi_temporary_name(char *out, size_t capacity, const char *path, int i) {
-    if (i) snprintf(out, capacity, "%s.tmp%d", path, i);
-    else snprintf(out, capacity, "%s.tmp", path);
+    char end[16] = "";
+    if (i) snprintf(end, sizeof end, "%d", i);
+    snprintf(out, capacity, "%.*s.tmp%.3s", (int)LLMI_PATH - 1, path, end);
 }
 
 #if LLMI_POSIX
@@ -12181,7 +12183,7 @@ typedef struct llmi_save {
 } llmi_save;
 
 static void llmi_save_name(char name[LLMI_SAVED_NAME], size_t shard, size_t n_shards) {
-    if (n_shards == 1) snprintf(name, LLMI_SAVED_NAME, "model.safetensors");
+    if (n_shards == 1) strcpy(name, "model.safetensors");
     else
         snprintf(name, LLMI_SAVED_NAME, "model-%05lu-of-%05lu.safetensors",
                  (unsigned long)shard + 1, (unsigned long)n_shards);
@@ -12381,6 +12383,7 @@ static llm_result llmi_save_weights(const llmi_save *save, llmi_text *index, llm
     const llmi_table *table = &save->model->table;
     const uint64_t each = save->dtype == LLM_BF16 ? 2 : 4;
     size_t shard, first = 0, i;
+    if (save->n_shards == 1) return llmi_save_tensors(save, "model.safetensors", 0, table->n, err);
     llmi_text_format(index, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {\n",
                      (unsigned long long)(table->parameters * each));
     for (shard = 0; shard < save->n_shards; shard++) {

@@ -353,12 +353,12 @@ TEST(moe_scores_of_0) {
               LLM_OK);
         for (i = 0; i < T * C; i++) CHECK(y[i] == 0.0f && dx[i] == 0.0f);
         for (i = 0; i < E * C; i++) CHECK(dweights[0][i] == 0.0f);
-        if (!all) {                    /* f: 3 for expert 0 and for the lowest other; P: 1 and 0 */
-            CHECK_MSG(fabs((double)balance - 3.0) < 1e-5, "balance %g", (double)balance);
-            CHECK(llm_moe_backward(context, dx, dweights, dy, 0.3f, saved, x, w, &c, B, T, NULL) ==
-                  LLM_OK);
-            for (i = 0; i < T * C; i++) CHECK(isfinite(dx[i]));
-        }
+        /* f: 3 for expert 0 and for the lowest other; P: 1 and 0, or 0 where all scores are */
+        CHECK_MSG(fabs((double)balance - (all ? 0.0 : 3.0)) < 1e-5, "balance %g", (double)balance);
+        CHECK(llm_moe_backward(context, dx, dweights, dy, 0.3f, saved, x, w, &c, B, T, NULL) ==
+              LLM_OK);
+        for (i = 0; i < T * C; i++) CHECK(isfinite(dx[i]));
+        for (i = 0; i < E * C; i++) CHECK(isfinite(dweights[0][i]));
         while (n--) { drop(weights[n]); drop(dweights[n]); }
         drop(x); drop(y); drop(dx); drop(dy); drop(scores); drop(weight);
         free(saved);

@@ -10,26 +10,15 @@
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
-# CC, CXX, MPICC, MPIRUN, PYTHON, CFLAGS, LDFLAGS, LDLIBS are yours to set. OPENMP is -fopenmp
-# where the compiler has it; `make OPENMP=` builds without it. `make -B` after any of them has
-# changed.
+# CC, CXX, MPICC, MPIRUN, PYTHON, CFLAGS, LDFLAGS, LDLIBS are yours to set: `make -B` after any of
+# them has changed. (Threads need no flag; CFLAGS="-O2 -fopenmp" uses OpenMP's instead.)
 CC ?= cc
 MPICC ?= mpicc
 MPIRUN ?= mpirun
 PYTHON ?= python3
 CFLAGS ?= -O2
 LDLIBS ?= -lm
-PROBE = mkdir -p build && cd build && \
-	printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' >probe.c && \
-	$(CC) -fopenmp probe.c -o probe $(LDFLAGS) && ./probe && echo -fopenmp; rm -f probe probe.c
-ifneq ($(MAKECMDGOALS),clean)
-OPENMP := $(shell ($(PROBE)) 2>/dev/null)
-endif
-COMPILE = $(CC) $(CFLAGS) $(OPENMP)
-
-# a thread that waits sleeps soon, so that other work on the same machine does not slow us down
-GOMP_SPINCOUNT ?= 10000
-export GOMP_SPINCOUNT
+COMPILE = $(CC) $(CFLAGS)
 
 EXAMPLES = $(patsubst examples/%.c,build/%,$(filter-out %_mpi.c,$(wildcard examples/*.c)))
 ifneq ($(shell command -v $(CXX) 2>/dev/null),)
@@ -45,11 +34,11 @@ build/%: examples/%.c llm.h
 
 build/train_mpi: examples/train_mpi.c llm.h
 	@mkdir -p build
-	$(MPICC) $(CFLAGS) $(OPENMP) $< -o $@ $(LDFLAGS) $(LDLIBS)
+	$(MPICC) $(CFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/%: examples/%.cpp llm.h
 	@mkdir -p build
-	$(CXX) -std=c++11 $(CFLAGS) $(OPENMP) $< -o $@ $(LDFLAGS) $(LDLIBS)
+	$(CXX) -std=c++11 $(CFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
 build/%: tools/%.c llm.h
 	@mkdir -p build

@@ -2,7 +2,7 @@
  *
  *   #define LLM_IMPLEMENTATION     in exactly ONE C or C++ file, before
  *   #include "llm.h"               everywhere else, include it plainly
- *   cc -O2 -fopenmp program.c -lm  -fopenmp is optional: without it, one thread
+ *   cc -O2 program.c -lm
  *
  * WHAT IT IS
  *   Forward and backward passes written by hand, and equal to PyTorch's to rounding; AdamW,
@@ -130,11 +130,13 @@
  *
  * THREADS
  *   No mutable global state. A const model may be used by any number of threads; a trainer, a
- *   session and a context by one thread at a time. Inside, work is shared out by OpenMP if the
- *   program is compiled with it. Where other programs use the same cores, GNU's OpenMP spins while
- *   its threads wait for theirs, and small models become many times slower: GOMP_SPINCOUNT=10000
- *   in the environment, as the Makefile has it, lets them sleep instead. On Linux with AMX, each
- *   context that is created asks the kernel for the process's tile registers.
+ *   session and a context by one thread at a time. Each context has threads of its own, one for
+ *   every core unless told otherwise: they start with its first work, take no signals, and sleep
+ *   when there is nothing to do. A program that is compiled with OpenMP (-fopenmp) uses OpenMP's
+ *   instead, which is much slower for small models where other programs use the same cores, as
+ *   GNU's threads spin while they wait (GOMP_SPINCOUNT=10000 in the environment helps). A child
+ *   that is forked has none of its parent's threads: it needs contexts of its own. On Linux with
+ *   AMX, each context that is created asks the kernel for the process's tile registers.
  *
  * DETERMINISM
  *   The same call on the same machine gives the same bits, from run to run and for any number of
@@ -184,6 +186,7 @@
  *   LLM_MALLOC(n), LLM_FREE(p)   instead of malloc and free: both or neither
  *   LLM_NO_STDIO    nothing that opens files; models and tokenizers load from memory
  *   LLM_NO_SIMD     plain C kernels only
+ *   LLM_NO_THREADS  everything in the calling thread, unless compiled with OpenMP
  *   LLM_SHARD_BYTES 5e9: the most data of one .safetensors file that a save writes
  *   LLM_SELF        "llm.h": how this file includes itself, if you rename it
  *
@@ -335,7 +338,8 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
 /* The kernels of this CPU, a number of threads, and scratch memory. Ops take one; a trainer and a
  * session own one each. One thread at a time may use a context. */
 typedef struct llm_context llm_context;
-/* n_threads: 1 to 1024; 0 = what OpenMP says (omp_get_max_threads), 1 without OpenMP. NULL on
+/* n_threads: 1 to 1024; 0 = as many as this process may use cores (with OpenMP,
+ * omp_get_max_threads; where there are no threads, 1). NULL on
  * failure. Results do not depend on n_threads, to the bit. */
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
                                         llm_error *err);
@@ -357,7 +361,7 @@ typedef struct llm_model_desc {
     uint64_t seed;                    /* of the initialisation                                */
     llm_dtype dtype;                  /* of matrix weights kept in memory; only F32 today     */
     const llm_allocator *allocator;   /* used by the model, its trainers and sessions         */
-    int n_threads;                    /* 0 = what OpenMP says; default of trainers, sessions  */
+    int n_threads;                    /* 0 = all cores; the default of trainers and sessions  */
 } llm_model_desc;
 
 /* A model with fresh weights: GPT-2: matrices N(0, 0.02), residual projections N(0, 0.02/sqrt(2L)),
@@ -457,7 +461,7 @@ typedef struct llm_train_desc {
 typedef struct llm_memory {
     size_t parameters, gradients, optimizer, activations, cache, scratch, total;
 } llm_memory;
-/* what a training will hold, before anything is allocated; n_threads 0: what OpenMP says, the
+/* what a training will hold, before anything is allocated; n_threads 0: all cores, the
  * model's unless its desc had another. -> LLM_ERR_ARGUMENT as llm_trainer_create. Thread-safe. */
 LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
                                     llm_memory *memory, llm_error *err);
@@ -614,8 +618,8 @@ typedef struct llm_session_desc {
     int n_threads;                    /* 0 = the model's                                      */
 } llm_session_desc;
 /* What a session will hold, before anything is allocated: ask, where the configuration comes from
- * files, because its max_seq_len alone may ask for more than there is. n_threads 0: what OpenMP
- * says. -> errors as llm_session_create. Thread-safe. */
+ * files, because its max_seq_len alone may ask for more than there is. n_threads 0: all
+ * cores. -> errors as llm_session_create. Thread-safe. */
 LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
                                       llm_memory *memory, llm_error *err);
 /* -> NULL: LLM_ERR_ARGUMENT; LLM_ERR_UNSUPPORTED: another cache_dtype, or speculate without
@@ -1029,6 +1033,35 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
   #include <io.h>
 #endif
 
+/* Threads: OpenMP's where the program is compiled with it, else a pool of our own on what the C
+ * library has without a flag of the linker's (glibc: from 2.34 on). */
+#if defined(LLM_NO_THREADS) || defined(_OPENMP) || !defined(__GNUC__) || defined(__TINYC__)
+  #define LLMI_POOL 0
+#elif defined(_WIN32)
+  #define LLMI_POOL 1
+#elif LLMI_POSIX && defined(__GLIBC__)
+  #define LLMI_POOL (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+#elif LLMI_POSIX && (defined(__linux__) || defined(__APPLE__))
+  #define LLMI_POOL 1
+#else
+  #define LLMI_POOL 0
+#endif
+#if LLMI_POOL && defined(_WIN32)
+  #ifndef WIN32_LEAN_AND_MEAN
+    #define WIN32_LEAN_AND_MEAN
+  #endif
+  #ifndef NOMINMAX
+    #define NOMINMAX
+  #endif
+  #include <windows.h>
+#elif LLMI_POOL
+  #include <pthread.h>
+  #include <signal.h>
+  #ifdef __linux__
+    #include <sys/syscall.h>
+  #endif
+#endif
+
 /* Which kernel passes exist is decided here, before any target region: inside one, compilers
  * disagree about __AVX2__ and its kin. */
 #if defined(__GNUC__) && !defined(__TINYC__) && defined(__x86_64__) && !defined(LLM_NO_SIMD) && \
@@ -1334,7 +1367,7 @@ typedef struct llmi_kernels {
     /* vectors of n */
     float (*dot)(const float *a, const float *b, size_t n);
     double (*square_sum)(const float *x, size_t n);
-    float (*max)(const float *x, size_t n);                                  /* n >= 1 */
+    float (*largest)(const float *x, size_t n);       /* n >= 1 */
     void (*add)(float *y, const float *a, const float *b, size_t n);         /* y = a + b */
     void (*axpy)(float *y, float a, const float *x, size_t n);               /* y += a x */
     void (*affine)(float *y, const float *x, float a, float b, size_t n);    /* y = a x + b */
@@ -1374,6 +1407,222 @@ static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
 }
 
 /* ============================================================================================
+ * >>pool         threads that run one function together, where OpenMP is not compiled in
+ *
+ * The caller opens a region, runs it, and closes it: threads that have come meanwhile have entered,
+ * and it waits for those alone. So a region that is too small for others to notice runs in the
+ * calling thread, and a thread whose core does something else delays nobody. A thread that waits
+ * spins for a moment, then sleeps.
+ * ========================================================================================== */
+typedef void llmi_region(void *argument, int thread);
+
+#if LLMI_POOL
+#define LLMI_SPINS 4000
+#define LLMI_POOL_INSIDE ((uint64_t)0x3fff)    /* of the state: the number of threads within */
+#define LLMI_POOL_OPEN ((uint64_t)1 << 14)     /* others may enter */
+#define LLMI_POOL_END ((uint64_t)1 << 15)      /* all leave for good; above: the region's number */
+
+#ifdef _WIN32
+typedef HANDLE llmi_thread;
+typedef SRWLOCK llmi_mutex;
+typedef CONDITION_VARIABLE llmi_condition;
+#define llmi_mutex_lock(mutex) AcquireSRWLockExclusive(mutex)
+#define llmi_mutex_unlock(mutex) ReleaseSRWLockExclusive(mutex)
+#define llmi_condition_wait(condition, mutex) \
+    SleepConditionVariableSRW(condition, mutex, INFINITE, 0)
+#define llmi_condition_wake(condition) WakeAllConditionVariable(condition)
+#else
+typedef pthread_t llmi_thread;
+typedef pthread_mutex_t llmi_mutex;
+typedef pthread_cond_t llmi_condition;
+#define llmi_mutex_lock(mutex) pthread_mutex_lock(mutex)
+#define llmi_mutex_unlock(mutex) pthread_mutex_unlock(mutex)
+#define llmi_condition_wait(condition, mutex) pthread_cond_wait(condition, mutex)
+#define llmi_condition_wake(condition) pthread_cond_broadcast(condition)
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+  #define LLMI_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+  #define LLMI_PAUSE() __asm__ volatile("yield")
+#else
+  #define LLMI_PAUSE() ((void)0)
+#endif
+
+struct llmi_pool;
+typedef struct llmi_worker {
+    struct llmi_pool *pool;
+    int number;                        /* 1 .. n - 1; 0 is the caller */
+    llmi_thread thread;
+} llmi_worker;
+
+typedef struct llmi_pool {
+    uint64_t state;                    /* see above; what others wait for stands on a line alone */
+    char apart[120];
+    int sleeping, waiting;             /* threads for a region; the caller for the last to leave */
+    llmi_region *region;
+    void *argument;
+    llmi_mutex mutex;
+    llmi_condition opened, left;
+    int n, n_started;                  /* threads, the caller among them; those there are */
+    llmi_worker *workers;              /* (n) */
+} llmi_pool;
+
+static uint64_t llmi_pool_state(llmi_pool *pool) {
+    return __atomic_load_n(&pool->state, __ATOMIC_SEQ_CST);
+}
+
+/* the state in which there is a region that this thread has not been in, or the end */
+static uint64_t llmi_pool_wait(llmi_pool *pool, uint64_t last) {
+    uint64_t state;
+    int spins;
+    for (spins = 0; spins < LLMI_SPINS; spins++) {
+        state = llmi_pool_state(pool);
+        if (state & LLMI_POOL_END || (state & LLMI_POOL_OPEN && state >> 16 != last)) return state;
+        LLMI_PAUSE();
+    }
+    llmi_mutex_lock(&pool->mutex);
+    __atomic_add_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
+    for (;;) {
+        state = llmi_pool_state(pool);
+        if (state & LLMI_POOL_END || (state & LLMI_POOL_OPEN && state >> 16 != last)) break;
+        llmi_condition_wait(&pool->opened, &pool->mutex);
+    }
+    __atomic_sub_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
+    llmi_mutex_unlock(&pool->mutex);
+    return state;
+}
+
+static void llmi_pool_work(llmi_worker *worker) {
+    llmi_pool *pool = worker->pool;
+    uint64_t state, last = 0;
+    while (!((state = llmi_pool_wait(pool, last)) & LLMI_POOL_END)) {
+        if (!__atomic_compare_exchange_n(&pool->state, &state, state + 1, 0, __ATOMIC_SEQ_CST,
+                                         __ATOMIC_SEQ_CST))
+            continue;
+        last = state >> 16;
+        pool->region(pool->argument, worker->number);
+        state = __atomic_sub_fetch(&pool->state, 1, __ATOMIC_SEQ_CST);
+        if (state & LLMI_POOL_INSIDE || !__atomic_load_n(&pool->waiting, __ATOMIC_SEQ_CST))
+            continue;
+        llmi_mutex_lock(&pool->mutex);
+        llmi_condition_wake(&pool->left);
+        llmi_mutex_unlock(&pool->mutex);
+    }
+}
+
+#ifdef _WIN32
+static DWORD WINAPI llmi_thread_main(void *worker) {
+    llmi_pool_work((llmi_worker *)worker);
+    return 0;
+}
+static int llmi_thread_start(llmi_worker *worker) {
+    worker->thread = CreateThread(NULL, 0, llmi_thread_main, worker, 0, NULL);
+    return worker->thread != NULL;
+}
+static void llmi_thread_join(llmi_worker *worker) {
+    WaitForSingleObject(worker->thread, INFINITE);
+    CloseHandle(worker->thread);
+}
+#else
+static void *llmi_thread_main(void *worker) {
+    llmi_pool_work((llmi_worker *)worker);
+    return NULL;
+}
+static int llmi_thread_start(llmi_worker *worker) {
+    sigset_t all, old;                 /* signals are for the program's own threads */
+    int started;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    started = pthread_create(&worker->thread, NULL, llmi_thread_main, worker) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return started;
+}
+static void llmi_thread_join(llmi_worker *worker) { pthread_join(worker->thread, NULL); }
+#endif
+
+static void llmi_pool_free(llmi_pool *pool, const llm_allocator *allocator) {
+    int i;
+    if (!pool) return;
+    llmi_mutex_lock(&pool->mutex);
+    __atomic_or_fetch(&pool->state, LLMI_POOL_END, __ATOMIC_SEQ_CST);
+    llmi_condition_wake(&pool->opened);
+    llmi_mutex_unlock(&pool->mutex);
+    for (i = 1; i < pool->n_started; i++) llmi_thread_join(&pool->workers[i]);
+#ifndef _WIN32
+    pthread_mutex_destroy(&pool->mutex);
+    pthread_cond_destroy(&pool->opened);
+    pthread_cond_destroy(&pool->left);
+#endif
+    llmi_release(allocator, pool->workers);
+    llmi_release(allocator, pool);
+}
+
+/* n > 1; its threads start with the first region */
+static llmi_pool *llmi_pool_create(int n, const llm_allocator *allocator, llm_error *err) {
+    llmi_pool *pool = (llmi_pool *)llmi_alloc(allocator, sizeof *pool, "threads", err);
+    if (!pool) return NULL;
+    memset(pool, 0, sizeof *pool);
+    pool->workers = (llmi_worker *)llmi_alloc(allocator, (size_t)n * sizeof *pool->workers,
+                                              "threads", err);
+    if (!pool->workers) {
+        llmi_release(allocator, pool);
+        return NULL;
+    }
+#ifdef _WIN32
+    InitializeSRWLock(&pool->mutex);
+    InitializeConditionVariable(&pool->opened);
+    InitializeConditionVariable(&pool->left);
+#else
+    pthread_mutex_init(&pool->mutex, NULL);
+    pthread_cond_init(&pool->opened, NULL);
+    pthread_cond_init(&pool->left, NULL);
+#endif
+    pool->n = n;
+    return pool;
+}
+
+/* Threads that cannot be started are done without. */
+static void llmi_pool_start(llmi_pool *pool) {
+    for (pool->n_started = 1; pool->n_started < pool->n; pool->n_started++) {
+        llmi_worker *worker = &pool->workers[pool->n_started];
+        worker->pool = pool;
+        worker->number = pool->n_started;
+        if (!llmi_thread_start(worker)) break;
+    }
+    pool->n = pool->n_started;
+}
+
+/* runs the region in the caller, and in the threads that come before it is done */
+static void llmi_pool_run(llmi_pool *pool, llmi_region *region, void *argument) {
+    uint64_t state = llmi_pool_state(pool);
+    int spins;
+    if (!pool->n_started) llmi_pool_start(pool);
+    pool->region = region;
+    pool->argument = argument;
+    __atomic_store_n(&pool->state, ((state >> 16) + 1) << 16 | LLMI_POOL_OPEN, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&pool->sleeping, __ATOMIC_SEQ_CST)) {
+        llmi_mutex_lock(&pool->mutex);
+        llmi_condition_wake(&pool->opened);
+        llmi_mutex_unlock(&pool->mutex);
+    }
+    region(argument, 0);
+    state = __atomic_and_fetch(&pool->state, ~LLMI_POOL_OPEN, __ATOMIC_SEQ_CST);
+    for (spins = 0; state & LLMI_POOL_INSIDE && spins < LLMI_SPINS; spins++) {
+        LLMI_PAUSE();
+        state = llmi_pool_state(pool);
+    }
+    if (!(state & LLMI_POOL_INSIDE)) return;
+    llmi_mutex_lock(&pool->mutex);
+    __atomic_store_n(&pool->waiting, 1, __ATOMIC_SEQ_CST);
+    while (llmi_pool_state(pool) & LLMI_POOL_INSIDE)
+        llmi_condition_wait(&pool->left, &pool->mutex);
+    __atomic_store_n(&pool->waiting, 0, __ATOMIC_SEQ_CST);
+    llmi_mutex_unlock(&pool->mutex);
+}
+#endif /* LLMI_POOL */
+
+/* ============================================================================================
  * >>context      kernels, threads, and memory that ops may use while they run
  * ========================================================================================== */
 #define LLMI_NOTHING ((size_t)-1)
@@ -1388,6 +1637,9 @@ struct llm_context {
     const llmi_kernels *kernels;
     int n_threads;
     llmi_share *shares;                /* n_threads */
+#if LLMI_POOL
+    llmi_pool *pool;                   /* of more than one thread */
+#endif
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
     float *panels;                     /* of gemm: for each thread, its blocks of A and B at work */
@@ -1398,6 +1650,9 @@ struct llm_context {
 LLM_API void llm_context_free(llm_context *context) {
     llm_allocator copy;
     if (!context) return;
+#if LLMI_POOL
+    llmi_pool_free(context->pool, context->allocator);
+#endif
     llmi_release(context->allocator, context->shares);
     llmi_release(context->allocator, context->panels);
     llmi_release(context->allocator, context->scratch);
@@ -1405,14 +1660,31 @@ LLM_API void llm_context_free(llm_context *context) {
     llmi_release(context->allocator ? &copy : NULL, context);
 }
 
+/* of the desc's n_threads; 0: as many as the system gives this process cores */
 static int llmi_thread_count(int n_threads) {
-    if (n_threads > 0) return n_threads;
-#ifdef _OPENMP
-    n_threads = omp_get_max_threads();
-    return n_threads > 1024 ? 1024 : n_threads;
-#else
-    return 1;
+    long n = n_threads;
+    if (n > 0) return n_threads;
+#if defined(_OPENMP)
+    n = omp_get_max_threads();
+#elif LLMI_POOL && defined(_WIN32)
+    {
+        SYSTEM_INFO info;
+        GetSystemInfo(&info);
+        n = (long)info.dwNumberOfProcessors;
+    }
+#elif LLMI_POOL
+    n = sysconf(_SC_NPROCESSORS_ONLN);
+  #if defined(__linux__) && defined(SYS_sched_getaffinity)
+    {                                  /* taskset and containers */
+        unsigned long mask[1024 / sizeof(unsigned long) / 8];
+        const long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+        long i, k = 0;
+        for (i = 0; i < size / (long)sizeof *mask; i++) k += __builtin_popcountl(mask[i]);
+        if (k > 0) n = k;
+    }
+  #endif
 #endif
+    return n < 1 ? 1 : n > 1024 ? 1024 : (int)n;
 }
 
 #define LLMI_A_ROWS 1088u              /* that a thread packs at a time: 1024 in whole tiles */
@@ -1461,6 +1733,15 @@ LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allo
     if (context->shares)
         context->panels =
             (float *)llmi_alloc(allocator, panels * sizeof(float), "gemm panels", err);
+#if LLMI_POOL
+    if (context->panels && context->n_threads > 1) {
+        context->pool = llmi_pool_create(context->n_threads, context->allocator, err);
+        if (!context->pool) {
+            llm_context_free(context);
+            return NULL;
+        }
+    }
+#endif
     if (!context->panels) {
         llm_context_free(context);
         return NULL;
@@ -1498,11 +1779,14 @@ static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
 
 typedef void llmi_task(void *argument, size_t index, int thread);
 
-#ifdef _OPENMP
+#if defined(_OPENMP) || LLMI_POOL
 /* the next task of a share, or one beyond its end */
 static size_t llmi_take(llmi_share *share) {
     size_t index;
-#if _OPENMP >= 201107
+#if LLMI_POOL
+    index = __atomic_load_n(&share->next, __ATOMIC_RELAXED);
+    if (index < share->end) index = __atomic_fetch_add(&share->next, 1, __ATOMIC_RELAXED);
+#elif _OPENMP >= 201107
     #pragma omp atomic read
     index = share->next;
     if (index < share->end) {
@@ -1515,31 +1799,48 @@ static size_t llmi_take(llmi_share *share) {
 #endif
     return index;
 }
-#endif
+
+typedef struct llmi_tasks {
+    llmi_task *task;
+    void *argument;
+    llmi_share *shares;
+    size_t n_shares;
+} llmi_tasks;
 
 /* A thread's share is the same consecutive tasks every time, so that rows which one op has left in
  * a core's cache are found there by the next. Whoever has finished takes from the others. */
+static void llmi_tasks_run(void *argument, int thread) {
+    const llmi_tasks *tasks = (const llmi_tasks *)argument;
+    size_t turn, index;
+    for (turn = 0; turn < tasks->n_shares; turn++) {
+        llmi_share *share = &tasks->shares[((size_t)thread + turn) % tasks->n_shares];
+        while ((index = llmi_take(share)) < share->end)
+            tasks->task(tasks->argument, index, thread);
+    }
+}
+#endif
+
 static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
                           void *argument) {
     size_t i;
-#ifdef _OPENMP
+#if defined(_OPENMP) || LLMI_POOL
     if (context->n_threads > 1 && n_tasks > 1) {
-        const size_t threads = (size_t)context->n_threads;
-        llmi_share *shares = context->shares;
-        for (i = 0; i < threads; i++) {
-            shares[i].next = i * n_tasks / threads;
-            shares[i].end = (i + 1) * n_tasks / threads;
-            shares[i].kept = LLMI_NOTHING;
+        llmi_tasks tasks;
+        tasks.task = task;
+        tasks.argument = argument;
+        tasks.shares = context->shares;
+        tasks.n_shares = (size_t)context->n_threads;
+        for (i = 0; i < tasks.n_shares; i++) {
+            tasks.shares[i].next = i * n_tasks / tasks.n_shares;
+            tasks.shares[i].end = (i + 1) * n_tasks / tasks.n_shares;
+            tasks.shares[i].kept = LLMI_NOTHING;
         }
+#if LLMI_POOL
+        llmi_pool_run(context->pool, llmi_tasks_run, &tasks);
+#else
         #pragma omp parallel num_threads(context->n_threads)
-        {
-            const int thread = omp_get_thread_num();
-            size_t turn, index;
-            for (turn = 0; turn < threads; turn++) {
-                llmi_share *share = &shares[((size_t)thread + turn) % threads];
-                while ((index = llmi_take(share)) < share->end) task(argument, index, thread);
-            }
-        }
+        llmi_tasks_run(&tasks, omp_get_thread_num());
+#endif
         return;
     }
 #endif
@@ -2271,7 +2572,7 @@ static void llmi_softmax_task(void *argument, size_t index, int thread) {
     for (r = index * LLMI_ROWS; r < end; r++) {
         float *y = job->y + r * job->width;
         const float *x = job->x + r * job->width;
-        const float sum = kernels->exp_sum(y, x, 1.0f, kernels->max(x, job->width), job->width);
+        const float sum = kernels->exp_sum(y, x, 1.0f, kernels->largest(x, job->width), job->width);
         kernels->affine(y, y, 1.0f / sum, 0.0f, job->width);
     }
 }
@@ -2758,7 +3059,7 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
                 const size_t valid = at < j0 ? 0 : llmi_min(keys, at + 1 - j0);
                 float *p = s.scores + r * LLMI_KEYS, *sums = s.sums + r * a->v_dim;
                 if (valid) {
-                    const float most = a->scale * kernels->max(p, valid);
+                    const float most = a->scale * kernels->largest(p, valid);
                     if (most > s.max[r]) {
                         const float shrink = expf(s.max[r] - most);
                         if (j0) kernels->affine(sums, sums, shrink, 0.0f, a->v_dim);
@@ -2883,7 +3184,7 @@ static void llmi_attention_few_task(void *argument, size_t index, int thread) {
     for (i = 0; i < n; i++) {
         float *scores = p + i * n_keys;
         sum[i] = kernels->exp_sum(scores, scores, a->scale,
-                                  a->scale * kernels->max(scores, n_keys), n_keys);
+                                  a->scale * kernels->largest(scores, n_keys), n_keys);
     }
     kernels->rows_axpy(n, a->v_dim, n_keys, p, n_keys,
                        a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out, a->v_dim);
@@ -3045,11 +3346,11 @@ static void llmi_cross_entropy_task(void *argument, size_t index, int thread) {
         if (target == LLM_IGNORE_INDEX) {
             if (dx) memset(dx, 0, job->vocab * sizeof(float));
             if (job->lse) {
-                const float most = kernels->max(x, job->vocab);
+                const float most = kernels->largest(x, job->vocab);
                 lse = most + logf(kernels->exp_sum(NULL, x, 1.0f, most, job->vocab));
             }
         } else {
-            const float most = kernels->max(x, job->vocab), at_target = x[target];
+            const float most = kernels->largest(x, job->vocab), at_target = x[target];
             float sum, mean = 0.0f;
             if (at_target == most) {
                 int32_t i = 0;
@@ -7380,7 +7681,7 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
     LLMI_TRY(llmi_check_tokens(history, (size_t)n_history, vocab_size, "sample: history", 0, err));
     penalised = n_history > 0 && p.repetition_penalty > 0.0f && p.repetition_penalty != 1.0f;
     if (p.temperature == 0.0f && !penalised) {
-        const float most = context->kernels->max(logits, V);
+        const float most = context->kernels->largest(logits, V);
         if (most >= -FLT_MAX && most <= FLT_MAX) {         /* else: the first was NaN, or worse */
             for (i = 0; logits[i] != most; i++) continue;
             *token = (int32_t)i;
@@ -14092,9 +14393,9 @@ static void FN(llmi_gelu_backward)(float *dx, float *y, const float *dy, const f
                                    int accumulate) {
     size_t i;
     for (i = 0; i < n; i += W) {
-        const V xv = MAX(SET1(-16.0f), LOAD(x + i, n - i)), near = MIN(SET1(16.0f), xv);
-        const V s = FN(llmi_gelu_gate)(near), g = MUL(near, s);
-        const V du = FMA(MUL(near, near), SET1(6.0f * 0.7978845608f * 0.044715f),
+        const V xv = MAX(SET1(-16.0f), LOAD(x + i, n - i)), inside = MIN(SET1(16.0f), xv);
+        const V s = FN(llmi_gelu_gate)(inside), g = MUL(inside, s);
+        const V du = FMA(MUL(inside, inside), SET1(6.0f * 0.7978845608f * 0.044715f),
                          SET1(2.0f * 0.7978845608f));
         const V slope = FMA(MUL(g, SUB(SET1(1.0f), s)), du, s);
         V d = MUL(LOAD(dy + i, n - i), slope);

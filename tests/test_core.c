@@ -246,7 +246,7 @@ TEST(core_kernel_tables) {
     CHECK(strcmp(kernels_at(0)->name, "scalar") == 0 && kernels_at(0)->w == 1);
     for (i = 0; i < n; i++) {
         const llmi_kernels *k = kernels_at(i);
-        CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum && k->max &&
+        CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum && k->largest &&
                       k->add && k->axpy && k->affine && k->exp_sum && k->softmax_backward &&
                       k->gelu && k->gelu_backward && k->swiglu && k->swiglu_backward && k->adamw &&
                       k->narrow && k->widen && k->norm && k->norm_backward &&
@@ -293,7 +293,10 @@ TEST(core_context_threads) {
         if (good[i] == 0) {
 #ifdef _OPENMP
             CHECK(context->n_threads == omp_get_max_threads());
-#else
+#elif LLMI_POOL && LLMI_POSIX
+            CHECK(context->n_threads >= 1 &&
+                  context->n_threads <= sysconf(_SC_NPROCESSORS_ONLN));
+#elif !LLMI_POOL
             CHECK(context->n_threads == 1);
 #endif
         }

@@ -596,27 +596,39 @@ TEST(session_every_allocation_fails) {
 }
 
 /* a model is read by several threads at once */
+typedef struct share_job {
+    const llm_model *model;
+    const int32_t *tokens;
+    float *got;
+    int failed[4];
+} share_job;
+static void share_task(void *argument, size_t index, int thread) {
+    share_job *job = (share_job *)argument;
+    (void)thread;
+    job->failed[index] = llm_model_logits(job->model, job->tokens, 2, 24,
+                                          job->got + index * 48 * 70, NULL) != LLM_OK;
+}
 TEST(model_threads_share) {
-#ifdef _OPENMP
+    llm_context *context = llm_context_create(4, NULL, NULL);
     const llm_config c = small_config(70, 24, 24, 2, 3);
     llm_model *model = shaken_model(&c, 11, 1, NULL);
     int32_t tokens[48];
     float *expected = new_floats(48 * 70), *got = new_floats(4 * 48 * 70);
-    int i, wrong = 0;
-    if (!model) return;
+    share_job job;
+    int i;
+    if (!model || !context) return;
     random_tokens(tokens, 48, 70, 4);
     CHECK(llm_model_logits(model, tokens, 2, 24, expected, NULL) == LLM_OK);
-    #pragma omp parallel for num_threads(4) schedule(static, 1) reduction(+ : wrong)
+    job.model = model;
+    job.tokens = tokens;
+    job.got = got;
+    llmi_parallel(context, 4, share_task, &job);
     for (i = 0; i < 4; i++)
-        wrong += llm_model_logits(model, tokens, 2, 24, got + i * 48 * 70, NULL) != LLM_OK;
-    CHECK(wrong == 0);
-    for (i = 0; i < 4; i++) CHECK(same_bits(got + i * 48 * 70, expected, 48 * 70));
+        CHECK(!job.failed[i] && same_bits(got + i * 48 * 70, expected, 48 * 70));
+    llm_context_free(context);
     llm_model_free(model);
     free(expected);
     free(got);
-#else
-    SKIP("compiled without OpenMP");
-#endif
 }
 
 /* rows do not see each other's sequence, nor later positions; any number of threads, the same

@@ -90,19 +90,28 @@ typedef struct heap {
 } heap;
 typedef struct heap_block { char *raw; size_t size; const void *owner; } heap_block;
 
+/* threads wait for each other here */
+#if defined(__GNUC__) && !defined(__TINYC__)
+static char heap_busy;
+static void heap_enter(void) {
+    while (__atomic_test_and_set(&heap_busy, __ATOMIC_ACQUIRE)) {}
+}
+static void heap_leave(void) { __atomic_clear(&heap_busy, __ATOMIC_RELEASE); }
+#else
+static void heap_enter(void) {}
+static void heap_leave(void) {}
+#endif
+
 static void *heap_allocate(size_t size, void *user) {
     heap *h = (heap *)user;
     heap_block block;
     char *memory;
     int fails;
-#ifdef _OPENMP
-    #pragma omp critical(heap)
-#endif
-    {
-        if (size > h->largest) h->largest = size;
-        fails = h->calls++ == h->fail_at || size > h->limit;
-        h->failed += fails;
-    }
+    heap_enter();
+    if (size > h->largest) h->largest = size;
+    fails = h->calls++ == h->fail_at || size > h->limit;
+    h->failed += fails;
+    heap_leave();
     block.raw = fails ? NULL : (char *)malloc(size + sizeof block + 64);
     if (!block.raw) return NULL;
     block.size = size;
@@ -110,27 +119,21 @@ static void *heap_allocate(size_t size, void *user) {
     memory = block.raw + sizeof block + 1 + size * 7 % 61;
     memcpy(memory - sizeof block, &block, sizeof block);
     memset(memory, 0xff, size);
-#ifdef _OPENMP
-    #pragma omp critical(heap)
-#endif
-    {
-        h->live++;
-        h->bytes += size;
-    }
+    heap_enter();
+    h->live++;
+    h->bytes += size;
+    heap_leave();
     return memory;
 }
 static void heap_release(void *memory, size_t size, void *user) {
     heap *h = (heap *)user;
     heap_block block;
     memcpy(&block, (char *)memory - sizeof block, sizeof block);
-#ifdef _OPENMP
-    #pragma omp critical(heap)
-#endif
-    {
-        h->wrong += block.owner != h || block.size != size;
-        h->live--;
-        h->bytes -= size;
-    }
+    heap_enter();
+    h->wrong += block.owner != h || block.size != size;
+    h->live--;
+    h->bytes -= size;
+    heap_leave();
     if (block.owner == h) free(block.raw);
 }
 static void heap_init(heap *h) {

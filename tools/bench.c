@@ -1,10 +1,10 @@
 /* bench.c -- how fast llm.h is here, against what this machine can do.
  *
- *     cc -O2 -fopenmp tools/bench.c -lm -o build/bench
+ *     cc -O2 tools/bench.c -lm -o build/bench
  *     build/bench                      all tables, about ten minutes on two cores
  *     build/bench --quick              fewer sizes and repetitions, about three minutes
  *     build/bench --only NAME,NAME     some of them: build/bench --help names them
- *     build/bench --threads N          default: what OpenMP says
+ *     build/bench --threads N          default: all cores
  * and, for tools/compare_torch.py, one figure in seconds per line:
  *     build/bench --step B T | --prefill N | --decode PROMPT N | --gemm ROWS
  *                 [--model NAME] [--precision f32|bf16|fp8] [--recompute] [--reps R | --serve]
@@ -278,17 +278,27 @@ static const struct {
 
 typedef struct peak_job { peak_loop *loop; long n; int threads; } peak_job;
 
-static void run_loop(void *argument) {
+/* a task for each of so many threads; every one takes its own at the same time as the others */
+static void each_thread(int threads, llmi_task *task, void *argument) {
+    static llm_context *context;
+    if (!context || context->n_threads != threads) {
+        llm_context_free(context);
+        context = llm_context_create(threads, NULL, NULL);
+        if (!context) exit(1);
+    }
+    llmi_parallel(context, (size_t)threads, task, argument);
+}
+
+static void loop_task(void *argument, size_t index, int thread) {
     const peak_job *job = (const peak_job *)argument;
     volatile float sink = 0.0f;
-#ifdef _OPENMP
-    #pragma omp parallel num_threads(job->threads)
-#endif
-    {
-        const float x = job->loop(job->n);
-        if (x == 12345.0f) sink = x;
-    }
+    const float x = job->loop(job->n);
+    (void)index; (void)thread;
+    if (x == 12345.0f) sink = x;
     (void)sink;
+}
+static void run_loop(void *argument) {
+    each_thread(((const peak_job *)argument)->threads, loop_task, argument);
 }
 
 typedef struct tile_job {
@@ -386,19 +396,17 @@ static float read_part(const float *x, size_t n, int streams) {
     return sum[0] + sum[31];
 #endif
 }
-static void run_read(void *argument) {
+static void read_task(void *argument, size_t index, int thread) {
     const read_job *job = (const read_job *)argument;
+    const size_t part = job->n / (size_t)job->threads;
+    const float x = read_part(job->x + part * index, part, job->streams);
     volatile float sink = 0.0f;
-    int t;
-#ifdef _OPENMP
-    #pragma omp parallel for num_threads(job->threads) schedule(static, 1)
-#endif
-    for (t = 0; t < job->threads; t++) {
-        const size_t part = job->n / (size_t)job->threads;
-        const float x = read_part(job->x + part * (size_t)t, part, job->streams);
-        if (x == 12345.0f) sink = x;
-    }
+    (void)thread;
+    if (x == 12345.0f) sink = x;
     (void)sink;
+}
+static void run_read(void *argument) {
+    each_thread(((const read_job *)argument)->threads, read_task, argument);
 }
 static void table_bandwidth(void) {
     const size_t n = (size_t)1 << 27;              /* 512 MiB: as much as GPT-2 124M has weights */
@@ -1334,11 +1342,7 @@ int main(int argc, char **argv) {
         } else return usage(stderr, argv[0]);
     }
     if (which < 0) return usage(stderr, argv[0]);
-#ifdef _OPENMP
-    if (n_threads < 1) n_threads = omp_get_max_threads();
-#else
-    n_threads = 1;
-#endif
+    n_threads = llmi_thread_count(n_threads);
     if (mode && !strcmp(mode, "--gemm")) return serve(seconds_of_products, &a, reps, from_stdin);
     if (mode) {
         llm_config config;

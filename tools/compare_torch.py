@@ -8,7 +8,7 @@ with --arch a DeepSeek-V3: `deepseek`, dense, of 68 million parameters, or `moe`
     tools/compare_torch.py --precision bf16     training steps, PyTorch's under autocast
     tools/compare_torch.py --mtp        a step with an MTP module by one without: llm.h alone
 
-Builds tools/bench.c with plain `cc -O2 -fopenmp`. Each side is a process of its own that waits for
+Builds tools/bench.c with plain `cc -O2`. Each side is a process of its own that waits for
 its turn; the turns alternate, so that what else happens on the machine meets both. PyTorch runs
 eagerly, with transformers' models (dropout 0), AdamW, clipping, zero_grad(set_to_none=True). Of its
 ways to do attention, experts and AdamW those are taken that a short trial before finds fastest here;
@@ -336,7 +336,7 @@ def main():
 
     os.makedirs(os.path.dirname(BENCH), exist_ok=True)
     source = os.path.join(ROOT, "tools", "bench.c")
-    build = [options.cc, "-O2", "-fopenmp", source, "-lm", "-o", BENCH]
+    build = [options.cc, "-O2", source, "-lm", "-o", BENCH]
     print(" ".join(build), flush=True)
     subprocess.run(build, check=True)
     if options.mtp:

@@ -1,6 +1,6 @@
 /* curves.c -- trains one small model on a text, character by character, and logs its losses.
  *
- *     cc -O2 -fopenmp tools/curves.c -lm -o build/curves
+ *     cc -O2 tools/curves.c -lm -o build/curves
  *     build/curves --text shakespeare.txt --log f32.csv          (--help lists the options)
  *
  * The first part of the text is trained on, the rest is for validation. Step s = 0, 1, ... takes B
@@ -42,7 +42,7 @@ static struct { const char *name, *value, *about; } options[N_OPTIONS] = {
     {"--eval", "250", "steps between validations; there is always one at the end"},
     {"--windows", "0", "of a validation, spread evenly; 0 = all of that part, side by side"},
     {"--log", "", "file for the losses"},
-    {"--threads", "0", "0 = what OpenMP says"},
+    {"--threads", "0", "0 = all cores"},
 };
 static int bytes, recompute, serve;
 

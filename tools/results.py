@@ -15,7 +15,7 @@ nanogpt  nanoGPT's recipe for a CPU: Tiny Shakespeare by character, 4 layers of 
 
 Writes results.txt (what is printed), a CSV file per run, and curves.png and .svg. Exit status 1 if
 a bound is missed. The text is Tiny Shakespeare where it is found, else llm.h, for the curves only.
-Builds tools/bench.c and tools/curves.c with plain `cc -O2 -fopenmp`.
+Builds tools/bench.c and tools/curves.c with plain `cc -O2`.
 """
 
 import argparse
@@ -410,7 +410,7 @@ def main():
     for name in ("bench", "curves"):
         program = os.path.join(ROOT, "build", name)
         source = os.path.join(ROOT, "tools", f"{name}.c")
-        build = [options.cc, "-O2", "-fopenmp", source, "-lm", "-o", program]
+        build = [options.cc, "-O2", source, "-lm", "-o", program]
         print(" ".join(build), flush=True)
         subprocess.run(build, check=True)
         setattr(options, name, program)

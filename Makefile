@@ -7,6 +7,7 @@
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
 #              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
 #              needs matplotlib or torch where they are missing
+# make coverage  what the tests run of llm.h, and what they do not; needs clang, llvm, Python
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
@@ -76,7 +77,11 @@ results:
 	@if $(PYTHON) -c "" 2>/dev/null; then CC="$(CC)" $(PYTHON) tools/results.py; \
 	else echo "skipped: no $(PYTHON)"; fi
 
+coverage:
+	@if $(PYTHON) -c "" 2>/dev/null; then $(PYTHON) tools/coverage.py; \
+	else echo "skipped: no $(PYTHON)"; fi
+
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf test-mpi bench results clean
+.PHONY: all run test test-hf test-mpi bench results coverage clean

@@ -8,6 +8,8 @@
 #              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
 #              needs matplotlib or torch where they are missing
 # make coverage  what the tests run of llm.h, and what they do not; needs clang, llvm, Python
+# make mutate  which of 120 single faults in llm.h the tests notice: an hour, and it goes on where
+#              it was stopped; needs Python
 # make bench   how fast this machine is, and how fast llm.h is on it
 # make clean
 #
@@ -77,6 +79,9 @@ results:
 	@if $(PYTHON) -c "" 2>/dev/null; then CC="$(CC)" $(PYTHON) tools/results.py; \
 	else echo "skipped: no $(PYTHON)"; fi
 
+mutate:
+	CC="$(CC)" $(PYTHON) tools/mutate.py
+
 coverage:
 	@if $(PYTHON) -c "" 2>/dev/null; then $(PYTHON) tools/coverage.py; \
 	else echo "skipped: no $(PYTHON)"; fi
@@ -84,4 +89,4 @@ coverage:
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf test-mpi bench results coverage clean
+.PHONY: all run test test-hf test-mpi bench results mutate coverage clean

@@ -1,4 +1,5 @@
-/* build/tests [-v] [FILTER]: all tests, or those whose name contains FILTER; -v names each one.
+/* build/tests [-v] [-x] [FILTER]: all tests, or those whose name contains FILTER; -v names each one,
+ * -x stops at the first check that fails.
  * One translation unit, so that the tests see what is static in llm.h. Run it in the project's root:
  * the goldens are read from tests/data. */
 
@@ -48,9 +49,10 @@ int main(int argc, char **argv) {
     int i;
     for (i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "-v")) test_state.verbose = 1;
+        else if (!strcmp(argv[i], "-x")) test_state.stop = 1;
         else if (argv[i][0] != '-' && !test_state.filter) test_state.filter = argv[i];
         else {
-            fprintf(stderr, "usage: %s [-v] [FILTER]\n", argv[0]);
+            fprintf(stderr, "usage: %s [-v] [-x] [FILTER]\n", argv[0]);
             return 2;
         }
     }

@@ -8,11 +8,13 @@
 #define TEST_H
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct {
     const char *filter;             /* run only tests whose name contains it; NULL = all     */
     int verbose;                    /* name every test before it runs                        */
+    int stop;                       /* at the first check that fails                         */
     int passed, failed, skipped;    /* tests                                                 */
     int checks, failures, skips;    /* of the test that runs now                             */
     const char *name;               /* its name                                              */
@@ -44,6 +46,7 @@ static void test_check(int ok, const char *file, int line, const char *format, .
         va_end(arguments);
         printf("\n");
     }
+    if (test_state.stop) exit(1);
 }
 
 static void test_skip(const char *reason) {

@@ -7,6 +7,7 @@
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
 #              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
 #              needs matplotlib or torch where they are missing
+# make fuzz    SECONDS=60 in all of hostile input for every loader; needs clang with libFuzzer
 # make coverage  what the tests run of llm.h, and what they do not; needs clang, llvm, Python
 # make mutate  which of 120 single faults in llm.h the tests notice: an hour, and it goes on where
 #              it was stopped; needs Python
@@ -79,6 +80,10 @@ results:
 	@if $(PYTHON) -c "" 2>/dev/null; then CC="$(CC)" $(PYTHON) tools/results.py; \
 	else echo "skipped: no $(PYTHON)"; fi
 
+SECONDS ?= 60
+fuzz:
+	sh tests/fuzz.sh $(SECONDS)
+
 mutate:
 	CC="$(CC)" $(PYTHON) tools/mutate.py
 
@@ -89,4 +94,4 @@ coverage:
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf test-mpi bench results mutate coverage clean
+.PHONY: all run test test-hf test-mpi bench results fuzz mutate coverage clean

@@ -37,6 +37,7 @@ static void default_release(void *memory);
 #include "test_bpe.c"
 #include "test_files.c"
 #include "test_data.c"
+#include "test_fuzz.c"
 
 /* what llm.h took, it has given back */
 TEST(default_heap_is_empty) {
@@ -45,6 +46,7 @@ TEST(default_heap_is_empty) {
 }
 static void run_heap(void) { RUN(default_heap_is_empty); }
 
+#ifndef LLM_FUZZ                       /* libFuzzer has its own */
 int main(int argc, char **argv) {
     int i;
     for (i = 1; i < argc; i++) {
@@ -72,6 +74,8 @@ int main(int argc, char **argv) {
     test_file("bpe", run_bpe);
     test_file("files", run_files);
     test_file("data", run_data);
+    test_file("fuzz", run_fuzz);
     test_file("heap", run_heap);
     return test_summary();
 }
+#endif

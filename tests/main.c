@@ -37,6 +37,7 @@ static void default_release(void *memory);
 #include "test_bpe.c"
 #include "test_files.c"
 #include "test_data.c"
+#include "test_refused.c"
 #include "test_fuzz.c"
 
 /* what llm.h took, it has given back */
@@ -74,6 +75,7 @@ int main(int argc, char **argv) {
     test_file("bpe", run_bpe);
     test_file("files", run_files);
     test_file("data", run_data);
+    test_file("refused", run_refused);
     test_file("fuzz", run_fuzz);
     test_file("heap", run_heap);
     return test_summary();

@@ -279,8 +279,320 @@ TEST(refused_null_in_parts) {
     llm_context_free(context);
 }
 
+/* ---- values ---------------------------------------------------------------------------------- */
+/* one field of a struct; the message names it */
+typedef struct refused_value {
+    size_t offset;
+    int is_float;
+    double value;
+    const char *word;
+} refused_value;
+#define WHOLE(type, field, value)                                                                  \
+  { offsetof(type, field), 0, value, #field }
+#define REAL(type, field, value)                                                                   \
+  { offsetof(type, field), 1, value, #field }
+
+static void refused_set(void *object, const refused_value *v) {
+    const int whole = v->is_float ? 0 : (int)v->value;
+    const float real = (float)v->value;
+    memcpy((char *)object + v->offset, v->is_float ? (const void *)&real : (const void *)&whole, 4);
+}
+static llm_config refused_deepseek(void) {
+    llm_config c = part_config(1, 1);
+    c.arch = LLM_ARCH_DEEPSEEK_V3;
+    c.vocab_size = 11;
+    c.max_seq_len = 8;
+    c.n_layers = 2;
+    c.mtp_depth = 2;
+    return c;
+}
+
+TEST(refused_configurations) {
+    static const refused_value deepseek[] = {WHOLE(llm_config, n_heads, -1),
+                                             WHOLE(llm_config, n_heads, 65537),
+                                             WHOLE(llm_config, q_lora_rank, -1),
+                                             WHOLE(llm_config, kv_lora_rank, 0),
+                                             WHOLE(llm_config, qk_nope_head_dim, 0),
+                                             WHOLE(llm_config, v_head_dim, 8193),
+                                             WHOLE(llm_config, qk_rope_head_dim, 0),
+                                             WHOLE(llm_config, qk_rope_head_dim, 5),
+                                             WHOLE(llm_config, mtp_depth, 5),
+                                             WHOLE(llm_config, mtp_depth, -1),
+                                             WHOLE(llm_config, n_routed_experts, -1),
+                                             WHOLE(llm_config, moe_d_ffn, 0),
+                                             WHOLE(llm_config, n_shared_experts, -1),
+                                             WHOLE(llm_config, first_k_dense, 3),
+                                             WHOLE(llm_config, n_group, 7),
+                                             WHOLE(llm_config, n_group, 4),
+                                             WHOLE(llm_config, n_group, 6),
+                                             WHOLE(llm_config, topk_group, 3),
+                                             WHOLE(llm_config, num_experts_per_tok, 0),
+                                             WHOLE(llm_config, num_experts_per_tok, 4),
+                                             REAL(llm_config, routed_scaling_factor, -1.0),
+                                             REAL(llm_config, routed_scaling_factor, HUGE_VAL),
+                                             REAL(llm_config, rope_theta, 1.0),
+                                             REAL(llm_config, rope_theta, HUGE_VAL),
+                                             REAL(llm_config, yarn_factor, -1.0),
+                                             REAL(llm_config, yarn_mscale, -1.0),
+                                             REAL(llm_config, yarn_mscale_all_dim, HUGE_VAL),
+                                             REAL(llm_config, yarn_beta_fast, -1.0),
+                                             REAL(llm_config, yarn_beta_slow, -1.0),
+                                             REAL(llm_config, norm_eps, 1.0),
+                                             REAL(llm_config, attn_pdrop, 1.0)};
+    static const refused_value gpt2[] = {
+        WHOLE(llm_config, n_routed_experts, 4), WHOLE(llm_config, mtp_depth, 1),
+        WHOLE(llm_config, kv_lora_rank, 4), WHOLE(llm_config, q_lora_rank, 4),
+        REAL(llm_config, yarn_factor, 2.0)};
+    llm_config c = refused_deepseek();
+    llm_error err;
+    size_t i;
+    CHECK(llm_config_validate(&c, NULL) == LLM_OK);
+    for (i = 0; i < sizeof deepseek / sizeof deepseek[0]; i++) {
+        c = refused_deepseek();
+        c.yarn_factor = 4.0f; /* so that YaRN's other fields count */
+        c.yarn_original_max_seq_len = 4;
+        refused_set(&c, &deepseek[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), deepseek[i].word);
+        CHECK(llm_config_param_count(&c) == 0 && llm_config_active_param_count(&c) == 0);
+    }
+    c = refused_deepseek();
+    c.yarn_factor = 4.0f;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "yarn_original_max_seq_len 0");
+    c = refused_deepseek();
+    c.max_seq_len = 2;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "mtp_depth 2", "max_seq_len 2");
+    for (i = 0; i < sizeof gpt2 / sizeof gpt2[0]; i++) {
+        c = small_config(11, 8, 8, 2, 2);
+        refused_set(&c, &gpt2[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), gpt2[i].word);
+    }
+    c = small_config(INT_MAX - 16, 1 << 24, 1 << 20, 10000, 1);
+    c.d_ffn = 1 << 24;
+    if (sizeof(size_t) == 4)
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "address space");
+    else
+        CHECK(llm_config_validate(&c, NULL) == LLM_OK);
+    c = refused_deepseek(); /* 10,000 layers of 65,536 experts of 3 x 2^44 weights */
+    c.d_model = 1 << 20;
+    c.n_layers = 10000;
+    c.n_routed_experts = 65536;
+    c.moe_d_ffn = 1 << 24;
+    c.n_shared_experts = 0;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "address space", "d_model 1048576");
+    CHECK(llm_config_mtp_param_count(&c) == 0);
+    c = small_config(11, 8, 8, 2,
+                     2); /* values: 2 for keys and values, of 2 layers, 8 wide, 8 long */
+    CHECK(llm_config_cache_bytes(&c, 0, LLM_F32) == 2 * 2 * 8 * 8 * 4);
+    CHECK(llm_config_cache_bytes(&c, 0, LLM_BF16) == 2 * 2 * 8 * 8 * 2);
+    CHECK(llm_config_cache_bytes(&c, 5, LLM_F16) == 2 * 2 * 8 * 5 * 2);
+    CHECK(llm_config_cache_bytes(&c, -1, LLM_F32) == 0 &&
+          llm_config_cache_bytes(&c, 0, LLM_I32) == 0);
+    c.n_layers = 0;
+    CHECK(llm_config_cache_bytes(&c, 0, LLM_F32) == 0);
+}
+
+TEST(refused_trainings) {
+    static const refused_value values[] = {WHOLE(llm_train_desc, warmup_steps, -1),
+                                           REAL(llm_train_desc, mtp_lambda, -2.0),
+                                           REAL(llm_train_desc, mtp_lambda, 2e6),
+                                           REAL(llm_train_desc, router_bias_speed, -2.0),
+                                           REAL(llm_train_desc, router_aux_alpha, HUGE_VAL),
+                                           WHOLE(llm_train_desc, seq_len, 2)};
+    const llm_config c = refused_deepseek();
+    llm_model *model = shaken_model(&c, 1, 1, NULL);
+    llm_train_desc d = train_desc(1, 8, 1);
+    llm_trainer *trainer;
+    llm_memory memory;
+    llm_error err;
+    size_t i, count = 7;
+    CHECK(llm_train_memory(&c, &d, &memory, NULL) == LLM_OK);
+    for (i = 0; i < sizeof values / sizeof values[0]; i++) {
+        d = train_desc(1, 8, 1);
+        refused_set(&d, &values[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_train_memory(&c, &d, &memory, &err), values[i].word);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), values[i].word);
+    }
+    CHECK(llm_learning_rate(NULL, 3) == 0.0f);
+    CHECK(!llm_trainer_gradients(NULL, &count) && count == 0);
+    count = 7;
+    CHECK(!llm_trainer_weights(NULL, &count) && count == 0);
+    count = 7;
+    CHECK(!llm_trainer_user_data(NULL, &count) && count == 0);
+    CHECK(llm_trainer_gradient_square_sum(NULL, 0, 1) == 0.0);
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_set_user_data(NULL, "a", 1, &err), "NULL");
+    d = train_desc(1, 8, 1);
+    d.router_bias_speed = LLM_OFF;
+    trainer = llm_trainer_create(model, &d, &err);
+    CHECK(trainer);
+    if (trainer) {
+        const int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+        int biases = 0;
+        (void)llm_trainer_weights(trainer, &count);
+        CHECK(llm_trainer_step(trainer, tokens, tokens, NULL, &err) == LLM_OK);
+        for (i = 0; i < llm_model_tensor_count(model);
+             i++) { /* nothing moves the routers' biases */
+            const llm_tensor t = llm_model_tensor(model, i);
+            llm_tensor fresh;
+            llm_model *same;
+            if (!strstr(t.name, "e_score_correction_bias")) continue;
+            biases++;
+            same = shaken_model(&c, 1, 1, NULL);
+            fresh = llm_model_tensor(same, i);
+            CHECK(!memcmp(fresh.data, t.data, tensor_size(&t) * sizeof(float)));
+            llm_model_free(same);
+        }
+        CHECK(biases > 0);
+        CHECK(llm_trainer_forward(trainer, tokens, tokens, NULL, NULL) == LLM_OK);
+        CHECK(llm_trainer_backward(trainer, NULL) == LLM_OK);
+        CHECK(llm_trainer_gradient_square_sum(trainer, 0, count) > 0.0);
+        CHECK(llm_trainer_gradient_square_sum(trainer, count, 0) == 0.0);
+        CHECK(llm_trainer_gradient_square_sum(trainer, 0, count + 1) == 0.0);
+        CHECK(llm_trainer_gradient_square_sum(trainer, count + 1, 0) == 0.0);
+        CHECK(llm_trainer_set_user_data(trainer, "abc", 4, NULL) == LLM_OK);
+        CHECK(!strcmp((const char *)llm_trainer_user_data(trainer, &count), "abc") && count == 4);
+        CHECK(llm_trainer_set_user_data(trainer, NULL, 0, NULL) == LLM_OK);
+        (void)llm_trainer_user_data(trainer, &count);
+        CHECK(count == 0);
+        REFUSED(LLM_ERR_ARGUMENT, llm_trainer_set_user_data(trainer, NULL, 1, &err), "NULL");
+    }
+    llm_trainer_free(trainer);
+    llm_model_free(model);
+}
+
+TEST(refused_slices) { /* of a shard that begins behind them */
+    const llm_config c = small_config(11, 8, 8, 1, 2);
+    const int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    llm_model *model = shaken_model(&c, 1, 1, NULL);
+    llm_train_desc d = train_desc(1, 8, 1);
+    llm_trainer *trainer;
+    llm_error err;
+    d.shard_first = 64;
+    d.shard_count = 64;
+    trainer = llm_trainer_create(model, &d, &err);
+    CHECK(trainer && llm_trainer_forward(trainer, tokens, tokens, NULL, NULL) == LLM_OK);
+    CHECK(llm_trainer_backward(trainer, NULL) == LLM_OK);
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(trainer, 63, 1, 1.0, NULL, &err), "63");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(trainer, 129, 0, 1.0, NULL, &err), "129");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(trainer, 64, 65, 1.0, NULL, &err), "64");
+    CHECK(llm_trainer_update_range(trainer, 64, 64, 1.0, NULL, &err) == LLM_OK);
+    llm_trainer_free(trainer);
+    llm_model_free(model);
+}
+
+TEST(refused_dims_of_ops) {
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    llm_config c = part_config(1, 1);
+    float x[64] = {0}, y[64] = {0}, lse[8] = {0}, *logits[1], *rows[1], loss = 7.0f,
+          parts[1] = {7.0f}, dloss = 3.0f;
+    float *none[1] = {NULL};
+    const float *weights[64] = {NULL};
+    const int32_t targets[4] = {1, 2, 0, 1};
+    int32_t positions[2] = {3, -1};
+    llm_error err;
+    int i;
+    logits[0] = x;
+    rows[0] = lse;
+    c.rope_theta = 10000.0f;
+    /* rope: widths are 4, one head; nothing is done where there is nothing to do */
+    y[0] = 9.0f;
+    CHECK(llm_rope_forward(context, y, x, NULL, &c, 0, 1, 1, &err) == LLM_OK && y[0] == 9.0f);
+    CHECK(llm_rope_forward(context, y, x, NULL, &c, 2, 1, 0, &err) == LLM_OK && y[0] == 9.0f);
+    REFUSED(LLM_ERR_ARGUMENT, llm_rope_forward(context, y, x, NULL, &c, 2, 0, 1, &err), "T 0");
+    REFUSED(LLM_ERR_ARGUMENT, llm_rope_forward(context, y, x, NULL, &c, 3, 2, 1, &err), "rows 3",
+            "T 2");
+    REFUSED(LLM_ERR_ARGUMENT, llm_rope_forward(context, y, x, positions, &c, 2, 1, 1, &err), "-1",
+            "row 1");
+    c.qk_rope_head_dim = 0;
+    REFUSED(LLM_ERR_ARGUMENT, llm_rope_forward(context, y, x, NULL, &c, 2, 1, 1, &err),
+            "qk_rope_head_dim");
+    CHECK(y[0] == 9.0f);
+    /* MTP loss */
+#define MTP(b, t, v, depth)                                                                        \
+  (context, &loss, parts, rows, (const float *const *)logits, targets, b, t, v, depth, 0.3f, 0.0f, \
+   &err)
+    CHECK(llm_mtp_loss_forward MTP(1, 4, 8, 0) == LLM_OK);
+    CHECK(fabs((double)loss - log(8.0)) < 1e-6 && parts[0] == loss);
+    loss = 7.0f;
+    REFUSED(LLM_ERR_ARGUMENT, llm_mtp_loss_forward MTP(0, 4, 8, 0), "B 0");
+    REFUSED(LLM_ERR_ARGUMENT, llm_mtp_loss_forward MTP(1, 0, 8, 0), "T 0");
+    REFUSED(LLM_ERR_ARGUMENT, llm_mtp_loss_forward MTP(1, 4, 8, 4), "depth 4", "3");
+    REFUSED(LLM_ERR_ARGUMENT, llm_mtp_loss_forward MTP(1, 4, 8, -1), "depth -1");
+    CHECK(loss == 7.0f);
+#undef MTP
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_mtp_loss_forward(context, NULL, parts, rows, (const float *const *)logits, targets,
+                                 1, 4, 8, 0, 0.3f, 0.0f, &err),
+            "loss is NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_mtp_loss_forward(context, &loss, parts, none, (const float *const *)logits, targets,
+                                 1, 4, 8, 0, 0.3f, 0.0f, &err),
+            "0 is NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_mtp_loss_forward(context, &loss, parts, rows, (const float *const *)none, targets,
+                                 1, 4, 8, 0, 0.3f, 0.0f, &err),
+            "0 is NULL");
+    for (i = 0; i < 4; i++)
+        REFUSED(LLM_ERR_ARGUMENT,
+                llm_mtp_loss_forward(i == 0 ? NULL : context, &loss, parts, i == 1 ? NULL : rows,
+                                     i == 2 ? NULL : (const float *const *)logits,
+                                     i == 3 ? NULL : targets, 1, 4, 8, 0, 0.3f, 0.0f, &err),
+                "NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_mtp_loss_backward(context, NULL, NULL, (const float *const *)rows,
+                                  (const float *const *)logits, targets, 1, 4, 8, 0, 0.3f, 0.0f,
+                                  &err),
+            "dlogits is NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_mtp_loss_backward(context, logits, NULL, (const float *const *)rows,
+                                  (const float *const *)logits, NULL, 1, 4, 8, 0, 0.3f, 0.0f, &err),
+            "NULL");
+    CHECK(llm_mtp_loss_backward(context, none, NULL, (const float *const *)rows,
+                                (const float *const *)logits, targets, 1, 4, 8, 0, 0.3f, 0.0f,
+                                &err) == LLM_OK); /* no gradient is wanted */
+    for (i = 0; i < 4; i++) lse[i] = logf(8.0f);
+    memset(y, 0, sizeof y);
+    none[0] = y; /* dloss (softmax - onehot) / 4 */
+    CHECK(llm_mtp_loss_backward(context, none, &dloss, (const float *const *)rows,
+                                (const float *const *)logits, targets, 1, 4, 8, 0, 0.3f, 0.0f,
+                                &err) == LLM_OK);
+    CHECK(fabs((double)y[0] - 3.0 / 8.0 / 4.0) < 1e-6 &&
+          fabs((double)y[1] - 3.0 * (1.0 / 8.0 - 1.0) / 4.0) < 1e-6);
+    /* parts */
+    c = part_config(1, 1);
+    CHECK(llm_part_tensor(LLM_MLA, NULL, 0, NULL).n_dims == 0);
+    CHECK(llm_part_tensor((llm_part)(LLM_MTP_MODULE + 1), &c, 0, NULL).n_dims == 0);
+    CHECK(llm_part_tensor(LLM_MLA, &c, 0, NULL).n_dims > 0);
+    CHECK(llm_part_saved_bytes(LLM_MLA, &c, 1, 1) > 0);
+    CHECK(llm_part_saved_bytes(LLM_MLA, &c, 0, 1) == 0 &&
+          llm_part_saved_bytes(LLM_MLA, &c, 1, 0) == 0);
+    CHECK(llm_part_saved_bytes(LLM_MLA, &c, INT_MAX, 2) == 0);
+    CHECK(llm_part_saved_bytes((llm_part)-1, &c, 1, 1) == 0);
+    REFUSED(LLM_ERR_ARGUMENT, llm_mla_forward(context, y, lse, x, weights, &c, 0, 2, &err),
+            "part: B");
+    REFUSED(LLM_ERR_ARGUMENT, llm_mla_forward(context, y, lse, x, weights, &c, 2, INT_MAX, &err),
+            "part: T");
+    REFUSED(LLM_ERR_ARGUMENT, llm_mla_forward(context, y, lse, x, weights, &c, 1, 2, &err),
+            "weight 0 of");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_router_forward(context, y, positions, NULL, x, x, x, x, &c, -1, &err),
+            "router: rows");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_router_backward(context, y, NULL, x, x, positions, x, x, &c, -1, &err),
+            "router: rows");
+    c.n_routed_experts = 0;
+    CHECK(llm_part_saved_bytes(LLM_MOE, &c, 1, 1) == 0);
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_router_forward(context, y, positions, NULL, x, x, x, x, &c, 1, &err),
+            "n_routed_experts 0");
+    llm_context_free(context);
+}
+
 static void run_refused(void) {
     RUN(refused_null_in_ops);
     RUN(refused_null_in_norms_backward);
     RUN(refused_null_in_parts);
+    RUN(refused_configurations);
+    RUN(refused_trainings);
+    RUN(refused_slices);
+    RUN(refused_dims_of_ops);
 }

@@ -37,8 +37,8 @@ static void default_release(void *memory);
 #include "test_bpe.c"
 #include "test_files.c"
 #include "test_data.c"
-#include "test_refused.c"
 #include "test_fuzz.c"
+#include "test_refused.c"
 
 /* what llm.h took, it has given back */
 TEST(default_heap_is_empty) {

@@ -587,6 +587,250 @@ TEST(refused_dims_of_ops) {
     llm_context_free(context);
 }
 
+/* ---- files ----------------------------------------------------------------------------------- */
+TEST(refused_tokenizers) {
+#define REFUSED_DOC(model, more)                                                                   \
+  "{\"pre_tokenizer\": " BPE_LEVEL                                                                 \
+  ", \"decoder\": {\"type\": \"ByteLevel\"}, \"model\": " model more "}"
+#define REFUSED_ADDED(token) REFUSED_DOC("{\"vocab\": {}}", ", \"added_tokens\": [" token "]")
+#define REFUSED_SPLIT BPE_SPLIT(BPE_NUMBERS, "Isolated", "false") ", "
+    static const struct {
+        const char *text;
+        llm_result code;
+        const char *word;
+    } whole[] = {
+        {"[]", LLM_ERR_FORMAT, "not an object"},
+        {"{}", LLM_ERR_UNSUPPORTED, "pre_tokenizer is missing"},
+        {REFUSED_DOC("3", ""), LLM_ERR_UNSUPPORTED, "model is 3"},
+        {REFUSED_DOC("{\"vocab\": []}", ""), LLM_ERR_FORMAT, "vocab is not an object"},
+        {REFUSED_DOC("{}", ""), LLM_ERR_FORMAT, "vocab is not an object"},
+        {REFUSED_DOC("{\"vocab\": {}}", ""), LLM_ERR_FORMAT, "merges is not an array"},
+        {REFUSED_DOC("{\"vocab\": {}, \"merges\": {}}", ""), LLM_ERR_FORMAT,
+         "merges is not an array"},
+        {REFUSED_DOC("{\"vocab\": {}, \"merges\": [3]}", ""), LLM_ERR_FORMAT,
+         "merge 0 is not two strings"},
+        {REFUSED_DOC("{\"vocab\": {}, \"merges\": [[1, \"a\"]]}", ""), LLM_ERR_FORMAT,
+         "merge 0 is not two strings"},
+        {REFUSED_DOC("{\"vocab\": {}}", ", \"added_tokens\": {}"), LLM_ERR_FORMAT,
+         "added_tokens is not an array"},
+        {REFUSED_ADDED("3"), LLM_ERR_UNSUPPORTED, "added_tokens is 3"},
+        {REFUSED_ADDED("{\"id\": 0}"), LLM_ERR_FORMAT, "added token 0 has no content"},
+        {REFUSED_ADDED("{\"id\": 0, \"content\": 3}"), LLM_ERR_FORMAT,
+         "added token 0 has no content"},
+        {REFUSED_ADDED("{\"id\": -1, \"content\": \"a\"}"), LLM_ERR_FORMAT, "added token 0: id"},
+        {REFUSED_ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 1, \"content\": \"a\"}"),
+         LLM_ERR_FORMAT, "added token 1 has been given before"}};
+    static const struct {
+        const char *old, *fresh;
+        llm_result code;
+        const char *word;
+    } cases[] = {
+        {"\"version\": \"1.0\",", "", LLM_OK, ""},
+        {"\"normalizer\": null,", "", LLM_OK, ""},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": {}}",
+         LLM_ERR_UNSUPPORTED, "normalizer"},
+        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Other\", \"normalizers\": []}",
+         LLM_ERR_UNSUPPORTED, "normalizer"},
+#define REFUSED_POST                                                                               \
+  "\"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "                    \
+  "\"trim_offsets\": false, \"use_regex\": true}"
+        {REFUSED_POST, "\"post_processor\": null", LLM_OK, ""},
+        {REFUSED_POST ",", "", LLM_OK, ""},
+        {BPE_LEVEL, "{\"type\": \"Sequence\"}", LLM_ERR_UNSUPPORTED, "pretokenizers is missing"},
+        {BPE_LEVEL, "{\"type\": \"Sequence\", \"pretokenizers\": {}}", LLM_ERR_UNSUPPORTED,
+         "pretokenizers is {}"},
+        {BPE_LEVEL,
+         BPE_LIST("{\"type\": \"Split\", \"pattern\": {" BPE_NUMBERS
+                  "}, \"invert\": false}, " BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "behavior is missing"},
+        {BPE_LEVEL,
+         BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT
+                  "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}"),
+         LLM_OK, ""},
+        {BPE_LEVEL, BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pre_tokenizer"},
+        {BPE_LEVEL,
+         BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL),
+         LLM_ERR_UNSUPPORTED, "pre_tokenizer"}};
+    llm_error err;
+    size_t i;
+    for (i = 0; i < sizeof whole / sizeof whole[0]; i++)
+        NOT_MADE(whole[i].code,
+                 llm_tokenizer_load_memory(whole[i].text, strlen(whole[i].text), NULL, &err),
+                 whole[i].word);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t size;
+        char *json = bpe_json(cases[i].old, cases[i].fresh, &size);
+        llm_tokenizer *t;
+        memset(&err, 0, sizeof err);
+        t = llm_tokenizer_load_memory(json, size, NULL, &err);
+        CHECK_MSG((t ? LLM_OK : err.code) == cases[i].code &&
+                      (t || strstr(err.message, cases[i].word)),
+                  "%s: %s", cases[i].fresh, err.message);
+        llm_tokenizer_free(t);
+        free(json);
+    }
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_tokenizer_load_memory(NULL, 1, NULL, &err), "NULL");
+    NOT_MADE(LLM_ERR_FORMAT, llm_tokenizer_load_memory(NULL, 0, NULL, &err), "tokenizer.json");
+}
+
+TEST(refused_by_tokenizers) {
+    llm_tokenizer *t = llm_tokenizer_train("abab", 4, 260, NULL, NULL);
+    char path[5000], text[8];
+    int32_t ids[4] = {0};
+    size_t count = 7;
+    llm_error err;
+    CHECK(t);
+    memset(path, 'a', sizeof path);
+    memcpy(path + sizeof path - 6, ".json", 6);
+    CHECK(llm_tokenizer_vocab_size(NULL) == 0 && llm_tokenizer_token(NULL, "a", 1) == -1);
+    CHECK(llm_tokenizer_token(t, NULL, 1) == -1 && llm_tokenizer_token(t, NULL, 0) == -1);
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_decode(NULL, ids, 1, text, 8, &count, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_decode(t, NULL, 1, text, 8, &count, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_decode(t, ids, 1, NULL, 8, &count, &err), "NULL");
+    CHECK(llm_tokenizer_decode(t, NULL, 0, text, 8, &count, &err) == LLM_OK && count == 0);
+    CHECK(llm_tokenizer_encode(t, NULL, 0, 1, ids, 4, &count, &err) == LLM_OK && count == 0);
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_save(NULL, "build/a.json", &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_save(t, NULL, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_save(t, path, &err), "path");
+    path[sizeof path - 2] = 'x'; /* a directory, then */
+    REFUSED(LLM_ERR_ARGUMENT, llm_tokenizer_save(t, path, &err), "path");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_tokenizer_load(path, NULL, &err), "path");
+    path[4090] = 0; /* it has room, but no file in it */
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_tokenizer_load(path, NULL, &err), "path");
+    llm_tokenizer_free(t);
+}
+
+/* what a text in JSON may hold, where the other files' readers do not come */
+TEST(refused_configurations_in_json) {
+    static const struct {
+        const char *text, *word;
+        llm_result code;
+    } cases[] = {
+        {"[]", "not a JSON object", LLM_ERR_FORMAT},
+        {"3", "not a JSON object", LLM_ERR_FORMAT},
+        {"{\"model_type\": \"gpt2\", \"vocab_size\": 9999999999}", "vocab_size", LLM_ERR_FORMAT}};
+    size_t i, size;
+    files_weights *w = (files_weights *)calloc(1, sizeof *w);
+    llm_model *model = files_small(1, 3);
+    char *file;
+    files_of_model(w, model);
+    file = files_pack(w, &size);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        files_refused(cases[i].text, strlen(cases[i].text), file, size, 1, cases[i].code,
+                      cases[i].word, cases[i].text);
+    free(file);
+    files_free(w);
+    free(w);
+    llm_model_free(model);
+}
+
+#ifndef LLM_NO_STDIO
+/* A checkpoint whose hash is right, but not what it holds. */
+static llm_result refused_checkpoint(llm_trainer *t, llmi_piece *pieces, const char *version,
+                                     llm_error *err) {
+    llmi_text header;
+    llm_result result;
+    memset(&header, 0, sizeof header);
+    CHECK(llmi_trainer_write("build/refused.ckpt", pieces, &header, err) == LLM_OK);
+    llmi_text_free(&header);
+    if (version) { /* of one byte */
+        size_t n;
+        char *file = files_read("build", "refused.ckpt", &n),
+             *at = strstr(file + 8, "\"version\":\"1\"");
+        CHECK(at);
+        if (at) at[11] = version[0];
+        files_write("build", "refused.ckpt", file, n);
+        free(file);
+    }
+    memset(err, 0, sizeof *err);
+    result = llm_trainer_load(t, "build/refused.ckpt", err);
+    remove("build/refused.ckpt");
+    return result;
+}
+TEST(refused_checkpoints) {
+    llm_trainer *t = fuzz_trainer(1), *other = fuzz_trainer(2), *untouched = fuzz_trainer(1);
+    int64_t state[LLMI_N_STATE] = {0};
+    llmi_piece pieces[LLMI_N_CKPT], changed[LLMI_N_CKPT];
+    llmi_text configuration;
+    char *large = (char *)calloc(1, LLMI_HASH_PART + 1);
+    llm_error err;
+    memset(&configuration, 0, sizeof configuration);
+    llmi_trainer_describe(&configuration, other);
+    llmi_trainer_pieces(other, pieces, 0);
+    pieces[LLMI_CKPT_CONFIGURATION].data = configuration.data;
+    pieces[LLMI_CKPT_CONFIGURATION].size = configuration.size;
+    pieces[LLMI_CKPT_STATE].data = state;
+    pieces[LLMI_CKPT_STATE].size = sizeof state;
+    memcpy(changed, pieces, sizeof pieces);
+    changed[LLMI_CKPT_STATE].size -= 8;
+    REFUSED(LLM_ERR_FORMAT, refused_checkpoint(t, changed, NULL, &err),
+            "a state of 32 bytes, not 40");
+    memcpy(changed, pieces, sizeof pieces);
+    changed[LLMI_CKPT_M].size -= 4;
+    REFUSED(LLM_ERR_FORMAT, refused_checkpoint(t, changed, NULL, &err), "m has");
+    memcpy(changed, pieces, sizeof pieces);
+    changed[LLMI_CKPT_GRADIENTS].data = other->gradients;
+    changed[LLMI_CKPT_GRADIENTS].size = 4;
+    REFUSED(LLM_ERR_FORMAT, refused_checkpoint(t, changed, NULL, &err),
+            "gradients has 4 bytes, not 0");
+    memcpy(changed, pieces, sizeof pieces);
+    changed[LLMI_CKPT_CONFIGURATION].data = large;
+    changed[LLMI_CKPT_CONFIGURATION].size = LLMI_HASH_PART + 1;
+    REFUSED(LLM_ERR_FORMAT, refused_checkpoint(t, changed, NULL, &err),
+            "a configuration of 65537 bytes");
+    changed[LLMI_CKPT_CONFIGURATION].size = 0; /* none of the fields */
+    REFUSED(LLM_ERR_FORMAT, refused_checkpoint(t, changed, NULL, &err), "no such field");
+    REFUSED(LLM_ERR_UNSUPPORTED, refused_checkpoint(t, pieces, "2", &err), "version other than 1");
+    CHECK(resume_equal(t, untouched));
+    CHECK_MSG(refused_checkpoint(t, pieces, NULL, &err) == LLM_OK, "%s", err.message);
+    CHECK(resume_equal(t, other));
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_load(NULL, "build/refused.ckpt", &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_save(t, NULL, &err), "NULL");
+    llmi_text_free(&configuration);
+    free(large);
+    resume_free(t);
+    resume_free(other);
+    resume_free(untouched);
+}
+#endif
+
+/* ---- sessions -------------------------------------------------------------------------------- */
+TEST(refused_drafts) { /* where the session keeps nothing for them */
+    const llm_config c = refused_deepseek();
+    llm_model *model = shaken_model(&c, 1, 1, NULL);
+    llm_session *s = new_session(model, 0, 1, 1);
+    llm_generate_desc d;
+    llm_sampling sampling;
+    const int32_t prompt = 1, history[2] = {1, 1};
+    int32_t token = -1, other = -1;
+    float logits[4] = {1.0f, 4.0f, 3.0f, 0.0f};
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    llm_error err;
+    memset(&d, 0, sizeof d);
+    d.speculate = 1;
+    REFUSED(LLM_ERR_ARGUMENT, llm_generate(s, &prompt, 1, &d, &token, 1, NULL, &err), "speculate 1",
+            "without");
+    CHECK(token == -1 && llm_session_length(s, 0) == 0);
+    memset(&sampling, 0, sizeof sampling);
+    sampling.repetition_penalty = 1.0f; /* changes nothing: 4 stays the largest */
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, history, 2, 0, &err) == LLM_OK &&
+          token == 1);
+    sampling.repetition_penalty = 2.0f; /* 4 / 2 is below 3 */
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, history, 2, 0, &err) == LLM_OK &&
+          token == 2);
+    sampling.repetition_penalty = 0.0f;
+    sampling.temperature = 1.0f;
+    sampling.top_p = 1.0f; /* is off */
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 3, &err) == LLM_OK);
+    sampling.top_p = 0.0f;
+    CHECK(llm_sample(context, &other, logits, 4, &sampling, NULL, 0, 3, &err) == LLM_OK &&
+          token == other);
+    llm_context_free(context);
+    llm_session_free(s);
+    llm_model_free(model);
+}
+
 static void run_refused(void) {
     RUN(refused_null_in_ops);
     RUN(refused_null_in_norms_backward);
@@ -595,4 +839,11 @@ static void run_refused(void) {
     RUN(refused_trainings);
     RUN(refused_slices);
     RUN(refused_dims_of_ops);
+    RUN(refused_tokenizers);
+    RUN(refused_by_tokenizers);
+    RUN(refused_configurations_in_json);
+#ifndef LLM_NO_STDIO
+    RUN(refused_checkpoints);
+#endif
+    RUN(refused_drafts);
 }

@@ -68,6 +68,32 @@ static void fuzz_end(int good, const llm_error *err) {
 }
 static int fuzz_accepted; /* inputs that were loaded or carried out */
 
+/* what targets make once and use for all inputs */
+static struct {
+    llm_model *saved, *session[2];
+    llm_tokenizer *text[3];
+    llm_trainer *trainer, *untouched, *other;
+    fuzz_input weights[2];
+} fuzz_kept;
+static void fuzz_forget(void) {
+    int i;
+    llm_model_free(fuzz_kept.saved);
+    for (i = 0; i < 2; i++) {
+        union {
+            const unsigned char *read;
+            void *owned;
+        } weights;
+        weights.read = fuzz_kept.weights[i].data;
+        free(weights.owned);
+        llm_model_free(fuzz_kept.session[i]);
+    }
+    for (i = 0; i < 3; i++) llm_tokenizer_free(fuzz_kept.text[i]);
+    resume_free(fuzz_kept.trainer);
+    resume_free(fuzz_kept.untouched);
+    resume_free(fuzz_kept.other);
+    memset(&fuzz_kept, 0, sizeof fuzz_kept);
+}
+
 static const char *fuzz_path(const char *name) {
     static char path[300];
     static const char *directory;
@@ -143,18 +169,18 @@ static fuzz_input fuzz_config_of(unsigned deepseek) {
     return in;
 }
 static fuzz_input fuzz_weights_of(unsigned deepseek) {
-    static fuzz_input kept[2];
-    if (!kept[deepseek].data) {
+    fuzz_input *kept = &fuzz_kept.weights[deepseek];
+    if (!kept->data) {
         const llm_config c = files_deepseek_config();
         llm_model *model = deepseek ? shaken_model(&c, 3, 1, NULL) : files_small(1, 3);
         files_weights *w = (files_weights *)calloc(1, sizeof *w);
         files_of_model(w, model);
-        kept[deepseek].data = (const unsigned char *)files_pack(w, &kept[deepseek].size);
+        kept->data = (const unsigned char *)files_pack(w, &kept->size);
         files_free(w);
         free(w);
         llm_model_free(model);
     }
-    return kept[deepseek];
+    return *kept;
 }
 static void fuzz_safetensors(fuzz_input in) {
     llm_error err;
@@ -184,7 +210,6 @@ static void fuzz_directory(fuzz_input in) {
     const fuzz_input index = fuzz_part(&in), config = fuzz_config_of(0),
                      weights = fuzz_weights_of(0);
     char directory[300];
-    static llm_model *saved;
     snprintf(directory, sizeof directory, "%s", fuzz_path(""));
     fuzz_write("../outside", "a", 1);
     fuzz_write("config.json", config.data, config.size);
@@ -202,10 +227,11 @@ static void fuzz_directory(fuzz_input in) {
     fuzz_loaded(llm_model_load(directory, &d, &err), &err);
     if (how & 2) {
         llm_model *again;
-        if (!saved) saved = files_small(1, 5);
-        CHECK_MSG(llm_model_save(saved, directory, LLM_F32, &err) == LLM_OK, "%s", err.message);
+        if (!fuzz_kept.saved) fuzz_kept.saved = files_small(1, 5);
+        CHECK_MSG(llm_model_save(fuzz_kept.saved, directory, LLM_F32, &err) == LLM_OK, "%s",
+                  err.message);
         again = llm_model_load(directory, NULL, &err);
-        CHECK_MSG(again && files_same_tensors(again, saved), "%s", err.message);
+        CHECK_MSG(again && files_same_tensors(again, fuzz_kept.saved), "%s", err.message);
         llm_model_free(again);
     }
     remove(fuzz_path("config.json.tmp"));
@@ -293,7 +319,7 @@ static llm_tokenizer *fuzz_deepseek(void) {
 }
 /* any text through some tokenizers, there and back; any ids */
 static void fuzz_text(fuzz_input in) {
-    static llm_tokenizer *tokenizers[3];
+    llm_tokenizer **tokenizers = fuzz_kept.text;
     const unsigned how = fuzz_byte(&in), kind = how % 3;
     const int special = how >= 128;
     llm_tokenizer *t;
@@ -367,31 +393,30 @@ static llm_trainer *fuzz_trainer(uint64_t seed) {
 /* A file that is loaded is that which was saved: its hash covers all but the header's text. Any
  * other leaves the trainer as it was. */
 static void fuzz_checkpoint(fuzz_input in) {
-    static llm_trainer *t, *untouched, *saved;
     llm_error err;
-    if (!t) {
-        t = fuzz_trainer(1);
-        untouched = fuzz_trainer(1);
-        saved = fuzz_trainer(2);
+    if (!fuzz_kept.trainer) {
+        fuzz_kept.trainer = fuzz_trainer(1);
+        fuzz_kept.untouched = fuzz_trainer(1);
+        fuzz_kept.other = fuzz_trainer(2);
     }
     fuzz_write("input.ckpt", in.data, in.size);
     memset(&err, 0, sizeof err);
-    if (llm_trainer_load(t, fuzz_path("input.ckpt"), &err) == LLM_OK) {
+    if (llm_trainer_load(fuzz_kept.trainer, fuzz_path("input.ckpt"), &err) == LLM_OK) {
         fuzz_accepted++;
-        CHECK(resume_equal(t, saved));
-        resume_free(t);
-        t = fuzz_trainer(1);
+        CHECK(resume_equal(fuzz_kept.trainer, fuzz_kept.other));
+        resume_free(fuzz_kept.trainer);
+        fuzz_kept.trainer = fuzz_trainer(1);
     } else {
         CHECK(err.code != LLM_OK && err.message[0]);
-        CHECK(resume_equal(t, untouched));
+        CHECK(resume_equal(fuzz_kept.trainer, fuzz_kept.untouched));
     }
 }
 
 /* ---- sessions -------------------------------------------------------------------------------- */
 enum { FUZZ_CONTEXT = 24, FUZZ_VOCAB = 13 };
 static llm_model *fuzz_session_model(unsigned deepseek) {
-    static llm_model *models[2];
-    if (!models[deepseek]) {
+    llm_model **model = &fuzz_kept.session[deepseek];
+    if (!*model) {
         llm_config c = small_config(FUZZ_VOCAB, FUZZ_CONTEXT, 8, 2, 2);
         if (deepseek) {
             c = part_config(1, 1);
@@ -402,9 +427,9 @@ static llm_model *fuzz_session_model(unsigned deepseek) {
             c.first_k_dense = 1;
             c.mtp_depth = 2;
         }
-        models[deepseek] = shaken_model(&c, 7, 1, NULL);
+        *model = shaken_model(&c, 7, 1, NULL);
     }
-    return models[deepseek];
+    return *model;
 }
 static llm_session *fuzz_session_of(const llm_model *model, int sequences, int speculate) {
     llm_session_desc d;
@@ -873,4 +898,5 @@ static void run_fuzz(void) {
     RUN(fuzz_seeds);
     RUN(fuzz_damaged_seeds);
     RUN(fuzz_regressions);
+    fuzz_forget();
 }

@@ -231,6 +231,30 @@ TEST(config_presets) {
             NULL) == LLM_ERR_ARGUMENT);
 }
 
+/* what deepseek-ai/DeepSeek-V3's config.json says; the other presets have neither YaRN nor a factor */
+TEST(config_of_deepseek_v3) {
+    static const char *const small[] = {"deepseek-small", "deepseek-base", "deepseek-large",
+                                        "deepseek-xl", "deepseek-moe-150m", "deepseek-tiny"};
+    llm_config c;
+    llm_error err;
+    int i;
+    CHECK(llm_config_preset(&c, "deepseek-v3", &err) == LLM_OK);
+    CHECK(c.vocab_size == 129280 && c.max_seq_len == 163840 && c.d_model == 7168);
+    CHECK(c.n_layers == 61 && c.n_heads == 128 && c.d_ffn == 18432 && !c.tie_embeddings);
+    CHECK(c.q_lora_rank == 1536 && c.kv_lora_rank == 512 && c.qk_nope_head_dim == 128);
+    CHECK(c.qk_rope_head_dim == 64 && c.v_head_dim == 128 && !c.attention_bias);
+    CHECK(c.n_routed_experts == 256 && c.n_shared_experts == 1 && c.num_experts_per_tok == 8);
+    CHECK(c.n_group == 8 && c.topk_group == 4 && c.moe_d_ffn == 2048 && c.first_k_dense == 3);
+    CHECK(c.routed_scaling_factor == 2.5f && c.norm_topk_prob == 1 && c.mtp_depth == 1);
+    CHECK(c.yarn_factor == 40.0f && c.yarn_original_max_seq_len == 4096);
+    CHECK(c.yarn_mscale == 1.0f && c.yarn_mscale_all_dim == 1.0f);
+    for (i = 0; i < 6; i++) {
+        CHECK_MSG(llm_config_preset(&c, small[i], &err) == LLM_OK, "%s", err.message);
+        CHECK_MSG(c.yarn_factor == 0.0f && c.tie_embeddings, "%s", small[i]);
+        CHECK_MSG(c.routed_scaling_factor == 0.0f || c.routed_scaling_factor == 1.0f, "%s", small[i]);
+    }
+}
+
 TEST(config_counts_what_is_allocated) {
     int variant;
     for (variant = 0; variant < 24; variant++) {
@@ -668,6 +692,7 @@ static void run_model(void) {
     RUN(model_golden_gradients_recomputed);
     RUN(model_golden_config);
     RUN(config_presets);
+    RUN(config_of_deepseek_v3);
     RUN(config_counts_what_is_allocated);
     RUN(model_initialisation);
     RUN(config_impossible);

@@ -26,7 +26,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.path.join(ROOT, "build", "mutate")
@@ -264,7 +263,7 @@ class Trial:
             return hashlib.sha256(file.read()).hexdigest()
 
     def run(self, openmp, seconds):
-        """what killed it, or None"""
+        """what killed it, or None; seconds of the CPU's time"""
         linked = subprocess.run(self.compiler + openmp + ["t.o", "-o", "t", "-lm"], cwd=self.place,
                                 stderr=subprocess.DEVNULL)
         if linked.returncode:
@@ -274,6 +273,7 @@ class Trial:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 32, 1 << 32))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_AS, (1 << 35, 1 << 35))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         environment = dict(os.environ, OMP_NUM_THREADS="2", GOMP_SPINCOUNT="10000")
         log = os.path.join(self.place, "log")
         with open(log, "wb") as out:
@@ -281,7 +281,7 @@ class Trial:
                                    stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                                    start_new_session=True, preexec_fn=limits)
             try:
-                status = run.wait(seconds)
+                status = run.wait(20 * seconds)             # it sleeps, or the machine is busy
             except subprocess.TimeoutExpired:
                 status = None
             try:
@@ -294,7 +294,13 @@ class Trial:
         with open(log, errors="replace") as file:
             names = re.findall(r"^  (\w+)$", file.read(), re.M)
         what = names[-1] if names else "status %s" % status
-        return what if status is not None else "time, in " + what
+        return "time, in " + what if status in (None, -signal.SIGXCPU) else what
+
+
+def cpu_seconds():
+    """of the processes that were waited for"""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main():
@@ -349,11 +355,11 @@ def main():
     if not whole:
         openmp = []
         whole = trials[0].compile(None, openmp)
-    start = time.time()
+    start = cpu_seconds()
     by = trials[0].run(openmp, 1800) if whole else "the compiler"
     if by:
         sys.exit("without a fault: failed by %s, in %s" % (by, trials[0].place))
-    seconds = 4 * (time.time() - start) + 20
+    seconds = int(2 * (cpu_seconds() - start)) + 10
 
     lock = threading.Lock()
     slots = [tag for tag, n in quota.items() for _ in range(n)]

@@ -39,6 +39,7 @@ static void default_release(void *memory);
 #include "test_data.c"
 #include "test_fuzz.c"
 #include "test_refused.c"
+#include "test_edges.c"
 
 /* what llm.h took, it has given back */
 TEST(default_heap_is_empty) {
@@ -76,6 +77,7 @@ int main(int argc, char **argv) {
     test_file("files", run_files);
     test_file("data", run_data);
     test_file("refused", run_refused);
+    test_file("edges", run_edges);
     test_file("fuzz", run_fuzz);
     test_file("heap", run_heap);
     return test_summary();

@@ -1,0 +1,306 @@
+/* Ends of ranges, and what may be left out: optional outputs, dims of 0, defaults, scratch memory
+ * that cannot be had. */
+
+/* the next allocation fails */
+#define NEXT_ALLOCATION_FAILS(h, call)                                                             \
+  do {                                                                                             \
+    (h)->fail_at = (h)->calls;                                                                     \
+    REFUSED(LLM_ERR_MEMORY, call, "out of memory");                                                \
+    (h)->fail_at = -1;                                                                             \
+  } while (0)
+
+TEST(edges_of_rope) {
+    /* width 8: pair i turns by 10000^(-i/4); slower from pair `low` on, by the whole factor from `high` on, which are 8
+     * ln(original / (2 pi beta)) / (2 ln 10000) for the fast and slow beta, rounded outwards, in [0, 7] */
+    static const struct {
+        float factor, fast, slow, mscale, all;
+        int original;
+        double slowed[4], scale;
+    } cases[] = {
+        {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, {0.0, 0.0, 0.0, 0.0}, 0.0},
+        {0.5f,
+         20.0f,
+         3.0f,
+         0.0f,
+         0.0f,
+         100,
+         {0.0, 1.0, 1.0, 1.0},
+         0.0}, /* 0 to 1; no scale below 1 */
+        {4.0f, 20.0f, 3.0f, 0.0f, 0.0f, 100, {0.0, 1.0, 1.0, 1.0}, 0.1},
+        {4.0f,
+         20.0f,
+         3.0f,
+         2.0f,
+         0.0f,
+         100,
+         {0.0, 1.0, 1.0, 1.0},
+         0.1}, /* mscale counts with the other */
+        {4.0f, 20.0f, 3.0f, 0.0f, 2.0f, 100, {0.0, 1.0, 1.0, 1.0}, 0.1},
+        {4.0f, 200.0f, 0.002f, 0.0f, 0.0f, 1000000, {0.0, 0.0, 0.0, 0.2}, 0.1}}; /* 2 to 7, not 8 */
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    float x[8] = {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f}, y[8];
+    const int32_t position[1] = {3};
+    llm_config c;
+    llm_error err;
+    heap h;
+    size_t i;
+    int pair;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        memset(&c, 0, sizeof c);
+        c.qk_rope_head_dim = 8;
+        c.yarn_factor = cases[i].factor;
+        c.yarn_beta_fast = cases[i].fast;
+        c.yarn_beta_slow = cases[i].slow;
+        c.yarn_mscale = cases[i].mscale;
+        c.yarn_mscale_all_dim = cases[i].all;
+        c.yarn_original_max_seq_len = cases[i].original;
+        CHECK_MSG(llm_rope_forward(context, y, x, position, &c, 1, 1, 1, &err) == LLM_OK, "%s",
+                  err.message);
+        for (pair = 0; pair < 4; pair++) {
+            const double factor = (double)cases[i].factor, ramp = cases[i].slowed[pair];
+            const double angle =
+                3.0 * pow(10.0, -pair) * (ramp > 0.0 ? 1.0 - ramp + ramp / factor : 1.0);
+            const double scale = 1.0 + (factor > 1.0 ? cases[i].scale * log(factor) : 0.0);
+            CHECK_MSG(fabs((double)y[2 * pair] - scale * cos(angle)) < 1e-5 &&
+                          fabs((double)y[2 * pair + 1] - scale * sin(angle)) < 1e-5,
+                      "case %d, pair %d: %g, %g instead of %g, %g", (int)i, pair,
+                      (double)y[2 * pair], (double)y[2 * pair + 1], scale * cos(angle),
+                      scale * sin(angle));
+        }
+    }
+    llm_context_free(context);
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, NULL);
+    NEXT_ALLOCATION_FAILS(&h, llm_rope_forward(context, y, x, position, &c, 1, 1, 1, &err));
+    llm_context_free(context);
+    CHECK(h.live == 0);
+}
+
+/* parts: what is not wanted is left out; scratch memory that is not there */
+enum { EDGES_ROWS = 2, EDGES_VALUES = 24 * EDGES_ROWS, EDGES_GATE = 6 * 24 }; /* of part_config */
+
+static int edges_weights(llm_part part, const llm_config *c, float **weights) {
+    char name[72];
+    int n;
+    for (n = 0; n < 64; n++) { /* with and without their names */
+        const llm_tensor t = llm_part_tensor(part, c, (size_t)n, n % 2 ? name : NULL);
+        if (!t.n_dims) break;
+        weights[n] = noise(tensor_size(&t), 0.2, 40 + (uint64_t)n);
+    }
+    return n;
+}
+TEST(edges_of_modules) {
+    const llm_config c = part_config(1, 1);
+    float *weights[64], *none[64] = {NULL}, *x = noise(EDGES_VALUES, 1.0, 3),
+                        *y = floats(EDGES_VALUES);
+    float *de = filled(EDGES_VALUES, 0.5f), *dh = filled(EDGES_VALUES, 0.5f),
+          *with = filled(EDGES_VALUES, 0.5f);
+    void *saved = plain_alloc(llm_part_saved_bytes(LLM_MTP_MODULE, &c, 1, EDGES_ROWS));
+    const int n = edges_weights(LLM_MTP_MODULE, &c, weights);
+    llm_context *context;
+    llm_error err;
+    heap h;
+    int i;
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, NULL);
+#define FORWARD                                                                                    \
+  llm_mtp_module_forward(context, y, saved, x, x, (const float *const *)weights, &c, 1,            \
+                         EDGES_ROWS, &err)
+#define BACKWARD(de, dh, dweights)                                                                 \
+  llm_mtp_module_backward(context, de, dh, dweights, x, saved, x, x,                               \
+                          (const float *const *)weights, &c, 1, EDGES_ROWS, &err)
+    NEXT_ALLOCATION_FAILS(&h, FORWARD);
+    CHECK(FORWARD == LLM_OK);
+    EACH_ALLOCATION_FAILS(&h, FORWARD);
+    NEXT_ALLOCATION_FAILS(&h, BACKWARD(NULL, dh, none));
+    CHECK(dh[0] == 0.5f);
+    CHECK(BACKWARD(NULL, dh, none) == LLM_OK && FORWARD == LLM_OK &&
+          BACKWARD(de, with, NULL) == LLM_OK);
+    CHECK(same_bits(dh, with, EDGES_VALUES) && de[0] != 0.5f && dh[0] != 0.5f);
+#undef FORWARD
+#undef BACKWARD
+    for (i = 0; i < n; i++) drop(weights[i]);
+    drop(x);
+    drop(y);
+    drop(de);
+    drop(dh);
+    drop(with);
+    free(saved);
+    llm_context_free(context);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+TEST(edges_of_mla) { /* one of the weights' gradients, and no dx */
+    const llm_config c = part_config(1, 1);
+    float *weights[64], *few[64] = {NULL}, *x = noise(EDGES_VALUES, 1.0, 3),
+                        *y = floats(EDGES_VALUES);
+    void *saved = plain_alloc(llm_part_saved_bytes(LLM_MLA, &c, 1, EDGES_ROWS));
+    const int n = edges_weights(LLM_MLA, &c, weights);
+    llm_context *context;
+    llm_error err;
+    heap h;
+    int i;
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, NULL);
+#define FORWARD                                                                                    \
+  llm_mla_forward(context, y, saved, x, (const float *const *)weights, &c, 1, EDGES_ROWS, &err)
+    NEXT_ALLOCATION_FAILS(&h, FORWARD);
+    CHECK(FORWARD == LLM_OK);
+    EACH_ALLOCATION_FAILS(&h, FORWARD);
+#undef FORWARD
+    few[0] = filled(11 * 24, 0.5f); /* (q_lora_rank,C) */
+    CHECK(llm_mla_backward(context, NULL, few, x, saved, x, (const float *const *)weights, &c, 1,
+                           EDGES_ROWS, &err) == LLM_OK);
+    CHECK(few[0][0] != 0.5f);
+    drop(few[0]);
+    for (i = 0; i < n; i++) drop(weights[i]);
+    drop(x);
+    drop(y);
+    free(saved);
+    llm_context_free(context);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+TEST(edges_of_routers) {
+    const llm_config c = part_config(1, 1);
+    float *x = noise(EDGES_VALUES, 1.0, 3), *gate = noise(EDGES_GATE, 0.5, 9);
+    float *dx = filled(EDGES_VALUES, 0.5f), *dx_alone = filled(EDGES_VALUES, 0.5f);
+    float *dgate = filled(EDGES_GATE, 0.25f), *dgate_alone = filled(EDGES_GATE, 0.25f);
+    float scores[6 * EDGES_ROWS], weight[2 * EDGES_ROWS];
+    const float bias[6] = {0};
+    int32_t choice[2 * EDGES_ROWS];
+    llm_context *context;
+    llm_error err;
+    heap h;
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, NULL);
+    NEXT_ALLOCATION_FAILS(&h, llm_router_forward(context, weight, choice, NULL, scores, x, gate,
+                                                 bias, &c, EDGES_ROWS, &err));
+    CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, gate, bias, &c, EDGES_ROWS,
+                             &err) == LLM_OK);
+#define BACKWARD(dx, dgate)                                                                        \
+  llm_router_backward(context, dx, dgate, weight, scores, choice, x, gate, &c, EDGES_ROWS, &err)
+    CHECK(BACKWARD(dx, dgate) == LLM_OK && BACKWARD(NULL, dgate_alone) == LLM_OK &&
+          BACKWARD(dx_alone, NULL) == LLM_OK);
+#undef BACKWARD
+    CHECK(same_bits(dgate, dgate_alone, EDGES_GATE) && dgate[0] != 0.25f);
+    CHECK(same_bits(dx, dx_alone, EDGES_VALUES) && dx[0] != 0.5f);
+    drop(x);
+    drop(gate);
+    drop(dx);
+    drop(dx_alone);
+    drop(dgate);
+    drop(dgate_alone);
+    llm_context_free(context);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+
+TEST(edges_of_ops) {
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    float w[8], m[8], v[8], g[8], y[8];
+    const int32_t token = 0;
+    llm_error err;
+    int i;
+    for (i = 0; i < 8; i++) w[i] = m[i] = v[i] = g[i] = y[i] = 0.5f;
+    llm_adamw_update(context, w, m, v, g, 8, 0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f,
+                     1.0f); /* update 0: there is none */
+    CHECK(w[0] == 0.5f && m[0] == 0.5f && v[0] == 0.5f);
+    llm_adamw_update(context, w, m, v, g, 8, 1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    CHECK(w[0] != 0.5f);
+    CHECK(llm_linear_backward(context, NULL, w, NULL, g, NULL, NULL, 1, 2, 2) == LLM_ERR_ARGUMENT);
+    CHECK(llm_linear_backward(context, w, NULL, NULL, g, g, NULL, 1, 2, 2) == LLM_ERR_ARGUMENT);
+    CHECK(llm_linear_backward(context, NULL, NULL, y, g, NULL, NULL, 1, 2, 2) == LLM_OK &&
+          y[0] == 1.0f);
+    CHECK(llm_embedding_forward(context, y, NULL, w, 0, 4, 2, &err) == LLM_OK && y[0] == 1.0f);
+    REFUSED(LLM_ERR_ARGUMENT, llm_embedding_forward(context, y, NULL, w, 1, 4, 2, &err), "NULL");
+    CHECK(llm_embedding_forward(context, y, &token, w, 1, 4, 2, &err) == LLM_OK && y[0] == w[0]);
+    llm_context_free(context);
+}
+
+TEST(edges_of_attention) { /* with nothing in its heads nothing is written */
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    float x[16] = {0}, out[16] = {7.0f}, lse[8] = {7.0f};
+    llm_attention_dims d;
+    llm_error err;
+    memset(&d, 0, sizeof d);
+    d.B = 1;
+    d.T = d.n_heads = 2;
+    CHECK(llm_attention_forward(context, out, lse, x, x, x, &d, &err) == LLM_OK && out[0] == 7.0f &&
+          lse[0] == 7.0f);
+    CHECK(llm_attention_backward(context, out, out, out, x, x, x, x, x, x, &d, &err) == LLM_OK &&
+          out[0] == 7.0f);
+    d.v_head_dim = 2; /* queries of 0 have no scores */
+    CHECK(llm_attention_forward(context, out, lse, x, x, x, &d, &err) == LLM_OK && out[0] == 7.0f &&
+          lse[0] == 7.0f);
+    llm_context_free(context);
+}
+
+TEST(edges_of_configurations) {
+    llm_config c = part_config(1, 1), other;
+    llm_error err;
+    c.arch = LLM_ARCH_DEEPSEEK_V3;
+    c.vocab_size = 11;
+    c.max_seq_len = 8;
+    c.n_layers = 2;
+    other = c;
+    c.v_head_dim = 0; /* that of the part without rotation */
+    other.v_head_dim = other.qk_nope_head_dim;
+    CHECK(llm_config_param_count(&c) == llm_config_param_count(&other) &&
+          llm_config_param_count(&c) > 0);
+    other.v_head_dim++;
+    CHECK(llm_config_param_count(&c) != llm_config_param_count(&other));
+    c = small_config(11, 8, INT_MAX, 2, 1); /* four times the width is no int */
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "d_model 2147483647");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_config_preset(&c, "a name that is much longer than that of any preset", &err),
+            "a name that is much longer");
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_preset(&c, "", &err), "preset");
+}
+
+TEST(edges_of_pieces) { /* GPT-2's pattern: '(?:[sdmt]|ll|ve|re)| ?\\p{L}+|... */
+    static const struct {
+        const char *text, *pieces;
+    } cases[] = {{"I'm", "I|'m|"},    {"I's", "I|'s|"},    {"I'd", "I|'d|"},   {"I't", "I|'t|"},
+                 {"I'll", "I|'ll|"},  {"I've", "I|'ve|"},  {"I're", "I|'re|"}, {"I'la", "I|'|la|"},
+                 {"I'va", "I|'|va|"}, {"I'ra", "I|'|ra|"}, {"I'e", "I|'|e|"},  {"I'l", "I|'|l|"},
+                 {"I'", "I|'|"}};
+    uint8_t *classes = (uint8_t *)calloc(1, LLMI_CLASS_BYTES);
+    size_t i;
+    llmi_classes_fill(classes);
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char out[64] = "";
+        bpe_pieces(classes, LLMI_SPLIT_GPT2, 1, cases[i].text, strlen(cases[i].text), out);
+        CHECK_MSG(!strcmp(out, cases[i].pieces), "%s: %s instead of %s", cases[i].text, out,
+                  cases[i].pieces);
+    }
+    free(classes);
+}
+
+TEST(edges_of_sampling) {
+    heap h;
+    llm_context *context;
+    const float logits[4] = {1.0f, 4.0f, 3.0f, 0.0f};
+    llm_sampling sampling;
+    int32_t token = -1;
+    llm_error err;
+    memset(&sampling, 0, sizeof sampling);
+    sampling.temperature = 0.001f;     /* the largest, but for a chance of e^-1000 */
+    heap_init(&h);
+    context = llm_context_create(1, &h.allocator, NULL);
+    NEXT_ALLOCATION_FAILS(&h, llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, &err));
+    CHECK(token == -1);
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, &err) == LLM_OK);
+    CHECK(token == 1);
+    llm_context_free(context);
+    CHECK(h.live == 0);
+}
+
+static void run_edges(void) {
+    RUN(edges_of_rope);
+    RUN(edges_of_modules);
+    RUN(edges_of_mla);
+    RUN(edges_of_routers);
+    RUN(edges_of_ops);
+    RUN(edges_of_attention);
+    RUN(edges_of_configurations);
+    RUN(edges_of_pieces);
+    RUN(edges_of_sampling);
+}

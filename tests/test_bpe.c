@@ -473,12 +473,29 @@ static char *bpe_json(const char *old, const char *fresh, size_t *size) {
     return out;
 }
 
+/* what becomes of a tokenizer.json with one text replaced: a code, and what the message holds */
+typedef struct bpe_change {
+    const char *old, *fresh;
+    llm_result code;
+    const char *message;
+} bpe_change;
+static void bpe_changed(const bpe_change *change) {
+    size_t size;
+    char *json = bpe_json(change->old, change->fresh, &size);
+    llm_error err;
+    llm_tokenizer *t;
+    memset(&err, 0, sizeof err);
+    t = llm_tokenizer_load_memory(json, size, NULL, &err);
+    CHECK_MSG((t ? LLM_OK : err.code) == change->code &&
+                  (t || strstr(err.message, change->message)),
+              "%s -> %s: %s", change->old, change->fresh, err.message);
+    if (t) CHECK(bpe_round_trip(t, "abcab <|endoftext|> x", 20, 0));
+    llm_tokenizer_free(t);
+    free(json);
+}
+
 TEST(bpe_files) {
-    static const struct {
-        const char *old, *fresh;
-        llm_result code;
-        const char *message;
-    } cases[] = {
+    static const bpe_change cases[] = {
         {"", "", LLM_OK, ""},
         {"\"1.0\"", "\"2.0\"", LLM_ERR_UNSUPPORTED, "version is 2.0"},
         {"\"truncation\": null", "\"truncation\": {\"max_length\": 5}", LLM_OK, ""},
@@ -594,20 +611,8 @@ TEST(bpe_files) {
         {"\"merges\": [", "\"mergers\": [", LLM_ERR_UNSUPPORTED, "model.mergers"},
         {"\"vocab\": {", "\"vocab\": 3, \"vocab2\": {", LLM_ERR_UNSUPPORTED, "model.vocab2"},
         {"{\n  \"version\"", "[{\n  \"version\"", LLM_ERR_FORMAT, "at byte"}};
-    size_t i, size;
-    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        char *json = bpe_json(cases[i].old, cases[i].fresh, &size);
-        llm_error err;
-        llm_tokenizer *t;
-        memset(&err, 0, sizeof err);
-        t = llm_tokenizer_load_memory(json, size, NULL, &err);
-        CHECK_MSG((t ? LLM_OK : err.code) == cases[i].code &&
-                      (t || strstr(err.message, cases[i].message)),
-                  "%s -> %s: %s", cases[i].old, cases[i].fresh, err.message);
-        if (t) CHECK(bpe_round_trip(t, "abcab <|endoftext|> x", 20, 0));
-        llm_tokenizer_free(t);
-        free(json);
-    }
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) bpe_changed(&cases[i]);
 }
 
 TEST(bpe_unreachable) { /* a token that no merge leads to is found by ignore_merges only */
@@ -735,11 +740,10 @@ TEST(bpe_save) {
     CHECK(!llm_tokenizer_load_memory("", 0, NULL, &err) && err.code == LLM_ERR_FORMAT);
 }
 
-TEST(bpe_pair_of_files) {
-    const char *vocabulary = "build/vocab.json", *merges = "build/merges.txt";
+/* vocab.json of a tokenizer with three merges */
+static llmi_text bpe_vocabulary(void) {
+    llm_tokenizer *t = llm_tokenizer_train("abcab abcab", 11, 261, NULL, NULL);
     llmi_text text;
-    llm_tokenizer *t = llm_tokenizer_train("abcab abcab", 11, 261, NULL, NULL), *again;
-    llm_error err;
     int i;
     memset(&text, 0, sizeof text);
     for (i = 0; i < 261; i++) {
@@ -748,6 +752,14 @@ TEST(bpe_pair_of_files) {
         llmi_text_format(&text, ":%d", i);
     }
     llmi_text_add(&text, "}", 1);
+    llm_tokenizer_free(t);
+    return text;
+}
+TEST(bpe_pair_of_files) {
+    const char *vocabulary = "build/vocab.json", *merges = "build/merges.txt";
+    llmi_text text = bpe_vocabulary();
+    llm_tokenizer *again;
+    llm_error err;
     CHECK(llmi_file_write(vocabulary, text.data, text.size, &err) == LLM_OK);
     CHECK(llmi_file_write(merges, "#version: 0.2\na b\r\nc ab\nab cab", 30, &err) == LLM_OK);
     again = llm_tokenizer_load("build", NULL, &err);
@@ -766,7 +778,6 @@ TEST(bpe_pair_of_files) {
           strstr(err.message, "merges.txt"));
     remove(vocabulary);
     llmi_text_free(&text);
-    llm_tokenizer_free(t);
 }
 
 static llm_result bpe_encoded(const llm_tokenizer *t, const char *text, size_t n, llm_error *err) {

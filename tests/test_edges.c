@@ -9,6 +9,16 @@
     (h)->fail_at = -1;                                                                             \
   } while (0)
 
+/* a context whose memory is counted; at the end nothing is left of it */
+static llm_context *edges_context(heap *h) {
+    heap_init(h);
+    return llm_context_create(1, &h->allocator, NULL);
+}
+static void edges_end(llm_context *context, const heap *h) {
+    llm_context_free(context);
+    CHECK(h->live == 0 && h->wrong == 0);
+}
+
 TEST(edges_of_rope) {
     /* width 8: pair i turns by 10000^(-i/4); slower from pair `low` on, by the whole factor from `high` on, which are 8
      * ln(original / (2 pi beta)) / (2 ln 10000) for the fast and slow beta, rounded outwards, in [0, 7] */
@@ -69,95 +79,90 @@ TEST(edges_of_rope) {
         }
     }
     llm_context_free(context);
-    heap_init(&h);
-    context = llm_context_create(1, &h.allocator, NULL);
+    context = edges_context(&h);
     NEXT_ALLOCATION_FAILS(&h, llm_rope_forward(context, y, x, position, &c, 1, 1, 1, &err));
-    llm_context_free(context);
-    CHECK(h.live == 0);
+    edges_end(context, &h);
 }
 
 /* parts: what is not wanted is left out; scratch memory that is not there */
 enum { EDGES_ROWS = 2, EDGES_VALUES = 24 * EDGES_ROWS, EDGES_GATE = 6 * 24 }; /* of part_config */
 
-static int edges_weights(llm_part part, const llm_config *c, float **weights) {
+typedef struct edges_part {
+    llm_config c;
+    float *weights[64], *x, *y;
+    void *saved;
+    llm_context *context;
+    heap h;
+} edges_part;
+static void edges_open(edges_part *p, llm_part part) {
     char name[72];
     int n;
-    for (n = 0; n < 64; n++) { /* with and without their names */
-        const llm_tensor t = llm_part_tensor(part, c, (size_t)n, n % 2 ? name : NULL);
-        if (!t.n_dims) break;
-        weights[n] = noise(tensor_size(&t), 0.2, 40 + (uint64_t)n);
+    memset(p, 0, sizeof *p);
+    p->c = part_config(1, 1);
+    p->context = edges_context(&p->h);
+    p->x = noise(EDGES_VALUES, 1.0, 3);
+    p->y = floats(EDGES_VALUES);
+    p->saved = plain_alloc(llm_part_saved_bytes(part, &p->c, 1, EDGES_ROWS));
+    for (n = 0; n < 64; n++) {         /* with and without their names */
+        const llm_tensor t = llm_part_tensor(part, &p->c, (size_t)n, n % 2 ? name : NULL);
+        if (t.n_dims) p->weights[n] = noise(tensor_size(&t), 0.2, 40 + (uint64_t)n);
     }
-    return n;
+}
+static void edges_close(edges_part *p) {
+    int n;
+    for (n = 0; n < 64; n++) drop(p->weights[n]);
+    drop(p->x);
+    drop(p->y);
+    free(p->saved);
+    edges_end(p->context, &p->h);
+}
+static llm_result edges_module(edges_part *p, llm_error *err) {
+    return llm_mtp_module_forward(p->context, p->y, p->saved, p->x, p->x,
+                                  (const float *const *)p->weights, &p->c, 1, EDGES_ROWS, err);
+}
+static llm_result edges_module_backward(edges_part *p, float *de, float *dh, float *const *dweights,
+                                        llm_error *err) {
+    return llm_mtp_module_backward(p->context, de, dh, dweights, p->x, p->saved, p->x, p->x,
+                                   (const float *const *)p->weights, &p->c, 1, EDGES_ROWS, err);
 }
 TEST(edges_of_modules) {
-    const llm_config c = part_config(1, 1);
-    float *weights[64], *none[64] = {NULL}, *x = noise(EDGES_VALUES, 1.0, 3),
-                        *y = floats(EDGES_VALUES);
-    float *de = filled(EDGES_VALUES, 0.5f), *dh = filled(EDGES_VALUES, 0.5f),
-          *with = filled(EDGES_VALUES, 0.5f);
-    void *saved = plain_alloc(llm_part_saved_bytes(LLM_MTP_MODULE, &c, 1, EDGES_ROWS));
-    const int n = edges_weights(LLM_MTP_MODULE, &c, weights);
-    llm_context *context;
+    float *none[64] = {NULL}, *de = filled(EDGES_VALUES, 0.5f), *dh = filled(EDGES_VALUES, 0.5f);
+    float *with = filled(EDGES_VALUES, 0.5f);
     llm_error err;
-    heap h;
-    int i;
-    heap_init(&h);
-    context = llm_context_create(1, &h.allocator, NULL);
-#define FORWARD                                                                                    \
-  llm_mtp_module_forward(context, y, saved, x, x, (const float *const *)weights, &c, 1,            \
-                         EDGES_ROWS, &err)
-#define BACKWARD(de, dh, dweights)                                                                 \
-  llm_mtp_module_backward(context, de, dh, dweights, x, saved, x, x,                               \
-                          (const float *const *)weights, &c, 1, EDGES_ROWS, &err)
-    NEXT_ALLOCATION_FAILS(&h, FORWARD);
-    CHECK(FORWARD == LLM_OK);
-    EACH_ALLOCATION_FAILS(&h, FORWARD);
-    NEXT_ALLOCATION_FAILS(&h, BACKWARD(NULL, dh, none));
+    edges_part p;
+    edges_open(&p, LLM_MTP_MODULE);
+    NEXT_ALLOCATION_FAILS(&p.h, edges_module(&p, &err));
+    CHECK(edges_module(&p, &err) == LLM_OK);
+    EACH_ALLOCATION_FAILS(&p.h, edges_module(&p, &err));
+    NEXT_ALLOCATION_FAILS(&p.h, edges_module_backward(&p, NULL, dh, none, &err));
     CHECK(dh[0] == 0.5f);
-    CHECK(BACKWARD(NULL, dh, none) == LLM_OK && FORWARD == LLM_OK &&
-          BACKWARD(de, with, NULL) == LLM_OK);
+    CHECK(edges_module_backward(&p, NULL, dh, none, &err) == LLM_OK);
+    CHECK(edges_module(&p, &err) == LLM_OK);
+    CHECK(edges_module_backward(&p, de, with, NULL, &err) == LLM_OK);
     CHECK(same_bits(dh, with, EDGES_VALUES) && de[0] != 0.5f && dh[0] != 0.5f);
-#undef FORWARD
-#undef BACKWARD
-    for (i = 0; i < n; i++) drop(weights[i]);
-    drop(x);
-    drop(y);
     drop(de);
     drop(dh);
     drop(with);
-    free(saved);
-    llm_context_free(context);
-    CHECK(h.live == 0 && h.wrong == 0);
+    edges_close(&p);
 }
-TEST(edges_of_mla) { /* one of the weights' gradients, and no dx */
-    const llm_config c = part_config(1, 1);
-    float *weights[64], *few[64] = {NULL}, *x = noise(EDGES_VALUES, 1.0, 3),
-                        *y = floats(EDGES_VALUES);
-    void *saved = plain_alloc(llm_part_saved_bytes(LLM_MLA, &c, 1, EDGES_ROWS));
-    const int n = edges_weights(LLM_MLA, &c, weights);
-    llm_context *context;
+static llm_result edges_mla(edges_part *p, llm_error *err) {
+    return llm_mla_forward(p->context, p->y, p->saved, p->x, (const float *const *)p->weights,
+                           &p->c, 1, EDGES_ROWS, err);
+}
+TEST(edges_of_mla) {                   /* one of the weights' gradients, and no dx */
+    float *few[64] = {NULL};
     llm_error err;
-    heap h;
-    int i;
-    heap_init(&h);
-    context = llm_context_create(1, &h.allocator, NULL);
-#define FORWARD                                                                                    \
-  llm_mla_forward(context, y, saved, x, (const float *const *)weights, &c, 1, EDGES_ROWS, &err)
-    NEXT_ALLOCATION_FAILS(&h, FORWARD);
-    CHECK(FORWARD == LLM_OK);
-    EACH_ALLOCATION_FAILS(&h, FORWARD);
-#undef FORWARD
-    few[0] = filled(11 * 24, 0.5f); /* (q_lora_rank,C) */
-    CHECK(llm_mla_backward(context, NULL, few, x, saved, x, (const float *const *)weights, &c, 1,
-                           EDGES_ROWS, &err) == LLM_OK);
+    edges_part p;
+    edges_open(&p, LLM_MLA);
+    NEXT_ALLOCATION_FAILS(&p.h, edges_mla(&p, &err));
+    CHECK(edges_mla(&p, &err) == LLM_OK);
+    EACH_ALLOCATION_FAILS(&p.h, edges_mla(&p, &err));
+    few[0] = filled(11 * 24, 0.5f);    /* (q_lora_rank,C) */
+    CHECK(llm_mla_backward(p.context, NULL, few, p.x, p.saved, p.x,
+                           (const float *const *)p.weights, &p.c, 1, EDGES_ROWS, &err) == LLM_OK);
     CHECK(few[0][0] != 0.5f);
     drop(few[0]);
-    for (i = 0; i < n; i++) drop(weights[i]);
-    drop(x);
-    drop(y);
-    free(saved);
-    llm_context_free(context);
-    CHECK(h.live == 0 && h.wrong == 0);
+    edges_close(&p);
 }
 TEST(edges_of_routers) {
     const llm_config c = part_config(1, 1);
@@ -170,8 +175,7 @@ TEST(edges_of_routers) {
     llm_context *context;
     llm_error err;
     heap h;
-    heap_init(&h);
-    context = llm_context_create(1, &h.allocator, NULL);
+    context = edges_context(&h);
     NEXT_ALLOCATION_FAILS(&h, llm_router_forward(context, weight, choice, NULL, scores, x, gate,
                                                  bias, &c, EDGES_ROWS, &err));
     CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, gate, bias, &c, EDGES_ROWS,
@@ -189,8 +193,7 @@ TEST(edges_of_routers) {
     drop(dx_alone);
     drop(dgate);
     drop(dgate_alone);
-    llm_context_free(context);
-    CHECK(h.live == 0 && h.wrong == 0);
+    edges_end(context, &h);
 }
 
 TEST(edges_of_ops) {
@@ -282,15 +285,13 @@ TEST(edges_of_sampling) {
     int32_t token = -1;
     llm_error err;
     memset(&sampling, 0, sizeof sampling);
-    sampling.temperature = 0.001f;     /* the largest, but for a chance of e^-1000 */
-    heap_init(&h);
-    context = llm_context_create(1, &h.allocator, NULL);
+    sampling.temperature = 0.001f; /* the largest, but for a chance of e^-1000 */
+    context = edges_context(&h);
     NEXT_ALLOCATION_FAILS(&h, llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, &err));
     CHECK(token == -1);
     CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, &err) == LLM_OK);
     CHECK(token == 1);
-    llm_context_free(context);
-    CHECK(h.live == 0);
+    edges_end(context, &h);
 }
 
 static void run_edges(void) {

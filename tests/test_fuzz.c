@@ -740,22 +740,12 @@ static int fuzz_make_seed(const char *target, unsigned i, fuzz_seed *seed) {
             fuzz_put_file(seed, fuzz_path(""), "deepseek.json");
         }
     } else if (!strcmp(target, "vocabulary")) {
-        llm_tokenizer *t;
         llmi_text vocabulary;
-        int k;
         if (i > 0) return 0;
-        t = llm_tokenizer_train("abcab abcab", 11, 261, NULL, NULL);
-        memset(&vocabulary, 0, sizeof vocabulary);
-        for (k = 0; k < 261; k++) {
-            llmi_text_add(&vocabulary, k ? "," : "{", 1);
-            llmi_bpe_write_token(&vocabulary, t, k);
-            llmi_text_format(&vocabulary, ":%d", k);
-        }
-        llmi_text_add(&vocabulary, "}", 1);
+        vocabulary = bpe_vocabulary();
         fuzz_put_byte(seed, 0);
         fuzz_put_part(seed, vocabulary.data, vocabulary.size);
         llmi_text_free(&vocabulary);
-        llm_tokenizer_free(t);
         fuzz_put(seed, merges, sizeof merges - 1);
     } else if (!strcmp(target, "text")) {
         if (i > 5) return 0;

@@ -375,6 +375,8 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
  * weight_scale_inv per 128 x 128 block) become f32. f32 is mapped, not read, where POSIX is: pages
  * come from the file when they are used first. Meanwhile the file may be replaced or deleted, as a
  * save does; a program that shortens it or writes into it harms the model (see MEMORY above).
+ * Scales, routers and their biases must be finite numbers; other weights are taken as they are.
+ * MTP modules that config.json says are 0 are left out.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT naming file and tensor or byte; LLM_ERR_UNSUPPORTED for what
  * would compute something else; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
@@ -1222,6 +1224,11 @@ static void *llmi_alloc(const llm_allocator *allocator, size_t size, const char 
     llmi_block block;
     char *memory;
     block.raw = NULL;
+    if (allocator && (!allocator->allocate || !allocator->release)) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "the allocator's %s is NULL",
+                  allocator->allocate ? "release" : "allocate");
+        return NULL;
+    }
     if (total < SIZE_MAX / 2)
         block.raw = allocator ? allocator->allocate(total, allocator->user) : LLM_MALLOC(total);
     if (!block.raw) {
@@ -11446,11 +11453,12 @@ static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
     config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 1);
     llmi_config_only(reader, "scale_attn_weights", 1);
     llmi_config_only(reader, "scale_attn_by_inverse_layer_idx", 0);
-    llmi_config_only(reader, "reorder_and_upcast_attn", 0);
+    (void)llmi_config_bool(reader, "reorder_and_upcast_attn", 0);      /* nothing in f32 */
     llmi_config_only(reader, "add_cross_attention", 0);
     node = llmi_config_node(reader, "activation_function", NULL);
     if (node >= 0 && !llmi_json_is(reader->json, node, "gelu_new") &&
-        !llmi_json_is(reader->json, node, "gelu_pytorch_tanh"))
+        !llmi_json_is(reader->json, node, "gelu_fast") &&
+        !llmi_json_is(reader->json, node, "gelu_pytorch_tanh"))        /* three names of one */
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "activation_function", node,
                         "only gelu_new is supported");
     node = llmi_config_node(reader, "pruned_heads", NULL);
@@ -11614,6 +11622,32 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
     llmi_config_quantization(reader);
 }
 
+/* Other model types (kimi_k2, joyai_llm_flash) that say they are DeepseekV3ForCausalLM. Their own
+ * classes may have other defaults, so that nothing which matters may be absent. */
+static int llmi_config_is_deepseek(llmi_config_reader *reader) {
+    static const char *const keys[] = {
+        "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size",
+        "num_hidden_layers", "num_attention_heads", "rms_norm_eps", "kv_lora_rank", "q_lora_rank",
+        "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts",
+        "n_shared_experts", "num_experts_per_tok", "n_group", "topk_group",
+        "moe_intermediate_size", "first_k_dense_replace", "routed_scaling_factor",
+        "norm_topk_prob", "scoring_func", "topk_method"};
+    const llmi_json *json = reader->json;
+    const int list = llmi_json_get(json, 0, "architectures");
+    size_t i;
+    if (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY ||
+        json->nodes[list].n_children != 1 ||
+        !llmi_json_is(json, llmi_json_first(json, list), "DeepseekV3ForCausalLM"))
+        return 0;
+    for (i = 0; i < sizeof keys / sizeof keys[0] && reader->result == LLM_OK; i++)
+        if (llmi_json_get(json, 0, keys[i]) < 0)
+            reader->result = llmi_fail(
+                reader->err, LLM_ERR_UNSUPPORTED,
+                "%.100s: \"%s\" is absent, and only model_type deepseek_v3 has a default for it",
+                json->name, keys[i]);
+    return 1;
+}
+
 static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
     llmi_config_reader reader;
     int type;
@@ -11630,6 +11664,7 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
     if (llmi_json_is(json, type, "gpt2")) llmi_config_gpt2(&reader, config);
     else if (llmi_json_is(json, type, "deepseek_v3")) llmi_config_deepseek(&reader, config);
+    else if (llmi_config_is_deepseek(&reader)) llmi_config_deepseek(&reader, config);
     else
         llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
                         "only gpt2 and deepseek_v3 are supported");
@@ -11663,7 +11698,7 @@ static void llmi_config_settle(llm_config *c, const llmi_shards *all) {
     if (c->arch != LLM_ARCH_DEEPSEEK_V3 || c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
     do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
     while (found <= LLMI_MTP_MAX && llmi_find_entry(all, name) && ++found);
-    if (!found || c->mtp_depth < 0) c->mtp_depth = found;
+    if (!found || c->mtp_depth < 0) c->mtp_depth = found;      /* 0 of those there: without them */
     if (c->first_k_dense < c->n_layers) return;
     c->first_k_dense = c->n_layers;
     snprintf(name, sizeof name, "model.layers.%d.mlp.gate.weight", c->n_layers);
@@ -11870,6 +11905,37 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
     return LLM_OK;
 }
 
+/* a tensor of an MTP module that the configuration does not ask for */
+static int llmi_of_a_module_left_out(const llm_config *config, const char *name) {
+    static const char layers[] = "model.layers.";
+    const size_t n = sizeof layers - 1;
+    return config->arch == LLM_ARCH_DEEPSEEK_V3 && config->mtp_depth == 0 &&
+           strncmp(name, layers, n) == 0 && name[n] >= '0' && name[n] <= '9' &&
+           strtol(name + n, NULL, 10) >= config->n_layers;
+}
+
+/* Routers and their biases choose experts: PyTorch takes NaN for the largest score, we refuse it. */
+static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *all,
+                                     llm_error *err) {
+    const llm_config *c = &model->config;
+    int l, k;
+    if (c->arch != LLM_ARCH_DEEPSEEK_V3 || !c->n_routed_experts) return LLM_OK;
+    for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++)
+        for (k = 0; k < 2; k++) {
+            const int at = k ? model->layers[l].router : model->layers[l].router_bias;
+            const llmi_tensor *tensor = &model->table.rows[at];
+            const float *value = (const float *)model->data[at];
+            size_t i;
+            for (i = 0; i < tensor->count; i++)
+                if (!(value[i] - value[i] == 0.0f))
+                    return llmi_fail(err, LLM_ERR_FORMAT,
+                                     "%.100s: tensor %s: element %lu is %g, not finite",
+                                     llmi_find_tensor(all, tensor->name)->shard->source.name,
+                                     tensor->name, (unsigned long)i, (double)value[i]);
+        }
+    return LLM_OK;
+}
+
 /* All shards are parsed. Fills the model; every tensor of the files that holds something must have
  * a place. (transformers writes empty ones where n_shared_experts is 0.) */
 static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, llm_error *err) {
@@ -11902,12 +11968,13 @@ static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, ll
         if (!entry->used && entry->begin < entry->end &&
             !llmi_ends_with(entry->name, ".attn.bias") &&
             !llmi_ends_with(entry->name, ".attn.masked_bias") &&
-            !llmi_ends_with(entry->name, ".rotary_emb.inv_freq"))
+            !llmi_ends_with(entry->name, ".rotary_emb.inv_freq") &&
+            !llmi_of_a_module_left_out(&model->config, entry->name))
             return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                              "%.100s: tensor %.80s has no place in this model",
                              entry->shard->source.name, entry->name);
     }
-    return LLM_OK;
+    return llmi_check_routers(model, all, err);
 }
 
 /* Memory is taken for what the files can hold, not for what a configuration says; where only a few
@@ -11963,6 +12030,20 @@ static llm_result llmi_read_special(llm_special_tokens *special, const llmi_json
     }
     return LLM_OK;
 }
+
+#ifndef LLM_NO_STDIO
+/* whether a configuration can be read at all */
+static llm_result llmi_config_check(const char *text, size_t size, const char *name,
+                                    const llm_allocator *allocator, llm_error *err) {
+    llm_config config;
+    llmi_json json;
+    llm_result result;
+    LLMI_TRY(llmi_json_parse(&json, text, size, name, allocator, err));
+    result = llmi_config_parse(&config, &json, err);
+    llmi_json_free(&json);
+    return result;
+}
+#endif
 
 static llm_model *llmi_load_model(const char *config_text, size_t config_size,
                                   const char *config_name, const llmi_shards *all,
@@ -12293,6 +12374,8 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
         if (result == LLM_OK)
             result = llmi_saved_path(config_path, &journal, path, "config.json", err);
         if (result == LLM_OK) result = llmi_file_read(config_path, &config, &size, allocator, err);
+        if (result == LLM_OK)          /* another family is named before a file that is missing */
+            result = llmi_config_check((const char *)config, size, config_path, allocator, err);
         if (result == LLM_OK) result = llmi_directory_open(&all, path, &journal, err);
     }
     if (result == LLM_OK)
@@ -12325,12 +12408,15 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
   #define LLM_SHARD_BYTES 5000000000u
 #endif
 
-/* printf writes a decimal comma in some locales */
-static void llmi_text_number(llmi_text *text, float value) {
+/* in the fewest digits, at least so many, that read back as the same float; printf writes a decimal
+ * comma in some locales */
+static void llmi_text_number(llmi_text *text, float value, int digits) {
     char number[40];
     size_t i;
     int whole = 1;
-    snprintf(number, sizeof number, "%.9g", (double)value);
+    do snprintf(number, sizeof number, "%.*g", digits, (double)value);
+    while (digits++ < 9 &&
+           llmi_bits_of_float((float)strtod(number, NULL)) != llmi_bits_of_float(value));
     for (i = 0; number[i]; i++) {
         if (!strchr("0123456789+-e", number[i])) number[i] = '.';
         whole = whole && number[i] != '.' && number[i] != 'e';
@@ -12353,7 +12439,7 @@ static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
                      config->n_layers, config->n_heads, config->d_ffn);
     for (i = 0; i < 4; i++) {
         llmi_text_format(text, "  \"%s\": ", names[i]);
-        llmi_text_number(text, values[i]);
+        llmi_text_number(text, values[i], 1);
         llmi_text_format(text, ",\n");
     }
     llmi_text_format(text,
@@ -12364,7 +12450,7 @@ static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
 
 static void llmi_text_field(llmi_text *text, const char *name, float value) {
     llmi_text_format(text, "  \"%s\": ", name);
-    llmi_text_number(text, value);
+    llmi_text_number(text, value, 1);
     llmi_text_format(text, ",\n");
 }
 
@@ -12847,7 +12933,7 @@ static void llmi_describe_fields(llmi_text *text, const void *object, const llmi
         llmi_text_format(text, "%s ", fields[i].name);
         memcpy(&real, at, sizeof real);
         memcpy(&whole, at, sizeof whole);
-        if (fields[i].kind) llmi_text_number(text, real);
+        if (fields[i].kind) llmi_text_number(text, real, 9);     /* as older files have it */
         else llmi_text_format(text, "%d", whole);
         llmi_text_add(text, "\n", 1);
     }

@@ -272,6 +272,31 @@ TEST(core_kernel_tables) {
     llm_context_free(context);
 }
 
+TEST(core_allocator_without_functions) {
+    llm_allocator allocator;
+    llm_model_desc desc;
+    llm_config c = small_config(20, 8, 12, 1, 2);
+    llm_error err;
+    heap h;
+    int i;
+    heap_init(&h);
+    for (i = 0; i < 2; i++) {
+        const char *word = i ? "release" : "allocate";
+        allocator = h.allocator;
+        if (i) allocator.release = NULL;
+        else allocator.allocate = NULL;
+        memset(&desc, 0, sizeof desc);
+        desc.allocator = &allocator;
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_context_create(1, &allocator, &err), "allocator", word);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &desc, &err), "allocator", word);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_tokenizer_train("a", 1, 300, &allocator, &err), "allocator",
+                 word);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_data_writer_open("build/none", 300, &allocator, &err),
+                 "allocator", word);
+    }
+    CHECK(h.calls == 0);
+}
+
 TEST(core_context_threads) {
     static const int bad[] = {-1, -1000, 1025, INT_MAX, INT_MIN};
     static const int good[] = {0, 1, 2, 3, 7, 64, 1024};
@@ -364,6 +389,7 @@ static void run_core(void) {
     RUN(core_carve);
     RUN(core_fail);
     RUN(core_kernel_tables);
+    RUN(core_allocator_without_functions);
     RUN(core_context_threads);
     RUN(core_context_allocator);
     RUN(core_parallel);

@@ -669,6 +669,8 @@ TEST(files_gpt2_names) {
                    &w, tied);
     files_accepted(files_config(files_gpt2, "'activation_function': 'gelu_pytorch_tanh'"), &w,
                    tied);
+    files_accepted(files_config(files_gpt2, "'activation_function': 'gelu_fast', "
+                                            "'reorder_and_upcast_attn': true"), &w, tied);
     files_add(&w, "lm_head.weight", "F32", 2, w.t[0].dims, w.t[0].data, w.t[0].size);
     files_accepted(files_gpt2, &w, tied);                  /* tied, and there: the same */
     head = (float *)(void *)w.t[w.n - 1].data;
@@ -722,14 +724,31 @@ TEST(files_mtp) {
     files_accepted(config, &w, model);
     files_accepted(files_deepseek, &w, model);             /* nothing said: what is there */
     files_accepted(files_config(files_deepseek, "'num_mtp_layers': 2"), &w, model);
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 2; i++) {
         static const char *const counts[] = {"'num_nextn_predict_layers': 1",
-                                             "'num_nextn_predict_layers': 3",
-                                             "'num_nextn_predict_layers': 0"};
-        static const char *const words[] = {"model.layers.3.", "model.layers.4.", "model.layers."};
+                                             "'num_nextn_predict_layers': 3"};
+        static const char *const words[] = {"model.layers.3.", "model.layers.4."};
         const char *other = files_config(files_deepseek, counts[i]);
         file = files_pack(&w, &size);
         files_refused(other, strlen(other), file, size, 0, LLM_OK, words[i], counts[i]);
+        free(file);
+    }
+    {   /* 0 of the two that are there: the trunk alone */
+        const char *none = files_config(files_deepseek, "'num_nextn_predict_layers': 0");
+        llm_model *got;
+        llm_error err;
+        file = files_pack(&w, &size);
+        got = files_load_memory(none, strlen(none), file, size, &err);
+        CHECK_MSG(got && got->config.mtp_depth == 0, "%s", err.message);
+        for (i = 0; got && i < llm_model_tensor_count(got); i++) {
+            const llm_tensor x = llm_model_tensor(got, i);
+            size_t j = 0;
+            while (j < llm_model_tensor_count(model) &&
+                   strcmp(llm_model_tensor(model, j).name, x.name)) j++;
+            CHECK_MSG(!memcmp(x.data, llm_model_tensor(model, j).data, 4 * tensor_size(&x)), "%s",
+                      x.name);
+        }
+        files_unload(got);
         free(file);
     }
     files_add(&w, "model.layers.0.self_attn.rotary_emb.inv_freq", "F32", 1, pairs, NULL, 8);
@@ -761,6 +780,91 @@ TEST(files_mtp) {
     files_free(&w);
     llm_model_free(model);
     llm_model_free(plain);
+}
+
+/* other names of DeepSeek-V3, which have no defaults */
+TEST(files_deepseek_by_architecture) {
+    static const char *const keys[] = {"n_group", "routed_scaling_factor", "norm_topk_prob",
+                                       "q_lora_rank", "first_k_dense_replace", "rms_norm_eps"};
+    llm_config c = files_deepseek_config();
+    llm_model *model = shaken_model(&c, 5, 1, NULL);
+    files_weights w;
+    char config[2048], without[2048], *at;
+    size_t size, i;
+    char *file;
+    if (!model) return;
+    files_of_model(&w, model);
+    file = files_pack(&w, &size);
+    snprintf(config, sizeof config, "%s",
+             files_config(files_deepseek, "'scoring_func': 'sigmoid', 'topk_method': 'noaux_tc', "
+                          "'architectures': ['DeepseekV3ForCausalLM']"));
+    at = strstr(config, "deepseek_v3");
+    memcpy(at, "joyai_flash", 11);
+    files_accepted(config, &w, model);
+    for (i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        strcpy(without, config);
+        strstr(without, keys[i])[0] = 'X';
+        files_refused(without, strlen(without), file, size, 1, LLM_ERR_UNSUPPORTED, keys[i],
+                      keys[i]);
+    }
+    strcpy(without, config);
+    memcpy(strstr(without, "V3ForCausal"), "V2", 2);
+    files_refused(without, strlen(without), file, size, 1, LLM_ERR_UNSUPPORTED, "joyai_flash", "V2");
+    free(file);
+    files_free(&w);
+    llm_model_free(model);
+}
+
+/* what chooses experts has to be a number; PyTorch would take NaN for the largest */
+TEST(files_routers_are_finite) {
+    static const char *const names[] = {"model.layers.1.mlp.gate.weight",
+                                        "model.layers.1.mlp.gate.e_score_correction_bias"};
+    static const float bad[] = {(float)NAN, (float)HUGE_VAL, -(float)HUGE_VAL};
+    llm_config c = files_deepseek_config();
+    llm_model *model = shaken_model(&c, 5, 1, NULL);
+    files_weights w;
+    size_t size, i, k;
+    char *file;
+    if (!model) return;
+    files_of_model(&w, model);
+    files_accepted(files_deepseek, &w, model);
+    for (i = 0; i < 2; i++)
+        for (k = 0; k < 3; k++) {
+            float *value = (float *)(void *)files_find(&w, names[i])->data + 2, old = *value;
+            *value = bad[k];
+            file = files_pack(&w, &size);
+            files_refused(files_deepseek, strlen(files_deepseek), file, size, 0, LLM_ERR_FORMAT,
+                          names[i], "not finite");
+            free(file);
+            *value = old;
+        }
+    files_free(&w);
+    llm_model_free(model);
+}
+
+/* the fewest digits that read back: those that Python's repr gives of numpy's float32 */
+TEST(files_numbers) {
+    static const struct { float value; const char *text; } cases[] = {
+        {1e-5f, "1e-05"}, {0.1f, "0.1"}, {1.0f, "1.0"}, {10000.0f, "1e+04"}, {2.5f, "2.5"},
+        {0.0f, "0.0"}, {1.0f / 3.0f, "0.33333334"}, {3.4028235e38f, "3.4028235e+38"},
+        {16777216.0f, "16777216.0"}, {1e-45f, "1e-45"}, {-0.3f, "-0.3"}};
+    llmi_text text;
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        memset(&text, 0, sizeof text);
+        llmi_text_number(&text, cases[i].value, 1);
+        llmi_text_add(&text, "", 1);
+        CHECK_MSG(text.data && !strcmp(text.data, cases[i].text), "%s, not %s", text.data,
+                  cases[i].text);
+        llmi_text_free(&text);
+    }
+}
+
+/* another family's directory without weights: the family is named, not a missing file */
+TEST(files_names_the_family) {
+    const char *directory = files_directory("family");
+    files_write(directory, "config.json", "{\"model_type\": \"llama\"}", 23);
+    files_refuses(directory, LLM_ERR_UNSUPPORTED, "family/config.json", "llama", "no weights");
 }
 
 /* ---- types of values ------------------------------------------------------------------------- */
@@ -1160,7 +1264,7 @@ TEST(files_gpt2_config) {
     static const files_case cases[] = {
         {"'scale_attn_by_inverse_layer_idx': true", "scale_attn_by_inverse_layer_idx",
          LLM_ERR_UNSUPPORTED},
-        {"'reorder_and_upcast_attn': true", "reorder_and_upcast_attn", LLM_ERR_UNSUPPORTED},
+        {"'reorder_and_upcast_attn': 'yes'", "reorder_and_upcast_attn", LLM_ERR_FORMAT},
         {"'scale_attn_weights': false", "scale_attn_weights", LLM_ERR_UNSUPPORTED},
         {"'add_cross_attention': true", "add_cross_attention", LLM_ERR_UNSUPPORTED},
         {"'activation_function': 'relu'", "activation_function", LLM_ERR_UNSUPPORTED},
@@ -2209,6 +2313,10 @@ static void run_files(void) {
     RUN(files_types);
     RUN(files_gpt2_names);
     RUN(files_mtp);
+    RUN(files_deepseek_by_architecture);
+    RUN(files_routers_are_finite);
+    RUN(files_numbers);
+    RUN(files_names_the_family);
     RUN(files_half_values);
     RUN(files_mixed_types);
     RUN(files_fp8);

@@ -683,11 +683,19 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
 /* Byte-level BPE. Text is arbitrary bytes; decode returns them exactly, special tokens included.
  * Thread-safe once created. */
 typedef struct llm_tokenizer llm_tokenizer;
-/* a tokenizer.json under any name, or a directory with it or with vocab.json + merges.txt. The
- * patterns of GPT-2 and DeepSeek-V3 are known; a file with anything else that would change the
- * tokens is refused: LLM_ERR_UNSUPPORTED names it */
+/* path: a tokenizer.json under any name, which is read as `tokenizers` reads it, alone; or a
+ * directory with it or with vocab.json + merges.txt, which is read as transformers' AutoTokenizer
+ * reads it, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json
+ * beside it: the tokenizer's class (GPT2Tokenizer always has GPT-2's pattern), added and special
+ * tokens, add_prefix_space, what add_bos_token and add_eos_token put around a text. Not read:
+ * split_special_tokens, which is encode's parse_special. The patterns of GPT-2 and DeepSeek-V3 are
+ * known. A byte that the vocabulary has no token for becomes the file's unk_token, or nothing where
+ * there is none, as in `tokenizers`.
+ * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT for a damaged file; LLM_ERR_UNSUPPORTED names what else would
+ * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err);
+/* the contents of a tokenizer.json, which are copied from */
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
                                                  const llm_allocator *allocator, llm_error *err);
 /* Learns merges from text (n bytes) with GPT-2's pattern until the vocabulary holds vocab_size
@@ -699,7 +707,11 @@ LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab
 LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
                                       llm_error *err);
 LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer);       /* NULL is fine */
+/* the largest id + 1: the rows that an embedding needs; not every id below has a token */
 LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer);
+/* The special tokens that the tokenizer's template puts before a text (after = 0), or after it, when
+ * it is not told otherwise; encode does not. -> their number, 0 to 8; of NULL: 0 */
+LLM_API int llm_tokenizer_template(const llm_tokenizer *tokenizer, int after, int32_t tokens[8]);
 LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text,
                                     size_t n); /* id, or -1 */
 /* *count receives the full length even where capacity is smaller (then the first capacity are
@@ -7917,6 +7929,11 @@ static const char *llmi_path_end(const char *name, size_t n) {
     return size > n ? name + size - n : name;
 }
 
+static int llmi_ends_with(const char *text, const char *end) {
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
 /* ---- a parsed document: nodes over text that the caller keeps ------------------------------ */
 typedef enum llmi_json_type {
     LLMI_JSON_NULL, LLMI_JSON_FALSE, LLMI_JSON_TRUE, LLMI_JSON_NUMBER, LLMI_JSON_STRING,
@@ -9765,11 +9782,15 @@ static int llmi_chars_to_bytes(char *text, size_t *n) {
 /* ---- the tokenizer ----------------------------------------------------------------------- */
 typedef struct llmi_merge { int32_t a, b, result; } llmi_merge;
 
+typedef struct llmi_flags {              /* 0 or 1; normalized -1 = not special */
+    int8_t special, normalized, lstrip, rstrip, single_word;
+} llmi_flags;
+
 typedef struct llmi_added {
-    const char *content;
-    size_t size;
+    const char *content;                 /* at begin of contents, once all are there */
+    size_t begin, size;
     int32_t id;
-    uint8_t special, normalized, lstrip, rstrip, single_word;
+    llmi_flags is;
 } llmi_added;
 
 /* Added tokens of one set are found in time proportional to the text, by an automaton (Aho &
@@ -9783,6 +9804,7 @@ typedef struct llmi_node {
 } llmi_node;
 
 #define LLMI_MAX_SPLITS 4                /* patterns of one tokenizer */
+#define LLMI_TEMPLATE 8                  /* special tokens on one side of a template */
 
 struct llm_tokenizer {
     llm_allocator allocator_copy;
@@ -9793,10 +9815,14 @@ struct llm_tokenizer {
     size_t n_merges, merges_capacity;    /* capacity in bytes */
     int32_t byte_tokens[256];
     llmi_added *added;                   /* by normalized, then by content */
-    size_t n_added;
+    size_t n_added, added_capacity;      /* capacity in bytes */
+    llmi_text contents;                  /* their texts, as files write them */
     llmi_node *nodes[2];                 /* of those not normalized, and of the others */
     uint8_t starts[2][256];              /* does any of the set start so? */
-    int add_prefix_space, ignore_merges;
+    int32_t unknown;                     /* for a byte that has no token; -1 = it is left out */
+    int32_t before[LLMI_TEMPLATE], after[LLMI_TEMPLATE];     /* what a template puts around texts */
+    int n_before, n_after;
+    int add_prefix_space, ignore_merges, fuse_unknown;
     int splits[LLMI_MAX_SPLITS];         /* of llmi_splits, each on the pieces of the one before */
     int n_splits;
     uint8_t classes[LLMI_CLASS_BYTES];
@@ -9815,7 +9841,8 @@ static llm_tokenizer *llmi_tokenizer_new(const llm_allocator *allocator, llm_err
         t->allocator_copy = *allocator;
         t->allocator = &t->allocator_copy;
     }
-    t->vocabulary.bytes.allocator = t->allocator;
+    t->vocabulary.bytes.allocator = t->contents.allocator = t->allocator;
+    t->unknown = -1;
     t->n_splits = 1;                     /* GPT-2's */
     llmi_classes_fill(t->classes);
     return t;
@@ -9831,6 +9858,7 @@ LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
     llmi_release(tokenizer->allocator, tokenizer->ranks.slots);
     llmi_release(tokenizer->allocator, tokenizer->merges);
     llmi_release(tokenizer->allocator, tokenizer->added);
+    llmi_text_free(&tokenizer->contents);
     llmi_release(tokenizer->allocator, tokenizer->nodes[0]);
     llmi_release(tokenizer->allocator, tokenizer->nodes[1]);
     llmi_release(is_custom ? &copy : NULL, tokenizer);
@@ -9838,6 +9866,12 @@ LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
 
 LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer) {
     return tokenizer ? (int)tokenizer->vocabulary.n : 0;
+}
+
+LLM_API int llm_tokenizer_template(const llm_tokenizer *tokenizer, int after, int32_t tokens[8]) {
+    const int n = !tokenizer ? 0 : after ? tokenizer->n_after : tokenizer->n_before;
+    if (n) memcpy(tokens, after ? tokenizer->after : tokenizer->before, (size_t)n * sizeof *tokens);
+    return n;
 }
 
 LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text, size_t n) {
@@ -9934,13 +9968,26 @@ static int32_t llmi_rank(const llm_tokenizer *t, int32_t a, int32_t b) {     /* 
     return llmi_pairs_find(&t->ranks, llmi_pair(a, b));
 }
 
+/* the symbols of a word's bytes -> their number; a byte that has none is unknown, or left out */
+static size_t llmi_byte_symbols(const llm_tokenizer *t, int32_t *id, const char *word, size_t n) {
+    size_t i, out = 0;
+    int was_unknown = 0;
+    for (i = 0; i < n; i++) {
+        const int32_t token = t->byte_tokens[(unsigned char)word[i]];
+        if (token >= 0) id[out++] = token;
+        else if (t->unknown >= 0 && !(was_unknown && t->fuse_unknown)) id[out++] = t->unknown;
+        was_unknown = token < 0;
+    }
+    return out;
+}
+
 /* merges the pair of least rank, again and again; n^2 steps of almost no work */
 static void llmi_encode_short(llmi_encoder *e, const char *word, size_t n) {
     const llm_tokenizer *t = e->t;
     int32_t id[LLMI_BPE_SHORT];
     uint32_t rank[LLMI_BPE_SHORT];       /* of id[i] with id[i + 1]; UINT32_MAX: no merge */
     size_t i, best;
-    for (i = 0; i < n; i++) id[i] = t->byte_tokens[(unsigned char)word[i]];
+    n = llmi_byte_symbols(t, id, word, n);
     for (i = 0; i + 1 < n; i++) rank[i] = (uint32_t)llmi_rank(t, id[i], id[i + 1]);
     while (n > 1) {
         for (best = 0, i = 1; i + 1 < n; i++)
@@ -9968,7 +10015,7 @@ static llm_result llmi_encode_queue(llmi_encoder *e, int32_t a, int32_t b, uint3
 /* the same in n log n: a list of symbols, and a heap of what may be merged, old entries ignored */
 static llm_result llmi_encode_long(llmi_encoder *e, const char *word, size_t n) {
     const llm_tokenizer *t = e->t;
-    uint32_t i, end = (uint32_t)n, *next, *previous;
+    uint32_t i, end, *next, *previous;
     int32_t *id;                         /* -1: merged into the one before */
     if (n > (size_t)INT32_MAX)
         return llmi_fail(e->err, LLM_ERR_ARGUMENT,
@@ -9980,8 +10027,8 @@ static llm_result llmi_encode_long(llmi_encoder *e, const char *word, size_t n) 
     previous = next + n;
     id = (int32_t *)(void *)(previous + n);
     e->heap.n = 0;
+    end = (uint32_t)llmi_byte_symbols(t, id, word, n);
     for (i = 0; i < end; i++) {
-        id[i] = t->byte_tokens[(unsigned char)word[i]];
         next[i] = i + 1;
         previous[i] = i - 1;
         if (i) LLMI_TRY(llmi_encode_queue(e, id[i - 1], id[i], i - 1));
@@ -10111,12 +10158,12 @@ static int llmi_added_alone(const llm_tokenizer *t, const char *text, size_t n, 
 static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, const char *text,
                              size_t n, size_t lowest, size_t *begin, size_t *end, size_t *white) {
     int kind;
-    while (token->lstrip && *begin > lowest) {
+    while (token->is.lstrip && *begin > lowest) {
         const size_t at = llmi_character_before(t->classes, text, lowest, *begin, &kind);
         if (kind != LLMI_SPACE) break;
         *begin = at;
     }
-    if (!token->rstrip) return;
+    if (!token->is.rstrip) return;
     while (*end >= *white && *end < n) {
         const size_t size = llmi_class(t->classes, text + *end, n - *end, &kind);
         if (kind != LLMI_SPACE) break;
@@ -10136,8 +10183,8 @@ static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n,
     if (set == 2) return llmi_encode_plain(e, text, n);
     while (t->nodes[set] && (token = llmi_added_next(t, set, text, n, &search, &begin)) != NULL) {
         size_t end = begin + token->size;
-        if (token->special && !e->parse_special) continue;
-        if (token->single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
+        if (token->is.special && !e->parse_special) continue;
+        if (token->is.single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
         llmi_added_strip(t, token, text, n, done, &begin, &end, &white);
         if (begin > done) LLMI_TRY(llmi_encode_piece(e, text + done, begin - done, set + 1));
         llmi_emit(e, token->id);
@@ -10181,7 +10228,7 @@ static llm_result llmi_tokenizer_merge(llm_tokenizer *t, int32_t a, int32_t b, i
 static int llmi_added_compare(const void *left, const void *right) {
     const llmi_added *a = (const llmi_added *)left, *b = (const llmi_added *)right;
     int order;
-    if (a->normalized != b->normalized) return a->normalized < b->normalized ? -1 : 1;
+    if (a->is.normalized != b->is.normalized) return a->is.normalized < b->is.normalized ? -1 : 1;
     order = memcmp(a->content, b->content, llmi_min(a->size, b->size));
     return order ? order : a->size < b->size ? -1 : a->size > b->size;
 }
@@ -10240,25 +10287,18 @@ static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t
 }
 
 /* vocabulary, merges and added tokens are there: what the encoder looks up is derived from them */
-static llm_result llmi_tokenizer_finish(llm_tokenizer *t, const char *name, llm_error *err) {
+static llm_result llmi_tokenizer_finish(llm_tokenizer *t, llm_error *err) {
     llmi_encoder e;
     int32_t found[2];
     llm_result result = LLM_OK;
     size_t i, n_plain = 0;
-    for (i = 0; i < t->vocabulary.n; i++)
-        if (t->vocabulary.items[i].kind == LLMI_ABSENT)
-            return llmi_fail(err, LLM_ERR_FORMAT, "%s: no token has id %lu, though %lu exist", name,
-                             (unsigned long)i, (unsigned long)t->vocabulary.n);
     for (i = 0; i < 256; i++) {
         const char byte = (char)i;
         t->byte_tokens[i] = llmi_strings_find(&t->vocabulary, &byte, 1, LLMI_BYTES);
-        if (t->byte_tokens[i] < 0)
-            return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: vocab has no token for byte 0x%02X",
-                             name, (unsigned)i);
     }
     for (i = 0; i < t->n_added; i++) {
-        t->added[i].content = llmi_token_text(t, t->added[i].id, &t->added[i].size);
-        n_plain += !t->added[i].normalized;
+        t->added[i].content = t->contents.data + t->added[i].begin;
+        n_plain += !t->added[i].is.normalized;
     }
     if (t->n_added) qsort(t->added, t->n_added, sizeof *t->added, llmi_added_compare);
     for (i = 0; i < t->n_added; i++)
@@ -10281,22 +10321,32 @@ static llm_result llmi_tokenizer_finish(llm_tokenizer *t, const char *name, llm_
 
 static const char llmi_endoftext[] = "<|endoftext|>";
 
-/* room for n added tokens */
-static llm_result llmi_tokenizer_expect(llm_tokenizer *t, size_t n, llm_error *err) {
-    if (!n) return LLM_OK;
-    t->added = (llmi_added *)llmi_alloc(t->allocator, llmi_mul(n, sizeof *t->added), "added tokens",
-                                        err);
-    return t->added ? LLM_OK : LLM_ERR_MEMORY;
+/* Token id, of the vocabulary or a new one, is matched in texts by its content. Once special, a token
+ * stays so; the other flags of one that is there already are replaced. */
+static llm_result llmi_tokenizer_add(llm_tokenizer *t, int32_t id, const char *content, size_t n,
+                                     llmi_flags is, llm_error *err) {
+    llmi_string *item = &t->vocabulary.items[id];
+    if (!item->added) {
+        void *added = t->added;
+        LLMI_TRY(llmi_grow(t->allocator, &added, &t->added_capacity, t->n_added * sizeof *t->added,
+                           (t->n_added + 1) * sizeof *t->added, "added tokens", err));
+        t->added = (llmi_added *)added;
+        memset(&t->added[t->n_added], 0, sizeof *t->added);
+        t->added[t->n_added].id = id;
+        t->added[t->n_added].begin = t->contents.size;
+        t->added[t->n_added].size = n;
+        llmi_text_add(&t->contents, content, n);
+        if (t->contents.failed != LLM_OK)
+            return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: added tokens");
+        item->added = (uint32_t)++t->n_added;
+    }
+    if (t->added[item->added - 1].is.special) is.special = 1;
+    if (is.normalized < 0) is.normalized = !is.special;
+    t->added[item->added - 1].is = is;
+    return LLM_OK;
 }
 
-static llmi_added *llmi_tokenizer_add(llm_tokenizer *t, int32_t id) {
-    llmi_added *added = &t->added[t->n_added++];
-    memset(added, 0, sizeof *added);
-    added->id = id;
-    added->special = 1;
-    t->vocabulary.items[id].added = (uint32_t)t->n_added;
-    return added;
-}
+static const llmi_flags llmi_special = {1, 0, 0, 0, 0};
 
 /* ---- training --------------------------------------------------------------------------- */
 /* The distinct pre-tokens with their counts are the text. A pair's count is exact at any time; the
@@ -10500,11 +10550,11 @@ static llm_result llmi_bpe_train(llmi_bpe_trainer *r, const char *text, size_t n
             LLMI_TRY(llmi_bpe_merge_word(r, r->places[place].word, a, b, merged));
         LLMI_TRY(llmi_bpe_queue(r));
     }
-    LLMI_TRY(llmi_tokenizer_expect(t, 1, r->err));
     LLMI_TRY(llmi_strings_put(&t->vocabulary, (int32_t)t->vocabulary.n, llmi_endoftext,
                               strlen(llmi_endoftext), LLMI_BYTES, r->err));
-    llmi_tokenizer_add(t, (int32_t)t->vocabulary.n - 1);
-    return llmi_tokenizer_finish(t, "trained tokenizer", r->err);
+    LLMI_TRY(llmi_tokenizer_add(t, (int32_t)t->vocabulary.n - 1, llmi_endoftext,
+                                strlen(llmi_endoftext), llmi_special, r->err));
+    return llmi_tokenizer_finish(t, r->err);
 }
 
 /* Ids as in GPT-2: 256 bytes, the merges, and <|endoftext|> last; where the text has no more pairs
@@ -10537,9 +10587,17 @@ LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab
 }
 
 /* ---- reading ----------------------------------------------------------------------------- */
+/* the files beside a tokenizer's, by what transformers calls them; nodes NULL: absent */
+enum { LLMI_TOKENIZER_CONFIG, LLMI_SPECIAL_MAP, LLMI_ADDED_TOKENS, LLMI_MODEL_CONFIG, LLMI_N_SIDES };
+static const char *const llmi_side_names[] = {"tokenizer_config.json", "special_tokens_map.json",
+                                              "added_tokens.json", "config.json"};
+
 typedef struct llmi_bpe_reader {
     llm_tokenizer *t;
-    llmi_json json;
+    llmi_json json;               /* tokenizer.json or vocab.json */
+    llmi_json sides[LLMI_N_SIDES];
+    int is_gpt2;                  /* the class is GPT2Tokenizer: see llmi_bpe_class */
+    size_t n_entries;             /* of the vocabulary proper */
     llmi_text scratch;
     llm_error *err;
 } llmi_bpe_reader;
@@ -10549,14 +10607,18 @@ typedef struct llmi_bpe_reader {
  * of one call, which transformers resets, too). */
 typedef struct llmi_bpe_rule { const char *key, *values; } llmi_bpe_rule;
 
-static llm_result llmi_bpe_refuse(const llmi_bpe_reader *r, const char *key, int node) {
-    const llmi_json_node *value = node < 0 ? NULL : &r->json.nodes[node];
+static llm_result llmi_bpe_refuse_in(const llmi_bpe_reader *r, const llmi_json *json,
+                                     const char *key, int node) {
+    const llmi_json_node *value = node < 0 ? NULL : &json->nodes[node];
     const size_t size = value ? value->end - value->begin : 0;
     if (!value)
-        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: %s is missing", r->json.name, key);
+        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: %s is missing", json->name, key);
     return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: %s is %.*s%s, which is not supported",
-                     r->json.name, key, (int)llmi_min(size, 60), r->json.text + value->begin,
+                     json->name, key, (int)llmi_min(size, 60), json->text + value->begin,
                      size > 60 ? "..." : "");
+}
+static llm_result llmi_bpe_refuse(const llmi_bpe_reader *r, const char *key, int node) {
+    return llmi_bpe_refuse_in(r, &r->json, key, node);
 }
 
 static int llmi_bpe_may_be(const llmi_json *json, int node, const char *values) {
@@ -10600,6 +10662,15 @@ static int llmi_bpe_is_true(const llmi_json *json, int object, const char *key) 
     return value >= 0 && json->nodes[value].type == LLMI_JSON_TRUE;
 }
 
+static int llmi_side_get(const llmi_bpe_reader *r, int side, const char *key) {
+    return r->sides[side].nodes ? llmi_json_get(&r->sides[side], 0, key) : -1;
+}
+/* the same where null and absent are one */
+static int llmi_side_value(const llmi_bpe_reader *r, int side, const char *key) {
+    const int node = llmi_side_get(r, side, key);
+    return node >= 0 && r->sides[side].nodes[node].type == LLMI_JSON_NULL ? -1 : node;
+}
+
 static llm_result llmi_bpe_memory(const llmi_bpe_reader *r) {
     return llmi_fail(r->err, LLM_ERR_MEMORY, "out of memory: reading %s", r->json.name);
 }
@@ -10612,12 +10683,15 @@ static llm_result llmi_bpe_string(llmi_bpe_reader *r, int node, size_t *n) {
     return LLM_OK;
 }
 
-/* {"token": id, ...}; ids must be below limit */
-static llm_result llmi_bpe_read_vocabulary(llmi_bpe_reader *r, int object, size_t limit) {
+/* {"token": id, ...}; not every id needs to have a token, but most */
+static llm_result llmi_bpe_read_vocabulary(llmi_bpe_reader *r, int object) {
     const llmi_json *json = &r->json;
+    size_t limit;
     int key;
     if (object < 0 || json->nodes[object].type != LLMI_JSON_OBJECT)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: vocab is not an object", json->name);
+    r->n_entries = (size_t)json->nodes[object].n_children;
+    limit = 2 * r->n_entries + 1024;
     for (key = llmi_json_first(json, object); key >= 0;) {
         const int value = json->nodes[key].next;
         const int shown = (int)llmi_min(json->nodes[key].end - json->nodes[key].begin, 60);
@@ -10708,59 +10782,546 @@ static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
     return LLM_OK;
 }
 
-static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int array, size_t limit) {
-    static const llmi_bpe_rule rules[] = {
-        {"id", "*"}, {"content", "*"}, {"single_word", "tf"}, {"lstrip", "tf"}, {"rstrip", "tf"},
-        {"normalized", "tf"}, {"special", "tf"}, {NULL, NULL}};
-    const llmi_json *json = &r->json;
+/* ---- added tokens, as transformers' AutoTokenizer collects them from all files ---------------- */
+/* Who is new gets the next free id, in this order; ids that files state order a list, and no more. */
+typedef struct llmi_listed {
+    size_t begin, size;           /* of the text, in texts */
+    int64_t id;
+    llmi_flags is;
+} llmi_listed;
+
+enum { LLMI_LISTED = 1,           /* in a list of added tokens, whose flags count then           */
+       LLMI_NAMED,                /* bos_token, pad_token and the like: special wherever listed  */
+       LLMI_DECLARED,             /* special if it is in added_tokens.json                       */
+       LLMI_SEEN,                 /* taken already, as a string, or (+ 1 + flags) as an object   */
+       LLMI_SEEN_OBJECT };
+
+typedef struct llmi_collector {
+    llmi_bpe_reader *r;
+    llmi_strings sets;            /* texts, by these kinds */
+    llmi_text texts;
+    llmi_listed *items;           /* a batch */
+    size_t n, capacity;           /* capacity in bytes */
+    int has_decoder;              /* added_tokens_decoder: two of the other files are not read then */
+    const char *key;              /* that is read now, for messages */
+} llmi_collector;
+
+static void llmi_collector_free(llmi_collector *c) {
+    llmi_strings_free(&c->sets);
+    llmi_text_free(&c->texts);
+    llmi_release(c->r->t->allocator, c->items);
+}
+
+static int llmi_collected(const llmi_collector *c, const llmi_listed *item, int kind) {
+    return llmi_strings_find(&c->sets, c->texts.data + item->begin, item->size, kind) >= 0;
+}
+static llm_result llmi_collect_in(llmi_collector *c, const llmi_listed *item, int kind) {
+    if (llmi_collected(c, item, kind)) return LLM_OK;
+    return llmi_strings_put(&c->sets, (int32_t)c->sets.n, c->texts.data + item->begin, item->size,
+                            kind, c->r->err);
+}
+static llm_result llmi_collect(llmi_collector *c, const llmi_listed *item) {
+    void *items = c->items;
+    LLMI_TRY(llmi_grow(c->r->t->allocator, &items, &c->capacity, c->n * sizeof *item,
+                       (c->n + 1) * sizeof *item, "added tokens", c->r->err));
+    c->items = (llmi_listed *)items;
+    c->items[c->n++] = *item;
+    return LLM_OK;
+}
+
+/* a text, of a file's string or (json NULL) of our own */
+static llm_result llmi_listed_text(llmi_collector *c, llmi_listed *item, const llmi_json *json,
+                                   int node, const char *own) {
+    const size_t most = json ? json->nodes[node].end - json->nodes[node].begin : strlen(own);
+    memset(item, 0, sizeof *item);
+    item->is = llmi_special;
+    item->begin = c->texts.size;
+    if (!llmi_text_reserve(&c->texts, most + 1)) return llmi_bpe_memory(c->r);
+    if (!json) memcpy(c->texts.data + item->begin, own, most);
+    item->size = json ? llmi_json_string(json, node, c->texts.data + item->begin, most) : most;
+    c->texts.size += item->size;
+    return LLM_OK;
+}
+
+/* an object with content and flags; special: what is assumed where it does not say */
+static llm_result llmi_listed_object(llmi_collector *c, llmi_listed *item, const llmi_json *json,
+                                     int node, int special) {
+    static const char *const keys[] = {"special", "normalized", "lstrip", "rstrip", "single_word"};
+    const int content = llmi_json_get(json, node, "content");
+    int8_t *flags[5];
+    int i;
+    if (content < 0 || json->nodes[content].type != LLMI_JSON_STRING)
+        return llmi_fail(c->r->err, LLM_ERR_FORMAT, "%s: an added token has no content: %.*s",
+                         json->name, (int)llmi_min(60, json->nodes[node].end -
+                                                           json->nodes[node].begin),
+                         json->text + json->nodes[node].begin);
+    LLMI_TRY(llmi_listed_text(c, item, json, content, NULL));
+    item->is.special = (int8_t)special;
+    item->is.normalized = -1;
+    flags[0] = &item->is.special;
+    flags[1] = &item->is.normalized;
+    flags[2] = &item->is.lstrip;
+    flags[3] = &item->is.rstrip;
+    flags[4] = &item->is.single_word;
+    for (i = 0; i < 5; i++) {
+        const int value = llmi_json_get(json, node, keys[i]);
+        if (value < 0) continue;
+        if (json->nodes[value].type != LLMI_JSON_TRUE && json->nodes[value].type != LLMI_JSON_FALSE)
+            return llmi_bpe_refuse_in(c->r, json, keys[i], value);
+        *flags[i] = json->nodes[value].type == LLMI_JSON_TRUE;
+    }
+    return LLM_OK;
+}
+
+/* a string, or an object that says it is an AddedToken (in special_tokens_map.json, any object) */
+static llm_result llmi_listed_either(llmi_collector *c, llmi_listed *item, int *is_string,
+                                     const llmi_json *json, int node, int special) {
+    const int in_map = json == &c->r->sides[LLMI_SPECIAL_MAP];
+    *is_string = json->nodes[node].type == LLMI_JSON_STRING;
+    if (*is_string) return llmi_listed_text(c, item, json, node, NULL);
+    if (json->nodes[node].type != LLMI_JSON_OBJECT ||
+        (!in_map && !llmi_json_is(json, llmi_json_get(json, node, "__type"), "AddedToken")))
+        return llmi_bpe_refuse_in(c->r, json, c->key, node);
+    LLMI_TRY(llmi_listed_object(c, item, json, node, in_map || special));
+    if (in_map) item->is.special = 1;
+    return LLM_OK;
+}
+
+/* one of the named or extra tokens: it joins the batch, unless a list has it, or it has been seen as
+ * it is written here */
+static llm_result llmi_collect_form(llmi_collector *c, llmi_listed *item, int is_string) {
+    const llmi_flags *is = &item->is;
+    const int normalized = is->normalized < 0 ? !is->special : is->normalized;
+    const int kind = is_string ? LLMI_SEEN
+                               : LLMI_SEEN_OBJECT + (is->special | normalized << 1 | is->lstrip << 2 |
+                                                     is->rstrip << 3 | is->single_word << 4);
+    if (llmi_collected(c, item, LLMI_LISTED) || llmi_collected(c, item, kind)) return LLM_OK;
+    LLMI_TRY(llmi_collect_in(c, item, kind));
+    if (llmi_collected(c, item, LLMI_NAMED)) item->is.special = 1;
+    return llmi_collect(c, item);
+}
+
+/* pass 0: the texts of named tokens; pass 1: they join the batch. declares: as a string, or in
+ * special_tokens_map.json, its name makes a token of added_tokens.json special */
+static llm_result llmi_collect_name(llmi_collector *c, int pass, const llmi_json *json, int node,
+                                    const char *own, int declares) {
+    llmi_listed item;
+    int is_string = 1;
+    if (!json) LLMI_TRY(llmi_listed_text(c, &item, NULL, -1, own));
+    else LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, 0));
+    if (pass) return llmi_collect_form(c, &item, is_string);
+    LLMI_TRY(llmi_collect_in(c, &item, LLMI_NAMED));
+    if (declares && json && json != &c->r->json &&
+        (is_string || json == &c->r->sides[LLMI_SPECIAL_MAP]))
+        LLMI_TRY(llmi_collect_in(c, &item, LLMI_DECLARED));
+    return LLM_OK;
+}
+
+static const char *const llmi_token_names[] = {"bos_token",  "eos_token", "unk_token", "sep_token",
+                                               "pad_token", "cls_token", "mask_token"};
+enum { LLMI_N_TOKEN_NAMES = 7, LLMI_PAD_TOKEN = 4 };
+
+/* where a named token stands: special_tokens_map.json goes before tokenizer_config.json, and a null
+ * counts; *json NULL: *own, which is NULL where there is none */
+static int llmi_named_token(const llmi_collector *c, int i, const llmi_json **json,
+                            const char **own) {
+    const llmi_bpe_reader *r = c->r;
+    const int map = c->has_decoder ? -1 : llmi_side_get(r, LLMI_SPECIAL_MAP, llmi_token_names[i]);
+    const int config = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, llmi_token_names[i]);
+    const int padding = r->is_gpt2 || i != LLMI_PAD_TOKEN ? -1 : llmi_json_get(&r->json, 0, "padding");
+    const int node = map >= 0 ? map : config >= 0 ? config
+                     : padding >= 0 ? llmi_json_get(&r->json, padding, "pad_token") : -1;
+    *own = NULL;
+    *json = node < 0 ? NULL : map >= 0 ? &r->sides[LLMI_SPECIAL_MAP]
+            : config >= 0 ? &r->sides[LLMI_TOKENIZER_CONFIG] : &r->json;
+    if (node < 0 && r->is_gpt2 && i < 3) *own = llmi_endoftext;
+    if (node >= 0 && (*json)->nodes[node].type == LLMI_JSON_NULL) *json = NULL;
+    return node;
+}
+
+static llm_result llmi_collect_named(llmi_collector *c, int pass) {
+    const llmi_json *config = &c->r->sides[LLMI_TOKENIZER_CONFIG], *json;
+    const int extra = llmi_side_get(c->r, LLMI_TOKENIZER_CONFIG, "extra_special_tokens");
+    const char *own;
+    int i, key, value, node;
+    for (i = 0; i < LLMI_N_TOKEN_NAMES; i++) {
+        node = llmi_named_token(c, i, &json, &own);
+        c->key = llmi_token_names[i];
+        if (json || own) LLMI_TRY(llmi_collect_name(c, pass, json, node, own, 1));
+    }
+    key = config->nodes ? llmi_json_first(config, 0) : -1;
+    for (; key >= 0; key = config->nodes[value].next) {
+        const llmi_json_node *name = &config->nodes[key];
+        const size_t n = name->end - name->begin;
+        value = config->nodes[key].next;
+        for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(config, key, llmi_token_names[i]); i++) {}
+        if (i < LLMI_N_TOKEN_NAMES || n < 6 || memcmp(config->text + name->end - 6, "_token", 6) != 0)
+            continue;
+        c->key = "a special token";
+        if (config->nodes[value].type == LLMI_JSON_OBJECT)
+            return llmi_bpe_refuse_in(c->r, config, c->key, value);
+        if (config->nodes[value].type == LLMI_JSON_STRING)
+            LLMI_TRY(llmi_collect_name(c, pass, config, value, NULL, 0));
+    }
+    c->key = "extra_special_tokens";
+    if (extra < 0 || config->nodes[extra].type != LLMI_JSON_OBJECT) return LLM_OK;
+    for (key = llmi_json_first(config, extra); key >= 0; key = config->nodes[value].next) {
+        value = config->nodes[key].next;
+        LLMI_TRY(llmi_collect_name(c, pass, config, value, NULL, 0));
+    }
+    return LLM_OK;
+}
+
+/* Extra tokens of one list. pass 0: which of them make a token of added_tokens.json special; pass 1:
+ * they join the batch. strings: objects are refused. */
+static llm_result llmi_collect_list(llmi_collector *c, int pass, const llmi_json *json, int list,
+                                    const char *key, int strings) {
+    int node;
+    c->key = key;
+    if (list < 0 || json->nodes[list].type == LLMI_JSON_NULL) return LLM_OK;
+    if (json->nodes[list].type != LLMI_JSON_ARRAY)
+        return llmi_bpe_refuse_in(c->r, json, key, list);
+    for (node = llmi_json_first(json, list); node >= 0; node = json->nodes[node].next) {
+        llmi_listed item;
+        int is_string;
+        if (strings && json->nodes[node].type != LLMI_JSON_STRING)
+            return llmi_bpe_refuse_in(c->r, json, key, node);
+        LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, 0));
+        if (pass) LLMI_TRY(llmi_collect_form(c, &item, is_string));
+        else if (is_string || json == &c->r->sides[LLMI_SPECIAL_MAP])
+            LLMI_TRY(llmi_collect_in(c, &item, LLMI_DECLARED));
+    }
+    return LLM_OK;
+}
+
+/* extra_special_tokens of both files, or else additional_special_tokens, its older name */
+static llm_result llmi_collect_extra(llmi_collector *c, int pass) {
+    static const char extra_key[] = "extra_special_tokens", more_key[] = "additional_special_tokens";
+    const llmi_json *config = &c->r->sides[LLMI_TOKENIZER_CONFIG],
+                    *map = &c->r->sides[LLMI_SPECIAL_MAP];
+    const int extra = llmi_side_get(c->r, LLMI_TOKENIZER_CONFIG, extra_key),
+              more = llmi_side_get(c->r, LLMI_TOKENIZER_CONFIG, more_key);
+    const int map_extra = c->has_decoder ? -1 : llmi_side_get(c->r, LLMI_SPECIAL_MAP, extra_key),
+              map_more = c->has_decoder ? -1 : llmi_side_get(c->r, LLMI_SPECIAL_MAP, more_key);
+    const int is_object = extra >= 0 && config->nodes[extra].type == LLMI_JSON_OBJECT &&
+                          config->nodes[extra].n_children > 0;
+    const int is_list = extra >= 0 && !is_object && config->nodes[extra].n_children > 0;
+    const int first = is_list ? extra : is_object ? -1 : more;
+    if (extra >= 0 && config->nodes[extra].type < LLMI_JSON_ARRAY &&
+        config->nodes[extra].type != LLMI_JSON_NULL)
+        return llmi_bpe_refuse_in(c->r, config, extra_key, extra);
+    if (first >= 0)
+        LLMI_TRY(llmi_collect_list(c, pass, config, first, is_list ? extra_key : more_key, 0));
+    if (map_extra >= 0) LLMI_TRY(llmi_collect_list(c, pass, map, map_extra, extra_key, 0));
+    if (first >= 0 || map_extra >= 0 || (extra >= 0 && !is_object) || !pass) return LLM_OK;
+    if (map_more >= 0) return llmi_collect_list(c, pass, map, map_more, more_key, 1);
+    return llmi_collect_list(c, pass, config, more, more_key, 0);
+}
+
+static int llmi_listed_compare(const void *left, const void *right) {
+    const llmi_listed *a = (const llmi_listed *)left, *b = (const llmi_listed *)right;
+    if (a->id != b->id) return a->id < b->id ? -1 : 1;
+    return a->begin < b->begin ? -1 : a->begin > b->begin;       /* in the order of reading */
+}
+
+/* an entry of a list: kept with its id */
+static llm_result llmi_collect_listed(llmi_collector *c, llmi_listed *item, const llmi_json *json,
+                                      int id, const char *digits) {
+    char *end = NULL;
+    int ok;
+    if (digits) {
+        item->id = strtol(digits, &end, 10);
+        ok = digits[0] >= '0' && digits[0] <= '9' && !*end && item->id < INT32_MAX;
+    } else {
+        ok = llmi_json_int64(json, id, &item->id) && item->id >= 0 && item->id < INT32_MAX;
+    }
+    if (!ok)
+        return llmi_fail(c->r->err, LLM_ERR_FORMAT, "%s: %sadded token %.*s: its id is no number",
+                         json->name, digits ? "added_tokens_decoder: " : "",
+                         (int)llmi_min(item->size, 60), c->texts.data + item->begin);
+    return llmi_collect(c, item);
+}
+
+/* tokenizer.json's own, into the batch */
+static llm_result llmi_collect_own(llmi_collector *c) {
+    const llmi_json *json = &c->r->json;
+    const int list = llmi_json_get(json, 0, "added_tokens");
+    int node = list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY ? -1
+                                                                     : llmi_json_first(json, list);
+    for (; node >= 0; node = json->nodes[node].next) {
+        llmi_listed item;
+        LLMI_TRY(llmi_listed_object(c, &item, json, node, 0));
+        LLMI_TRY(llmi_collect_listed(c, &item, json, llmi_json_get(json, node, "id"), NULL));
+    }
+    return LLM_OK;
+}
+
+/* the list of added tokens: added_tokens_decoder, or else added_tokens.json and tokenizer.json's */
+static llm_result llmi_collect_lists(llmi_collector *c) {
+    const int config = c->has_decoder ? LLMI_TOKENIZER_CONFIG : LLMI_ADDED_TOKENS;
+    const llmi_json *json = &c->r->sides[config];
+    const int object = c->has_decoder ? llmi_json_get(json, 0, "added_tokens_decoder")
+                       : json->nodes ? 0 : -1;
+    int key, value;
+    size_t i, n = 0;
+    if (object >= 0 && json->nodes[object].type != LLMI_JSON_OBJECT)
+        return llmi_bpe_refuse_in(c->r, json, "added_tokens_decoder", object);
+    key = object < 0 ? -1 : llmi_json_first(json, object);
+    for (; key >= 0; key = json->nodes[value].next) {
+        llmi_listed item;
+        char digits[16];
+        value = json->nodes[key].next;
+        if (c->has_decoder) {
+            digits[llmi_min(llmi_json_string(json, key, digits, 15), 15)] = 0;
+            if (json->nodes[value].type != LLMI_JSON_OBJECT)
+                return llmi_bpe_refuse_in(c->r, json, "added_tokens_decoder", value);
+            LLMI_TRY(llmi_listed_object(c, &item, json, value, 0));
+            LLMI_TRY(llmi_collect_listed(c, &item, json, -1, digits));
+        } else {
+            LLMI_TRY(llmi_listed_text(c, &item, json, key, NULL));
+            item.is.special = (int8_t)llmi_collected(c, &item, LLMI_DECLARED);
+            item.is.normalized = !item.is.special;
+            LLMI_TRY(llmi_collect_listed(c, &item, json, value, NULL));
+        }
+    }
+    if (!c->has_decoder) LLMI_TRY(llmi_collect_own(c));
+    if (c->n) qsort(c->items, c->n, sizeof *c->items, llmi_listed_compare);
+    for (i = 0; i < c->n; i++) {
+        llmi_listed item = c->items[i];
+        const llmi_listed *last = n ? &c->items[n - 1] : NULL;
+        if (last && last->id == item.id) {
+            if (last->size != item.size ||
+                memcmp(c->texts.data + last->begin, c->texts.data + item.begin, item.size) != 0)
+                return llmi_fail(c->r->err, LLM_ERR_UNSUPPORTED,
+                                 "%s: two added tokens have id %ld: %.*s, %.*s",
+                                 json->nodes ? json->name : c->r->json.name, (long)item.id, (int)llmi_min(last->size, 60),
+                                 c->texts.data + last->begin, (int)llmi_min(item.size, 60),
+                                 c->texts.data + item.begin);
+            n--;
+        }
+        if (llmi_collected(c, &item, LLMI_NAMED)) item.is.special = 1;
+        LLMI_TRY(llmi_collect_in(c, &item, LLMI_LISTED));
+        c->items[n++] = item;
+    }
+    c->n = n;
+    return LLM_OK;
+}
+
+/* where a token stands in the vocabulary, as files write it; -1 = it is none */
+static llm_result llmi_bpe_id(llmi_bpe_reader *r, const char *text, size_t n, int32_t *id) {
+    size_t n_bytes = n;
+    int kind;
+    r->scratch.size = 0;
+    llmi_text_add(&r->scratch, text, n);
+    if (r->scratch.failed != LLM_OK) return llmi_bpe_memory(r);
+    kind = llmi_chars_to_bytes(r->scratch.data, &n_bytes);
+    *id = llmi_strings_find(&r->t->vocabulary, r->scratch.data, n_bytes, kind);
+    if (*id < 0) *id = llmi_strings_find(&r->t->vocabulary, text, n, LLMI_ADDED);
+    return LLM_OK;
+}
+
+/* The batch enters the tokenizer: who is new gets the next id after the vocabulary's entries and what
+ * earlier batches used. own: these are tokenizer.json's, each once. */
+static llm_result llmi_collector_end(llmi_collector *c, int own) {
+    llmi_bpe_reader *r = c->r;
     llmi_strings *vocabulary = &r->t->vocabulary;
-    int item;
-    if (array < 0) return LLM_OK;
-    LLMI_TRY(llmi_tokenizer_expect(r->t, (size_t)json->nodes[array].n_children, r->err));
-    for (item = llmi_json_first(json, array); item >= 0; item = json->nodes[item].next) {
-        const int content = llmi_json_get(json, item, "content");
-        llmi_added *added;
-        int32_t known;
-        int64_t id;
-        size_t n, n_bytes;
-        int kind;
-        LLMI_TRY(llmi_bpe_check(r, "added_tokens", item, rules));
-        if (content < 0 || json->nodes[content].type != LLMI_JSON_STRING ||
-            json->nodes[content].begin == json->nodes[content].end)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu has no content",
-                             json->name, (unsigned long)r->t->n_added);
-        if (!llmi_json_int64(json, llmi_json_get(json, item, "id"), &id) || id < 0 ||
-            (uint64_t)id >= limit)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu: id must be in [0, %lu)",
-                             json->name, (unsigned long)r->t->n_added, (unsigned long)limit);
-        r->scratch.size = 0;
-        LLMI_TRY(llmi_bpe_string(r, content, &n));
-        r->scratch.size = n_bytes = n;                           /* again, to be read as bytes */
-        LLMI_TRY(llmi_bpe_string(r, content, &n));
-        kind = llmi_chars_to_bytes(r->scratch.data + n, &n_bytes);
-        known = llmi_strings_find(vocabulary, r->scratch.data + n, n_bytes, kind);
-        if (known >= 0 && kind == LLMI_BYTES &&
-            (n != n_bytes || memcmp(r->scratch.data, r->scratch.data + n, n)))
-            return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
-                             "%s: added token %lu spells other bytes in the vocabulary", json->name,
-                             (unsigned long)r->t->n_added);
-        if (known >= 0 ? known != id
-                       : (size_t)id < vocabulary->n && vocabulary->items[id].kind != LLMI_ABSENT)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu: id %ld is another's",
-                             json->name, (unsigned long)r->t->n_added, (long)id);
-        if (llmi_strings_find(vocabulary, r->scratch.data, n, LLMI_ADDED) >= 0 ||
-            (known >= 0 && vocabulary->items[id].added))
+    size_t next = r->n_entries, i;
+    for (i = 0; i < r->t->n_added; i++) next = llmi_max(next, (size_t)r->t->added[i].id + 1);
+    for (i = 0; i < c->n; i++) {
+        const llmi_listed *item = &c->items[i];
+        const char *text = c->texts.data + item->begin;
+        int32_t id;
+        if (!item->size) continue;
+        LLMI_TRY(llmi_bpe_id(r, text, item->size, &id));
+        if (own && id >= 0 && vocabulary->items[id].added)
             return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu has been given before",
-                             json->name, (unsigned long)r->t->n_added);
-        if (known < 0)
-            LLMI_TRY(llmi_strings_put(vocabulary, (int32_t)id, r->scratch.data, n, LLMI_ADDED,
-                                      r->err));
-        added = llmi_tokenizer_add(r->t, (int32_t)id);
-        added->special = (uint8_t)llmi_bpe_is_true(json, item, "special");
-        added->normalized = (uint8_t)llmi_bpe_is_true(json, item, "normalized");
-        added->lstrip = (uint8_t)llmi_bpe_is_true(json, item, "lstrip");
-        added->rstrip = (uint8_t)llmi_bpe_is_true(json, item, "rstrip");
-        added->single_word = (uint8_t)llmi_bpe_is_true(json, item, "single_word");
+                             r->json.name, (unsigned long)i);
+        if (id < 0) {
+            if (next < vocabulary->n && vocabulary->items[next].kind != LLMI_ABSENT)
+                return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
+                                 "%s: added token %.*s would get id %lu, which is another's",
+                                 r->json.name, (int)llmi_min(item->size, 60), text,
+                                 (unsigned long)next);
+            id = (int32_t)next++;
+            LLMI_TRY(llmi_strings_put(vocabulary, id, text, item->size, LLMI_ADDED, r->err));
+        }
+        LLMI_TRY(llmi_tokenizer_add(r->t, id, text, item->size, item->is, r->err));
+        if (own) LLMI_TRY(llmi_collect_in(c, item, LLMI_LISTED));
+    }
+    c->n = 0;
+    return LLM_OK;
+}
+
+/* vocab.json's tokenizers put bos and eos around a text where tokenizer_config.json says so */
+static llm_result llmi_bpe_read_ends(llmi_bpe_reader *r, const llmi_collector *c) {
+    static const char *const keys[] = {"add_bos_token", "add_eos_token"};
+    const llmi_json *config = &r->sides[LLMI_TOKENIZER_CONFIG];
+    int i;
+    for (i = 0; i < 2 && config->nodes; i++) {
+        const llmi_json *json;
+        const char *own;
+        llmi_collector texts;
+        llmi_listed item;
+        int node = llmi_named_token(c, i, &json, &own), is_string;
+        llm_result result;
+        if (!llmi_bpe_is_true(config, 0, keys[i]) || (!json && !own)) continue;
+        memset(&texts, 0, sizeof texts);
+        texts.r = r;
+        texts.texts.allocator = texts.sets.bytes.allocator = r->t->allocator;
+        result = json ? llmi_listed_either(&texts, &item, &is_string, json, node, 0)
+                      : llmi_listed_text(&texts, &item, NULL, -1, own);
+        if (result == LLM_OK)
+            result = llmi_bpe_id(r, texts.texts.data + item.begin, item.size,
+                                 i ? r->t->after : r->t->before);
+        llmi_collector_free(&texts);
+        LLMI_TRY(result);
+        if (i) r->t->n_after = 1;
+        else r->t->n_before = 1;
+    }
+    return LLM_OK;
+}
+
+/* is_pair: there is no tokenizer.json */
+static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int is_pair, int is_alone) {
+    llmi_collector c;
+    llm_result result = LLM_OK;
+    memset(&c, 0, sizeof c);
+    c.r = r;
+    c.texts.allocator = c.sets.bytes.allocator = r->t->allocator;
+    c.has_decoder = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "added_tokens_decoder") >= 0;
+    if (!r->is_gpt2) {
+        result = llmi_collect_own(&c);
+        if (result == LLM_OK) result = llmi_collector_end(&c, 1);
+    }
+    if (!is_alone) {
+        if (result == LLM_OK) result = llmi_collect_named(&c, 0);
+        if (result == LLM_OK) result = llmi_collect_extra(&c, 0);
+        if (result == LLM_OK) result = llmi_collect_lists(&c);
+        if (result == LLM_OK) result = llmi_collect_named(&c, 1);
+        if (result == LLM_OK) result = llmi_collect_extra(&c, 1);
+        if (result == LLM_OK) result = llmi_collector_end(&c, 0);
+        if (result == LLM_OK && is_pair) result = llmi_bpe_read_ends(r, &c);
+    }
+    llmi_collector_free(&c);
+    return result;
+}
+
+/* The class that AutoTokenizer takes. GPT2Tokenizer brings GPT-2's pattern, whatever tokenizer.json
+ * says; the others leave all to tokenizer.json. */
+static llm_result llmi_bpe_class(llmi_bpe_reader *r, int is_pair) {
+    static const char *const gpt2_types[] = {"gpt2", "codegen", "gpt_neo", "gptj", "opt", "phi",
+                                             "starcoder2"};
+    static const char *const unread[] = {"vocab", "merges", "tokenizer_object", "post_processor",
+                                         "init_inputs", "fast_tokenizer_files",
+                                         "model_specific_special_tokens"};
+    const llmi_json *config = &r->sides[LLMI_TOKENIZER_CONFIG], *json = config;
+    const int type = llmi_side_value(r, LLMI_MODEL_CONFIG, "model_type");
+    const int map = llmi_side_value(r, LLMI_TOKENIZER_CONFIG, "auto_map");
+    int node = llmi_side_value(r, LLMI_TOKENIZER_CONFIG, "tokenizer_class"), is_whole = 0;
+    char name[64] = "";
+    size_t i, n;
+    for (i = 0; i < sizeof unread / sizeof unread[0]; i++) {
+        const int value = llmi_side_value(r, LLMI_TOKENIZER_CONFIG, unread[i]);
+        if (value >= 0 && (json->nodes[value].n_children || json->nodes[value].type < LLMI_JSON_ARRAY))
+            return llmi_bpe_refuse_in(r, config, unread[i], value);
+    }
+    if (node < 0) {
+        json = &r->sides[LLMI_MODEL_CONFIG];
+        node = llmi_side_value(r, LLMI_MODEL_CONFIG, "tokenizer_class");
+    }
+    if (node >= 0) {
+        n = llmi_json_string(json, node, name, sizeof name - 1);
+        name[llmi_min(n, sizeof name - 1)] = 0;
+        if (llmi_ends_with(name, "Fast")) name[n - 4] = 0;
+        r->is_gpt2 = !strcmp(name, "GPT2Tokenizer");
+        is_whole = !strcmp(name, "PreTrainedTokenizer") || !strcmp(name, "TokenizersBackend");
+        if (!r->is_gpt2 && (is_pair || (!is_whole && strcmp(name, "LlamaTokenizer") != 0)))
+            return llmi_bpe_refuse_in(r, json, "tokenizer_class", node);
+    } else {
+        for (i = 0; i < sizeof gpt2_types / sizeof gpt2_types[0]; i++)
+            if (llmi_json_is(&r->sides[LLMI_MODEL_CONFIG], type, gpt2_types[i])) r->is_gpt2 = 1;
+    }
+    if (map >= 0 && !is_whole && !r->is_gpt2 &&
+        (config->nodes[map].type != LLMI_JSON_OBJECT ||
+         llmi_json_get(config, map, "AutoTokenizer") >= 0))
+        return llmi_bpe_refuse_in(r, config, "auto_map", map);
+    return LLM_OK;
+}
+
+/* special_tokens_map.json holds special tokens only */
+static llm_result llmi_bpe_check_map(const llmi_bpe_reader *r) {
+    const llmi_json *map = &r->sides[LLMI_SPECIAL_MAP];
+    int key = map->nodes ? llmi_json_first(map, 0) : -1, value, i;
+    for (; key >= 0; key = map->nodes[value].next) {
+        value = map->nodes[key].next;
+        for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(map, key, llmi_token_names[i]); i++) {}
+        if (i == LLMI_N_TOKEN_NAMES && !llmi_json_is(map, key, "extra_special_tokens") &&
+            !llmi_json_is(map, key, "additional_special_tokens"))
+            return llmi_bpe_refuse_in(r, map, "a key beside the special tokens", key);
+    }
+    return LLM_OK;
+}
+
+/* one side of a template: its special tokens before ("A" has not come yet) or after the text */
+static llm_result llmi_bpe_read_template(llmi_bpe_reader *r, int node) {
+    static const llmi_bpe_rule rules[] = {
+        {"type", "*"}, {"single", "*"}, {"pair", "*"}, {"special_tokens", "*"}, {NULL, NULL}};
+    const llmi_json *json = &r->json;
+    const int single = llmi_json_get(json, node, "single"),
+              tokens = llmi_json_get(json, node, "special_tokens");
+    int piece, n_texts = 0;
+    LLMI_TRY(llmi_bpe_check(r, "post_processor", node, rules));
+    if (single < 0 || json->nodes[single].type != LLMI_JSON_ARRAY)
+        return llmi_bpe_refuse(r, "post_processor.single", single);
+    for (piece = llmi_json_first(json, single); piece >= 0; piece = json->nodes[piece].next) {
+        const int text = llmi_json_get(json, piece, "Sequence"),
+                  special = llmi_json_get(json, piece, "SpecialToken");
+        int32_t *to = n_texts ? r->t->after : r->t->before;
+        int *n = n_texts ? &r->t->n_after : &r->t->n_before, entry, ids, id;
+        if (text >= 0 && llmi_json_is(json, llmi_json_get(json, text, "id"), "A") && !n_texts++)
+            continue;
+        if (special < 0) return llmi_bpe_refuse(r, "post_processor.single", piece);
+        entry = tokens < 0 ? -1 : llmi_json_first(json, tokens);
+        while (entry >= 0) {           /* the key that is the piece's id */
+            const int name = llmi_json_get(json, special, "id");
+            if (name >= 0 && json->nodes[name].type == LLMI_JSON_STRING &&
+                !llmi_json_compare(json, entry, name))
+                break;
+            entry = json->nodes[json->nodes[entry].next].next;
+        }
+        ids = entry < 0 ? -1 : llmi_json_get(json, json->nodes[entry].next, "ids");
+        if (ids < 0 || json->nodes[ids].type != LLMI_JSON_ARRAY || !json->nodes[ids].n_children)
+            return llmi_bpe_refuse(r, "post_processor.single", piece);
+        for (id = llmi_json_first(json, ids); id >= 0; id = json->nodes[id].next) {
+            int64_t value;
+            if (!llmi_json_int64(json, id, &value) || value < 0 ||
+                (size_t)value >= r->t->vocabulary.n ||
+                r->t->vocabulary.items[value].kind == LLMI_ABSENT || *n == LLMI_TEMPLATE)
+                return llmi_bpe_refuse(r, "post_processor.special_tokens", ids);
+            to[(*n)++] = (int32_t)value;
+        }
+    }
+    return n_texts == 1 ? LLM_OK : llmi_bpe_refuse(r, "post_processor.single", single);
+}
+
+/* nothing, a ByteLevel, a template, or a Sequence of these; all tokens are there */
+static llm_result llmi_bpe_read_processors(llmi_bpe_reader *r, int post,
+                                           const llmi_bpe_rule *byte_level) {
+    const llmi_json *json = &r->json;
+    const int is_list = llmi_json_is(json, llmi_json_get(json, post, "type"), "Sequence");
+    const int list = is_list ? llmi_json_get(json, post, "processors") : -1;
+    int node = is_list ? -1 : post, n_templates = 0;
+    if (post < 0 || json->nodes[post].type == LLMI_JSON_NULL) return LLM_OK;
+    if (is_list && (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY))
+        return llmi_bpe_refuse(r, "post_processor.processors", list);
+    if (is_list) node = llmi_json_first(json, list);
+    for (; node >= 0; node = is_list ? json->nodes[node].next : -1) {
+        const int type = llmi_json_get(json, node, "type");
+        if (llmi_json_is(json, type, "TemplateProcessing") && !n_templates++)
+            LLMI_TRY(llmi_bpe_read_template(r, node));
+        else if (llmi_json_is(json, type, "ByteLevel"))
+            LLMI_TRY(llmi_bpe_check(r, "post_processor", node, byte_level));
+        else return llmi_bpe_refuse(r, "post_processor", node);
     }
     return LLM_OK;
 }
@@ -10810,7 +11371,18 @@ static llm_result llmi_bpe_read_splits(llmi_bpe_reader *r, int node, int *last) 
     return LLM_OK;
 }
 
-static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
+/* GPT2Tokenizer's add_prefix_space stands in tokenizer_config.json */
+static llm_result llmi_bpe_read_prefix(llmi_bpe_reader *r, int node) {
+    const llmi_json *config = &r->sides[LLMI_TOKENIZER_CONFIG];
+    if (node >= 0 && config->nodes[node].type != LLMI_JSON_TRUE &&
+        config->nodes[node].type != LLMI_JSON_FALSE)
+        return llmi_bpe_refuse_in(r, config, "add_prefix_space", node);
+    r->t->add_prefix_space = node >= 0 && config->nodes[node].type == LLMI_JSON_TRUE;
+    return LLM_OK;
+}
+
+/* is_alone: of memory or of one file; else the files beside it are there */
+static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
     static const llmi_bpe_rule file[] = {
         {"version", "*"}, {"truncation", "*"}, {"padding", "*"}, {"added_tokens", "*"},
         {"normalizer", "*"}, {"pre_tokenizer", "*"}, {"post_processor", "*"}, {"decoder", "*"},
@@ -10827,13 +11399,12 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     const int normalizer = llmi_json_get(json, 0, "normalizer");
     const int none = llmi_json_get(json, normalizer, "normalizers");
     const int pre = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "pre_tokenizer"), "pretokenizers");
-    const int post = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "post_processor"), "processors");
+    const int post = llmi_json_get(json, 0, "post_processor");
     const int decoder = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "decoder"), "decoders");
     const int added = llmi_json_get(json, 0, "added_tokens");
     const int model = llmi_json_get(json, 0, "model"), type = llmi_json_get(json, model, "type");
     const int vocabulary = llmi_json_get(json, model, "vocab");
-    int level, regex;
-    size_t n;
+    int level, regex, unknown;
     if (json->nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: not an object", json->name);
     LLMI_TRY(llmi_bpe_check(r, "file", 0, file));
@@ -10859,11 +11430,6 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     else if (regex && r->t->n_splits == LLMI_MAX_SPLITS)
         return llmi_bpe_refuse(r, "pre_tokenizer", pre);
     else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
-    if (post >= 0 && json->nodes[post].type != LLMI_JSON_NULL) {
-        if (!llmi_json_is(json, llmi_json_get(json, post, "type"), "ByteLevel"))
-            return llmi_bpe_refuse(r, "post_processor", post);
-        LLMI_TRY(llmi_bpe_check(r, "post_processor", post, byte_level));
-    }
     if (!llmi_json_is(json, llmi_json_get(json, decoder, "type"), "ByteLevel"))
         return llmi_bpe_refuse(r, "decoder", decoder);
     LLMI_TRY(llmi_bpe_check(r, "decoder", decoder, byte_level));
@@ -10873,12 +11439,27 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r) {
     if (added >= 0 && json->nodes[added].type != LLMI_JSON_ARRAY)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added_tokens is not an array", json->name);
     r->t->ignore_merges = llmi_bpe_is_true(json, model, "ignore_merges");
-    n = vocabulary < 0 ? 0 : (size_t)json->nodes[vocabulary].n_children;
-    n += added < 0 ? 0 : (size_t)json->nodes[added].n_children;
-    LLMI_TRY(llmi_bpe_read_vocabulary(r, vocabulary, n));
-    LLMI_TRY(llmi_bpe_read_added(r, added, n));
+    r->t->fuse_unknown = llmi_bpe_is_true(json, model, "fuse_unk");
+    if (r->is_gpt2) {
+        const int prefix = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "add_prefix_space");
+        r->t->n_splits = 1;
+        r->t->splits[0] = LLMI_SPLIT_GPT2;
+        r->t->ignore_merges = 0;
+        LLMI_TRY(llmi_bpe_read_prefix(r, prefix));
+    }
+    LLMI_TRY(llmi_bpe_read_vocabulary(r, vocabulary));
+    unknown = llmi_json_get(json, model, "unk_token");
+    if (unknown >= 0 && json->nodes[unknown].type == LLMI_JSON_STRING && !r->is_gpt2) {
+        size_t size;
+        r->scratch.size = 0;
+        LLMI_TRY(llmi_bpe_string(r, unknown, &size));
+        level = llmi_chars_to_bytes(r->scratch.data, &size);
+        r->t->unknown = llmi_strings_find(&r->t->vocabulary, r->scratch.data, size, level);
+    }
+    LLMI_TRY(llmi_bpe_read_added(r, 0, is_alone));
+    LLMI_TRY(llmi_bpe_read_processors(r, post, byte_level));
     LLMI_TRY(llmi_bpe_read_merges(r, llmi_json_get(json, model, "merges")));
-    return llmi_tokenizer_finish(r->t, json->name, r->err);
+    return llmi_tokenizer_finish(r->t, r->err);
 }
 
 /* vocab.json, whose whole content is the vocabulary, and merges.txt, a merge per line */
@@ -10886,8 +11467,10 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
                                      const char *merges, size_t size) {
     const char *name = r->json.name;
     size_t at, n;
-    int32_t special;
-    LLMI_TRY(llmi_bpe_read_vocabulary(r, 0, (size_t)r->json.nodes[0].n_children));
+    LLMI_TRY(llmi_bpe_read_prefix(
+        r, llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "add_prefix_space")));
+    LLMI_TRY(llmi_bpe_read_vocabulary(r, 0));
+    LLMI_TRY(llmi_bpe_read_added(r, 1, 0));
     r->json.name = merges_name;
     for (at = 0; at < size; at += n + 1) {
         const char *line = merges + at, *end = (const char *)memchr(line, '\n', size - at);
@@ -10898,31 +11481,43 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
         if (r->scratch.failed != LLM_OK) return llmi_bpe_memory(r);
         LLMI_TRY(llmi_bpe_read_line(r, n && line[n - 1] == '\r' ? n - 1 : n));
     }
-    special = llmi_strings_find(&r->t->vocabulary, llmi_endoftext, strlen(llmi_endoftext),
-                                LLMI_BYTES);
-    if (special >= 0) {
-        LLMI_TRY(llmi_tokenizer_expect(r->t, 1, r->err));
-        llmi_tokenizer_add(r->t, special);
-    }
-    return llmi_tokenizer_finish(r->t, name, r->err);
+    r->json.name = name;
+    return llmi_tokenizer_finish(r->t, r->err);
 }
 
-/* merges_name NULL: text is a tokenizer.json; else it is vocab.json, and merges is merges.txt */
-static llm_tokenizer *llmi_tokenizer_read(const char *name, const char *text, size_t size,
-                                          const char *merges_name, const char *merges,
-                                          size_t merges_size, const llm_allocator *allocator,
+/* a file as it stands in memory */
+typedef struct llmi_bytes { const char *name; const void *data; size_t size; } llmi_bytes;
+
+/* merges NULL: main is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides: the
+ * files beside it, data NULL where there is none; NULL: main stands alone */
+static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *main, const llmi_bytes *merges,
+                                          const llmi_bytes *sides, const llm_allocator *allocator,
                                           llm_error *err) {
     llmi_bpe_reader r;
     llm_result result;
+    int i;
     memset(&r, 0, sizeof r);
     r.err = err;
     r.t = llmi_tokenizer_new(allocator, err);
     if (!r.t) return NULL;
     r.scratch.allocator = r.t->allocator;
-    result = llmi_json_parse(&r.json, text, size, name, r.t->allocator, err);
+    r.is_gpt2 = merges != NULL;
+    result = llmi_json_parse(&r.json, (const char *)main->data, main->size, main->name,
+                             r.t->allocator, err);
+    for (i = 0; sides && i < LLMI_N_SIDES && result == LLM_OK; i++) {
+        if (!sides[i].data) continue;
+        result = llmi_json_parse(&r.sides[i], (const char *)sides[i].data, sides[i].size,
+                                 sides[i].name, r.t->allocator, err);
+        if (result == LLM_OK && r.sides[i].nodes[0].type != LLMI_JSON_OBJECT)
+            result = llmi_fail(err, LLM_ERR_FORMAT, "%s: not an object", r.sides[i].name);
+    }
+    if (result == LLM_OK && sides) result = llmi_bpe_class(&r, merges != NULL);
+    if (result == LLM_OK) result = llmi_bpe_check_map(&r);
     if (result == LLM_OK)
-        result = merges_name ? llmi_bpe_read_pair(&r, merges_name, merges, merges_size)
-                             : llmi_bpe_read_json(&r);
+        result = merges ? llmi_bpe_read_pair(&r, merges->name, (const char *)merges->data,
+                                             merges->size)
+                        : llmi_bpe_read_json(&r, !sides);
+    for (i = 0; i < LLMI_N_SIDES; i++) llmi_json_free(&r.sides[i]);
     llmi_json_free(&r.json);
     llmi_text_free(&r.scratch);
     if (result == LLM_OK) return r.t;
@@ -10932,12 +11527,15 @@ static llm_tokenizer *llmi_tokenizer_read(const char *name, const char *text, si
 
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
                                                  const llm_allocator *allocator, llm_error *err) {
+    llmi_bytes file;
     if (!json && size) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_load_memory: json is NULL");
         return NULL;
     }
-    return llmi_tokenizer_read("tokenizer.json", (const char *)json, size, NULL, NULL, 0, allocator,
-                               err);
+    file.name = "tokenizer.json";
+    file.data = json;
+    file.size = size;
+    return llmi_tokenizer_read(&file, NULL, NULL, allocator, err);
 }
 
 #ifdef LLM_NO_STDIO
@@ -10957,36 +11555,81 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
                      path ? path : "NULL");
 }
 #else
+/* name is empty where there is no such file; data is the caller's to release */
+static llm_result llmi_tokenizer_file(llmi_bytes *file, void **data, char name[LLMI_PATH],
+                                      const char *directory, const char *which,
+                                      const llm_allocator *allocator, llm_error *err) {
+    LLMI_TRY(llmi_path_join(name, LLMI_PATH, directory, which, err));
+    if (llmi_kind_of(name) == LLMI_NO_FILE) name[0] = 0;
+    if (!name[0]) return LLM_OK;
+    LLMI_TRY(llmi_file_read(name, data, &file->size, allocator, err));
+    file->name = name;
+    file->data = *data;
+    return LLM_OK;
+}
+
+/* tokenizer.json or vocab.json, merges.txt, and what stands beside them */
+enum { LLMI_N_TOKENIZER_FILES = 2 + LLMI_N_SIDES };
+typedef struct llmi_tokenizer_files {
+    llmi_bytes files[LLMI_N_TOKENIZER_FILES];
+    void *data[LLMI_N_TOKENIZER_FILES];
+    char names[LLMI_N_TOKENIZER_FILES][LLMI_PATH];
+} llmi_tokenizer_files;
+
+static llm_result llmi_tokenizer_open(llmi_tokenizer_files *f, const char *path, int *is_alone,
+                                      int *is_pair, const llm_allocator *allocator,
+                                      llm_error *err) {
+    int i;
+    *is_alone = llmi_kind_of(path) != LLMI_DIRECTORY;
+    LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], path, "tokenizer.json",
+                                 allocator, err));
+    *is_pair = !f->names[0][0];
+    if (*is_pair)
+        LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], path, "vocab.json",
+                                     allocator, err));
+    if (f->names[0][0]) *is_alone = 0;         /* a directory, also where the system does not say */
+    if (*is_alone) {
+        *is_pair = 0;
+        return llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], "", path, allocator,
+                                   err);
+    }
+    if (!f->names[0][0])
+        return llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
+                         llmi_path_end(path, 120));
+    if (*is_pair)
+        LLMI_TRY(llmi_tokenizer_file(&f->files[1], &f->data[1], f->names[1], path, "merges.txt",
+                                     allocator, err));
+    if (*is_pair && !f->names[1][0])
+        return llmi_fail(err, LLM_ERR_IO, "%.120s: vocab.json is in it, but no merges.txt",
+                         llmi_path_end(path, 120));
+    for (i = 0; i < LLMI_N_SIDES; i++)
+        LLMI_TRY(llmi_tokenizer_file(&f->files[2 + i], &f->data[2 + i], f->names[2 + i], path,
+                                     llmi_side_names[i], allocator, err));
+    return LLM_OK;
+}
+
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err) {
-    char name[LLMI_PATH], merges_name[LLMI_PATH];
-    void *text = NULL, *merges = NULL;
-    size_t size = 0, merges_size = 0;
+    llmi_tokenizer_files *f;
     llm_tokenizer *t = NULL;
-    int is_pair = 0;
+    int is_alone = 0, is_pair = 0, i;
     if (!path) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_load: path is NULL");
         return NULL;
     }
-    if (llmi_path_join(name, sizeof name, path, "tokenizer.json", err) != LLM_OK) return NULL;
-    if (llmi_kind_of(name) == LLMI_NO_FILE) {
-        if (llmi_path_join(name, sizeof name, path, "vocab.json", err) != LLM_OK ||
-            llmi_path_join(merges_name, sizeof merges_name, path, "merges.txt", err) != LLM_OK)
-            return NULL;
-        is_pair = llmi_kind_of(name) != LLMI_NO_FILE;
-        if (!is_pair && llmi_kind_of(path) == LLMI_DIRECTORY) {
-            llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
+    f = (llmi_tokenizer_files *)llmi_alloc(allocator, sizeof *f, "files of a tokenizer", err);
+    if (!f) return NULL;
+    memset(f, 0, sizeof *f);
+    if (llmi_tokenizer_open(f, path, &is_alone, &is_pair, allocator, err) == LLM_OK) {
+        if (!f->files[0].data)
+            llmi_fail(err, LLM_ERR_IO, "%.120s: cannot open: there is no such file",
                       llmi_path_end(path, 120));
-            return NULL;
-        }
-        if (!is_pair) snprintf(name, sizeof name, "%s", path);   /* a file, then */
+        else
+            t = llmi_tokenizer_read(&f->files[0], is_pair ? &f->files[1] : NULL,
+                                    is_alone ? NULL : &f->files[2], allocator, err);
     }
-    if (llmi_file_read(name, &text, &size, allocator, err) == LLM_OK &&
-        (!is_pair || llmi_file_read(merges_name, &merges, &merges_size, allocator, err) == LLM_OK))
-        t = llmi_tokenizer_read(name, (const char *)text, size, is_pair ? merges_name : NULL,
-                                (const char *)merges, merges_size, allocator, err);
-    llmi_release(allocator, text);
-    llmi_release(allocator, merges);
+    for (i = 0; i < LLMI_N_TOKENIZER_FILES; i++) llmi_release(allocator, f->data[i]);
+    llmi_release(allocator, f);
     return t;
 }
 
@@ -11008,8 +11651,57 @@ static void llmi_bpe_write_token(llmi_text *text, const llm_tokenizer *t, int32_
     llmi_text_add(text, "\"", 1);
 }
 
+/* what stands around a text, or only how ByteLevel would report places in it */
+static void llmi_bpe_write_template(llmi_text *text, const llm_tokenizer *t, const char *prefix) {
+    const int n = t->n_before + t->n_after, with = n > 0;
+    int i;
+    if (with) llmi_text_format(text, "{\"type\": \"Sequence\", \"processors\": [\n    ");
+    llmi_text_format(text, "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": "
+                           "false, \"use_regex\": true}", prefix);
+    if (with) {
+        llmi_text_format(text, ",\n    {\"type\": \"TemplateProcessing\", \"single\": [");
+        for (i = 0; i <= n; i++) {
+            if (i == t->n_before)
+                llmi_text_format(text, "%s{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}",
+                                 i ? ", " : "");
+            if (i == n) break;
+            llmi_text_format(text, "%s{\"SpecialToken\": {\"id\": \"%d\", \"type_id\": 0}}",
+                             i || t->n_before == 0 ? ", " : "", i);
+        }
+        llmi_text_format(text, "], \"pair\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, "
+                               "{\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}], "
+                               "\"special_tokens\": {");
+        for (i = 0; i < n; i++) {
+            const int32_t id = i < t->n_before ? t->before[i] : t->after[i - t->n_before];
+            const llmi_string *item = &t->vocabulary.items[id];
+            llmi_text_format(text, "%s\"%d\": {\"id\": \"%d\", \"ids\": [%ld], \"tokens\": [",
+                             i ? ", " : "", i, i, (long)id);
+            if (item->added)
+                llmi_text_string(text, t->added[item->added - 1].content,
+                                 t->added[item->added - 1].size);
+            else llmi_bpe_write_token(text, t, id);
+            llmi_text_format(text, "]}");
+        }
+        llmi_text_format(text, "}}\n  ]}");
+    }
+    llmi_text_format(text, ",\n");
+}
+
+/* Whether added tokens need to be in the written vocabulary, too, to keep their ids: a reader gives
+ * those that are not the ids after its entries. */
+static int llmi_bpe_ids_follow(const llm_tokenizer *t) {
+    size_t next = 0, i;
+    for (i = 0; i < t->vocabulary.n; i++)
+        next += t->vocabulary.items[i].kind == LLMI_BYTES ||
+                t->vocabulary.items[i].kind == LLMI_OPAQUE;
+    for (i = 0; i < t->vocabulary.n; i++)
+        if (t->vocabulary.items[i].kind == LLMI_ADDED && i != next++) return 0;
+    return 1;
+}
+
 static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
     static const char *const no_yes[2] = {"false", "true"};
+    const int with_added = !llmi_bpe_ids_follow(t);
     const char *comma = "";
     size_t n_patterns = (size_t)t->n_splits, i;
     if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
@@ -11024,8 +11716,8 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
             text,
             ", \"single_word\": %s, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
             "\"special\": %s}",
-            no_yes[added->single_word], no_yes[added->lstrip], no_yes[added->rstrip],
-            no_yes[added->normalized], no_yes[added->special]);
+            no_yes[added->is.single_word], no_yes[added->is.lstrip], no_yes[added->is.rstrip],
+            no_yes[added->is.normalized], no_yes[added->is.special]);
         comma = ",";
     }
     llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ");
@@ -11042,21 +11734,25 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
                      "\"trim_offsets\": true, \"use_regex\": %s}%s,\n",
                      n_patterns ? "    " : "", no_yes[t->add_prefix_space],
                      no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
-    llmi_text_format(text,
-                     "  \"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
-                     "\"trim_offsets\": false, \"use_regex\": true},\n",
-                     no_yes[t->add_prefix_space]);
+    llmi_text_format(text, "  \"post_processor\": ");
+    llmi_bpe_write_template(text, t, no_yes[t->add_prefix_space]);
     llmi_text_format(text, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
                      "\"trim_offsets\": true, \"use_regex\": true},\n");
     llmi_text_format(
         text,
-        "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
-        "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
-        "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n"
+        "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": ");
+    if (t->unknown < 0) llmi_text_format(text, "null");
+    else llmi_bpe_write_token(text, t, t->unknown);
+    llmi_text_format(
+        text,
+        ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+        "    \"fuse_unk\": %s,\n    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n"
         "    \"vocab\": {",
-        no_yes[t->ignore_merges]);
+        no_yes[t->fuse_unknown], no_yes[t->ignore_merges]);
     for (comma = "", i = 0; i < t->vocabulary.n; i++) {
-        if (t->vocabulary.items[i].kind == LLMI_ADDED) continue;
+        if (t->vocabulary.items[i].kind == LLMI_ABSENT ||
+            (t->vocabulary.items[i].kind == LLMI_ADDED && !with_added))
+            continue;
         llmi_text_format(text, "%s\n      ", comma);
         llmi_bpe_write_token(text, t, (int32_t)i);
         llmi_text_format(text, ": %lu", (unsigned long)i);
@@ -11764,11 +12460,6 @@ static llm_result llmi_check_entry(const llmi_entry *entry, const llmi_tensor *t
             "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported", file,
             entry->name, llmi_dtypes[entry->dtype].name);
     return LLM_OK;
-}
-
-static int llmi_ends_with(const char *text, const char *end) {
-    const size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
 }
 
 /* a tensor that a file may repeat under another name */

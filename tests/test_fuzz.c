@@ -298,9 +298,7 @@ static void fuzz_vocabulary(fuzz_input in) {
     const llm_allocator *allocator = fuzz_begin(&in, &err);
     const fuzz_input vocabulary = fuzz_part(&in);
     char *text = fuzz_copy(vocabulary), *merges = fuzz_copy(in);
-    fuzz_tokenizer_use(llmi_tokenizer_read("vocab.json", text, vocabulary.size, "merges.txt",
-                                           merges, in.size, allocator, &err),
-                       &err);
+    fuzz_tokenizer_use(tokenizer_of(text, vocabulary.size, merges, in.size, allocator, &err), &err);
     free(text);
     free(merges);
 }

@@ -613,11 +613,11 @@ TEST(refused_tokenizers) {
          "merge 0 is not two strings"},
         {REFUSED_DOC("{\"vocab\": {}}", ", \"added_tokens\": {}"), LLM_ERR_FORMAT,
          "added_tokens is not an array"},
-        {REFUSED_ADDED("3"), LLM_ERR_UNSUPPORTED, "added_tokens is 3"},
-        {REFUSED_ADDED("{\"id\": 0}"), LLM_ERR_FORMAT, "added token 0 has no content"},
+        {REFUSED_ADDED("3"), LLM_ERR_FORMAT, "has no content: 3"},
+        {REFUSED_ADDED("{\"id\": 0}"), LLM_ERR_FORMAT, "has no content: {"},
         {REFUSED_ADDED("{\"id\": 0, \"content\": 3}"), LLM_ERR_FORMAT,
-         "added token 0 has no content"},
-        {REFUSED_ADDED("{\"id\": -1, \"content\": \"a\"}"), LLM_ERR_FORMAT, "added token 0: id"},
+         "has no content: {"},
+        {REFUSED_ADDED("{\"id\": -1, \"content\": \"a\"}"), LLM_ERR_FORMAT, "added token a: its id"},
         {REFUSED_ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 1, \"content\": \"a\"}"),
          LLM_ERR_FORMAT, "added token 1 has been given before"}};
     static const bpe_change cases[] = {

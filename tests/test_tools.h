@@ -190,6 +190,19 @@ static int heap_survived(const heap *h, llm_result result, const llm_error *err,
 #define EACH_ALLOCATION_FAILS_TO_MAKE(h, made, create)                      \
     EACH_ALLOCATION_FAILS(h, ((made) = (create)) != NULL ? LLM_OK : err.code)
 
+/* vocab.json and merges.txt from memory */
+static llm_tokenizer *tokenizer_of(const void *vocabulary, size_t n, const void *merges, size_t m,
+                                   const llm_allocator *allocator, llm_error *err) {
+    llmi_bytes files[2];
+    files[0].name = "vocab.json";
+    files[0].data = vocabulary;
+    files[0].size = n;
+    files[1].name = "merges.txt";
+    files[1].data = merges;
+    files[1].size = m;
+    return llmi_tokenizer_read(&files[0], &files[1], NULL, allocator, err);
+}
+
 /* ---- comparisons ----------------------------------------------------------------------------- */
 /* max|a-b| / max|b|; infinite where a is not finite */
 static double relative_error(const float *a, const float *b, size_t n) {

@@ -5,12 +5,19 @@
 
 Encodes n random strings with each of several tokenizers (GPT-2's own where its files are found,
 trained ones, with a prefix space, with added tokens that strip white space, with ignore_merges, with
-DeepSeek-V3's patterns, without any); checks that decoding gives the bytes back; compares training; compares what llm.h saves with what
-was loaded. Exits 1 at any difference. Needs `tokenizers` and a C compiler."""
+DeepSeek-V3's patterns, without any); checks that decoding gives the bytes back; compares training;
+compares what llm.h saves with what was loaded. Then directories: vocab.json + merges.txt or
+tokenizer.json beside tokenizer_config.json, special_tokens_map.json, added_tokens.json and
+config.json, listed and random ones, give the ids of transformers' AutoTokenizer or are refused by
+name. Exits 1 at any difference. Needs `tokenizers` and a C compiler, and `transformers` for the
+directories.
+
+    python3 tools/check_tokenizer.py --directories     only those"""
 import argparse
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -174,6 +181,15 @@ def command(letter, text):
     return letter.encode() + struct.pack("<I", len(text)) + text
 
 
+def answers(data):
+    """the program's: tokens, and whether they decode to the text"""
+    at = 0
+    while at < len(data):
+        n, same = struct.unpack_from("<II", data, at)
+        yield list(struct.unpack_from("<%di" % n, data, at + 8)), same
+        at += 8 + 4 * n
+
+
 class Checker:
     def __init__(self, folder, header, flags):
         self.folder, self.wrong = folder, 0
@@ -183,12 +199,17 @@ class Checker:
             file.write(PROGRAM % os.path.abspath(header))
         subprocess.run([os.environ.get("CC", "cc"), "-O2", *flags, "-w", source, "-o", self.program, "-lm"], check=True)
 
-    def run(self, arguments, commands, loud=False):
+    def attempt(self, arguments, commands, loud=False):
+        """-> what it writes, and what it says if it fails"""
         result = subprocess.run([self.program, *arguments], input=b"".join(commands), stdout=subprocess.PIPE,
                                 stderr=None if loud else subprocess.PIPE)
-        if result.returncode:
-            sys.exit("the C program failed: %s" % (result.stderr or b"").decode())
-        return result.stdout
+        return result.stdout, result.returncode and ((result.stderr or b"").decode() or "code %d" % result.returncode)
+
+    def run(self, arguments, commands, loud=False):
+        data, message = self.attempt(arguments, commands, loud)
+        if message:
+            sys.exit("the C program failed: %s" % message)
+        return data
 
     def report(self, name, what, good):
         if not good:
@@ -196,15 +217,20 @@ class Checker:
             if self.wrong <= 10:
                 print("DIFFERENT %s: %s" % (name, what))
 
+    def listed(self, name, kinds, check):
+        """check(kind) -> what is wrong, or None; one line for all of them"""
+        wrong = {kind: what for kind in kinds for what in [check(kind)] if what}
+        self.wrong += len(wrong)
+        for kind, what in list(wrong.items())[:1]:
+            print("DIFFERENT %s, %s: %s: %s" % (name, "".join(wrong), kind, what))
+        return len(kinds)
+
     def encode(self, name, tokenizer, path, texts, special, exact=True):
         tokenizer.encode_special_tokens = not special
         expected = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         data = self.run([path], [command("S" if special else "E", text.encode()) for text in texts])
-        at, before = 0, self.wrong
-        for text, ids in zip(texts, expected):
-            n, same = struct.unpack_from("<II", data, at)
-            got = list(struct.unpack_from("<%di" % n, data, at + 8))
-            at += 8 + 4 * n
+        before = self.wrong
+        for text, ids, (got, same) in zip(texts, expected, answers(data)):
             self.report(name, "%r: %s, tokenizers %s" % (text[:80], got[:20], ids[:20]), got == ids)
             self.report(name, "%r does not come back from decode" % text[:80], same or not exact)
         print("%-28s %7d strings, special %d, %9d tokens, %d differences"
@@ -234,6 +260,451 @@ class Checker:
         self.report(name, "saved pre_tokenizer", a["pre_tokenizer"] == b["pre_tokenizer"])
 
 
+# ---- directories ----------------------------------------------------------------------------------------------
+# A case: which files hold the tokenizer (V vocab.json and merges.txt, of GPT-2; G tokenizer.json of GPT-2, T of no
+# family, D of deepseek_v3), a name, the text, and what else is in the directory: tc tokenizer_config.json, stm
+# special_tokens_map.json, atj added_tokens.json, atd tc's added_tokens_decoder, added what tokenizer.json lists, model
+# and json more keys of its model and of itself, config config.json, vocab and merges instead of the small ones.
+EOT, PROBE, ENDED = "<|endoftext|>", "hello [A] <b> x[PAD] world", "hello<|endoftext|> world"
+MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("\u0120", "w"), ("o", "r"), ("\u0120w", "or"),
+          ("\u0120wor", "l"), ("\u0120worl", "d"), ("\u0120", "hello")]
+NAMED = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"]
+
+
+def characters():
+    """GPT-2's, which stand for the bytes in files"""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
+
+
+def vocabulary(eot=True, n_bytes=256, gap=0, more=()):
+    words = [*characters()[:n_bytes], *(a + b for a, b in MERGES), *more]
+    vocab = {word: i for i, word in enumerate(words)}
+    if eot:
+        vocab[EOT] = len(words) + gap
+    return vocab
+
+
+def token(content, **flags):
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    return {"content": content, **plain, **flags}
+
+
+def typed(content, **flags):
+    return {"__type": "AddedToken", "content": content, **flags}
+
+
+def listed(id_, content, **flags):
+    return {"id": id_, **token(content, **flags)}
+
+
+END = listed(266, EOT, special=True, normalized=False)
+
+
+def files(kind, vocab=None, merges=MERGES, added=None, model=None, json_=None, tc=None, stm=None, atj=None, atd=None,
+          config=None):
+    vocab = vocabulary() if vocab is None else vocab
+    if added is None:
+        added = [listed(vocab[EOT], EOT, special=True, normalized=False)] if EOT in vocab else []
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    result = {}
+    if kind == "V":
+        result["vocab.json"] = vocab
+        result["merges.txt"] = "#version: 0.2\n" + "".join("%s %s\n" % merge for merge in merges)
+    else:
+        bpe = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+               "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+               "vocab": vocab, "merges": [list(merge) for merge in merges]}
+        result["tokenizer.json"] = {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+            "pre_tokenizer": level, "post_processor": None, "decoder": level, "model": {**bpe, **(model or {})},
+            **(json_ or {})}
+    family = {"V": "gpt2", "G": "gpt2", "D": "deepseek_v3"}.get(kind)
+    if config is None and family:
+        config = {"model_type": family}
+    if atd is not None:
+        tc = {**(tc or {}), "added_tokens_decoder": atd}
+    beside = {"config.json": config, "tokenizer_config.json": tc, "special_tokens_map.json": stm, "added_tokens.json": atj}
+    result.update((name, content) for name, content in beside.items() if content is not None)
+    return result
+
+
+def template(*pieces, **ids):
+    """$A, and names of tokens"""
+    single = [{"Sequence": {"id": "A", "type_id": 0}} if piece == "$A" else
+              {"SpecialToken": {"id": piece, "type_id": 0}} for piece in pieces]
+    pair = [{"Sequence": {"id": id_, "type_id": i}} for i, id_ in enumerate("AB")]
+    tokens = {name: {"id": name, "ids": [id_], "tokens": [name]} for name, id_ in ids.items()}
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
+
+
+def sequence(key, *parts):
+    return {"type": "Sequence", key: list(parts)}
+
+
+LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+SPLIT = sequence("pretokenizers", {"type": "Split", "pattern": {"Regex": r"\p{N}{1,3}"}, "behavior": "Isolated",
+                                   "invert": False}, {**LEVEL, "add_prefix_space": False, "use_regex": False})
+PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+           "pad_type_id": 0, "pad_token": "[PAD]"}
+BARE, ASCII = vocabulary(eot=False), vocabulary(n_bytes=128)
+
+CASES = [
+    ("VGTD", "nothing beside", ENDED, {}),
+    # the class: what of tokenizer.json is read, and which tokens are known without being named
+    ("VG", "GPT-2's tokens of old", ENDED, dict(vocab=BARE)),
+    ("TD", "no tokens of old", ENDED, dict(vocab=BARE)),
+    ("VGTD", "GPT2TokenizerFast", ENDED, dict(vocab=BARE, tc={"tokenizer_class": "GPT2TokenizerFast"})),
+    ("GTD", "PreTrainedTokenizerFast", ENDED, dict(
+        vocab=BARE, tc={"tokenizer_class": "PreTrainedTokenizerFast"})),
+    ("GTD", "LlamaTokenizerFast", ENDED, dict(vocab=BARE, tc={"tokenizer_class": "LlamaTokenizerFast"})),
+    ("T", "a class in config.json", ENDED, dict(vocab=BARE, config={"model_type": "deepseek_v3",
+                                                                  "tokenizer_class": "GPT2Tokenizer"})),
+    ("T", "both classes", ENDED, dict(
+        vocab=BARE, config={"model_type": "gpt2", "tokenizer_class": "GPT2Tokenizer"},
+        tc={"tokenizer_class": "PreTrainedTokenizerFast"})),
+    ("GT", "a prefix space in tokenizer.json", PROBE, dict(json_={"pre_tokenizer": LEVEL})),
+    ("GT", "a pattern in tokenizer.json", "hello 12345 world", dict(
+        json_={"pre_tokenizer": SPLIT}, vocab=vocabulary(more=["12", "34", "1234"]),
+        merges=[*MERGES, ("1", "2"), ("3", "4"), ("12", "34")])),
+    ("GT", "no pattern in tokenizer.json", "or hello", dict(
+        json_={"pre_tokenizer": {**LEVEL, "add_prefix_space": False, "use_regex": False}},
+        vocab=vocabulary(more=["r\u0120"]), merges=[("r", "\u0120"), *MERGES])),
+    ("GT", "ignore_merges", "hello he he", dict(
+        vocab=vocabulary(more=["\u0120he"]), model={"ignore_merges": True})),
+    ("GT", "a template that adds nothing", ENDED, dict(json_={"post_processor": template("$A")})),
+    ("GT", "a template with bos", ENDED, dict(json_={"post_processor": template(EOT, "$A", **{EOT: 266})})),
+    ("GT", "a template with bos and eos", ENDED, dict(
+        json_={"post_processor": template("a", "$A", EOT, **{EOT: 266, "a": 97})})),
+    ("GT", "ByteLevel and a template", ENDED, dict(json_={"post_processor": sequence(
+        "processors", LEVEL, template(EOT, "$A", **{EOT: 266}))})),
+    # add_prefix_space
+    ("VGT", "add_prefix_space", PROBE, dict(tc={"add_prefix_space": True})),
+    ("GT", "add_prefix_space against tokenizer.json", PROBE, dict(tc={"add_prefix_space": False},
+                                                                json_={"pre_tokenizer": LEVEL})),
+    ("T", "add_prefix_space without effect", PROBE, dict(tc={"add_prefix_space": "x"})),
+    ("VG", "add_prefix_space and added tokens", "[A]hello[A] hello", dict(
+        tc={"add_prefix_space": True}, atj={"[A]": 267})),
+    # added_tokens.json
+    ("VGTD", "added_tokens.json", PROBE, dict(atj={"[A]": 267, "<b>": 268})),
+    ("VGTD", "added_tokens.json in another order", PROBE, dict(atj={"[A]": 268, "<b>": 267})),
+    ("VGTD", "added_tokens.json with other ids", PROBE, dict(atj={"[A]": 500, "<b>": 300})),
+    ("VGTD", "added_tokens.json with tokens that are known", PROBE, dict(atj={"hello": 300, "<b>": 299})),
+    ("VGTD", "added_tokens.json with the end of text", "a " + ENDED, dict(vocab=BARE, atj={EOT: 266})),
+    ("VGTD", "added_tokens.json, named", ENDED, dict(vocab=BARE, atj={EOT: 266}, tc={"unk_token": EOT})),
+    ("VGTD", "added_tokens.json, named by an object", ENDED, dict(
+        vocab=BARE, atj={EOT: 266}, tc={"unk_token": typed(EOT)})),
+    ("VGTD", "added_tokens.json, an extra token", PROBE, dict(
+        atj={"[A]": 267}, tc={"additional_special_tokens": ["[A]"]})),
+    ("VGTD", "added_tokens.json, an extra token of the map", PROBE, dict(
+        atj={"[A]": 267}, stm={"additional_special_tokens": ["[A]"]})),
+    # special tokens
+    ("VGTD", "a pad token that is missing", PROBE, dict(tc={"pad_token": "[PAD]"})),
+    ("VGTD", "a pad token as an object", PROBE, dict(
+        tc={"pad_token": typed("[PAD]", lstrip=True, rstrip=True)})),
+    ("VGTD", "special_tokens_map.json", PROBE, dict(stm={"pad_token": "[PAD]"})),
+    ("VGTD", "special_tokens_map.json, an object", "hello [PAD] x", dict(stm={"pad_token": {
+        "content": "[PAD]", "lstrip": True, "rstrip": False, "single_word": False, "normalized": True}})),
+    ("VGTD", "special_tokens_map.json over tokenizer_config.json", PROBE, dict(
+        tc={"pad_token": "<b>"}, stm={"pad_token": "[PAD]"})),
+    ("VGTD", "special_tokens_map.json takes a token away", PROBE, dict(
+        tc={"pad_token": "<b>"}, stm={"pad_token": None})),
+    ("VGTD", "all named, in their order", PROBE, dict(
+        tc={"mask_token": "<b>", "pad_token": "[PAD]", "bos_token": "[A]", "cls_token": " x"})),
+    ("VGTD", "another bos, no end of text", PROBE + ENDED, dict(
+        vocab=BARE, tc={"bos_token": "[A]", "pad_token": "[PAD]"})),
+    ("VGTD", "null", ENDED, dict(tc={"bos_token": None, "eos_token": None, "unk_token": None})),
+    ("VGTD", "null, not in the vocabulary", ENDED, dict(
+        vocab=BARE, tc={"bos_token": None, "eos_token": None, "unk_token": None})),
+    ("VGTD", "a word as bos", ENDED, dict(tc={"bos_token": "hell"})),
+    ("VGTD", "an empty token", PROBE, dict(tc={"pad_token": "", "extra_special_tokens": ["", "[A]"]})),
+    ("VGTD", "flags of the end of text", "hello <|endoftext|> world", dict(tc={name: typed(
+        EOT, lstrip=True, rstrip=True, normalized=True) for name in NAMED[:3]})),
+    ("VGTD", "the end of text as objects and as a string", "hello <|endoftext|> world", dict(stm={
+        **{name: {"content": EOT, "lstrip": True} for name in NAMED[:3]}, "pad_token": EOT})),
+    ("VGTD", "the end of text as a string and as an object", "hello <|endoftext|> world", dict(tc={
+        "bos_token": EOT, "eos_token": typed(EOT, lstrip=True), "unk_token": EOT})),
+    # what is not normalized is found first
+    ("VGTD", "normalized by added_tokens.json", "<|endoftext|>b", dict(
+        vocab=BARE, atj={EOT: 266}, tc={"extra_special_tokens": ["|>b"]})),
+    ("VGTD", "not normalized by added_tokens.json", "<|endoftext|>b", dict(
+        vocab=BARE, atj={EOT: 266}, tc={"eos_token": EOT, "extra_special_tokens": ["|>b"]})),
+    ("VGTD", "normalized by added_tokens.json, named by an object", "[PAD]b", dict(
+        atj={"[PAD]": 267}, tc={"pad_token": typed("[PAD]"), "mask_token": "]b"})),
+    ("VGTD", "not normalized by added_tokens.json, named by an object of the map", "[PAD]b", dict(
+        atj={"[PAD]": 267}, stm={"pad_token": {"content": "[PAD]"}, "mask_token": "]b"})),
+    ("VGTD", "normalized by an object", "[PAD]b", dict(
+        tc={"pad_token": typed("[PAD]", normalized=True), "mask_token": "]b"})),
+    ("VGTD", "not normalized by an object", "[PAD]b", dict(
+        tc={"pad_token": typed("[PAD]"), "mask_token": "]b"})),
+    ("VGTD", "an extra object", "[PAD]b", dict(tc={"extra_special_tokens": [typed("[PAD]"), "]b"]})),
+    ("VGTD", "an extra object that is named", "[PAD]b", dict(tc={
+        "extra_special_tokens": [typed("[PAD]"), "]b"], "pad_token": "[PAD]"})),
+    ("GTD", "named makes special", PROBE, dict(added=[END, listed(267, "[A]")], tc={"pad_token": "[A]"})),
+    ("VGTD", "other *_token", PROBE, dict(tc={"image_token": "<b>", "foo": "[A]", "a_token": "[PAD]"})),
+    ("GT", "padding of tokenizer.json", PROBE, dict(json_={"padding": PADDING})),
+    ("GT", "padding of tokenizer.json, another pad token", PROBE, dict(
+        json_={"padding": PADDING}, tc={"pad_token": "<b>"})),
+    # extra tokens
+    ("VGTD", "extra_special_tokens", PROBE, dict(tc={"extra_special_tokens": ["<b>", "[A]", "<b>"]})),
+    ("VGTD", "extra_special_tokens, objects", PROBE, dict(
+        tc={"extra_special_tokens": [typed("[A]", rstrip=True)]})),
+    ("VGTD", "extra_special_tokens, an object", PROBE, dict(tc={
+        "extra_special_tokens": {"image_token": "<b>", "foo": "[A]"}, "additional_special_tokens": ["x["]})),
+    ("VGTD", "extra and additional", PROBE, dict(
+        tc={"extra_special_tokens": ["<b>"], "additional_special_tokens": ["[A]"]})),
+    ("VGTD", "extra that is empty and additional", PROBE, dict(tc={
+        "extra_special_tokens": [], "additional_special_tokens": ["[A]"]})),
+    ("VGTD", "extra of the map", PROBE, dict(
+        stm={"extra_special_tokens": [{"content": "[A]", "lstrip": True}, "<b>"]})),
+    ("VGTD", "extra of both", PROBE, dict(
+        tc={"extra_special_tokens": ["<b>"]}, stm={"extra_special_tokens": ["[A]", "<b>"]})),
+    ("VGTD", "additional of the map", PROBE, dict(stm={"additional_special_tokens": ["[A]", "<b>"]})),
+    ("VGTD", "additional of both", PROBE, dict(tc={"additional_special_tokens": ["[A]"]},
+                                              stm={"additional_special_tokens": ["<b>"]})),
+    ("VGTD", "additional of both, empty", PROBE, dict(tc={"additional_special_tokens": []},
+                                                     stm={"additional_special_tokens": ["<b>"]})),
+    ("VGTD", "named and extra", PROBE, dict(
+        tc={"pad_token": "[PAD]", "extra_special_tokens": ["[A]", "[PAD]", "<b>"]})),
+    # added_tokens_decoder
+    ("VGTD", "added_tokens_decoder", PROBE, dict(atd={
+        "1000": token("[A]"), "268": token("<b>", special=True, normalized=False, lstrip=True)})),
+    ("VGTD", "added_tokens_decoder, few keys", PROBE, dict(
+        atd={"267": {"content": "[A]"}, "268": {"content": "<b>", "special": True}})),
+    ("VGTD", "added_tokens_decoder, tokens that are known", ENDED, dict(
+        atd={"3": token("hell", special=True)})),
+    ("VGTD", "added_tokens_decoder shuts the others out", PROBE, dict(
+        atd={}, tc={"pad_token": "<b>"}, stm={"pad_token": "[PAD]"}, atj={"[A]": 267})),
+    ("GTD", "added_tokens_decoder against tokenizer.json", PROBE, dict(
+        added=[END, listed(267, "[A]")], atd={"266": token(EOT, special=True), "267": token("<b>")})),
+    ("GTD", "flags of added_tokens_decoder", "hello <|endoftext|> world", dict(
+        atd={"266": token(EOT, lstrip=True, rstrip=True)})),
+    ("GTD", "once special", "<b><b>c <b>", dict(
+        added=[listed(267, "<b>", special=True)], atd={"267": token("<b>")})),
+    ("GTD", "single_word of added_tokens_decoder", "<b><b>c <b>", dict(
+        added=[listed(267, "<b>", special=True)], atd={"267": token("<b>", single_word=True, special=True)})),
+    ("GTD", "normalized of added_tokens_decoder", "<b><b>c", dict(
+        added=[listed(267, "<b>"), listed(268, "><")], atd={"268": token("><", normalized=False)})),
+    # tokenizer.json's own
+    ("GTD", "added tokens out of order", PROBE, dict(added=[END, listed(268, "[A]"), listed(267, "<b>")])),
+    ("GTD", "added tokens with other ids", PROBE, dict(added=[END, listed(270, "[A]"), listed(300, "<b>")])),
+    ("GTD", "flags of the map against tokenizer.json", "hello <|endoftext|> world", dict(
+        stm={"eos_token": {"content": EOT, "lstrip": True, "normalized": True}})),
+    ("GTD", "added tokens and added_tokens.json", PROBE, dict(
+        added=[END, listed(267, "[A]")], atj={"<b>": 268, "[PAD]": 5})),
+    # ids with gaps, bytes
+    ("VGT", "a gap", PROBE + ENDED, dict(vocab=vocabulary(gap=5))),
+    ("VGT", "a gap and a pad token", PROBE, dict(vocab=vocabulary(gap=5), tc={"pad_token": "[PAD]"})),
+    ("VGT", "a gap and added_tokens.json", PROBE, dict(vocab=vocabulary(gap=5), atj={"[A]": 300, "<b>": 301})),
+    ("GT", "a space as an added token's character", "a \u0120b", dict(added=[END, listed(32, "\u0120")])),
+    ("GT", "a letter that spells a byte", "a \u00e9\u00c9b", dict(added=[END, listed(233, "\u00e9")])),
+    ("GT", "a word that spells a word", "a w \u0120w b", dict(added=[END, listed(260, "\u0120w")])),
+    ("GT", "spelled, not in the vocabulary", "a X \u0120X b", dict(added=[END, listed(267, "\u0120X")])),
+    ("GT", "an added token of the vocabulary's bytes", "hahello", dict(
+        added=[END, listed(vocabulary()["h"], "h")])),
+    ("VGT", "all ASCII", ENDED, dict(vocab=ASCII)),
+    ("T", "an unk_token", "h\u00e9e \u00e9\u00e9 hell\u4e2do", dict(vocab=ASCII, model={"unk_token": EOT})),
+    ("T", "unk_tokens in one", "h\u00e9e \u00e9\u00e9 hell\u4e2do", dict(
+        vocab=ASCII, model={"unk_token": EOT, "fuse_unk": True})),
+    ("T", "an unk_token that merges", "hello h\u00e9llo", dict(vocab=ASCII, model={"unk_token": "e"})),
+    ("T", "unk_tokens in one that merge", "hello h\u00e9llo", dict(
+        vocab=ASCII, model={"unk_token": "e", "fuse_unk": True})),
+    ("T", "an unk_token with ignore_merges", "hello h\u00e9llo", dict(
+        vocab=ASCII, model={"unk_token": EOT, "ignore_merges": True})),
+    ("GT", "an unk_token that is not needed", "hello \u00e9", dict(model={"unk_token": "e"})),
+    # without effect
+    ("VGTD", "keys without effect", ENDED, dict(
+        tc={"clean_up_tokenization_spaces": True, "model_max_length": 4, "errors": "strict",
+            "padding_side": "left", "chat_template": "x", "add_eos_token": True, "legacy": False},
+        config={"model_type": "deepseek_v3", "tokenizer_class": "GPT2Tokenizer", "eos_token_id": 3,
+                "bos_token_id": 9})),
+]
+# texts with bytes that the vocabulary lacks: the ids, or an error of encode that names a byte
+MISSING = [("VGT", "missing bytes", "h\u00e9e \u00e9\u00e9 hell\u4e2do", dict(vocab=ASCII)),
+           ("VG", "missing bytes, unk_token named", "h\u00e9e", dict(vocab=ASCII, tc={"unk_token": "h"})),
+           ("G", "missing bytes, unk_token dropped", "h\u00e9e", dict(vocab=ASCII, model={"unk_token": "e"}))]
+# refused, with a word of what is at fault
+REFUSED = [
+    ("GT", "tokenizer_class", dict(tc={"tokenizer_class": "Qwen2Tokenizer"})),
+    ("VGT", "tokenizer_class", dict(tc={"tokenizer_class": "GPTNeoXTokenizerFast"})),
+    ("V", "tokenizer_class", dict(tc={"tokenizer_class": "LlamaTokenizerFast"})),
+    ("VGT", "tokenizer_class", dict(tc={"tokenizer_class": 5})),
+    ("T", "tokenizer_class", dict(config={"model_type": "deepseek_v3", "tokenizer_class": "RobertaTokenizer"})),
+    ("T", "auto_map", dict(
+        tc={"tokenizer_class": "LlamaTokenizerFast", "auto_map": {"AutoTokenizer": ["a.B", None]}})),
+    ("T", "auto_map", dict(tc={"auto_map": {"AutoTokenizer": ["a.B", None]}})),
+    ("VG", "add_prefix_space", dict(tc={"add_prefix_space": None})),
+    ("VG", "add_prefix_space", dict(tc={"add_prefix_space": 1})),
+    ("VGT", "add_prefix_space", dict(stm={"add_prefix_space": True})),
+    ("VGT", "pad_token", dict(tc={"pad_token": {"content": "[PAD]"}})),
+    ("VGT", "pad_token", dict(tc={"pad_token": 5})),
+    ("VGT", "pad_token", dict(stm={"pad_token": 5})),
+    ("VGT", "extra_special_tokens", dict(tc={"extra_special_tokens": [{"content": "[A]"}]})),
+    ("VGT", "extra_special_tokens", dict(tc={"extra_special_tokens": "[A]"})),
+    ("VGT", "additional_special_tokens", dict(stm={"additional_special_tokens": [{"content": "[A]"}]})),
+    ("VGT", "added_tokens_decoder", dict(tc={"added_tokens_decoder": []})),
+    ("VGT", "added_tokens_decoder", dict(tc={"added_tokens_decoder": None})),
+    ("VGT", "added_tokens_decoder", dict(atd={"267": "[A]"})),
+    ("VGT", "added_tokens_decoder", dict(atd={"x": token("[A]")})),
+    ("VGT", "added_tokens.json", dict(atj=["[A]"])),
+    ("VGT", "added_tokens.json", dict(atj={"[A]": "267"})),
+    ("VGT", "added_tokens.json", dict(atj={"[A]": 267, "<b>": 267})),
+    ("GT", "267", dict(added=[END, listed(267, "[A]"), listed(267, "<b>")])),
+    ("GT", "267", dict(added=[END, listed(267, "[A]")], atj={"<b>": 267})),
+    ("VGT", "special_tokens_map.json", dict(stm=["[A]"])),
+    ("VGT", "tokenizer_config.json", dict(tc=["[A]"])),
+    ("VGT", "tokenizer_config.json", dict(tc="{")),
+    ("VGT", "config.json", dict(config="{")),
+    ("VGT", "fast_tokenizer_files", dict(tc={"fast_tokenizer_files": ["tokenizer.4.0.0.json"]})),
+    ("VGT", "tokenizer_config.json", dict(tc={"vocab": {"a": 0}})),
+    ("VGT", "266", dict(vocab={**BARE, "\u0120hello": 266}, tc={"pad_token": "[PAD]"})),     # the next id, too
+    ("GT", "post_processor", dict(json_={"post_processor": template(EOT, "$A")})),
+    ("GT", "post_processor", dict(json_={"post_processor": template(EOT, **{EOT: 266})})),
+    ("GT", "post_processor", dict(json_={"post_processor": template("$A", "$A")})),
+    ("GT", "post_processor", dict(json_={"post_processor": {**template("$A"), "single": "$A"}})),
+    ("GT", "post_processor", dict(json_={"post_processor": template("a", "$A", a=100000)})),
+    ("GT", "post_processor", dict(json_={"post_processor": {"type": "Foo"}})),
+    ("T", "normalizer", dict(json_={"normalizer": {"type": "NFC"}})),
+    ("T", "byte_fallback", dict(model={"byte_fallback": True})),
+    ("T", "decoder", dict(json_={"decoder": None})),
+    ("T", "pre_tokenizer", dict(json_={"pre_tokenizer": None})),
+]
+
+
+def random_files(rng):
+    """nothing that is refused: a text is written in one way, no id is given twice, the vocabulary has no gaps"""
+    words = ["[A]", "<b>", "[PAD]", " x", "hello", "hell", EOT, "<|e", "x[", "\u0120w", "[A] "]
+    flags = {word: {flag: rng.random() < 0.5 for flag in ("lstrip", "rstrip", "single_word", "normalized")}
+             for word in words}
+    plain = {word: rng.randrange(2) for word in words}
+    vocab, with_other = vocabulary(eot=rng.randrange(3) > 0), rng.random() < 0.3
+
+    def some(most):
+        return rng.sample(words, rng.randint(0, most))
+
+    def spelled(word, **more):
+        return word if plain[word] else {"content": word, **flags[word], **more}
+
+    def whole(word):
+        return spelled(word, __type="AddedToken", special=True)
+
+    other = rng.choice(words)
+    plain[other] |= with_other
+    ids = rng.sample(range(300, 500), len(words))
+    added = [listed(vocab.get(word, id_), word, special=rng.random() < 0.5, **flags[word])
+             for word, id_ in zip(some(3), ids)]
+    config = rng.choice(({"model_type": "gpt2"}, {"model_type": "deepseek_v3"}, None))
+    parts = {"vocab": vocab, "added": added, "config": config}
+    tc = {name: rng.choice((None, whole(word))) for name, word in zip(NAMED, some(11)) if rng.random() < 0.3}
+    if with_other:
+        tc["image_token"] = other
+    for name in ("extra_special_tokens", "additional_special_tokens"):
+        if rng.random() < 0.3:
+            tc[name] = [whole(word) for word in some(3)]
+    if rng.random() < 0.3:
+        tc["add_prefix_space"] = rng.random() < 0.7
+    if rng.random() < 0.3:
+        tc["tokenizer_class"] = rng.choice(("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast",
+                                            "LlamaTokenizerFast"))
+    if rng.random() < 0.25:
+        parts["atd"] = {str(id_): {"content": word, "special": rng.random() < 0.5, **flags[word]}
+                        for word, id_ in zip(some(3), ids)}
+    if rng.random() < 0.35:
+        parts["stm"] = {name: rng.choice((None, spelled(word))) for name, word in zip(NAMED, some(11))
+                        if rng.random() < 0.3}
+        if rng.random() < 0.3:
+            parts["stm"]["extra_special_tokens"] = [spelled(word) for word in some(2)]
+        if rng.random() < 0.3:
+            parts["stm"]["additional_special_tokens"] = [word for word in some(3) if plain[word]]
+    if rng.random() < 0.3:
+        taken = {item["id"] for item in added}
+        parts["atj"] = {word: id_ for word, id_ in zip(some(3), ids[5:]) if id_ not in taken}
+    kind = "T" if config is None else "G" if config["model_type"] == "gpt2" else "D"
+    gpt2 = tc.get("tokenizer_class", "").startswith("GPT2") or "tokenizer_class" not in tc and kind == "G"
+    return files("V" if gpt2 and rng.randrange(2) else kind, tc=tc or None, **parts)
+
+
+def write(folder, contents):
+    for name, content in contents.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(content if isinstance(content, str) else json.dumps(content))
+
+
+def directory(checker, loader, contents, texts, may_refuse_bytes=False):
+    """-> what is wrong, or None"""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder, contents)
+        copy = os.path.join(folder, "copy.json")
+        want = loader.from_pretrained(folder)
+        texts = [*texts, " ".join(want.get_added_vocab())]
+        commands = [command(letter, text.encode()) for text in texts for letter in "SE"]
+        data, message = checker.attempt([folder], [*commands, command("W", copy.encode())])
+        message = message.replace(folder, "") if message else None
+        if may_refuse_bytes and message and re.search(r"^encode.*0x[0-9A-F]{2}", message):
+            return None
+        if message and not data:
+            return message.strip()
+        got = [ids for ids, _ in answers(data)]
+        ids = [want.encode(text, add_special_tokens=False, split_special_tokens=split)
+               for text in texts for split in (False, True)]
+        for i, (a, b) in enumerate(zip(got, ids)):
+            if a != b:
+                return "%r, special %d: %s, transformers %s" % (texts[i // 2], 1 - i % 2, a, b)
+        if message:
+            return message.strip()
+        saved = Tokenizer.from_file(copy)
+        for i, a in enumerate(got):
+            saved.encode_special_tokens = bool(i % 2)
+            b = saved.encode(texts[i // 2], add_special_tokens=False).ids
+            if a != b:
+                return "saved: %r, special %d: %s, loaded %s" % (texts[i // 2], 1 - i % 2, b, a)
+    return None
+
+
+def refused(checker, contents, word):
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder, contents)
+        data, message = checker.attempt([folder], [command("S", PROBE.encode())])
+        said = message.replace(folder, "").strip() if message else "loaded: %s" % next(answers(data))[0]
+        return None if message and word in said else said
+
+
+def directories(checker, rng, n_random):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import transformers
+    except ImportError:
+        print("directories: left out, there is no transformers")
+        return
+    transformers.logging.set_verbosity_error()
+    loader, before = transformers.AutoTokenizer, checker.wrong
+    n = 0
+    for cases, may_refuse_bytes in ((CASES, False), (MISSING, True)):
+        for kinds, name, text, parts in cases:
+            n += checker.listed("directory, " + name, kinds, lambda kind: directory(
+                checker, loader, files(kind, **parts), [text], may_refuse_bytes))
+    print("%-28s %7d, %d wrong" % ("directories", n, checker.wrong - before))
+    n, before = 0, checker.wrong
+    for kinds, word, parts in REFUSED:
+        n += checker.listed("directory to be refused for " + word, kinds, lambda kind: refused(
+            checker, files(kind, **parts), word))
+    print("%-28s %7d, %d wrong" % ("directories to be refused", n, checker.wrong - before))
+    before = checker.wrong
+    pieces = [PROBE, ENDED, "hello", "hell", "[A]", "<b>", "[PAD]", " x", EOT, "\u0120w", "[A] ", " ", "  ", "a",
+              "<|e", "x["]
+    for i in range(n_random):
+        contents = random_files(rng)
+        texts = ["".join(rng.choice(pieces) for _ in range(rng.randint(1, 9))) for _ in range(4)]
+        wrong = directory(checker, loader, contents, texts)
+        beside = {name: value for name, value in contents.items()
+                  if name not in ("vocab.json", "merges.txt", "tokenizer.json")}
+        if "tokenizer.json" in contents:
+            beside["added_tokens"] = contents["tokenizer.json"]["added_tokens"]
+        checker.report("random directory", wrong and "%s, %s" % (wrong, json.dumps(beside)), not wrong)
+    print("%-28s %7d, %d wrong" % ("random directories", n_random, checker.wrong - before))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("-n", type=int, default=100000)
@@ -242,6 +713,7 @@ def main():
     parser.add_argument("--header", default=os.path.join(root, "llm.h"))
     parser.add_argument("--data", default=os.path.join(root, "..", "shared", "data"))
     parser.add_argument("--flags", default="", help="more for the compiler")
+    parser.add_argument("--directories", action="store_true", help="only those")
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rng = Random(arguments.seed)
@@ -251,6 +723,10 @@ def main():
     mixed = "".join(rng.text(words) for _ in range(3000))
     with tempfile.TemporaryDirectory() as folder:
         checker = Checker(folder, arguments.header, arguments.flags.split())
+        directories(checker, rng, max(50, arguments.n // 200))
+        if arguments.directories:
+            print("%d differences" % checker.wrong)
+            return checker.wrong != 0
 
         small = checker.training("train, 1000 tokens", corpus[:200000], 1000)
         checker.training("train, mixed text", mixed, 3000)

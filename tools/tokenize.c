@@ -35,7 +35,7 @@ static int touches_added_token(const llm_tokenizer *t, const char *text, size_t 
     size_t i, before;
     for (i = 0; i < t->n_added; i++) {
         const llmi_added *a = &t->added[i];
-        for (before = 1; before < a->size + a->rstrip && before <= cut; before++)
+        for (before = 1; before < a->size + (size_t)a->is.rstrip && before <= cut; before++)
             if (!memcmp(text + cut - before, a->content, llmi_min(a->size, n - cut + before)))
                 return 1;
     }

@@ -1,7 +1,8 @@
 # make         the examples and tools, into build/
 # make run     a tiny DeepSeek-V3 learns this project's own text (about two minutes), then writes
 #              some; make run ARCH=gpt2 for the other kind
-# make test    all tests; build/tests FILTER runs some of them
+# make test    all tests; build/tests FILTER and build/faults FILTER run some of them
+# make test-kills  300 processes are killed while they save
 # make test-hf what transformers and tokenizers say beside llm.h; needs Python and them
 # make test-mpi  examples/train_mpi.c on 1 to 4 ranks; needs MPI
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
@@ -52,14 +53,22 @@ build/tests: tests/main.c $(wildcard tests/test*) tools/tokenize.c llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
+build/faults: tests/faults.c tests/faults.h tests/test.h tests/test_tools.h llm.h
+	@mkdir -p build
+	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
 ARCH ?= deepseek
 run: build/train build/generate
 	build/train --arch $(ARCH) --out build/model --overwrite --steps 1000 --seconds 110 \
 		--eval 250 --save 250 README.md llm.h tests/*.c examples/*.c tools/*.c
 	build/generate build/model "static llm_result llmi_" --temperature 0.6
 
-test: build/tests
+test: build/tests build/faults
 	build/tests
+	build/faults
+
+test-kills: build/faults
+	build/faults --kills 300
 
 # against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again
 test-hf:
@@ -94,4 +103,4 @@ coverage:
 clean:
 	rm -rf build
 
-.PHONY: all run test test-hf test-mpi bench results fuzz mutate coverage clean
+.PHONY: all run test test-kills test-hf test-mpi bench results fuzz mutate coverage clean

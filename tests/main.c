@@ -6,18 +6,24 @@
 /* Mapping and memory that llm.h asks the system for go through the tests, which let them fail. */
 #define _DEFAULT_SOURCE 1      /* before any header of the system's, as llm.h has it */
 #include <stddef.h>
+#include <string.h>
 #if defined(__unix__) || defined(__APPLE__)
   #include <sys/mman.h>
 static int maps_fail;          /* no file can be mapped */
   #define mmap(at, size, access, flags, file, first) \
       (maps_fail ? MAP_FAILED : mmap(at, size, access, flags, file, first))
 #endif
+static long compares;          /* of strings, in llm.h */
+#define memcmp(a, b, n) (compares++, memcmp(a, b, n))
+#define strcmp(a, b) (compares++, strcmp(a, b))
 static void *default_allocate(size_t size);
 static void default_release(void *memory);
 #define LLM_MALLOC(size) default_allocate(size)
 #define LLM_FREE(memory) default_release(memory)
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
+#undef memcmp
+#undef strcmp
 #include "test.h"
 #include "test_tools.h"
 
@@ -40,6 +46,7 @@ static void default_release(void *memory);
 #include "test_fuzz.c"
 #include "test_refused.c"
 #include "test_edges.c"
+#include "test_hostile.c"
 
 /* what llm.h took, it has given back */
 TEST(default_heap_is_empty) {
@@ -79,6 +86,7 @@ int main(int argc, char **argv) {
     test_file("refused", run_refused);
     test_file("edges", run_edges);
     test_file("fuzz", run_fuzz);
+    test_file("hostile", run_hostile);
     test_file("heap", run_heap);
     return test_summary();
 }

@@ -8436,11 +8436,14 @@ static int64_t llmi_tell(FILE *file) {
 
 typedef enum llmi_file_kind { LLMI_NO_FILE, LLMI_FILE, LLMI_DIRECTORY, LLMI_DEVICE } llmi_file_kind;
 
-/* what stands there, links followed; plain C tells files from nothing only */
+/* What stands there, links followed; what the system cannot tell is something. Plain C tells files
+ * from nothing only. */
 static llmi_file_kind llmi_kind_of(const char *path) {
 #if LLMI_POSIX
     struct stat status;
-    if (stat(path, &status) != 0) return LLMI_NO_FILE;
+    if (!path[0]) return LLMI_NO_FILE;
+    if (stat(path, &status) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? LLMI_NO_FILE : LLMI_DEVICE;
     return S_ISREG(status.st_mode) ? LLMI_FILE
            : S_ISDIR(status.st_mode) ? LLMI_DIRECTORY : LLMI_DEVICE;
 #else
@@ -8536,11 +8539,11 @@ typedef struct llmi_writer {
     char path[LLMI_PATH], temporary[LLMI_PATH + 8];
 } llmi_writer;
 
-static void llmi_file_remove(const char *path) {                 /* never a directory */
+static int llmi_file_remove(const char *path) {          /* never a directory; 0 = it is gone */
 #if LLMI_POSIX
-    (void)unlink(path);
+    return unlink(path) != 0 && errno != ENOENT;
 #else
-    (void)remove(path);
+    return remove(path) != 0 && llmi_kind_of(path) != LLMI_NO_FILE;
 #endif
 }
 
@@ -8624,7 +8627,7 @@ static FILE *llmi_temporary_begin(llmi_writer *w, int n_names) {
     if (file) return file;
     error = errno;
     close(descriptor);
-    llmi_file_remove(w->temporary);
+    (void)llmi_file_remove(w->temporary);
     if (w->lock >= 0) close(w->lock);
     w->lock = -1;
     errno = error;
@@ -8644,7 +8647,7 @@ static void llmi_writer_unlock(llmi_writer *w) {
 static void llmi_writer_abandon(llmi_writer *w) {
     if (w->file) fclose(w->file);
     w->file = NULL;
-    llmi_file_remove(w->temporary);
+    (void)llmi_file_remove(w->temporary);
     llmi_writer_unlock(w);
 }
 
@@ -8720,7 +8723,7 @@ static llm_result llmi_file_rename(const char *from, const char *to, llm_error *
 
 static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {
     const llm_result result = llmi_file_rename(w->temporary, w->path, err);
-    if (result != LLM_OK) llmi_file_remove(w->temporary);
+    if (result != LLM_OK) (void)llmi_file_remove(w->temporary);
     else llmi_directory_sync(w->path);
     llmi_writer_unlock(w);
     return result;
@@ -12828,6 +12831,7 @@ static llm_result llmi_shard_open(llmi_shard *shard, const char *path,
 
 /* ---- what a save that was interrupted has left: see >>save ---------------------------------- */
 #define LLMI_JOURNAL "model.save.json"
+#define LLMI_JOURNAL_MOST ((size_t)1 << 20)    /* bytes: more names than a model can have files */
 enum { LLMI_SAVED_NAME = 64 };         /* bytes of the longest name of a file that a save writes */
 
 typedef struct llmi_journal {
@@ -12871,19 +12875,24 @@ static int llmi_journal_has(const llmi_journal *j, const char *list, const char 
 static llm_result llmi_journal_open(llmi_journal *j, const char *directory, const char *file,
                                     const llm_allocator *allocator, llm_error *err) {
     char path[LLMI_PATH];
+    llm_result result;
     size_t size;
     memset(j, 0, sizeof *j);
     j->allocator = allocator;
     LLMI_TRY(llmi_path_join(path, sizeof path, directory, file, err));
     if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
     LLMI_TRY(llmi_file_read(path, &j->text, &size, allocator, err));
-    if (llmi_json_parse(&j->json, (const char *)j->text, size, path, allocator, err) == LLM_OK) {
+    if (size > LLMI_JOURNAL_MOST)
+        result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lu bytes: no save has written it",
+                           llmi_path_end(path, 120), (unsigned long)size);
+    else result = llmi_json_parse(&j->json, (const char *)j->text, size, path, allocator, err);
+    if (result == LLM_OK) {
         j->json.name = file;
         return LLM_OK;
     }
     llmi_release(allocator, j->text);
     j->text = NULL;
-    return LLM_ERR_FORMAT;
+    return result;
 }
 
 /* Where a model's file stands: what an interrupted save has written is under its temporary name,
@@ -13287,7 +13296,7 @@ static llm_result llmi_journal_apply(const llmi_journal *j, const char *director
     for (; node >= 0; node = j->json.nodes[node].next) {
         if (!llmi_journal_name(&j->json, node, name)) continue;
         LLMI_TRY(llmi_path_join(path, sizeof path, directory, name, err));
-        llmi_file_remove(path);
+        if (llmi_file_remove(path)) return llmi_fail_io(err, "remove", path);
     }
     return LLM_OK;
 }
@@ -13303,7 +13312,7 @@ static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
         llm_error why;
         llm_result result;
         LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, files[undo], err));
-        if (llmi_kind_of(path) != LLMI_FILE) continue;
+        if (llmi_kind_of(path) == LLMI_NO_FILE) continue;
         result = llmi_journal_open(&journal, save->directory, files[undo], save->model->allocator,
                                    &why);
         if (result == LLM_OK)
@@ -13311,7 +13320,7 @@ static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
         llmi_journal_free(&journal);
         if (result != LLM_OK && result != LLM_ERR_FORMAT)
             return llmi_fail(err, result, "%s", why.message);
-        llmi_file_remove(path);
+        (void)llmi_file_remove(path);
         llmi_directory_sync(path);
     }
     return LLM_OK;
@@ -13330,7 +13339,7 @@ static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm
         comma = ", ";
     }
     LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, index_name, err));
-    if (llmi_kind_of(path) != LLMI_FILE) return LLM_OK;
+    if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
     LLMI_TRY(llmi_file_read(path, &data, &size, allocator, err));
     memset(&index, 0, sizeof index);
     if (llmi_json_parse(&index, (const char *)data, size, path, allocator, NULL) == LLM_OK)
@@ -13515,7 +13524,7 @@ static llm_result llmi_save_locked(llmi_save *save, llm_error *err) {
     }
     if (result == LLM_OK) result = llmi_journal_apply(&save->plan, save->directory, 0, err);
     if (result == LLM_OK) {
-        llmi_file_remove(save->journal.path);
+        (void)llmi_file_remove(save->journal.path);
         llmi_directory_sync(save->journal.path);
     }
     llmi_journal_free(&save->plan);

@@ -233,7 +233,7 @@ static llm_result load_pair(const char *here, int *g, llm_error *err) {
     int32_t token = -1;
     size_t count = 0;
     if (!tokenizer) return err->code;
-    *g = llm_tokenizer_vocab_size(tokenizer) - 256;
+    *g = llm_tokenizer_vocab_size(tokenizer) - 257;      /* <|endoftext|> is added */
     if (llm_tokenizer_encode(tokenizer, "aa", 2, 0, &token, 1, &count, NULL) != LLM_OK ||
         (*g > 0 && (count != 1 || token != 256)))
         *g = -1;

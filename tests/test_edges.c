@@ -20,8 +20,9 @@ static void edges_end(llm_context *context, const heap *h) {
 }
 
 TEST(edges_of_rope) {
-    /* width 8: pair i turns by 10000^(-i/4); slower from pair `low` on, by the whole factor from `high` on, which are 8
-     * ln(original / (2 pi beta)) / (2 ln 10000) for the fast and slow beta, rounded outwards, in [0, 7] */
+    /* width 8: pair i turns by 10000^(-i/4); slower from pair `low` on, by the whole factor from
+     * `high` on, which are 8 ln(original / (2 pi beta)) / (2 ln 10000) for the fast and slow beta,
+     * rounded outwards, in [0, 7] */
     static const struct {
         float factor, fast, slow, mscale, all;
         int original;

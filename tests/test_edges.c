@@ -104,7 +104,7 @@ static void edges_open(edges_part *p, llm_part part) {
     p->x = noise(EDGES_VALUES, 1.0, 3);
     p->y = floats(EDGES_VALUES);
     p->saved = plain_alloc(llm_part_saved_bytes(part, &p->c, 1, EDGES_ROWS));
-    for (n = 0; n < 64; n++) {         /* with and without their names */
+    for (n = 0; n < 64; n++) { /* with and without their names */
         const llm_tensor t = llm_part_tensor(part, &p->c, (size_t)n, n % 2 ? name : NULL);
         if (t.n_dims) p->weights[n] = noise(tensor_size(&t), 0.2, 40 + (uint64_t)n);
     }
@@ -150,7 +150,7 @@ static llm_result edges_mla(edges_part *p, llm_error *err) {
     return llm_mla_forward(p->context, p->y, p->saved, p->x, (const float *const *)p->weights,
                            &p->c, 1, EDGES_ROWS, err);
 }
-TEST(edges_of_mla) {                   /* one of the weights' gradients, and no dx */
+TEST(edges_of_mla) { /* one of the weights' gradients, and no dx */
     float *few[64] = {NULL};
     llm_error err;
     edges_part p;
@@ -158,9 +158,9 @@ TEST(edges_of_mla) {                   /* one of the weights' gradients, and no 
     NEXT_ALLOCATION_FAILS(&p.h, edges_mla(&p, &err));
     CHECK(edges_mla(&p, &err) == LLM_OK);
     EACH_ALLOCATION_FAILS(&p.h, edges_mla(&p, &err));
-    few[0] = filled(11 * 24, 0.5f);    /* (q_lora_rank,C) */
-    CHECK(llm_mla_backward(p.context, NULL, few, p.x, p.saved, p.x,
-                           (const float *const *)p.weights, &p.c, 1, EDGES_ROWS, &err) == LLM_OK);
+    few[0] = filled(11 * 24, 0.5f); /* (q_lora_rank,C) */
+    CHECK(llm_mla_backward(p.context, NULL, few, p.x, p.saved, p.x, (const float *const *)p.weights,
+                           &p.c, 1, EDGES_ROWS, &err) == LLM_OK);
     CHECK(few[0][0] != 0.5f);
     drop(few[0]);
     edges_close(&p);
@@ -295,6 +295,129 @@ TEST(edges_of_sampling) {
     edges_end(context, &h);
 }
 
+/* Each bit of what is hashed, and of the secret, turns each bit of the hash as often as not. Of
+ * 2000 throws of a coin 800 to 1200 fall on one side, but for a chance of 10^-18 each. */
+TEST(edges_of_hashes) {
+    static const size_t sizes[] = {1, 2, 3, 4, 7, 8, 9, 15, 16, 23, 40};
+    size_t k, i;
+    for (k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        const size_t n = sizes[k];
+        int turned[32] = {0}, by_secret[32] = {0}, set[32] = {0}, bit;
+        uint64_t state = k;
+        for (i = 0; i < 2000; i++) {
+            const uint64_t secret = plain_random(&state);
+            const size_t at = (size_t)(plain_random(&state) % (8 * n));
+            char bytes[40];
+            uint32_t hash, other, keyed;
+            size_t j;
+            for (j = 0; j < n; j++) bytes[j] = (char)plain_random(&state);
+            hash = llmi_hash(secret, bytes, n);
+            keyed = llmi_hash(secret ^ UINT64_C(1) << plain_random(&state) % 64, bytes, n);
+            bytes[at / 8] = (char)(bytes[at / 8] ^ 1 << at % 8);
+            other = llmi_hash(secret, bytes, n);
+            for (bit = 0; bit < 32; bit++) {
+                turned[bit] += (int)((hash ^ other) >> bit & 1u);
+                by_secret[bit] += (int)((hash ^ keyed) >> bit & 1u);
+                set[bit] += (int)(hash >> bit & 1u);
+            }
+        }
+        for (bit = 0; bit < 32; bit++) {
+            CHECK_MSG(turned[bit] > 800 && turned[bit] < 1200,
+                      "%d bytes: bit %d turns in %d of 2000", (int)n, bit, turned[bit]);
+            CHECK_MSG(by_secret[bit] > 800 && by_secret[bit] < 1200,
+                      "%d bytes: the secret turns bit %d in %d of 2000", (int)n, bit,
+                      by_secret[bit]);
+            CHECK_MSG(set[bit] > 800 && set[bit] < 1200, "%d bytes: bit %d is set in %d of 2000",
+                      (int)n, bit, set[bit]);
+        }
+    }
+}
+
+/* SipHash as in fig. 2.1 of its paper, one round for a word of the message, three at the end; the
+ * message is the whole words, then the last 8 bytes; the length goes where 0xFF does */
+static uint64_t edges_left(uint64_t x, int n) { return x << n | x >> (64 - n); }
+static void edges_round(uint64_t v[4]) {
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = edges_left(v[1], 13);
+    v[3] = edges_left(v[3], 16);
+    v[1] ^= v[0];
+    v[3] ^= v[2];
+    v[0] = edges_left(v[0], 32);
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = edges_left(v[1], 17);
+    v[3] = edges_left(v[3], 21);
+    v[1] ^= v[2];
+    v[3] ^= v[0];
+    v[2] = edges_left(v[2], 32);
+}
+static uint64_t edges_siphash(uint64_t k0, uint64_t k1, const char *bytes, size_t n) {
+    static const char text[] = "somepseudorandomlygeneratedbytes";
+    uint64_t v[4], word;
+    size_t i, k;
+    for (i = 0; i < 4; i++) { /* big endian, eight letters each */
+        for (v[i] = 0, k = 0; k < 8; k++) v[i] = v[i] << 8 | (unsigned char)text[8 * i + k];
+        v[i] ^= i % 2 ? k1 : k0;
+    }
+    for (i = 0; i <= n / 8; i++) {
+        memcpy(&word, i < n / 8 ? bytes + 8 * i : bytes + n - 8, 8);
+        if (i == n / 8) v[2] ^= n;
+        v[3] ^= word;
+        edges_round(v);
+        v[0] ^= word;
+    }
+    v[2] ^= 0xFF;
+    for (i = 0; i < 3; i++) edges_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+TEST(edges_of_siphash) {
+    char bytes[70];
+    uint64_t state = 5;
+    size_t n, i;
+    for (n = 9; n <= 70; n++) {
+        const uint64_t secret = plain_random(&state);
+        for (i = 0; i < n; i++) bytes[i] = (char)plain_random(&state);
+        CHECK_MSG(llmi_hash(secret, bytes, n) == (uint32_t)edges_siphash(secret, ~secret, bytes, n),
+                  "of %d bytes", (int)n);
+    }
+}
+
+/* the kernels that run are those of the instruction sets which the system says it has */
+TEST(edges_of_the_cpu) {
+#if LLMI_X86 && defined(__linux__)
+    static const struct {
+        int pass;
+        const char *flags[4];
+    } passes[] = {{2, {" avx2 ", " fma ", "", ""}},
+                  {3, {" avx512f ", " avx512bw ", " avx512vl ", ""}},
+                  {4, {" avx512_bf16 ", "", "", ""}},
+                  {5, {" amx_tile ", " amx_bf16 ", "", ""}}};
+    int best = 1, i, k;
+    size_t size;
+    char *text = files_read("/proc", "cpuinfo", &size), *at = strstr(text, "\nflags"), *end;
+    if (!at) {
+        free(text);
+        SKIP("/proc/cpuinfo lists no flags");
+    }
+    end = strchr(at + 1, '\n');
+    if (end) *end = ' ', end[1] = 0;
+    for (i = 0; i < 4 && best >= passes[i].pass - 1; i++) {
+        int all = 1;
+        for (k = 0; k < 4; k++) all = all && strstr(at, passes[i].flags[k]);
+        if (all) best = passes[i].pass;
+    }
+    if (best > 3 && !LLMI_BF16) best = 3;
+    if (best > 4 && !LLMI_AMX) best = 4;
+    CHECK_MSG(llmi_last_pass() == best || (best == 5 && llmi_last_pass() == 4),
+              "pass %d instead of %d", llmi_last_pass(),
+              best); /* a kernel may keep AMX to itself */
+    free(text);
+#else
+    SKIP("not Linux on x86-64");
+#endif
+}
+
 static void run_edges(void) {
     RUN(edges_of_rope);
     RUN(edges_of_modules);
@@ -305,4 +428,7 @@ static void run_edges(void) {
     RUN(edges_of_configurations);
     RUN(edges_of_pieces);
     RUN(edges_of_sampling);
+    RUN(edges_of_hashes);
+    RUN(edges_of_siphash);
+    RUN(edges_of_the_cpu);
 }

@@ -33,11 +33,11 @@ TOOLS = $(patsubst tools/%.c,build/%,$(wildcard tools/*.c))
 
 all: $(EXAMPLES) $(TOOLS)
 
-build/%: examples/%.c llm.h
+build/%: examples/%.c examples/cli.h llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-build/train_mpi: examples/train_mpi.c llm.h
+build/train_mpi: examples/train_mpi.c examples/cli.h llm.h
 	@mkdir -p build
 	$(MPICC) $(CFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
@@ -45,11 +45,11 @@ build/%: examples/%.cpp llm.h
 	@mkdir -p build
 	$(CXX) -std=c++11 $(CFLAGS) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-build/%: tools/%.c llm.h
+build/%: tools/%.c examples/cli.h llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
-build/tests: tests/main.c $(wildcard tests/test*) tools/tokenize.c llm.h
+build/tests: tests/main.c $(wildcard tests/test*) tools/tokenize.c examples/cli.h llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
 
@@ -60,7 +60,7 @@ build/faults: tests/faults.c tests/faults.h tests/test.h tests/test_tools.h llm.
 ARCH ?= deepseek
 run: build/train build/generate
 	build/train --arch $(ARCH) --out build/model --overwrite --steps 1000 --seconds 110 \
-		--eval 250 --save 250 README.md llm.h tests/*.c examples/*.c tools/*.c
+		--seq 256 --batch 4 --eval 250 --save 250 README.md llm.h tests/*.c examples/*.c tools/*.c
 	build/generate build/model "static llm_result llmi_" --temperature 0.6
 
 test: build/tests build/faults

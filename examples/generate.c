@@ -3,118 +3,123 @@
  *     cc -O2 -fopenmp examples/generate.c -o generate -lm
  *     ./generate model "int main(" --temperature 0.7        (--help lists the options)
  *
- * The directory is one that train.c wrote, or one of GPT-2 in Hugging Face's layout. Expect the
- * prompt and its continuation on stdout, and the tokens per second on stderr. The same seed gives
- * the same text. */
+ * The directory is one that train.c wrote, or one of GPT-2 or DeepSeek-V3 in Hugging Face's layout.
+ * Expect the prompt and its continuation, up to the end of the text or of the model's context, on
+ * stdout, and the tokens per second on stderr. The same seed gives the same text. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
+#include "cli.h"
 
-#define CHECK(ok, ...) /* ends the program unless ok; the rest as for printf */ \
-    do { if (!(ok)) { fprintf(stderr, "generate: " __VA_ARGS__); exit(1); } } while (0)
-#define TRY(ok) CHECK(ok, "%s\n", error.message)
-static llm_error error;
-static int help;
+static llm_error error;                              /* TRY, of cli.h, prints it */
+static struct {
+    int tokens, top_k, seed, threads;
+    double temperature, top_p, min_p, penalty;
+} o;
+static cli_option options[] = {
+    CLI_WHOLE("--tokens", &o.tokens, "200", 0, "at most so many; 0 = as many as fit"),
+    CLI_NUMBER("--temperature", &o.temperature, "0.8", 0, 1e6, "0 = always the likeliest token"),
+    CLI_WHOLE("--top-k", &o.top_k, "0", 0, "only the k likeliest; 0 = all"),
+    CLI_NUMBER("--top-p", &o.top_p, "0.95", 0, 1, "only the likeliest of this mass; 0 = all"),
+    CLI_NUMBER("--min-p", &o.min_p, "0", 0, 1, "none below this share of the likeliest"),
+    CLI_NUMBER("--penalty", &o.penalty, "1", 0.01, 100, "on tokens that the prompt or the text has "
+               "already, as 1.2; 1 = none"),
+    CLI_WHOLE("--seed", &o.seed, "1", 0, "of the random numbers"),
+    CLI_WHOLE("--threads", &o.threads, "0", 0, "0 = all cores"),
+    CLI_END
+};
+static const char usage[] =
+    "usage: generate DIRECTORY [PROMPT] [OPTION]...\n"
+    "The directory is that of a model, with its tokenizer; the prompt \"-\": the standard input.\n";
 
-/* the number behind name in args (both become ""), or other; with --help, prints a line about it */
-static double number(char **args, const char *name, double other, const char *about) {
-    if (help) printf("  %-14s %s [%g]\n", name, about, other);
-    for (; args[0] && args[1]; args++) {
-        char *end;
-        if (strcmp(args[0], name)) continue;
-        other = strtod(args[1], &end);
-        CHECK(end != args[1] && !*end && fabs(other) < 1e9, "%s %s: not a number below 1e9\n", name,
-              args[1]);
-        args[1] = args[0] += strlen(name);
-    }
-    return other;
+/* where the model and its tokenizer are: path, or what the .safetensors file path is in */
+static const char *directory_of(const char *path) {
+    static char directory[4096];
+    NEED(strlen(path) < sizeof directory, "%.80s...: too long a path", path);
+    if (!cli_ends_in(path, ".safetensors")) return path;
+    strcpy(directory, path);
+    char *slash = strrchr(directory, '/');
+    if (!slash) return ".";
+    slash[slash == directory] = 0;
+    return directory;
 }
-static int integer(char **args, const char *name, int other, const char *about) {
-    const double x = number(args, name, other, about);
-    CHECK(x >= 0 && x == floor(x), "%s %.10g: not a whole number from 0 to 999999999\n", name, x);
-    return (int)x;
-}
-
-/* text on its way out: a character of UTF-8 may be spread over several tokens */
-typedef struct stream {
-    const llm_tokenizer *tokenizer;
-    int32_t stop;                      /* a token that is not printed */
-    char text[1024];
-    size_t n;                          /* bytes that wait for the rest of their character */
-} stream;
-
-static int print_token(int32_t token, void *user) {
-    stream *s = (stream *)user;
-    const size_t room = sizeof s->text - s->n;
-    size_t added = 0, whole;
-    if (token == s->stop) return 0;
-    /* a model may have more tokens than its tokenizer: these add nothing */
-    llm_tokenizer_decode(s->tokenizer, &token, 1, s->text + s->n, room, &added, NULL);
-    s->n += added < room ? added : room;
-    whole = llm_utf8_complete(s->text, s->n);
-    fwrite(s->text, 1, whole, stdout);
-    fflush(stdout);
-    s->n -= whole;
-    memmove(s->text, s->text + whole, s->n);
-    return ferror(stdout);
+/* the prompt's tokens; before them bos, unless that is eos; for an empty prompt one of the two */
+static int32_t *encode(const llm_tokenizer *tokenizer, llm_special_tokens special,
+                       const char *prompt, size_t size, int *n) {
+    const int32_t eos = special.n_eos ? special.eos[0] : -1;
+    int32_t *tokens = (int32_t *)malloc((size + 2) * sizeof *tokens), *text = tokens + 1;
+    size_t count;
+    NEED(tokens, "out of memory");
+    TRY(!llm_tokenizer_encode(tokenizer, prompt, size, 1, text, size + 1, &count, &error));
+    tokens[0] = special.bos >= 0 ? special.bos : eos;
+    const int begins = count ? special.bos >= 0 && special.bos != eos && text[0] != special.bos : 1;
+    NEED(count || tokens[0] >= 0, "give a prompt: the model has no token that begins a text");
+    if (!begins) memmove(tokens, text, count * sizeof *tokens);
+    *n = (int)count + begins;
+    return tokens;
 }
 
 int main(int argc, char **argv) {
     static llm_model_desc model_desc;                /* static: all zero, so all defaults */
+    static llm_session_desc session_desc;
     static llm_generate_desc desc;
-    static stream out;
+    static cli_stream out;
     llm_generate_stats stats;
-    llm_tokenizer *tokenizer;
-    llm_model *model;
-    llm_session *session;
-    const char *directory = NULL, *prompt = "";
-    char **args = argv + (argc > 0);
-    int32_t *tokens;
-    size_t n = 0, size;
+    llm_memory memory;
+    char **args = argv + (argc > 0), *prompt;
+    cli_program = "generate";
+    const int n_args = cli_read_options(options, args, usage);
+    if (n_args < 0) return 0;
+    NEED(n_args, "which directory? (--help says more)");
+    NEED(n_args < 3, "%s: the prompt was given before; put quotes around it", args[2]);
+    if (o.temperature == 0)
+        cli_no_effect(options, "--top-k --top-p --min-p --seed", "with --temperature 0");
+    desc.max_new_tokens = o.tokens;
+    desc.sampling.temperature = (float)o.temperature;
+    desc.sampling.top_k = o.top_k;
+    desc.sampling.top_p = (float)o.top_p;
+    desc.sampling.min_p = (float)o.min_p;
+    desc.sampling.repetition_penalty = (float)o.penalty;
+    desc.sampling.seed = (uint64_t)o.seed;
+    model_desc.n_threads = o.threads;
 
-    for (int i = 0; args[i]; i++) help |= !strcmp(args[i], "--help") || !strcmp(args[i], "-h");
-    if (help) printf("usage: generate DIRECTORY [PROMPT] [OPTION NUMBER]...\n");
-    desc.max_new_tokens = integer(args, "--tokens", 200, "at most so many; 0 = what fits");
-    desc.sampling.temperature = (float)number(args, "--temperature", 0.8, "0 = the likeliest");
-    desc.sampling.top_k = integer(args, "--top-k", 0, "only the k likeliest; 0 = all");
-    desc.sampling.top_p = (float)number(args, "--top-p", 0.95, "only the likeliest of this mass");
-    desc.sampling.min_p = (float)number(args, "--min-p", 0, "none below this share of the top");
-    desc.sampling.repetition_penalty = (float)number(args, "--penalty", 0, "on repetition, as 1.2");
-    desc.sampling.seed = (uint64_t)integer(args, "--seed", 1, "of the random numbers");
-    model_desc.n_threads = integer(args, "--threads", 0, "0 = what OpenMP says");
-    if (help) return 0;
-    for (; *args; args++) {
-        CHECK(strncmp(*args, "--", 2), "%s: unknown, or without a number (see --help)\n", *args);
-        if (!**args) continue;
-        CHECK(!*prompt, "%s: the prompt was given before; put quotes around it\n", *args);
-        if (directory) prompt = *args;
-        else directory = *args;
+    const char *directory = directory_of(args[0]);
+    llm_model *model = llm_model_load(directory, &model_desc, &error);
+    TRY(model);
+    llm_tokenizer *tokenizer = llm_tokenizer_load(directory, NULL, &error);
+    TRY(tokenizer);
+    llm_special_tokens special = llm_model_special_tokens(model);
+    if (!special.n_eos) {                            /* then the tokenizer may say it */
+        special = cli_special_tokens(tokenizer);
+        desc.stop_tokens = special.eos;
+        desc.n_stop_tokens = special.n_eos;
     }
-    CHECK(directory, "which directory? (see --help)\n");
+    size_t size = 0;
+    int n, context = llm_model_config(model)->max_seq_len;
+    prompt = n_args < 2 ? strdup("") : strcmp(args[1], "-") ? strdup(args[1])
+                                                            : cli_read("-", NULL, &size);
+    if (!size) size = strlen(prompt);
+    int32_t *tokens = encode(tokenizer, special, prompt, size, &n);
+    NEED(n < context, "the prompt has %d tokens, and %s reads %d at most", n, directory, context);
+    session_desc.max_seq_len = context < 65536 ? context : 65536;
+    TRY(!llm_session_memory(llm_model_config(model), &session_desc, &memory, &error));
+    llm_session *session = llm_session_create(model, &session_desc, &error);
+    TRY(session);
 
-    TRY(tokenizer = llm_tokenizer_load(directory, NULL, &error));
-    TRY(model = llm_model_load(directory, &model_desc, &error));
-    TRY(session = llm_session_create(model, NULL, &error));
-    out.stop = llm_tokenizer_token(tokenizer, "<|endoftext|>", 13);   /* -1: there is none */
-    size = strlen(prompt);
-    tokens = (int32_t *)malloc((size + 1) * sizeof *tokens);    /* one per byte, and a space */
-    CHECK(tokens, "out of memory\n");
-    TRY(!llm_tokenizer_encode(tokenizer, prompt, size, 1, tokens, size + 1, &n, &error));
-    if (!n) tokens[n++] = out.stop;                                   /* a text starts after one */
     out.tokenizer = tokenizer;
-    desc.stop_tokens = &out.stop;
-    desc.n_stop_tokens = 1;
-    desc.on_token = print_token;
+    out.ends = special;
+    desc.on_token = cli_print_token;
     desc.user = &out;
-    printf("%s", prompt);
-    const llm_result result =
-        llm_generate(session, tokens, (int)n, &desc, NULL, 0, &stats, &error);
+    fwrite(prompt, 1, size, stdout);
+    const llm_result result = llm_generate(session, tokens, n, &desc, NULL, 0, &stats, &error);
     printf("\n");
-    CHECK(!fflush(stdout) && !ferror(stdout), "standard output: %s\n", strerror(errno));
+    NEED(!fflush(stdout) && !ferror(stdout), "standard output: %s", strerror(errno));
     TRY(!result);
-    fprintf(stderr, "prompt: %d tokens, %.0f tokens/s; then %d tokens, %.0f tokens/s\n",
+    fprintf(stderr, "prompt: %d tokens, %.0f tokens/s; then %d tokens, %.0f tokens/s%s\n",
             stats.n_prompt, stats.n_prompt / stats.prefill_seconds, stats.n_generated,
-            stats.n_generated / stats.decode_seconds);
+            stats.n_generated / stats.decode_seconds,
+            n + stats.n_generated == context ? "; the model's context is full" : "");
     free(tokens);
+    free(prompt);
     llm_session_free(session);
     llm_model_free(model);
     llm_tokenizer_free(tokenizer);

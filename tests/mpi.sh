@@ -79,8 +79,9 @@ fails() {
     check "$1" $?
 }
 fails "an option of one rank is wrong" "rank 1: --precision f31" "" "--precision f31"
-fails "a trainer of one rank is refused" "rank 1: .*learning_rate" "" "--lr 1e7"
+fails "a trainer of one rank is refused" "rank 1: .*warmup_steps" "" "--warmup 700"
 fails "the loss of one rank is not finite" "rank 1: the loss is " "" "--lr 1e6"
+: >"$tmp/nowhere"
 fails "rank 0 cannot write" "rank 0: .*/nowhere" "--out $tmp/nowhere/x" ""
 fails "rank 0 has no text" "rank 0: $tmp/none: " "$tmp/none" "$tmp/none"
 fails "a batch is larger than the text" "an update takes" "--batch 9999" "--batch 9999"

@@ -19,6 +19,7 @@
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
+#include "../examples/cli.h"
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -1286,18 +1287,25 @@ static const struct { const char *name; void (*table)(void); int needs; } tables
     {"text", table_text, 0}};
 #define N_TABLES ((int)(sizeof tables / sizeof tables[0]))
 
-static int usage(FILE *out, const char *program) {
-    int i;
-    fprintf(out,
-            "usage: %s [--quick] [--threads N] [--only NAME,NAME]\n"
-            "       %s --step B T | --prefill N | --decode PROMPT N | --gemm ROWS\n"
-            "          [--model PRESET|68m|moe-162m] [--precision f32|bf16|fp8] [--recompute]\n"
-            "          [--reps R | --serve] [--threads N]\ntables:",
-            program, program);
-    for (i = 0; i < N_TABLES; i++) fprintf(out, " %s", tables[i].name);
-    fprintf(out, "\n");
-    return out == stderr ? 2 : 0;
-}
+static const char *only, *model_name;
+static int reps, serving, step_size[2], prefill_size[2], decode_size[2], gemm_size[2], chosen;
+static cli_option options[] = {
+    CLI_SWITCH("--quick", &quick, "fewer sizes and repetitions"),
+    CLI_WHOLE("--threads", &n_threads, "0", 0, "0 = all cores"),
+    CLI_STRING("--only", &only, "", "tables, with commas between them: peak bandwidth gemm "
+               "attention ops step breakdown prefill decode scaling experts mtp cache load text"),
+    CLI_HEAD("one figure instead, in seconds per line"),
+    CLI_TWO("--step", step_size, "a training step of B sequences of T tokens"),
+    CLI_WHOLE("--prefill", prefill_size, "", 1, "of so many tokens"),
+    CLI_TWO("--decode", decode_size, "a prompt of so many tokens, and how many more"),
+    CLI_WHOLE("--gemm", gemm_size, "", 1, "the products of a step of so many rows"),
+    CLI_STRING("--model", &model_name, "gpt2", "a preset, 68m or moe-162m"),
+    CLI_CHOICE("--precision", &chosen, "f32|bf16|fp8", "of products"),
+    CLI_SWITCH("--recompute", &recompute, "activations are computed again"),
+    CLI_WHOLE("--reps", &reps, "5", 1, "how often"),
+    CLI_SWITCH("--serve", &serving, "as often as the standard input says"),
+    CLI_END
+};
 /* the tables that a list names, a bit each; -1: an unknown name */
 static int tables_named(const char *list) {
     int i, which = 0;
@@ -1313,59 +1321,42 @@ static int tables_named(const char *list) {
 }
 
 int main(int argc, char **argv) {
-    const char *mode = NULL, *name = "gpt2";
-    int i, a = 0, b = 0, reps = 5, from_stdin = 0, which = (1 << N_TABLES) - 1;
-    for (i = 1; i < argc; i++) {
-        const char *option = argv[i];
-        const int step = !strcmp(option, "--step"), left = argc - 1 - i;
-        if (!strcmp(option, "--help")) return usage(stdout, argv[0]);
-        if (!strcmp(option, "--quick")) quick = 1;
-        else if (!strcmp(option, "--serve")) from_stdin = 1;
-        else if (!strcmp(option, "--only") && left) which = tables_named(argv[++i]);
-        else if (!strcmp(option, "--threads") && left) n_threads = atoi(argv[++i]);
-        else if (!strcmp(option, "--reps") && left) reps = atoi(argv[++i]);
-        else if (!strcmp(option, "--model") && left) name = argv[++i];
-        else if (!strcmp(option, "--recompute")) recompute = 1;
-        else if (!strcmp(option, "--precision") && left) {
-            int k = 0;
-            for (i++; k < 3 && strcmp(argv[i], precisions[k]); k++) {}
-            if (k == 3) return usage(stderr, argv[0]);
-            precision = (llm_precision)k;
-        }
-        else if ((step || !strcmp(option, "--decode")) && left > 1) {
-            mode = option;
-            a = atoi(argv[++i]);
-            b = atoi(argv[++i]);
-        } else if ((!strcmp(option, "--prefill") || !strcmp(option, "--gemm")) && left) {
-            mode = option;
-            a = atoi(argv[++i]);
-        } else return usage(stderr, argv[0]);
-    }
-    if (which < 0) return usage(stderr, argv[0]);
+    int i, which = (1 << N_TABLES) - 1;
+    cli_program = "bench";
+    const int n_files = cli_read_options(options, argv + (argc > 0), "usage: bench [OPTION]...\n");
+    if (n_files < 0) return 0;
+    NEED(!n_files, "%s: not an option", argv[1]);
+    precision = (llm_precision)chosen;
+    const int one = *step_size || *prefill_size || *decode_size || *gemm_size;
+    if (one) cli_no_effect(options, "--quick --only", "on one figure");
+    else cli_no_effect(options, "--model --precision --recompute --reps --serve", "on tables");
+    if (*only) which = tables_named(only);
+    NEED(which > 0, "--only %s: --help names the tables", only);
     n_threads = llmi_thread_count(n_threads);
-    if (mode && !strcmp(mode, "--gemm")) return serve(seconds_of_products, &a, reps, from_stdin);
-    if (mode) {
+    if (*gemm_size) return serve(seconds_of_products, gemm_size, reps, serving);
+    if (one) {
         llm_config config;
         timed job;
         training t;
         inference f;
-        named_config(&config, name);
+        named_config(&config, model_name);
         printf("parameters %.0f\n", (double)llm_config_param_count(&config));
-        if (!strcmp(mode, "--step")) {
-            const llm_memory plan = planned(&config, a, b);
+        if (*step_size) {
+            const llm_memory plan = planned(&config, step_size[0], step_size[1]);
             printf("planned_parameters %.0f\nplanned_gradients %.0f\nplanned_optimizer %.0f\n"
                    "planned_activations %.0f\nplanned_scratch %.0f\nplanned_total %.0f\n",
                    (double)plan.parameters, (double)plan.gradients, (double)plan.optimizer,
                    (double)plan.activations, (double)plan.scratch, (double)plan.total);
-            new_training(&t, &config, a, b);
+            new_training(&t, &config, step_size[0], step_size[1]);
             job.run = run_step;
             job.argument = &t;
         } else {
-            new_inference(&f, &config, a, b);
-            job.run = b ? run_generate : run_prefill;
+            const int *size = *decode_size ? decode_size : prefill_size;
+            new_inference(&f, &config, size[0], size[1]);
+            job.run = size[1] ? run_generate : run_prefill;
             job.argument = &f;
         }
-        return serve(seconds_of, &job, reps, from_stdin);
+        return serve(seconds_of, &job, reps, serving);
     }
     peak = (machine *)mmap(NULL, sizeof *peak, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                            -1, 0);

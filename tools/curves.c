@@ -15,88 +15,46 @@
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
+#include "../examples/cli.h"
 
-enum {
-    TEXT, ARCH, LAYERS, HEADS, WIDTH, SEQ, BATCH, ACCUMULATE, STEPS, LR, MIN_LR, WARMUP, BETA2,
-    WEIGHT_DECAY, CLIP, SEED, PRECISION, VAL_SHARE, EVAL, WINDOWS, LOG, THREADS, N_OPTIONS
+static const char *text_path, *log_path;
+static int layers, heads, width, seq, batch, accumulate, steps, warmup, seed, eval, windows;
+static int threads, arch, precision, bytes, recompute, serve;
+static double lr, min_lr, beta2, weight_decay, clip, val_share;
+static cli_option options[] = {
+    CLI_STRING("--text", &text_path, "llm.h", "the file to learn"),
+    CLI_CHOICE("--arch", &arch, "gpt2|deepseek", "deepseek: latent attention, 8 experts, 2 and a "
+               "shared one active, MTP"),
+    CLI_WHOLE("--layers", &layers, "4", 1, "blocks"),
+    CLI_WHOLE("--heads", &heads, "4", 1, "of attention"),
+    CLI_WHOLE("--width", &width, "128", 16, "of the stream"),
+    CLI_WHOLE("--seq", &seq, "64", 1, "characters of a window, T"),
+    CLI_WHOLE("--batch", &batch, "12", 1, "windows of a step, B"),
+    CLI_WHOLE("--accumulate", &accumulate, "1", 1, "parts that B is trained in: the same to "
+              "rounding"),
+    CLI_WHOLE("--steps", &steps, "2000", 1, "updates"),
+    CLI_NUMBER("--lr", &lr, "1e-3", 1e-9, 1e3, "the highest, after warm-up"),
+    CLI_NUMBER("--min-lr", &min_lr, "1e-4", 0, 1e3, "the last, to which it falls as a cosine"),
+    CLI_WHOLE("--warmup", &warmup, "100", 0, "steps until the highest"),
+    CLI_NUMBER("--beta2", &beta2, "0.99", 1e-3, 1, "of AdamW; beta1 is 0.9"),
+    CLI_NUMBER("--weight-decay", &weight_decay, "0.1", 0, 1e3, "of tensors with two dimensions or "
+               "more"),
+    CLI_NUMBER("--clip", &clip, "1", 0, 1e9, "largest norm of a gradient; 0 = none"),
+    CLI_WHOLE("--seed", &seed, "1", 0, "of weights and batches"),
+    CLI_CHOICE("--precision", &precision, "f32|bf16|fp8", "of products"),
+    CLI_NUMBER("--val-share", &val_share, "0.1", 0, 1, "of the text, its end, kept for validation"),
+    CLI_WHOLE("--eval", &eval, "250", 0, "steps between validations; there is one at the end"),
+    CLI_WHOLE("--windows", &windows, "0", 0, "of a validation, spread evenly; 0 = all of that "
+              "part, side by side"),
+    CLI_STRING("--log", &log_path, "", "file for the losses"),
+    CLI_WHOLE("--threads", &threads, "0", 0, "0 = all cores"),
+    CLI_SWITCH("--bytes", &bytes, "all 256 bytes are the vocabulary, not those that occur"),
+    CLI_SWITCH("--recompute", &recompute, "activations are computed again"),
+    CLI_SWITCH("--serve", &serve, "steps when the standard input asks for them"),
+    CLI_END
 };
-static struct { const char *name, *value, *about; } options[N_OPTIONS] = {
-    {"--text", "llm.h", "the file to learn"},
-    {"--arch", "gpt2", "or deepseek: latent attention, 8 experts, 2 and a shared one active, MTP"},
-    {"--layers", "4", ""},
-    {"--heads", "4", ""},
-    {"--width", "128", ""},
-    {"--seq", "64", "characters of a window, T"},
-    {"--batch", "12", "windows of a step, B"},
-    {"--accumulate", "1", "parts that B is trained in: the same to rounding"},
-    {"--steps", "2000", ""},
-    {"--lr", "1e-3", "the highest, after warm-up"},
-    {"--min-lr", "1e-4", "the last, to which it falls as a cosine"},
-    {"--warmup", "100", "steps until the highest"},
-    {"--beta2", "0.99", "of AdamW; beta1 is 0.9"},
-    {"--weight-decay", "0.1", "of tensors with two dimensions or more"},
-    {"--clip", "1", "largest norm of a gradient; 0 = none"},
-    {"--seed", "1", "of weights and batches"},
-    {"--precision", "f32", "or bf16, fp8"},
-    {"--val-share", "0.1", "of the text, its end, kept for validation"},
-    {"--eval", "250", "steps between validations; there is always one at the end"},
-    {"--windows", "0", "of a validation, spread evenly; 0 = all of that part, side by side"},
-    {"--log", "", "file for the losses"},
-    {"--threads", "0", "0 = all cores"},
-};
-static int bytes, recompute, serve;
 
-static void die(const char *what, const char *why) {
-    fprintf(stderr, "curves: %s: %s\n", what, why);
-    exit(1);
-}
-static double number(int option, double least, double most) {
-    char *end, bound[80];
-    const double x = strtod(options[option].value, &end);
-    snprintf(bound, sizeof bound, "%.20s is not a number from %g to %g", options[option].value,
-             least, most);
-    if (end == options[option].value || *end || !(x >= least && x <= most))
-        die(options[option].name, bound);
-    return x;
-}
-static int integer(int option, int least) {
-    const double x = number(option, least, 1e9);
-    if (x != floor(x)) die(options[option].name, "not a whole number");
-    return (int)x;
-}
-/* the option's value as a place in names */
-static int choice(int option, const char *const *names, int n) {
-    int i;
-    for (i = 0; i < n && strcmp(options[option].value, names[i]); i++) {}
-    if (i == n) die(options[option].name, "no such choice; see --help");
-    return i;
-}
-/* a value for a desc, in which zero means the default */
-static float really(double x) { return x == 0.0 ? LLM_OFF : (float)x; }
-
-static int usage(FILE *out) {
-    int i;
-    fprintf(out, "usage: curves [--bytes] [--recompute] [--serve] [OPTION VALUE]...\n"
-                 "  --bytes         all 256 bytes are the vocabulary, not those that occur\n");
-    for (i = 0; i < N_OPTIONS; i++)
-        fprintf(out, "  %-15s %s%s[%s]\n", options[i].name, options[i].about,
-                *options[i].about ? " " : "", options[i].value);
-    return out == stderr ? 2 : 0;
-}
-static int read_options(int argc, char **argv) {
-    int i, k;
-    for (i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--bytes")) bytes = 1;
-        else if (!strcmp(argv[i], "--recompute")) recompute = 1;
-        else if (!strcmp(argv[i], "--serve")) serve = 1;
-        else {
-            for (k = 0; k < N_OPTIONS && strcmp(argv[i], options[k].name); k++) {}
-            if (k == N_OPTIONS || i + 1 == argc) return 0;
-            options[k].value = argv[++i];
-        }
-    }
-    return 1;
-}
+static void die(const char *what, const char *why) { NEED(0, "%s: %s", what, why); }
 
 /* ---- the text -------------------------------------------------------------------------------- */
 typedef struct text {
@@ -113,7 +71,7 @@ static text read_text(size_t T) {
     text t;
     size_t i;
     int c;
-    if (llmi_file_read(options[TEXT].value, &memory, &t.n, NULL, &err) != LLM_OK)
+    if (llmi_file_read(text_path, &memory, &t.n, NULL, &err) != LLM_OK)
         die("text", err.message);
     data = (unsigned char *)memory;
     for (c = 0; c < 256; c++) token_of[c] = bytes;
@@ -124,56 +82,39 @@ static text read_text(size_t T) {
     if (!t.tokens) die("text", "out of memory");
     for (i = 0; i < t.n; i++) t.tokens[i] = token_of[data[i]];
     llmi_release(NULL, memory);
-    t.n_train = (size_t)((double)t.n * (1.0 - number(VAL_SHARE, 0.0, 1.0)));
+    t.n_train = (size_t)((double)t.n * (1.0 - val_share));
     if (t.n_train <= T || t.n - t.n_train <= T)
-        die(options[TEXT].value, "too short for a window in both parts");
+        die(text_path, "too short for a window in both parts");
     return t;
 }
 
 /* ---- model and training ---------------------------------------------------------------------- */
-/* DeepSeek-V3's sizes follow the width: those of the preset deepseek-tiny at 256 */
 static llm_config config_of(int vocab_size) {
-    static const char *const archs[] = {"gpt2", "deepseek"};
-    const int deepseek = choice(ARCH, archs, 2);
-    const int width = integer(WIDTH, 16), heads = integer(HEADS, 1), head = width / heads;
     llm_config c;
-    memset(&c, 0, sizeof c);
-    c.arch = deepseek ? LLM_ARCH_DEEPSEEK_V3 : LLM_ARCH_GPT2;
+    llm_error err;
+    if (llm_config_preset(&c, arch ? "deepseek-tiny" : "gpt2-tiny", &err))
+        die("--arch", err.message);
+    cli_shape(&c, layers, heads, width, 0);
     c.vocab_size = vocab_size;
-    c.max_seq_len = integer(SEQ, 1);
-    c.d_model = width;
-    c.n_layers = integer(LAYERS, 1);
-    c.n_heads = heads;
-    c.tie_embeddings = !deepseek;
-    if (!deepseek) return c;
-    c.d_ffn = 2 * width;
-    c.q_lora_rank = 3 * width / 8;
-    c.kv_lora_rank = 3 * width / 16;
-    c.qk_nope_head_dim = c.v_head_dim = head / 2;
-    c.qk_rope_head_dim = head / 8 * 2;
-    c.n_routed_experts = 8;
-    c.num_experts_per_tok = 2;
-    c.n_shared_experts = c.first_k_dense = c.norm_topk_prob = c.mtp_depth = 1;
-    c.moe_d_ffn = width / 2;
+    c.max_seq_len = seq;
+    c.tie_embeddings = !arch;
     return c;
 }
 static llm_train_desc train_desc(void) {
-    static const char *const precisions[] = {"f32", "bf16", "fp8"};
     llm_train_desc d;
     memset(&d, 0, sizeof d);
-    d.grad_accum_steps = integer(ACCUMULATE, 1);
-    d.batch_size = integer(BATCH, 1) / d.grad_accum_steps;
-    if (d.batch_size * d.grad_accum_steps != integer(BATCH, 1))
-        die("--accumulate", "does not divide --batch");
-    d.seq_len = integer(SEQ, 1);
-    d.max_steps = integer(STEPS, 1);
-    d.learning_rate = (float)number(LR, 1e-9, 1e3);
-    d.min_lr_ratio = really(number(MIN_LR, 0.0, 1e3) / (double)d.learning_rate);
-    d.warmup_steps = integer(WARMUP, 0);
-    d.beta2 = (float)number(BETA2, 1e-3, 1.0);
-    d.weight_decay = really(number(WEIGHT_DECAY, 0.0, 1e3));
-    d.grad_clip = really(number(CLIP, 0.0, 1e9));
-    d.precision = (llm_precision)choice(PRECISION, precisions, 3);
+    d.grad_accum_steps = accumulate;
+    d.batch_size = batch / accumulate;
+    if (batch % accumulate) die("--accumulate", "does not divide --batch");
+    d.seq_len = seq;
+    d.max_steps = steps;
+    d.learning_rate = (float)lr;
+    d.min_lr_ratio = cli_or_off(min_lr / lr);
+    d.warmup_steps = warmup;
+    d.beta2 = (float)beta2;
+    d.weight_decay = cli_or_off(weight_decay);
+    d.grad_clip = cli_or_off(clip);
+    d.precision = (llm_precision)precision;
     d.recompute = recompute;
     return d;
 }
@@ -207,7 +148,7 @@ static double validation_batch(training *t, double first, double gap, int rows) 
 }
 static double validation(training *t) {
     const double T = t->desc.seq_len, room = (double)(t->text.n - t->text.n_train) - 1.0;
-    const int given = integer(WINDOWS, 0), n = given ? given : (int)(room / T);
+    const int given = windows, n = given ? given : (int)(room / T);
     const double gap = given ? (room - T) / n : T;
     double sum = 0.0;
     int i;
@@ -223,7 +164,6 @@ static double step(training *t) {
     const uint64_t B = (uint64_t)t->desc.batch_size, parts = (uint64_t)t->desc.grad_accum_steps;
     const uint64_t places = t->text.n_train - T;
     const double start = llmi_seconds();
-    const int eval = integer(EVAL, 0);
     llm_train_stats stats;
     llm_error err;
     double seconds, loss = 0.0;
@@ -258,15 +198,18 @@ int main(int argc, char **argv) {
     char line[64];
     training t;
     size_t n;
-    if (argc > 1 && !strcmp(argv[1], "--help")) return usage(stdout);
-    if (!read_options(argc, argv)) return usage(stderr);
+    cli_program = "curves";
+    const int n_files = cli_read_options(options, argv + (argc > 0),
+                                         "usage: curves [OPTION]...\n");
+    if (n_files < 0) return 0;
+    NEED(!n_files, "%s: not an option; the text is --text", argv[1]);
     memset(&t, 0, sizeof t);
     memset(&md, 0, sizeof md);
     t.desc = train_desc();
     t.text = read_text((size_t)t.desc.seq_len);
     config = config_of(t.text.vocab_size);
-    md.seed = t.seed = (uint64_t)integer(SEED, 0);
-    md.n_threads = integer(THREADS, 0);
+    md.seed = t.seed = (uint64_t)seed;
+    md.n_threads = threads;
     model = llm_model_create(&config, &md, &err);
     if (!model) die("model", err.message);
     t.trainer = llm_trainer_create(model, &t.desc, &err);
@@ -275,9 +218,9 @@ int main(int argc, char **argv) {
     t.tokens = (int32_t *)malloc(2 * n * sizeof *t.tokens);
     if (!t.tokens) die("batch", "out of memory");
     t.targets = t.tokens + n;
-    if (*options[LOG].value) {
-        t.log = fopen(options[LOG].value, "w");
-        if (!t.log) die(options[LOG].value, strerror(errno));
+    if (*log_path) {
+        t.log = fopen(log_path, "w");
+        if (!t.log) die(log_path, strerror(errno));
         fprintf(t.log, "step,train_loss,val_loss,seconds\n");
     }
     printf("parameters %.0f\n", (double)llm_config_param_count(&config));
@@ -291,7 +234,7 @@ int main(int argc, char **argv) {
             fflush(stdout);
         }
     } else while (t.step < t.desc.max_steps) step(&t);
-    if (t.log && fclose(t.log)) die(options[LOG].value, strerror(errno));
+    if (t.log && fclose(t.log)) die(log_path, strerror(errno));
     printf("val_loss %.6f\nseconds %.3f\n", validation(&t), t.seconds);
     llm_trainer_free(t.trainer);
     llm_model_free(model);

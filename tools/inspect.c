@@ -7,6 +7,7 @@
  * statistics. Values of F8_E4M3 are given without their scales. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
+#include "../examples/cli.h"
 
 static llm_error error;
 static int complain(void) {
@@ -121,28 +122,44 @@ static void print_config(const llm_config *c) {
            (double)llm_config_cache_bytes(c, 0, LLM_F32) / 1048576.0);
 }
 
+/* a .safetensors file without a configuration in its metadata, as most are */
+static int weights_only(const llmi_shards *all, const char *path) {
+    void *config = NULL;
+    size_t size;
+    const int none = cli_ends_in(path, ".safetensors") &&
+                     llmi_config_of_metadata(all, &config, &size, &error) != LLM_OK;
+    llmi_release(NULL, config);
+    return none;
+}
+
+static cli_option options[] = {CLI_END};
+static const char usage[] =
+    "usage: inspect DIRECTORY\n"
+    "What is in a model directory, or in one .safetensors file: the configuration,\n"
+    "numbers of parameters, the tensors with their types, shapes and statistics.\n";
+
 int main(int argc, char **argv) {
-    const int help = argc > 1 && !strcmp(argv[1], "--help");
+    char **args = argv + (argc > 0);
     llm_model *model;
     llmi_shards all;
     llmi_journal journal;
-    int failed = 0;
-    if (help || argc != 2 || argv[1][0] == '-') {
-        fprintf(help ? stdout : stderr,
-                "usage: inspect DIRECTORY\n"
-                "What is in a model directory, or in one .safetensors file: the configuration,\n"
-                "numbers of parameters, the tensors with their types, shapes and statistics.\n");
-        return help ? 0 : 2;
-    }
-    model = llm_model_load(argv[1], NULL, &error);
-    if (model) print_config(llm_model_config(model));
-    else failed = complain();
-    llm_model_free(model);
+    int failed = 0, opened;
+    cli_program = "inspect";
+    const int n = cli_read_options(options, args, usage);
+    if (n < 0) return 0;
+    NEED(n == 1, "one directory or one .safetensors file is wanted (--help says more)");
     memset(&all, 0, sizeof all);       /* a model has f32 only; the types are those of the files */
-    if (llmi_journal_open(&journal, argv[1], LLMI_JOURNAL, NULL, &error) == LLM_OK &&
-        llmi_directory_open(&all, argv[1], &journal, &error) == LLM_OK)
-        failed |= print_tensors(&all);
-    else if (!failed) failed = complain();
+    opened = llmi_journal_open(&journal, args[0], LLMI_JOURNAL, NULL, &error) == LLM_OK &&
+             llmi_directory_open(&all, args[0], &journal, &error) == LLM_OK;
+    if (opened && weights_only(&all, args[0])) {
+        printf("no configuration in the file; the directory around it may have one\n");
+    } else {
+        model = llm_model_load(args[0], NULL, &error);
+        if (model) print_config(llm_model_config(model));
+        else failed = complain();
+        llm_model_free(model);
+    }
+    if (opened) failed |= print_tensors(&all);
     llmi_shards_free(&all);
     llmi_journal_free(&journal);
     return failed;

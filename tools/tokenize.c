@@ -7,14 +7,14 @@
  * which only the answer is learned. The output appears under its name when all of it is there. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
-#include <unistd.h>
+#include "../examples/cli.h"
 
 typedef struct tokenize_job {
     const char *tokenizer_path, *out, *eot;    /* eot: the end-of-text token; "" = none */
     int tsv, special;
     int align;                         /* documents begin at multiples of it; 0 = they need not */
     size_t part;                       /* bytes read at a time */
-    int progress;                      /* on stderr */
+    int progress;
     llm_error error;
     /* the rest is tokenize_run's own */
     llm_tokenizer *tokenizer;
@@ -26,6 +26,7 @@ typedef struct tokenize_job {
     size_t capacity;
     int64_t n_tokens, n_learned, n_documents, n_bytes, all_bytes;
     double start;
+    cli_line line;
 } tokenize_job;
 
 /* ---- where text may be cut ------------------------------------------------------------------- */
@@ -107,49 +108,33 @@ static llm_result end_document(tokenize_job *job) {
 }
 
 /* ---- text in --------------------------------------------------------------------------------- */
-/* \n, \t and \\ become what they stand for, in place; -> the new length */
-static size_t unescape(char *text, size_t n) {
-    static const char from[] = "nt\\", to[] = "\n\t\\";
-    size_t in, out = 0;
-    for (in = 0; in < n; in++) {
-        const char *found = text[in] == '\\' && in + 1 < n ? strchr(from, text[in + 1]) : NULL;
-        text[out++] = found && *found ? to[found - from] : text[in];
-        in += found && *found;
-    }
-    return out;
-}
-
 static llm_result put_lines(tokenize_job *job, char *text, size_t n, const char *path,
                             long *line) {
+    cli_pair_line pair;
     while (n) {
-        char *end = (char *)memchr(text, '\n', n), *tab;
-        const size_t whole = end ? (size_t)(end - text) + 1 : n;
-        size_t size = whole - (end != NULL);
+        const int found = cli_take_pair(&text, &n, &pair);
         ++*line;
-        if (size && text[size - 1] == '\r') size--;
-        if (size) {
-            tab = (char *)memchr(text, '\t', size);
-            if (!tab || memchr(tab + 1, '\t', size - (size_t)(tab + 1 - text)))
-                return llmi_fail(&job->error, LLM_ERR_FORMAT,
-                                 "%.120s: line %ld is not a prompt, one tab and an answer",
-                                 llmi_path_end(path, 120), *line);
-            LLMI_TRY(put_text(job, text, unescape(text, (size_t)(tab - text)), 0));
-            size -= (size_t)(tab + 1 - text);
-            LLMI_TRY(put_text(job, tab + 1, unescape(tab + 1, size), 1));
-            LLMI_TRY(end_document(job));
-        }
-        text += whole;
-        n -= whole;
+        if (found < 0)
+            return llmi_fail(&job->error, LLM_ERR_FORMAT,
+                             "%.120s: line %ld is not a prompt, one tab and an answer",
+                             llmi_path_end(path, 120), *line);
+        if (!found) continue;
+        LLMI_TRY(put_text(job, pair.prompt, pair.n_prompt, 0));
+        LLMI_TRY(put_text(job, pair.answer, pair.n_answer, 1));
+        LLMI_TRY(end_document(job));
     }
     return LLM_OK;
 }
 
-static void show_progress(const tokenize_job *job) {
-    const double spent = llmi_seconds() - job->start, done = (double)job->n_bytes,
-                 left = done > 0 ? spent * ((double)job->all_bytes - done) / done : 0;
-    fprintf(stderr, "\r%3.0f %%  %lld tokens  %.1f MB/s  %.0f:%02d left ",
-            job->all_bytes ? 100 * done / (double)job->all_bytes : 100.0, (long long)job->n_tokens,
-            1e-6 * done / (spent > 0 ? spent : 1), floor(left / 60), (int)fmod(left, 60));
+static void show_progress(tokenize_job *job) {
+    const double spent = cli_seconds() - job->start, done = (double)job->n_bytes,
+                 all = (double)job->all_bytes;
+    const int known = done > 0 && done < all;          /* a pipe's size is not */
+    if (!cli_due(&job->line)) return;
+    cli_bar(&job->line, known ? done / all : 1, known ? spent * (all - done) / done : 0);
+    cli_add(&job->line, "  %.1f MB  %lld tokens  %.1f MB/s", 1e-6 * done,
+            (long long)job->n_tokens, 1e-6 * done / (spent > 0 ? spent : 1));
+    cli_show(&job->line, 0);
 }
 
 /* one file, through a buffer of the caller's, which grows to the longest text without a cut */
@@ -183,6 +168,12 @@ static llm_result put_file(tokenize_job *job, FILE *file, const char *path, llmi
     return job->tsv ? LLM_OK : end_document(job);
 }
 
+/* are these two names of one file? */
+static int same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static llm_result put_files(tokenize_job *job, const char *const *paths, int n_paths,
                             llmi_text *buffer) {
     llm_result result = LLM_OK;
@@ -190,15 +181,18 @@ static llm_result put_files(tokenize_job *job, const char *const *paths, int n_p
     int64_t size;
     int i;
     for (i = 0; i < n_paths; i++) {    /* what is missing should be known at once */
-        LLMI_TRY(llmi_file_open(paths[i], &file, &size, &job->error));
-        fclose(file);
+        LLMI_TRY(cli_can_open(paths[i], &size, &job->error));
+        if (same_file(paths[i], job->out))
+            return llmi_fail(&job->error, LLM_ERR_ARGUMENT, "%.120s: is the text, and --out, too",
+                             llmi_path_end(paths[i], 120));
         job->all_bytes += size;
     }
-    job->start = llmi_seconds();
+    job->start = job->line.shown = cli_seconds();
     for (i = 0; i < n_paths && result == LLM_OK; i++) {
-        LLMI_TRY(llmi_file_open(paths[i], &file, &size, &job->error));
+        file = cli_open(paths[i], &size, &job->error);
+        if (!file) return job->error.code;
         result = put_file(job, file, paths[i], buffer);
-        fclose(file);
+        if (file != stdin) fclose(file);
     }
     if (result != LLM_OK) return result;
     if (job->align && job->n_tokens)   /* a target for the last window's last token */
@@ -256,58 +250,55 @@ static llm_result check_files(tokenize_job *job, const char *const *paths, int n
     return LLM_OK;
 }
 
+static tokenize_job job;
+static const char *tokenizer_path, *out, *eot;
+static int tsv, special, align, check;
+static cli_option options[] = {
+    CLI_STRING("--tokenizer", &tokenizer_path, "", "tokenizer.json, or the directory with it"),
+    CLI_STRING("--out", &out, "", "the token file; an older one is replaced at the end"),
+    CLI_STRING("--eot", &eot, "<|endoftext|>", "the end-of-text token; \"\" for none"),
+    CLI_SWITCH("--tsv", &tsv, "each line is a document: prompt, tab, answer; \\n \\t \\\\ stand "
+               "for a new line, a tab, a backslash. Only answer and end of text are learned"),
+    CLI_WHOLE("--align", &align, "0", 0, "documents begin at multiples of it, filled up with "
+              "end-of-text tokens that are not learned: with that seq_len, no window has two of "
+              "them; 0 = they need not"),
+    CLI_SWITCH("--special", &special, "special tokens that are written out in the text become "
+               "themselves"),
+    CLI_SWITCH("--check", &check, "are these token files undamaged?"),
+    CLI_END
+};
 static const char usage[] =
     "usage: tokenize --tokenizer DIRECTORY --out FILE [OPTION]... TEXT...\n"
     "       tokenize --check FILE...\n"
-    "Text files become one token file. Each file is a document, with an end-of-text token\n"
-    "behind it.\n"
-    "  --tokenizer PATH  tokenizer.json, or the directory with it\n"
-    "  --out FILE        the token file; an older one is replaced at the end\n"
-    "  --eot TEXT        the end-of-text token [<|endoftext|>]; \"\" for none\n"
-    "  --tsv             each line is a document: prompt, tab, answer; \\n \\t \\\\ stand for a\n"
-    "                    new line, a tab, a backslash. Only answer and end of text are learned\n"
-    "  --align T         documents begin at multiples of T, filled up with end-of-text tokens\n"
-    "                    that are not learned: with seq_len T, no window has two of them\n"
-    "  --special         special tokens that are written out in the text become themselves\n"
-    "  --check           are these token files undamaged?\n";
+    "Text files, \"-\" the standard input, become one token file. Each is a document, with an\n"
+    "end-of-text token behind it.\n";
 
 int main(int argc, char **argv) {
-    static tokenize_job job;
-    const char *const *paths = (const char *const *)argv;
-    int i, n = 0, check = 0;
+    char **args = argv + (argc > 0);
+    const char *const *paths = (const char *const *)args;
     llm_result result;
-    job.eot = "<|endoftext|>";
+    cli_program = "tokenize";
+    const int n = cli_read_options(options, args, usage);
+    if (n < 0) return 0;
+    NEED(n, "which files? (--help says more)");
+    if (check) cli_no_effect(options, "--tokenizer --out --eot --tsv --align --special",
+                             "with --check");
+    NEED(check || *tokenizer_path, "--tokenizer: which vocabulary? (--help says more)");
+    NEED(check || *out, "--out: which file is to be written? (--help says more)");
+    job.tokenizer_path = tokenizer_path;
+    job.out = out;
+    job.eot = eot;
+    job.tsv = tsv;
+    job.special = special;
+    job.align = align;
     job.part = (size_t)1 << 20;
-    job.progress = isatty(2);
-    for (i = 1; i < argc; i++) {
-        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (!strcmp(argv[i], "--help")) return printf("%s", usage) < 0;
-        if (!strcmp(argv[i], "--tsv")) job.tsv = 1;
-        else if (!strcmp(argv[i], "--special")) job.special = 1;
-        else if (!strcmp(argv[i], "--check")) check = 1;
-        else if (argv[i][0] != '-') argv[n++] = argv[i];
-        else if (value && !strcmp(argv[i], "--tokenizer")) job.tokenizer_path = argv[++i];
-        else if (value && !strcmp(argv[i], "--out")) job.out = argv[++i];
-        else if (value && !strcmp(argv[i], "--eot")) job.eot = argv[++i];
-        else if (value && !strcmp(argv[i], "--align") && (job.align = atoi(value)) > 0) i++;
-        else {
-            fprintf(stderr, "tokenize: %s: unknown, or without its value; see --help\n", argv[i]);
-            return 2;
-        }
-    }
-    if (!n || (!check && (!job.out || !job.tokenizer_path))) {
-        fprintf(stderr, "%s", usage);
-        return 2;
-    }
+    job.progress = 1;
     result = check ? check_files(&job, paths, n) : tokenize_run(&job, paths, n);
-    if (job.progress && job.n_bytes) fprintf(stderr, "\n");
-    if (result != LLM_OK) {
-        fprintf(stderr, "tokenize: %s\n", job.error.message);
-        return 1;
-    }
+    cli_end_line();
+    NEED(result == LLM_OK, "%s", job.error.message);
     if (!check)
         printf("%s: %lld tokens, %lld of them learned, %lld documents, %lld bytes of text\n",
-               job.out, (long long)job.n_tokens, (long long)job.n_learned,
+               out, (long long)job.n_tokens, (long long)job.n_learned,
                (long long)job.n_documents, (long long)job.n_bytes);
     return 0;
 }

@@ -1,0 +1,273 @@
+#!/bin/sh
+# The programs of examples/ and tools/, as somebody uses them: what they refuse and how they say it,
+# what they write, what a terminal shows.
+#
+#     tests/programs.sh [DIRECTORY]     where train, generate, tokenize, inspect are, else build
+#
+# One line per check that fails; "N passed, N failed" at the end; exit status 0 if none failed. The
+# terminal is looked at only if there is python3.
+cd "$(dirname "$0")/.." || exit 2
+bin=${1:-build}
+tmp=$(mktemp -d) || exit 2
+trap 'rm -rf "$tmp"' EXIT
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
+passed=0 failed=0
+
+check() {                               # NAME STATUS: 0 is good
+    if [ "$2" = 0 ]; then passed=$((passed + 1)); return; fi
+    failed=$((failed + 1))
+    echo "FAIL $1"
+    tail -n 4 "$tmp/log" | cut -c 1-300 | sed 's/^/     /'
+}
+run() { timeout 60 "$@" >"$tmp/log" 2>&1 </dev/null; }
+train() { run "$bin/train" --arch gpt2 --vocab 300 --seq 16 --batch 4 --eval 0 --save 0 "$@"; }
+says() {                                # WHAT ...: refused, in one line that says it
+    words=$1
+    shift
+    name=$(echo "${*#"$bin"/}" | sed "s|$tmp/||g" | cut -c 1-70)
+    run "$@"
+    status=$?
+    lines=$(wc -l <"$tmp/log")
+    [ $status = 1 ] && [ "$lines" = 1 ] && grep -q -e "$words" "$tmp/log"
+    check "refuses $name: $words" $?
+}
+has() { grep -q -e "$2" "$tmp/$1"; check "$3" $?; }     # FILE PATTERN NAME
+same() { cmp "$tmp/$1" "$tmp/$2" >>"$tmp/log" 2>&1; check "$3" $?; }
+value() { sed -n "s/.*\"$2\": *\([0-9.e-]*\).*/\1/p" "$tmp/$1/config.json"; }    # DIRECTORY KEY
+column() { tail -n 1 "$tmp/$1/log.csv" | cut -d , -f "$2"; }          # of the last row
+
+head -c 12000 README.md >"$tmp/text"
+: >"$tmp/empty"
+train --out "$tmp/m" --steps 4 --dropout 0.1 "$tmp/text"
+check "a small model is trained" $?
+
+# ---- messages ------------------------------------------------------------------------------------
+t="$bin/train --out $tmp/refused"
+g="$bin/generate $tmp/m"
+for n in 0 -3 1.5 1e30 nan few
+do says "--batch $n: not a whole number from 1 to" $t --batch $n; done
+says "--lr -1: not a number from 0" $t --lr -1
+says "--lr: without a value" $t --lr
+says "--learning-rate: there is no such option" $t --learning-rate 1
+says "--schedule slow: not one of cosine|wsd" $t --schedule slow
+says "nosuch: No such file" $t nosuch
+says "is a directory" $t "$tmp"
+says "empty is empty" $t "$tmp/empty"
+says "more text or a smaller" $t --seq 5000 "$tmp/text"
+says "not a multiple of 3 heads" $t --heads 3 "$tmp/text"
+says "no preset is named" $t --preset gpt9 "$tmp/text"
+says "--context 10 is below --seq" $t --context 10 "$tmp/text"
+for option in "--preset gpt2" "--arch gpt2" "--vocab 300" "--layers 2" "--width 64" "--context 512"
+do says "${option%% *} has no effect with --from" $t --from "$tmp/m" $option "$tmp/text"; done
+says "--arch has no effect with --preset" $t --preset gpt2-tiny --arch gpt2 "$tmp/text"
+says "--vocab has no effect with --tokenizer" $t --tokenizer "$tmp/m" --vocab 300 "$tmp/text"
+says "--min-lr has no effect with" $t --schedule constant --min-lr 1e-5 "$tmp/text"
+says "--tsv has no effect on token files" $t --tsv "$tmp/m/data.tok"
+says "--seq 17: .* has a context of 16" $t --from "$tmp/m" --seq 17 "$tmp/text"
+says "no checkpoint to go on from" $t --resume "$tmp/text"
+says "has a checkpoint: give --resume" "$bin/train" --out "$tmp/m" "$tmp/text"
+[ ! -e "$tmp/refused/model.safetensors" ]
+check "what is refused writes no model" $?
+says "which directory" "$bin/generate"
+says "config.json: .*No such file" "$bin/generate" "$tmp/nosuch" x
+says "--temperature -1: not a number from 0" $g x --temperature -1
+says "--penalty 0: not a number from" $g x --penalty 0
+says "--top-p 1.5: not a number from 0 to 1" $g x --top-p 1.5
+says "--top-k has no effect with --temperature 0" $g x --temperature 0 --top-k 4
+says "the prompt was given before" $g x y
+says "reads 16 at most" $g "$(head -c 900 "$tmp/text")"
+says "which files" "$bin/tokenize"
+says "which vocabulary" "$bin/tokenize" --out "$tmp/x.tok" "$tmp/text"
+says "and --out, too" "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/text" "$tmp/text"
+says "--align -2: not a whole number" "$bin/tokenize" --tokenizer "$tmp/m" --align -2 "$tmp/text"
+says "--out has no effect with --check" "$bin/tokenize" --check --out "$tmp/x.tok" "$tmp/m/data.tok"
+says "not a token file" "$bin/tokenize" --check "$tmp/text"
+for program in train generate tokenize inspect; do
+    run "$bin/$program" --help
+    [ $? = 0 ] && [ -z "$(awk 'length > 96' "$tmp/log")" ]
+    check "$program --help" $?
+done
+run "$bin/train" --help
+grep -q 'mtp, the loss' "$tmp/log" && grep -q 'load, that' "$tmp/log" &&
+    grep -q 'norm, that' "$tmp/log" && grep -q -e --tsv "$tmp/log" && grep -q -e --val "$tmp/log"
+check "train --help explains mtp, load, norm, and has --tsv and --val" $?
+run "$bin/train" --list
+grep -q '^gpt2 .*124.4 M.*50257 *1024' "$tmp/log"
+check "train --list has the presets' vocabulary and context" $?
+
+# ---- a new model ---------------------------------------------------------------------------------
+[ "$(value m n_positions)" = 16 ]
+check "a new model's context is what it is trained on" $?
+has m/generation_config.json '"eos_token_id": 299' "a new model writes its end of text"
+train --out "$tmp/a/b/c" --steps 1 --layers 3 --heads 5 --width 40 --ffn 50 --context 64 "$tmp/text"
+check "--out makes the directories above it" $?
+[ "$(value a/b/c n_layer) $(value a/b/c n_head) $(value a/b/c n_embd)" = "3 5 40" ] &&
+    [ "$(value a/b/c n_inner) $(value a/b/c n_positions)" = "50 64" ]
+check "--layers, --heads, --width, --ffn and --context" $?
+run "$bin/train" --out "$tmp/d" --vocab 300 --seq 16 --steps 1 --width 64 --eval 0 "$tmp/text"
+[ "$(value d kv_lora_rank) $(value d qk_rope_head_dim)" = "12 4" ] &&
+    [ "$(value d moe_intermediate_size)" = 32 ]
+check "a DeepSeek-V3's other sizes follow its width" $?
+[ "$(value d max_position_embeddings)" = 16 ]
+check "a new DeepSeek-V3's context is what it is trained on" $?
+
+# ---- where text comes from -----------------------------------------------------------------------
+tokenize() { run "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/$1" "$2"; }
+tokenize file.tok "$tmp/text"
+timeout 60 "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/pipe.tok" /dev/stdin <"$tmp/text" \
+    >"$tmp/log" 2>&1
+cat "$tmp/text" | timeout 60 "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/pipe.tok" /dev/stdin \
+    >"$tmp/log" 2>&1
+same file.tok pipe.tok "tokenize reads a pipe"
+mkfifo "$tmp/fifo"
+cat "$tmp/text" >"$tmp/fifo" & train --out "$tmp/p" --steps 1 "$tmp/fifo"
+same m/data.tok p/data.tok "train reads a pipe"
+same m/tokenizer.json p/tokenizer.json "train learns the tokenizer from a pipe"
+train --out "$tmp/v" --steps 1 --val "$tmp/text" "$tmp/text"
+same v/data.tok v/val.tok "--val is a file of its own"
+[ "$(sed -n 's/.*: \([0-9]*\) sequences of.*, \([0-9]*\) to .*/\1 \2/p' "$tmp/log")" = \
+    "$(sed -n 's/.*: \([0-9]*\) sequences of.*/\1 \1/p' "$tmp/log")" ]
+check "with --val all of the text is learned" $?
+
+# ---- end of text ---------------------------------------------------------------------------------
+awk 'BEGIN { for (i = 0; i < 1500; i++) printf "yes, it is.<|endoftext|>" }' >"$tmp/ends"
+train --out "$tmp/e" --steps 150 --lr 5e-3 --special "$tmp/ends"
+grep -q '^sample: .* ==> ' "$tmp/log" && ! grep -q endoftext "$tmp/log"
+check "a sample shows its prompt and no special tokens" $?
+run "$bin/generate" "$tmp/e" "yes," --temperature 0
+[ "$(head -n 1 "$tmp/log")" = "yes, it is." ]
+check "with --special an end of text is learned, and ends what is generated" $?
+run "$bin/generate" "$tmp/e" --temperature 0
+[ "$(head -n 1 "$tmp/log")" = "yes, it is." ]
+check "an empty prompt is the beginning of a text" $?
+sed 's/<|endoftext|>/\n&\n/g' "$tmp/ends" >"$tmp/lines"
+train --out "$tmp/o" --steps 1 "$tmp/lines"
+grep -q "with --special it is the token" "$tmp/log"
+check "a written-out end of text is noticed" $?
+# 11 is the comma: the bytes come first, from ! on
+for name in tokenizer_config.json special_tokens_map.json chat_template.jinja; do
+    echo '{"eos_token": "<|endoftext|>"}' >"$tmp/e/$name"
+done
+eos=$(sed -n 's/.*"eos_token_id": *\([0-9]*\).*/\1/p' "$tmp/e/generation_config.json")
+echo "{\"eos_token_id\": [$eos, 11], \"temperature\": 0.5}" >"$tmp/e/generation_config.json"
+run "$bin/train" --out "$tmp/f" --from "$tmp/e" --seq 8 --steps 1 --lr 0 --special --eval 0 \
+    "$tmp/ends"
+check "--from: the training window may be smaller than the context" $?
+for name in tokenizer_config.json special_tokens_map.json chat_template.jinja generation_config.json
+do same "e/$name" "f/$name" "--from keeps $name"; done
+run "$bin/train" --out "$tmp/f" --overwrite --from "$tmp/e" --dropout 0.1 --seq 8 --steps 1 --lr 0 \
+    --eval 0 "$tmp/ends"
+same e/generation_config.json f/generation_config.json "--from with --dropout keeps them, too"
+run "$bin/generate" "$tmp/f" "yes" --temperature 0
+[ "$(head -n 1 "$tmp/log")" = yes ]
+check "any of several ends of text ends what is generated" $?
+
+# ---- prompts and answers: losses are weighed by targets ------------------------------------------
+awk 'BEGIN { for (i = 0; i < 300; i++) {
+    printf "Q%d", i
+    for (k = 0; k < (i % 7) * (i % 7); k++) printf " word%d", k
+    printf "\t"
+    for (k = 0; k <= i % 5; k++) printf " %d", i * k
+    print "" } }' >"$tmp/pairs"
+train --out "$tmp/q" --tsv --steps 30 "$tmp/pairs"
+check "--tsv: prompts that are longer than a window" $?
+grep -q '^[0-9]* more have nothing to learn' "$tmp/log"
+check "windows without a target are left out, and counted" $?
+for batch in 1 5; do
+    run "$bin/train" --out "$tmp/w$batch" --from "$tmp/q" --tsv --seq 16 --steps 1 --lr 0 --eval 0 \
+        --batch $batch --windows 9999 --val "$tmp/pairs" "$tmp/pairs"
+done
+echo "batch 1: $(column w1 11), batch 5: $(column w5 11)" >"$tmp/log"
+awk -v a="$(column w1 11)" -v b="$(column w5 11)" \
+    'BEGIN { exit !(a > 0 && a - b < 2e-5 && b - a < 2e-5) }'
+check "a validation loss does not depend on the batch" $?
+grep -q '^30,' "$tmp/q/log.csv" && [ "$(column q 3 | cut -c 1-3)" != nan ]
+check "the log has each update" $?
+
+# ---- a loss that is not finite -------------------------------------------------------------------
+train --out "$tmp/n" --steps 30 --lr 1e6 --clip 0 "$tmp/text"
+[ $? = 1 ] && grep -q 'ten times in a row' "$tmp/log" && grep -q 'smaller --lr' "$tmp/log"
+check "ten losses in a row that are not finite end it, with advice" $?
+
+# ---- a loss that is not finite now and then ------------------------------------------------------
+# A model in whose embedding one letter is NaN; its head has weights of its own, so that only
+# batches with the letter have no loss.
+if command -v od >/dev/null; then
+    { head -c 6000 "$tmp/text" | tr -d Z; echo Z; head -c 6000 "$tmp/text" | tr -d Z; } >"$tmp/z"
+    z="$bin/train --vocab 257 --seq 16 --batch 4 --preset deepseek-v3 --layers 1
+        --heads 2 --width 32 --eval 0 --save 0"
+    run $z --out "$tmp/z0" --steps 1 "$tmp/z"
+    file=$tmp/z0/model.safetensors
+    head=$(od -A n -t u4 -N 4 "$file" | tr -d ' ')
+    begin=$(head -c $((8 + head)) "$file" | tail -c "$head" |
+        sed 's/.*"model.embed_tokens.weight"[^}]*"data_offsets": *\[\([0-9]*\),.*/\1/')
+    printf '\000\000\300\177' |         # Z is 57, the first value of its row
+        dd of="$file" bs=1 seek=$((8 + head + begin + 57 * 32 * 4)) conv=notrunc 2>/dev/null
+    run "$bin/train" --out "$tmp/z1" --from "$tmp/z0" --seq 16 --batch 4 --eval 0 --save 0 \
+        --steps 250 --lr 1e-3 "$tmp/z"
+    [ $? = 0 ] && grep -q 'leaves this batch out; if it happens often' "$tmp/log" &&
+        grep -q '^[1-9] updates were left out' "$tmp/log" && [ "$(wc -l <"$tmp/z1/log.csv")" = 251 ]
+    check "a loss that is not finite leaves its batch out, and the training goes on" $?
+fi
+
+# ---- going on ------------------------------------------------------------------------------------
+train --out "$tmp/whole" --steps 12 "$tmp/text"
+train --out "$tmp/parts" --steps 12 --save 3 --stop-at 9 "$tmp/text"
+grep -q 'stopped: the same command with --resume' "$tmp/log"
+check "a run that was stopped says how to go on" $?
+head -c 5000 "$tmp/parts/checkpoint-9" >"$tmp/half"
+cp "$tmp/half" "$tmp/parts/checkpoint-9"
+train --out "$tmp/parts" --steps 12 --save 3 --resume "$tmp/text"
+grep -q 'checkpoint-9: .*going on from the one of update 6' "$tmp/log"
+check "a damaged newest checkpoint is said, and the one before is taken" $?
+same whole/model.safetensors parts/model.safetensors "and the run ends as one that was not stopped"
+train --out "$tmp/parts" --steps 12 --save 3 --resume --warmup 5 "$tmp/text"
+[ $? = 1 ] && grep -q 'warmup_steps' "$tmp/log"
+check "checkpoints of another training are not passed over as damaged" $?
+
+# ---- one file of weights -------------------------------------------------------------------------
+run "$bin/inspect" "$tmp/m/model.safetensors"
+[ $? = 0 ] && grep -q '52 tensors' "$tmp/log"
+check "inspect takes a .safetensors file without a configuration" $?
+run "$bin/generate" "$tmp/m/model.safetensors" x --tokens 2
+check "generate takes the .safetensors file in a directory" $?
+
+# ---- what is seen --------------------------------------------------------------------------------
+train --out "$tmp/s" --steps 4 --seconds 0 "$tmp/text"
+grep -q 'done  update 1 ' "$tmp/log" && grep -q '^the time is up' "$tmp/log"
+check "a run whose time is up does not look unfinished" $?
+grep -q 'tokens of a vocabulary of 300' "$tmp/log" && grep -q 'bits/byte' "$tmp/log"
+check "the vocabulary is named, losses are per byte, too" $?
+next=$(sed -n '/^try it:/{n;p;}' "$tmp/log")
+sh -c "$next" >"$tmp/log" 2>&1
+check "what it says to type next works" $?
+if command -v python3 >/dev/null; then
+    cat >"$tmp/screen.py" <<'END_OF_PYTHON'
+"""COLUMNS COMMAND...: what a terminal of so many columns gets; each state of a line on a line"""
+import fcntl, os, pty, struct, sys, termios
+child, terminal = pty.fork()
+if child == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, int(sys.argv[1]), 0, 0))
+    os.execvp(sys.argv[2], sys.argv[2:])
+shown = b""
+try:
+    while part := os.read(terminal, 65536):
+        shown += part
+except OSError:
+    pass
+print(shown.decode("utf-8", "replace").replace("\033[K", "").replace("\r", "\n"))
+sys.exit(os.waitpid(child, 0)[1] != 0)
+END_OF_PYTHON
+    for columns in 50 80 120; do
+        run python3 "$tmp/screen.py" $columns "$bin/train" --out "$tmp/t" --overwrite --arch gpt2 \
+            --vocab 300 --steps 60 --eval 0 "$tmp/text"
+        [ $? = 0 ] && grep -q '^\[#*\.*\] [0-9]*:[0-9][0-9] left  [0-9]*/60  loss' "$tmp/log" &&
+            ! grep '^\[[#.]' "$tmp/log" | awk -v n=$columns 'length > n' | grep -q .
+        check "$columns columns: bar and time left come first, and nothing is cut off" $?
+    done
+    grep -q 'norm' "$tmp/log"
+    check "a wide terminal shows more" $?
+fi
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

@@ -1,6 +1,6 @@
 // embed.cpp -- llm.h in a C++ program: owners that free, errors that are thrown, lambdas.
 //
-//     c++ -std=c++11 -O2 -fopenmp examples/embed.cpp -o embed
+//     c++ -std=c++11 -O2 examples/embed.cpp -o embed
 //     ./embed [MODEL_DIRECTORY [TOKEN]...]
 //
 // Expect sixteen token numbers: the likeliest continuation of the tokens given, or of token 0.

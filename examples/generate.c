@@ -1,6 +1,6 @@
 /* generate.c -- a model continues a prompt, and prints as it goes.
  *
- *     cc -O2 -fopenmp examples/generate.c -o generate -lm
+ *     cc -O2 examples/generate.c -o generate -lm
  *     ./generate model "int main(" --temperature 0.7        (--help lists the options)
  *
  * The directory is one that train.c wrote, or one of GPT-2 or DeepSeek-V3 in Hugging Face's layout.

@@ -1,6 +1,6 @@
 /* loss_head.c -- the head of a language model and its losses, one by one, on public ops.
  *
- *     cc -O2 -fopenmp examples/loss_head.c -o loss_head -lm && ./loss_head
+ *     cc -O2 examples/loss_head.c -o loss_head -lm && ./loss_head
  *
  * A head turns hidden states (rows,C) into logits (rows,V), and the loss compares these with the
  * tokens that follow. Here the hidden states are random, and the head learns targets from them. */

@@ -1,6 +1,6 @@
 /* modules.c -- the parts of a DeepSeek-V3 model, one by one, on public ops.
  *
- *     cc -O2 -fopenmp examples/modules.c -o modules -lm && ./modules
+ *     cc -O2 examples/modules.c -o modules -lm && ./modules
  *
  * 1. latent attention, what its cache takes, and that multi-head attention would take more;
  * 2. the router, and how a bias without a gradient evens the experts' loads out;

@@ -1,6 +1,6 @@
 /* train.c -- a DeepSeek-V3 or GPT-2 learns to write like the files it is given.
  *
- *     cc -O2 -fopenmp examples/train.c -o train -lm
+ *     cc -O2 examples/train.c -o train -lm
  *     ./train --out shakespeare shakespeare.txt                 (--help lists the options)
  *     ./train --out tuned --from gpt2 --lr 5e-5 book.txt        goes on with a trained model
  *

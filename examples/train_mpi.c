@@ -1,6 +1,6 @@
 /* train_mpi.c -- one model learns on many machines: data parallel training over MPI.
  *
- *     mpicc -O2 -fopenmp examples/train_mpi.c -o train_mpi -lm
+ *     mpicc -O2 examples/train_mpi.c -o train_mpi -lm
  *     mpirun -np 4 --map-by node --bind-to none ./train_mpi --out shakespeare shakespeare.txt
  *
  * Every rank holds all weights and runs --batch sequences of its own; an all-reduce adds up the

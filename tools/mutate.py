@@ -237,7 +237,7 @@ class Trial:
         self.lines = lines
         self.place = os.path.join(BUILD, str(number))
         shutil.rmtree(self.place, ignore_errors=True)
-        for folder in "tests", "tools", "build":
+        for folder in "tests", "tools", "examples", "build":
             os.makedirs(os.path.join(self.place, folder))
             if folder != "build":
                 for name in os.listdir(os.path.join(ROOT, folder)):
@@ -268,6 +268,15 @@ class Trial:
                                 stderr=subprocess.DEVNULL)
         if linked.returncode:
             return "the linker"
+        by = self.tested("./t", ["-x", "-v"], seconds)
+        if by:
+            return by
+        built = subprocess.run(self.compiler + openmp + ["-O1", "tests/faults.c", "-o", "f", "-lm"],
+                               cwd=self.place, stderr=subprocess.DEVNULL)
+        return "the compiler" if built.returncode else self.tested("./f", ["-v"], seconds)
+
+    def tested(self, program, options, seconds):
+        """what a program of tests says: None, or which of them failed"""
 
         def limits():
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 32, 1 << 32))
@@ -277,7 +286,7 @@ class Trial:
         environment = dict(os.environ, OMP_NUM_THREADS="2", GOMP_SPINCOUNT="10000")
         log = os.path.join(self.place, "log")
         with open(log, "wb") as out:
-            run = subprocess.Popen(["./t", "-x", "-v"], cwd=self.place, env=environment,
+            run = subprocess.Popen([program, *options], cwd=self.place, env=environment,
                                    stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                                    start_new_session=True, preexec_fn=limits)
             try:

@@ -215,8 +215,9 @@
  * >>api          the public declarations
  *
  * Shapes: B sequences, T positions, V vocabulary, C d_model, L layers, H heads; row-major.
- * Every desc is zero-initialised by the caller ({0}, or NULL for all zero); a zero selects the
- * default written beside a field, and LLM_OFF says "really zero" where zero means a default.
+ * Every desc is zero-initialised by the caller (in C = {0}, in C++ = {}, or memset; NULL for all
+ * zero); a zero selects the default written beside a field, and LLM_OFF says "really zero" where
+ * zero means a default.
  * Every llm_error pointer may be NULL; it is written on failure only.
  * ========================================================================================== */
 #ifndef LLM_H
@@ -400,9 +401,9 @@ LLM_API size_t llm_model_tensor_count(const llm_model *model);
 /* the i-th tensor; all zero past the last. Writing to data is fine while nobody else
  * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
-/* The ids that generation_config.json, else config.json, gives: where a text begins, what fills up a
- * batch, and what ends a text (generation stops there). They are kept when the model is saved. A new
- * model has none. */
+/* The ids that generation_config.json, else config.json, gives: where a text begins, what fills up
+ * a batch, and what ends a text (generation stops there). They are kept when the model is saved. A
+ * new model has none. */
 typedef struct llm_special_tokens {
     int32_t bos, pad;                 /* -1 = none                                            */
     int n_eos;                        /* 0 to 16                                              */
@@ -495,8 +496,10 @@ LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *toke
 LLM_API llm_result llm_trainer_backward(llm_trainer *trainer, llm_error *err);   /* accumulates */
 /* AdamW (Loshchilov & Hutter, arXiv:1711.05101 algorithm 2) on the mean over all valid targets
  * since the last update, after clipping by global norm (factor c/(norm + 1e-6) when below 1). Of
- * stats it fills step, tokens, grad_norm and learning_rate. -> LLM_ERR_ARGUMENT: nothing is
- * accumulated, or no valid target in it; LLM_ERR_NUMERIC */
+ * stats it fills step, tokens, grad_norm and learning_rate. A trainer with a shard updates its
+ * slice only, by the norm of the whole buffer: right where all of the buffer has been summed over
+ * the ranks; else llm_trainer_update_range. -> LLM_ERR_ARGUMENT: nothing is accumulated, or no
+ * valid target in it; LLM_ERR_NUMERIC */
 LLM_API llm_result llm_trainer_update(llm_trainer *trainer, llm_train_stats *stats, llm_error *err);
 /* The three above, updating every grad_accum_steps calls. An accumulation without a valid target is
  * dropped: LLM_OK, with stats->skipped set and the step as before. After LLM_ERR_NUMERIC, too, the
@@ -652,7 +655,8 @@ typedef struct llm_sampling {
     float temperature; /* 0 = greedy: the largest logit, the lowest id among equals */
     int top_k;                        /* 0 = all                                              */
     float top_p, min_p;               /* 0 = off; top_p of 1 is off, too                      */
-    float repetition_penalty;         /* 0 = off; arXiv:1909.05858 sec. 4.1                   */
+    float repetition_penalty;         /* 0 = off; arXiv:1909.05858 sec. 4.1: of every token    */
+                                      /* that the sequence holds, the prompt's, too; once each */
     uint64_t seed;
 } llm_sampling;
 typedef struct llm_generate_desc {
@@ -674,7 +678,8 @@ typedef struct llm_generate_stats {
  * or a full context: prompt + new = max_seq_len is legal (the last token is not evaluated).
  * Cancelled: LLM_ERR_CANCELLED, with stats and tokens so far. LLM_ERR_NUMERIC where no logit is
  * finite: the sequence is as before the call. Token i of a call draws the random number i of the
- * seed: the same call on the same state gives the same text. */
+ * seed: the same call on the same state gives the same text, and the next call draws the same
+ * numbers again unless it is given another seed. */
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
                                 const llm_generate_desc *desc, int32_t *tokens, int capacity,
                                 llm_generate_stats *stats, llm_error *err);
@@ -709,8 +714,8 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
 LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer);       /* NULL is fine */
 /* the largest id + 1: the rows that an embedding needs; not every id below has a token */
 LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer);
-/* The special tokens that the tokenizer's template puts before a text (after = 0), or after it, when
- * it is not told otherwise; encode does not. -> their number, 0 to 8; of NULL: 0 */
+/* The special tokens that the tokenizer's template puts before a text (after = 0), or after it,
+ * when it is not told otherwise; encode does not. -> their number, 0 to 8; of NULL: 0 */
 LLM_API int llm_tokenizer_template(const llm_tokenizer *tokenizer, int after, int32_t tokens[8]);
 LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text,
                                     size_t n); /* id, or -1 */
@@ -1200,9 +1205,14 @@ static llm_result llmi_check_int(const char *field, int value, int low, int high
     if (value >= low && value <= high) return LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
 }
-static llm_result llmi_check_not_negative(const char *field, float value, llm_error *err) {
-    if (value >= 0.0f && value <= FLT_MAX) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, inf)", field, (double)value);
+static llm_result llmi_check_float(const char *field, float value, float low, float high,
+                                   llm_error *err) {
+    if (value >= low && value <= high) return LLM_OK;
+    if (high < FLT_MAX)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %.8g is not in [%.8g, %.8g]", field,
+                         (double)value, (double)low, (double)high);
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %.8g is not in [%.8g, inf)", field, (double)value,
+                     (double)low);
 }
 
 /* ============================================================================================
@@ -2772,11 +2782,11 @@ static llm_result llmi_rope_check(const llm_config *c, llm_error *err) {
     if (!(c->rope_theta > 1.0f && c->rope_theta <= FLT_MAX))
         return llmi_fail(err, LLM_ERR_ARGUMENT, "rope_theta %g is not above 1",
                          (double)c->rope_theta);
-    LLMI_TRY(llmi_check_not_negative("yarn_factor", c->yarn_factor, err));
-    LLMI_TRY(llmi_check_not_negative("yarn_mscale", c->yarn_mscale, err));
-    LLMI_TRY(llmi_check_not_negative("yarn_mscale_all_dim", c->yarn_mscale_all_dim, err));
-    LLMI_TRY(llmi_check_not_negative("yarn_beta_fast", c->yarn_beta_fast, err));
-    LLMI_TRY(llmi_check_not_negative("yarn_beta_slow", c->yarn_beta_slow, err));
+    LLMI_TRY(llmi_check_float("yarn_factor", c->yarn_factor, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("yarn_mscale", c->yarn_mscale, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("yarn_mscale_all_dim", c->yarn_mscale_all_dim, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("yarn_beta_fast", c->yarn_beta_fast, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("yarn_beta_slow", c->yarn_beta_slow, 0.0f, FLT_MAX, err));
     if (c->yarn_factor != 0.0f)
         LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
                                 1 << 24, err));
@@ -6642,13 +6652,6 @@ struct llm_trainer {
     float last_grad_norm, last_learning_rate;
 };
 
-static llm_result llmi_check_float(const char *field, float value, float low, float high,
-                                   llm_error *err) {
-    if (value >= low && value <= high) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: %s %.8g is not in [%.8g, %.8g]", field,
-                     (double)value, (double)low, (double)high);
-}
-
 /* resolves *d, too */
 static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, size_t floats,
                                    llm_error *err) {
@@ -6672,17 +6675,20 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
         LLMI_TRY(llmi_check_int("train desc: decay_steps", d->decay_steps, 0,
                                 d->max_steps - d->warmup_steps, err));
     LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, INT_MAX, err));
-    LLMI_TRY(llmi_check_float("learning_rate", d->learning_rate, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("min_lr_ratio", d->min_lr_ratio, 0.0f, 1.0f, err));
-    LLMI_TRY(llmi_check_float("beta1", d->beta1, 0.0f, 0.9999999f, err));
-    LLMI_TRY(llmi_check_float("beta2", d->beta2, 0.0f, 0.9999999f, err));
-    LLMI_TRY(llmi_check_float("adam_eps", d->adam_eps, FLT_MIN, 1.0f, err));   /* no 0/0 */
-    LLMI_TRY(llmi_check_float("weight_decay", d->weight_decay, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("mtp_lambda", d->mtp_lambda, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("router_bias_speed", d->router_bias_speed, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_float("train desc: learning_rate", d->learning_rate, 0.0f, 1e6f, err));
+    LLMI_TRY(llmi_check_float("train desc: min_lr_ratio", d->min_lr_ratio, 0.0f, 1.0f, err));
+    LLMI_TRY(llmi_check_float("train desc: beta1", d->beta1, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_float("train desc: beta2", d->beta2, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_float("train desc: adam_eps", d->adam_eps, FLT_MIN, 1.0f, err));
+    LLMI_TRY(llmi_check_float("train desc: weight_decay", d->weight_decay, 0.0f, 1e6f, err));
+    LLMI_TRY(llmi_check_float("train desc: grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("train desc: mtp_lambda", d->mtp_lambda, 0.0f, 1e6f, err));
+    LLMI_TRY(
+        llmi_check_float("train desc: router_bias_speed", d->router_bias_speed, 0.0f, 1e6f, err));
+    LLMI_TRY(
+        llmi_check_float("train desc: router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
+    LLMI_TRY(
+        llmi_check_float("train desc: label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
     LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
     LLMI_TRY(llmi_check_int("train desc: precision", (int)d->precision, LLM_FP32, LLM_FP8_MIXED,
                             err));
@@ -7611,15 +7617,11 @@ static void llmi_candidate_sift(llmi_candidate *heap, size_t n, size_t i) {
 
 static llm_result llmi_check_sampling(const llm_sampling *p, llm_error *err) {
     LLMI_TRY(llmi_check_int("sampling: top_k", p->top_k, 0, INT_MAX, err));
-    if (p->temperature >= 0.0f && p->temperature <= FLT_MAX && p->top_p >= 0.0f &&
-        p->top_p <= 1.0f && p->min_p >= 0.0f && p->min_p <= 1.0f && p->repetition_penalty >= 0.0f &&
-        p->repetition_penalty <= FLT_MAX)
-        return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT,
-                     "sampling: temperature %g or repetition_penalty %g is below 0 or not finite, "
-                     "or top_p %g or min_p %g is not in [0, 1]",
-                     (double)p->temperature, (double)p->repetition_penalty, (double)p->top_p,
-                     (double)p->min_p);
+    LLMI_TRY(llmi_check_float("sampling: temperature", p->temperature, 0.0f, FLT_MAX, err));
+    LLMI_TRY(llmi_check_float("sampling: top_p", p->top_p, 0.0f, 1.0f, err));
+    LLMI_TRY(llmi_check_float("sampling: min_p", p->min_p, 0.0f, 1.0f, err));
+    return llmi_check_float("sampling: repetition_penalty", p->repetition_penalty, 0.0f, FLT_MAX,
+                            err);
 }
 
 /* the finite logits, penalised; -> how many there are: NaN and infinities are never drawn */
@@ -8128,8 +8130,8 @@ static llm_result llmi_json_add(llmi_json_parser *p, llmi_json_type type, int *i
     return LLM_OK;
 }
 
-/* At least as many nodes as the text has: each but the first follows one of "[{,:", and takes a byte
- * besides, but for those that are open at a time. */
+/* At least as many nodes as the text has: each but the first follows one of "[{,:", and takes a
+ * byte besides, but for those that are open at a time. */
 static size_t llmi_json_bound(const char *text, size_t size) {
     size_t n = 1, i;
     int in_string = 0;
@@ -9316,7 +9318,8 @@ static uint64_t llmi_rotate(uint64_t x, int n) { return x << n | x >> (64 - n); 
  * INDOCRYPT 2012), by words of the processor's order. */
 static uint32_t llmi_hash(uint64_t secret, const char *bytes, size_t n) {
     uint64_t v0 = secret ^ UINT64_C(0x736F6D6570736575), v2 = secret ^ UINT64_C(0x6C7967656E657261),
-             v1 = ~secret ^ UINT64_C(0x646F72616E646F6D), v3 = ~secret ^ UINT64_C(0x7465646279746573);
+             v1 = ~secret ^ UINT64_C(0x646F72616E646F6D),
+             v3 = ~secret ^ UINT64_C(0x7465646279746573);
     const size_t words = n / 8;
     uint64_t word = 0;
     uint32_t low, high;
@@ -9427,7 +9430,8 @@ static uint64_t llmi_pair(int32_t a, int32_t b) {
     return (uint64_t)(uint32_t)a << 32 | (uint32_t)b;
 }
 
-static size_t llmi_pairs_slot(const llmi_pairs *pairs, uint64_t key) {   /* its place, or a free one */
+/* a key's place, or a free one */
+static size_t llmi_pairs_slot(const llmi_pairs *pairs, uint64_t key) {
     size_t i = (size_t)llm_random(pairs->secret, key) & (pairs->n_slots - 1);
     while (pairs->slots[i].key != key && pairs->slots[i].key != UINT64_MAX)
         i = (i + 1) & (pairs->n_slots - 1);
@@ -10106,7 +10110,7 @@ static uint32_t llmi_node_child(const llmi_node *nodes, uint32_t node, unsigned 
 
 /* a search for added tokens in a text */
 typedef struct llmi_search {
-    uint32_t node;                       /* the longest that ends at `at` and begins from `from` on */
+    uint32_t node;                       /* the longest that ends at `at`, not before `from` */
     size_t at, from;
 } llmi_search;
 
@@ -10236,8 +10240,8 @@ static int llmi_added_compare(const void *left, const void *right) {
     return order ? order : a->size < b->size ? -1 : a->size > b->size;
 }
 
-/* The automaton of added[low .. high), which are sorted by content. Nodes come by size, so that those
- * of a node's children, and the shorter ones, are there before it is asked for them. */
+/* The automaton of added[low .. high), which are sorted by content. Nodes come by size, so that
+ * those of a node's children, and the shorter ones, are there before it is asked for them. */
 static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t high,
                                    llm_error *err) {
     typedef struct range { uint32_t low, high; } range;          /* of the tokens below a node */
@@ -10278,7 +10282,8 @@ static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t
             child->size = node->size + 1;
             child->token = node->token;
             child->first = child->n = child->shorter = 0;
-            while (at && !(child->shorter = llmi_node_child(nodes, shorter, child->byte)) && shorter)
+            while (at && !(child->shorter = llmi_node_child(nodes, shorter, child->byte)) &&
+                   shorter)
                 shorter = nodes[shorter].shorter;
             ranges[n].low = r.low;
             ranges[n++].high = r.low = end;
@@ -10324,8 +10329,8 @@ static llm_result llmi_tokenizer_finish(llm_tokenizer *t, llm_error *err) {
 
 static const char llmi_endoftext[] = "<|endoftext|>";
 
-/* Token id, of the vocabulary or a new one, is matched in texts by its content. Once special, a token
- * stays so; the other flags of one that is there already are replaced. */
+/* Token id, of the vocabulary or a new one, is matched in texts by its content. Once special, a
+ * token stays so; the other flags of one that is there already are replaced. */
 static llm_result llmi_tokenizer_add(llm_tokenizer *t, int32_t id, const char *content, size_t n,
                                      llmi_flags is, llm_error *err) {
     llmi_string *item = &t->vocabulary.items[id];
@@ -10591,7 +10596,8 @@ LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab
 
 /* ---- reading ----------------------------------------------------------------------------- */
 /* the files beside a tokenizer's, by what transformers calls them; nodes NULL: absent */
-enum { LLMI_TOKENIZER_CONFIG, LLMI_SPECIAL_MAP, LLMI_ADDED_TOKENS, LLMI_MODEL_CONFIG, LLMI_N_SIDES };
+enum { LLMI_TOKENIZER_CONFIG, LLMI_SPECIAL_MAP, LLMI_ADDED_TOKENS, LLMI_MODEL_CONFIG,
+       LLMI_N_SIDES };
 static const char *const llmi_side_names[] = {"tokenizer_config.json", "special_tokens_map.json",
                                               "added_tokens.json", "config.json"};
 
@@ -10765,7 +10771,8 @@ static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
     if (array < 0 || nodes[array].type != LLMI_JSON_ARRAY)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: merges is not an array", r->json.name);
     for (item = llmi_json_first(&r->json, array); item >= 0; item = nodes[item].next) {
-        const int first = llmi_json_first(&r->json, item), second = first < 0 ? -1 : nodes[first].next;
+        const int first = llmi_json_first(&r->json, item),
+                  second = first < 0 ? -1 : nodes[first].next;
         size_t n_first, n_second;
         r->scratch.size = 0;
         if (nodes[item].type == LLMI_JSON_STRING) {
@@ -10785,8 +10792,8 @@ static llm_result llmi_bpe_read_merges(llmi_bpe_reader *r, int array) {
     return LLM_OK;
 }
 
-/* ---- added tokens, as transformers' AutoTokenizer collects them from all files ---------------- */
-/* Who is new gets the next free id, in this order; ids that files state order a list, and no more. */
+/* ---- added tokens, as AutoTokenizer collects them from all files ----------------------------- */
+/* Who is new gets the next free id, in this order; ids that files state only order a list. */
 typedef struct llmi_listed {
     size_t begin, size;           /* of the text, in texts */
     int64_t id;
@@ -10805,7 +10812,7 @@ typedef struct llmi_collector {
     llmi_text texts;
     llmi_listed *items;           /* a batch */
     size_t n, capacity;           /* capacity in bytes */
-    int has_decoder;              /* added_tokens_decoder: two of the other files are not read then */
+    int has_decoder;              /* added_tokens_decoder: then two other files are not read */
     const char *key;              /* that is read now, for messages */
 } llmi_collector;
 
@@ -10890,14 +10897,15 @@ static llm_result llmi_listed_either(llmi_collector *c, llmi_listed *item, int *
     return LLM_OK;
 }
 
-/* one of the named or extra tokens: it joins the batch, unless a list has it, or it has been seen as
- * it is written here */
+/* one of the named or extra tokens: it joins the batch, unless a list has it, or it has been seen
+ * as it is written here */
 static llm_result llmi_collect_form(llmi_collector *c, llmi_listed *item, int is_string) {
     const llmi_flags *is = &item->is;
     const int normalized = is->normalized < 0 ? !is->special : is->normalized;
-    const int kind = is_string ? LLMI_SEEN
-                               : LLMI_SEEN_OBJECT + (is->special | normalized << 1 | is->lstrip << 2 |
-                                                     is->rstrip << 3 | is->single_word << 4);
+    const int kind = is_string
+                         ? LLMI_SEEN
+                         : LLMI_SEEN_OBJECT + (is->special | normalized << 1 | is->lstrip << 2 |
+                                               is->rstrip << 3 | is->single_word << 4);
     if (llmi_collected(c, item, LLMI_LISTED) || llmi_collected(c, item, kind)) return LLM_OK;
     LLMI_TRY(llmi_collect_in(c, item, kind));
     if (llmi_collected(c, item, LLMI_NAMED)) item->is.special = 1;
@@ -10931,7 +10939,8 @@ static int llmi_named_token(const llmi_collector *c, int i, const llmi_json **js
     const llmi_bpe_reader *r = c->r;
     const int map = c->has_decoder ? -1 : llmi_side_get(r, LLMI_SPECIAL_MAP, llmi_token_names[i]);
     const int config = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, llmi_token_names[i]);
-    const int padding = r->is_gpt2 || i != LLMI_PAD_TOKEN ? -1 : llmi_json_get(&r->json, 0, "padding");
+    const int padding =
+        r->is_gpt2 || i != LLMI_PAD_TOKEN ? -1 : llmi_json_get(&r->json, 0, "padding");
     const int node = map >= 0 ? map : config >= 0 ? config
                      : padding >= 0 ? llmi_json_get(&r->json, padding, "pad_token") : -1;
     *own = NULL;
@@ -10957,8 +10966,10 @@ static llm_result llmi_collect_named(llmi_collector *c, int pass) {
         const llmi_json_node *name = &config->nodes[key];
         const size_t n = name->end - name->begin;
         value = config->nodes[key].next;
-        for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(config, key, llmi_token_names[i]); i++) {}
-        if (i < LLMI_N_TOKEN_NAMES || n < 6 || memcmp(config->text + name->end - 6, "_token", 6) != 0)
+        for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(config, key, llmi_token_names[i]);
+             i++) {}
+        if (i < LLMI_N_TOKEN_NAMES || n < 6 ||
+            memcmp(config->text + name->end - 6, "_token", 6) != 0)
             continue;
         c->key = "a special token";
         if (config->nodes[value].type == LLMI_JSON_OBJECT)
@@ -10975,8 +10986,8 @@ static llm_result llmi_collect_named(llmi_collector *c, int pass) {
     return LLM_OK;
 }
 
-/* Extra tokens of one list. pass 0: which of them make a token of added_tokens.json special; pass 1:
- * they join the batch. strings: objects are refused. */
+/* Extra tokens of one list. pass 0: which of them make a token of added_tokens.json special; pass
+ * 1: they join the batch. strings: objects are refused. */
 static llm_result llmi_collect_list(llmi_collector *c, int pass, const llmi_json *json, int list,
                                     const char *key, int strings) {
     int node;
@@ -10999,7 +11010,8 @@ static llm_result llmi_collect_list(llmi_collector *c, int pass, const llmi_json
 
 /* extra_special_tokens of both files, or else additional_special_tokens, its older name */
 static llm_result llmi_collect_extra(llmi_collector *c, int pass) {
-    static const char extra_key[] = "extra_special_tokens", more_key[] = "additional_special_tokens";
+    static const char extra_key[] = "extra_special_tokens",
+                      more_key[] = "additional_special_tokens";
     const llmi_json *config = &c->r->sides[LLMI_TOKENIZER_CONFIG],
                     *map = &c->r->sides[LLMI_SPECIAL_MAP];
     const int extra = llmi_side_get(c->r, LLMI_TOKENIZER_CONFIG, extra_key),
@@ -11097,9 +11109,9 @@ static llm_result llmi_collect_lists(llmi_collector *c) {
                 memcmp(c->texts.data + last->begin, c->texts.data + item.begin, item.size) != 0)
                 return llmi_fail(c->r->err, LLM_ERR_UNSUPPORTED,
                                  "%s: two added tokens have id %ld: %.*s, %.*s",
-                                 json->nodes ? json->name : c->r->json.name, (long)item.id, (int)llmi_min(last->size, 60),
-                                 c->texts.data + last->begin, (int)llmi_min(item.size, 60),
-                                 c->texts.data + item.begin);
+                                 json->nodes ? json->name : c->r->json.name, (long)item.id,
+                                 (int)llmi_min(last->size, 60), c->texts.data + last->begin,
+                                 (int)llmi_min(item.size, 60), c->texts.data + item.begin);
             n--;
         }
         if (llmi_collected(c, &item, LLMI_NAMED)) item.is.special = 1;
@@ -11123,8 +11135,8 @@ static llm_result llmi_bpe_id(llmi_bpe_reader *r, const char *text, size_t n, in
     return LLM_OK;
 }
 
-/* The batch enters the tokenizer: who is new gets the next id after the vocabulary's entries and what
- * earlier batches used. own: these are tokenizer.json's, each once. */
+/* The batch enters the tokenizer: who is new gets the next id after the vocabulary's entries and
+ * what earlier batches used. own: these are tokenizer.json's, each once. */
 static llm_result llmi_collector_end(llmi_collector *c, int own) {
     llmi_bpe_reader *r = c->r;
     llmi_strings *vocabulary = &r->t->vocabulary;
@@ -11225,7 +11237,8 @@ static llm_result llmi_bpe_class(llmi_bpe_reader *r, int is_pair) {
     size_t i, n;
     for (i = 0; i < sizeof unread / sizeof unread[0]; i++) {
         const int value = llmi_side_value(r, LLMI_TOKENIZER_CONFIG, unread[i]);
-        if (value >= 0 && (json->nodes[value].n_children || json->nodes[value].type < LLMI_JSON_ARRAY))
+        if (value >= 0 &&
+            (json->nodes[value].n_children || json->nodes[value].type < LLMI_JSON_ARRAY))
             return llmi_bpe_refuse_in(r, config, unread[i], value);
     }
     if (node < 0) {
@@ -11491,8 +11504,8 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
 /* a file as it stands in memory */
 typedef struct llmi_bytes { const char *name; const void *data; size_t size; } llmi_bytes;
 
-/* merges NULL: main is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides: the
- * files beside it, data NULL where there is none; NULL: main stands alone */
+/* merges NULL: main is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides:
+ * the files beside it, data NULL where there is none; NULL: main stands alone */
 static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *main, const llmi_bytes *merges,
                                           const llmi_bytes *sides, const llm_allocator *allocator,
                                           llm_error *err) {
@@ -12608,7 +12621,8 @@ static int llmi_of_a_module_left_out(const llm_config *config, const char *name)
            strtol(name + n, NULL, 10) >= config->n_layers;
 }
 
-/* Routers and their biases choose experts: PyTorch takes NaN for the largest score, we refuse it. */
+/* Routers and their biases choose experts: PyTorch takes NaN for the largest score, we refuse it.
+ * */
 static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *all,
                                      llm_error *err) {
     const llm_config *c = &model->config;
@@ -12691,8 +12705,8 @@ static llm_result llmi_check_claims(const llm_config *config, const char *name,
                      (unsigned long long)bytes);
 }
 
-/* Reads the special tokens that a configuration names; what it does not name stays. null is none. An
- * id beyond the vocabulary is never generated, and kept. */
+/* Reads the special tokens that a configuration names; what it does not name stays. null is none.
+ * An id beyond the vocabulary is never generated, and kept. */
 static llm_result llmi_read_special(llm_special_tokens *special, const llmi_json *json,
                                     llm_error *err) {
     static const char *const keys[] = {"bos_token_id", "pad_token_id", "eos_token_id"};
@@ -12849,8 +12863,9 @@ static void llmi_journal_free(llmi_journal *j) {
 /* a list of the journal, "files" or "remove" -> its first node, -1 = none; a next one by .next */
 static int llmi_journal_first(const llmi_journal *j, const char *list) {
     const int node = j->text ? llmi_json_get(&j->json, 0, list) : -1;
-    return node < 0 || j->json.nodes[node].type != LLMI_JSON_ARRAY ? -1
-                                                                   : llmi_json_first(&j->json, node);
+    return node < 0 || j->json.nodes[node].type != LLMI_JSON_ARRAY
+               ? -1
+               : llmi_json_first(&j->json, node);
 }
 
 /* 1 and the name if it is one that a save may write; others are not touched */
@@ -13430,8 +13445,8 @@ static llm_result llmi_save_tensor(llmi_writer *w, const float *values, size_t c
     return LLM_OK;
 }
 
-static llm_result llmi_save_tensors(const llmi_save *save, const char *name, size_t first, size_t end,
-                                    llm_error *err) {
+static llm_result llmi_save_tensors(const llmi_save *save, const char *name, size_t first,
+                                    size_t end, llm_error *err) {
     const llm_model *model = save->model;
     unsigned char length[8];
     llmi_text header;

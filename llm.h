@@ -241,6 +241,8 @@ extern "C" {
 #endif
 
 /* ---- results --------------------------------------------------------------------------------- */
+#define LLM_VERSION 100               /* 10000 major + 100 minor + patch                       */
+LLM_API int llm_version(void);        /* that of the implementation                            */
 typedef enum llm_result {
     LLM_OK = 0,
     LLM_ERR_ARGUMENT,    /* a caller's value is out of range: the message names it and the bound */
@@ -280,7 +282,7 @@ typedef struct llm_config {
     llm_arch arch;                    /* required                                             */
     int d_ffn;                        /* GPT-2: 4 d_model; DeepSeek: required                 */
     float norm_eps;                   /* 1e-5 GPT-2, 1e-6 DeepSeek                            */
-    float embd_pdrop, attn_pdrop, resid_pdrop; /* dropout in [0,1); acts in trainer forward only */
+    float embd_pdrop, attn_pdrop, resid_pdrop; /* dropout in [0,1), of trainings that do not say */
     int tie_embeddings;               /* head = token embedding; presets set it, zeroed: untied */
     /* MLA, DeepSeek-V3 (names as in its config.json) */
     int q_lora_rank;                  /* 0 = full-rank query projection                       */
@@ -447,12 +449,17 @@ typedef struct llm_train_desc {
     float weight_decay;               /* 0.1, on tensors of 2 dims and more; LLM_OFF = none   */
     float grad_clip;                  /* 1.0; LLM_OFF = none                                  */
     float label_smoothing;            /* 0; below 1                                           */
+    float dropout;                    /* of embeddings, attention and residuals, below 1;     */
+                                      /* 0 = the three of the configuration; LLM_OFF = none   */
     float mtp_lambda;                 /* 0.3; LLM_OFF = 0                                     */
     float router_bias_speed;          /* gamma, 0.001; LLM_OFF = none                         */
     float router_aux_alpha;           /* sequence-wise balance loss, 0.0001; LLM_OFF = none   */
     llm_precision precision;          /* FP32; see PRECISION in the manual                    */
     int recompute;                    /* 1 = keep block inputs only, recompute in backward    */
     uint64_t seed;                    /* dropout                                              */
+    int prolong;                      /* 1 = load takes a checkpoint of another batch_size,   */
+                                      /* grad_accum_steps, learning rate, schedule or         */
+                                      /* recompute, too: the moments are kept                 */
     int n_threads;                    /* 0 = the model's                                      */
     size_t shard_first, shard_count;  /* optimizer state of this slice of the flat weights    */
                                       /* only (ZeRO-1), in floats of llm_trainer_weights,     */
@@ -532,11 +539,11 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
                                             llm_error *err);
 /* Everything that the next step depends on, weights too: a run that is saved and loaded goes on to
  * the bit as one that was not, with any number of threads. save is atomic; not between a forward
- * and its backward. load wants a trainer of the same configuration: LLM_ERR_FORMAT names the first
- * field that differs, or what is damaged, and the trainer is as before (but for a disk that fails,
- * LLM_ERR_IO, after all has been read and checked once: then load again). user data: bytes of the
- * caller's (the data position), copied, kept in the file; the pointer that llm_trainer_user_data
- * gives holds until the next set or load. */
+ * and its backward. load wants a trainer of the same configuration (but see prolong):
+ * LLM_ERR_FORMAT names the first field that differs, or what is damaged, and the trainer is as
+ * before (but for a disk that fails, LLM_ERR_IO, after all has been read and checked once: then
+ * load again). user data: bytes of the caller's (the data position), copied, kept in the file; the
+ * pointer that llm_trainer_user_data gives holds until the next set or load. */
 LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
@@ -1164,13 +1171,21 @@ LLMI_SHORT_NAMES(LLMI_PUSH)
 #define LLMI_CAT_(a, b) a##b
 #define LLMI_CAT(a, b) LLMI_CAT_(a, b)
 
-static double llmi_seconds(void) {
+LLM_API int llm_version(void) { return LLM_VERSION; }
+
+static double llmi_seconds(void) {                               /* of a clock on the wall */
 #if LLMI_POSIX
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(TIME_UTC)
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(_WIN32)
+    return (double)clock() / CLOCKS_PER_SEC;           /* which is no CPU's time there */
 #else
-    return (double)clock() / CLOCKS_PER_SEC;
+    return (double)time(NULL);
 #endif
 }
 
@@ -6689,6 +6704,8 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
         llmi_check_float("train desc: router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
     LLMI_TRY(
         llmi_check_float("train desc: label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
+    LLMI_TRY(llmi_check_float("train desc: dropout", llmi_default(d->dropout, 0.0f), 0.0f,
+                              0.9999999f, err));
     LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
     LLMI_TRY(llmi_check_int("train desc: precision", (int)d->precision, LLM_FP32, LLM_FP8_MIXED,
                             err));
@@ -6855,9 +6872,9 @@ LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *
     t->run.gradients = t->gradients;
     t->run.n_sequences = (size_t)d.batch_size;
     t->run.rows = (size_t)d.seq_len;
-    t->run.embd_pdrop = model->config.embd_pdrop;
-    t->run.attn_pdrop = model->config.attn_pdrop;
-    t->run.resid_pdrop = model->config.resid_pdrop;
+    t->run.embd_pdrop = llmi_default(d.dropout, model->config.embd_pdrop);
+    t->run.attn_pdrop = llmi_default(d.dropout, model->config.attn_pdrop);
+    t->run.resid_pdrop = llmi_default(d.dropout, model->config.resid_pdrop);
     model->has_trainer = 1;
     return t;
 }
@@ -12148,7 +12165,7 @@ static void llmi_config_only(llmi_config_reader *reader, const char *key, int on
                         only ? "only true is supported" : "only false is supported");
 }
 
-/* transformers' GPT2Config, whose defaults stand for absent keys */
+/* transformers' GPT2Config, whose defaults stand for absent keys, but for dropout: none */
 static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
     int node;
     config->arch = LLM_ARCH_GPT2;
@@ -12159,9 +12176,9 @@ static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
     config->n_heads = llmi_config_int(reader, "n_head", "num_attention_heads", 12);
     config->d_ffn = llmi_config_int(reader, "n_inner", NULL, 0);
     config->norm_eps = llmi_config_positive(reader, "layer_norm_epsilon", 1e-5f);
-    config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.1f);
-    config->attn_pdrop = llmi_config_float(reader, "attn_pdrop", 0.1f);
-    config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.1f);
+    config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.0f);
+    config->attn_pdrop = llmi_config_float(reader, "attn_pdrop", 0.0f);
+    config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.0f);
     config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 1);
     llmi_config_only(reader, "scale_attn_weights", 1);
     llmi_config_only(reader, "scale_attn_by_inverse_layer_idx", 0);
@@ -12621,8 +12638,7 @@ static int llmi_of_a_module_left_out(const llm_config *config, const char *name)
            strtol(name + n, NULL, 10) >= config->n_layers;
 }
 
-/* Routers and their biases choose experts: PyTorch takes NaN for the largest score, we refuse it.
- * */
+/* Routers and their biases choose experts: PyTorch takes NaN for the largest; we refuse it. */
 static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *all,
                                      llm_error *err) {
     const llm_config *c = &model->config;
@@ -13636,7 +13652,12 @@ static const llmi_field llmi_train_fields[] = {
     LLMI_FLOAT(llm_train_desc, adam_eps), LLMI_FLOAT(llm_train_desc, weight_decay),
     LLMI_FLOAT(llm_train_desc, grad_clip), LLMI_FLOAT(llm_train_desc, label_smoothing),
     LLMI_FLOAT(llm_train_desc, mtp_lambda), LLMI_FLOAT(llm_train_desc, router_bias_speed),
-    LLMI_FLOAT(llm_train_desc, router_aux_alpha)};
+    LLMI_FLOAT(llm_train_desc, router_aux_alpha), LLMI_FLOAT(llm_train_desc, dropout)};
+
+/* what may differ where a run is prolonged */
+static const char *const llmi_prolonged[] = {
+    "batch_size", "grad_accum_steps", "learning_rate", "min_lr_ratio", "warmup_steps", "max_steps",
+    "decay_steps", "schedule", "recompute"};
 
 static void llmi_describe_fields(llmi_text *text, const void *object, const llmi_field *fields,
                                  size_t n) {
@@ -13654,8 +13675,7 @@ static void llmi_describe_fields(llmi_text *text, const void *object, const llmi
     }
 }
 
-/* What must be equal for the next step to be, a line each. Without rounding, activations that are
- * computed again are the same, so recompute counts with the other precisions only. */
+/* what must be equal for the next step to be, a line each */
 static void llmi_trainer_describe(llmi_text *text, const llm_trainer *t) {
     const llm_train_desc *d = &t->desc;
     llmi_text_format(text, "arch %s\n",
@@ -13668,7 +13688,7 @@ static void llmi_trainer_describe(llmi_text *text, const llm_trainer *t) {
                      "schedule %d\nprecision %d\nseed %llu\nshard_first %llu\nshard_count %llu\n",
                      (int)d->schedule, (int)d->precision, (unsigned long long)d->seed,
                      (unsigned long long)d->shard_first, (unsigned long long)d->shard_count);
-    if (d->precision != LLM_FP32) llmi_text_format(text, "recompute %d\n", d->recompute != 0);
+    llmi_text_format(text, "recompute %d\n", d->recompute != 0);
 }
 
 enum { LLMI_STATE_STEP, LLMI_STATE_TOKENS, LLMI_STATE_FORWARDS, LLMI_STATE_ACCUMULATED,
@@ -13788,18 +13808,34 @@ static int llmi_line_like(const char *text, size_t n, const char *like, size_t n
     return 0;
 }
 
+/* whether a line is one of those that may differ */
+static int llmi_is_prolonged(const char *line, size_t size) {
+    size_t i;
+    for (i = 0; i < sizeof llmi_prolonged / sizeof llmi_prolonged[0]; i++) {
+        const size_t n = strlen(llmi_prolonged[i]);
+        if (size > n && line[n] == ' ' && memcmp(line, llmi_prolonged[i], n) == 0) return 1;
+    }
+    return 0;
+}
+static int llmi_line_ends(const char *line, size_t size, const char *end) {
+    const size_t n = strlen(end);
+    return size >= n && memcmp(line + size - n, end, n) == 0;
+}
+
 /* Descriptions are compared by name. A line that only one of them has says 0, as older checkpoints
  * do not know newer fields. */
 static llm_result llmi_compare_lines(const char *name, const char *have, size_t n_have,
-                                     const char *want, size_t n_want, llm_error *err) {
+                                     const char *want, size_t n_want, int prolong, llm_error *err) {
     int side;
     for (side = 0; side < 2; side++) {
         const char *text = side ? want : have, *other = side ? have : want, *a, *b;
         size_t n = side ? n_want : n_have, n_other = side ? n_have : n_want, i, j;
         while (llmi_next_line(&text, &n, &a, &i)) {
             const int found = llmi_line_like(other, n_other, a, i, &b, &j);
-            if (found ? i == j && memcmp(a, b, i) == 0 : i >= 2 && memcmp(a + i - 2, " 0", 2) == 0)
+            if (found ? i == j && memcmp(a, b, i) == 0
+                      : llmi_line_ends(a, i, " 0") || llmi_line_ends(a, i, " 0.0"))
                 continue;
+            if (prolong && llmi_is_prolonged(a, i)) continue;
             if (!found) b = "no such field", j = strlen(b);
             return llmi_fail(err, LLM_ERR_FORMAT,
                              "%.100s: the checkpoint has %.*s, this trainer %.*s", name,
@@ -13869,7 +13905,8 @@ static llm_result llmi_checkpoint_match(const llm_trainer *t, const llmi_shards 
     llmi_trainer_describe(&mine, t);
     result = mine.failed != LLM_OK ? llmi_fail(err, LLM_ERR_MEMORY,
                                                "out of memory: the configuration of %.120s", name)
-                                   : llmi_compare_lines(name, part, n, mine.data, mine.size, err);
+                                   : llmi_compare_lines(name, part, n, mine.data, mine.size,
+                                                        t->desc.prolong, err);
     llmi_text_free(&mine);
     return result;
 }

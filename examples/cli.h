@@ -750,6 +750,11 @@ static inline void cli_check_training(cli_option *options, const cli_model *m,
     NEED(!cli_given(options, "--min-lr") || t->min_lr <= t->lr, "--min-lr %g is above --lr %g",
          t->min_lr, t->lr);
 }
+/* what a run has had holds unless the option is given anew */
+static inline void cli_same(cli_option *options, const char *name, double before, double now) {
+    NEED((before >= now && before <= now) || cli_given(options, name),
+         "%s was %.9g: give it again, or another", name, before);
+}
 static inline llm_train_desc cli_train_desc(cli_option *options, const cli_training *t) {
     const int few = t->steps < 500 && t->schedule != LLM_CONSTANT;
     const int ratio = cli_given(options, "--min-lr") && t->lr > 0;

@@ -49,7 +49,8 @@ static cli_option options[] = {
     CLI_WHOLE("--windows", &o.windows, "32", 1, "sequences of a validation"),
     CLI_WHOLE("--save", &o.save, "100", 0, "updates between checkpoints; 0 = at the end only"),
     CLI_WHOLE("--keep", &o.keep, "2", 1, "how many of them stay"),
-    CLI_SWITCH("--resume", &o.resume, "go on from the newest; the other options as before"),
+    CLI_SWITCH("--resume", &o.resume, "go on from the newest, with the options of before; --steps, "
+               "--batch, --accumulate and those of the learning rate may change"),
     CLI_SWITCH("--overwrite", &o.overwrite, "start anew, even where there is one"),
     CLI_WHOLE("--stop-at", &o.stop_at, "0", 0, "stop like Ctrl-C after that update; 0 = do not"),
     CLI_SWITCH("--list", &o.list, "the presets, with their sizes"),
@@ -82,10 +83,11 @@ static llm_data *open_data(char **paths, int n, float valid_fraction, int valid)
     return data;
 }
 
-
 /* ---- training -------------------------------------------------------------------------------- */
 static struct progress {                             /* kept in checkpoints */
     int64_t step, best_step, batch, skipped;         /* batches read; updates left out */
+    cli_training train;                              /* its options */
+    int accumulate;
     double best, seconds;                            /* loss of best_step; so far, all runs */
     uint64_t data, valid;                            /* fingerprints */
 } run;
@@ -213,26 +215,6 @@ static void save_model(const char *path) {
     if (*o.from) cli_copy(o.from, path, "generation_config.json");
     if (*o.tokenizer || *o.from) cli_copy_tokenizer(*o.tokenizer ? o.tokenizer : o.from, path);
 }
-/* dropout, which has to be there when a model is created: that of the file unless it is given */
-static llm_model *load_model(const llm_model_desc *desc) {
-    llm_model *loaded = llm_model_load(o.from, desc, &error);
-    TRY(loaded);
-    if (!cli_given(options, "--dropout")) return loaded;
-    const llm_special_tokens special = llm_model_special_tokens(loaded);
-    llm_config config = *llm_model_config(loaded);
-    config.embd_pdrop = config.attn_pdrop = config.resid_pdrop = (float)o.model.dropout;
-    llm_model *copy = llm_model_create(&config, desc, &error);
-    TRY(copy);
-    TRY(!llm_model_set_special_tokens(copy, &special, &error));
-    for (size_t i = 0; i < llm_model_tensor_count(copy); i++) {
-        const llm_tensor to = llm_model_tensor(copy, i), from = llm_model_tensor(loaded, i);
-        size_t n = sizeof(float);
-        for (int k = 0; k < to.n_dims; k++) n *= (size_t)to.dims[k];
-        memcpy(to.data, from.data, n);
-    }
-    llm_model_free(loaded);
-    return copy;
-}
 /* the newest checkpoint that can be read; a damaged one is said and passed over */
 static void resume(void) {
     char reason[sizeof error.message] = "";
@@ -250,6 +232,16 @@ static void resume(void) {
     }
     NEED(step > 0, "%s", *reason ? reason : "there is no checkpoint to go on from");
     if (*reason) cli_note("%s: going on from the one of update %lld", reason, (long long)step);
+    cli_same(options, "--steps", run.train.steps, o.train.steps);
+    cli_same(options, "--batch", run.train.batch, o.train.batch);
+    cli_same(options, "--accumulate", run.accumulate, o.accumulate);
+    cli_same(options, "--lr", run.train.lr, o.train.lr);
+    cli_same(options, "--min-lr", run.train.min_lr, o.train.min_lr);
+    cli_same(options, "--schedule", run.train.schedule, o.train.schedule);
+    cli_same(options, "--warmup", run.train.warmup, o.train.warmup);
+    NEED(run.step < o.train.steps || cli_given(options, "--steps"), "%s has had its %d updates: "
+         "--steps with a larger number goes on", o.out, o.train.steps);
+    run.batch = (run.batch * run.train.batch + o.train.batch - 1) / o.train.batch;
 }
 /* Learns the tokenizer or loads it, and makes the model, whose vocabulary is the tokenizer's, its
  * trainer and the session. Token files, if that is what is learned, are open already. */
@@ -261,6 +253,8 @@ static void prepare(cli_texts *texts) {
     llm_config config;
     llm_memory memory;
     desc.grad_accum_steps = o.accumulate;
+    desc.prolong = o.resume;
+    if (cli_given(options, "--dropout")) desc.dropout = cli_or_off(o.model.dropout);
     if (*given) TRY(tokenizer = llm_tokenizer_load(given, NULL, &error));
     if (!tokenizer && !data && !o.memory)
         TRY(tokenizer = o.resume ? llm_tokenizer_load(o.out, NULL, &error)
@@ -272,7 +266,7 @@ static void prepare(cli_texts *texts) {
     model_desc.n_threads = o.train.threads;
     model_desc.seed = (uint64_t)o.train.seed;
     if (*o.from) {
-        model = load_model(&model_desc);
+        TRY(model = llm_model_load(o.from, &model_desc, &error));
         config = *llm_model_config(model);
         NEED(V <= config.vocab_size, "%s has a vocabulary of %d, the data of %d", o.from,
              config.vocab_size, V);
@@ -380,6 +374,8 @@ static void log_validation(FILE *log) {
 }
 static void save_checkpoint(FILE *log) {
     fsync(fileno(log));                              /* no row is missing where a run goes on */
+    run.train = o.train;
+    run.accumulate = o.accumulate;
     TRY(!llm_trainer_set_user_data(trainer, &run, sizeof run, &error));
     TRY(!llm_trainer_save(trainer, cli_checkpoint(o.out, run.step), &error));
     cli_checkpoints(o.out, INT64_MAX, o.keep);

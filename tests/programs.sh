@@ -221,9 +221,18 @@ train --out "$tmp/parts" --steps 12 --save 3 --resume "$tmp/text"
 grep -q 'checkpoint-9: .*going on from the one of update 6' "$tmp/log"
 check "a damaged newest checkpoint is said, and the one before is taken" $?
 same whole/model.safetensors parts/model.safetensors "and the run ends as one that was not stopped"
-train --out "$tmp/parts" --steps 12 --save 3 --resume --warmup 5 "$tmp/text"
-[ $? = 1 ] && grep -q 'warmup_steps' "$tmp/log"
+train --out "$tmp/parts" --steps 12 --save 3 --resume --weight-decay 0.5 "$tmp/text"
+[ $? = 1 ] && grep -q 'weight_decay' "$tmp/log"
 check "checkpoints of another training are not passed over as damaged" $?
+train --out "$tmp/long" --steps 12 --schedule constant "$tmp/text"
+train --out "$tmp/short" --steps 6 --schedule constant "$tmp/text"
+train --out "$tmp/short" --schedule constant --resume "$tmp/text"
+[ $? = 1 ] && grep -q 'steps was 6: give it again, or another' "$tmp/log"
+check "a run goes on with what it had, unless it is told otherwise" $?
+train --out "$tmp/short" --steps 12 --schedule constant --resume "$tmp/text"
+same long/model.safetensors short/model.safetensors "a run that was prolonged is the longer run"
+train --out "$tmp/short" --steps 15 --schedule constant --resume --lr 1e-3 --batch 2 "$tmp/text"
+check "with another learning rate and batch, too" $?
 
 # ---- one file of weights -------------------------------------------------------------------------
 run "$bin/inspect" "$tmp/m/model.safetensors"

@@ -272,6 +272,8 @@ TEST(core_kernel_tables) {
     llm_context_free(context);
 }
 
+TEST(core_version) { CHECK(llm_version() == LLM_VERSION && LLM_VERSION >= 100); }
+
 TEST(core_allocator_without_functions) {
     llm_allocator allocator;
     llm_model_desc desc;
@@ -389,6 +391,7 @@ static void run_core(void) {
     RUN(core_carve);
     RUN(core_fail);
     RUN(core_kernel_tables);
+    RUN(core_version);
     RUN(core_allocator_without_functions);
     RUN(core_context_threads);
     RUN(core_context_allocator);

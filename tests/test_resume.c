@@ -161,6 +161,92 @@ TEST(resume_other_configurations) {
 }
 
 /* counters that no run reaches would overflow in the next step */
+/* What may differ where a run is prolonged, and is refused by name where it is not: the moments, the
+ * step and the weights go over. A run that was made longer is the run that was long from the start. */
+TEST(resume_prolongs) {
+    static const struct { size_t field; int value; const char *name; } changes[] = {
+        {offsetof(llm_train_desc, batch_size), 3, "batch_size"},
+        {offsetof(llm_train_desc, grad_accum_steps), 2, "grad_accum_steps"},
+        {offsetof(llm_train_desc, max_steps), 77, "max_steps"},
+        {offsetof(llm_train_desc, warmup_steps), 4, "warmup_steps"},
+        {offsetof(llm_train_desc, schedule), LLM_LINEAR, "schedule"},
+        {offsetof(llm_train_desc, recompute), 1, "recompute"}};
+    const llm_config c = resume_config(0);
+    llm_train_desc d = train_desc(2, 12, 3);
+    llm_model *first = shaken_model(&c, 3, 1, NULL);
+    llm_trainer *from;
+    llm_error err;
+    size_t i;
+    int prolong;
+    d.schedule = LLM_COSINE;
+    d.max_steps = 50;
+    d.grad_accum_steps = 3;
+    from = first ? new_trainer(first, &d) : NULL;
+    if (!from) return;
+    resume_steps(from, 0, 6);          /* two updates of three batches */
+    CHECK(llm_trainer_save(from, RESUME_FILE, &err) == LLM_OK);
+    for (i = 0; i <= sizeof changes / sizeof changes[0]; i++)
+        for (prolong = 0; prolong < 2; prolong++) {
+            const char *name = "learning_rate";
+            llm_model *model = shaken_model(&c, 9, 1, NULL);
+            llm_trainer *to;
+            d = from->desc;
+            if (i < sizeof changes / sizeof changes[0]) {
+                memcpy((char *)&d + changes[i].field, &changes[i].value, sizeof(int));
+                name = changes[i].name;
+            } else {
+                d.learning_rate = 0.0123f;
+            }
+            d.decay_steps = 0;
+            d.prolong = prolong;
+            to = model ? new_trainer(model, &d) : NULL;
+            if (!to) return;
+            if (prolong) {
+                CHECK_MSG(llm_trainer_load(to, RESUME_FILE, &err) == LLM_OK, "%s: %s", name,
+                          err.message);
+                CHECK_MSG(resume_equal(from, to), "%s", name);
+            } else {
+                REFUSED(LLM_ERR_FORMAT, llm_trainer_load(to, RESUME_FILE, &err), name);
+            }
+            llm_trainer_free(to);
+            llm_model_free(model);
+        }
+    d = from->desc;                    /* others are refused all the same */
+    d.prolong = 1;
+    d.weight_decay = 0.5f;
+    {
+        llm_model *model = shaken_model(&c, 9, 1, NULL);
+        llm_trainer *to = model ? new_trainer(model, &d) : NULL;
+        if (!to) return;
+        REFUSED(LLM_ERR_FORMAT, llm_trainer_load(to, RESUME_FILE, &err), "weight_decay");
+        llm_trainer_free(to);
+        llm_model_free(model);
+    }
+    resume_free(from);
+    remove(RESUME_FILE);
+}
+
+/* fields that a file does not know have their defaults */
+TEST(resume_compares_by_name) {
+    static const char mine[] = "a 1\nb 0\nc 0.5\nd 0.0\n";
+    static const struct { const char *theirs, *word; } cases[] = {
+        {"a 1\nb 0\nc 0.5\nd 0.0\n", NULL}, {"c 0.5\na 1\n", NULL}, {"a 1\nc 0.5\nnew 0\n", NULL},
+        {"a 1\nb 2\nc 0.5\n", "b 2"}, {"a 1\nb 0\n", "c 0.5"}, {"c 0.5\n", "a 1"},
+        {"a 1\nc 0.5\nnew 3\n", "new 3"}, {"a 10\nc 0.5\n", "a 10"}, {"", "a 1"},
+        {"a 1\nc 0.5\nd 0.1", "d 0.1"}, {"aa 1\nc 0.5\n", "aa 1"}};
+    llm_error err;
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const size_t n = strlen(cases[i].theirs);
+        if (cases[i].word)
+            REFUSED(LLM_ERR_FORMAT, llmi_compare_lines("file", cases[i].theirs, n, mine,
+                                                       strlen(mine), 0, &err), cases[i].word);
+        else
+            CHECK_MSG(llmi_compare_lines("file", cases[i].theirs, n, mine, strlen(mine), 0, &err) ==
+                          LLM_OK, "%lu: %s", (unsigned long)i, err.message);
+    }
+}
+
 TEST(resume_counters) {
     llm_trainer *t = resume_trainer(0, LLM_FP32, 1, 1), *other = resume_trainer(0, LLM_FP32, 1, 2);
     llm_error err;
@@ -247,6 +333,8 @@ TEST(resume_every_allocation_fails) {
 
 static void run_resume(void) {
     RUN(resume_to_the_bit);
+    RUN(resume_prolongs);
+    RUN(resume_compares_by_name);
     RUN(resume_counters);
     RUN(resume_every_allocation_fails);
     RUN(resume_damaged_files);

@@ -655,6 +655,8 @@ TEST(trainer_bad_desc) {
         {offsetof(llm_train_desc, grad_clip), -0.5f, "grad_clip"},
         {offsetof(llm_train_desc, grad_clip), (float)NAN, "grad_clip"},
         {offsetof(llm_train_desc, label_smoothing), 1.0f, "label_smoothing"},
+        {offsetof(llm_train_desc, dropout), 1.0f, "dropout"},
+        {offsetof(llm_train_desc, dropout), -0.5f, "dropout"},
         {offsetof(llm_train_desc, label_smoothing), -0.5f, "label_smoothing"}};
     heap_init(&h);
     md = model_desc(0, 1, &h.allocator);
@@ -1091,6 +1093,37 @@ static double dropout_loss(llm_model *model, uint64_t seed, int skip, const int3
     return (double)stats.loss;
 }
 
+/* the desc's dropout goes before the configuration's */
+TEST(trainer_dropout_of_the_desc) {
+    llm_config c = small_config(61, 24, 24, 2, 3);
+    llm_train_desc d = train_desc(2, 20, 1);
+    int32_t tokens[40], targets[40];
+    double losses[3][3];               /* of models with none, some, the same; desc 0, OFF, 0.3 */
+    int i, k;
+    random_batch(tokens, targets, 40, 61, 0.2, 5);
+    for (i = 0; i < 3; i++)
+        for (k = 0; k < 3; k++) {
+            llm_model *model;
+            llm_trainer *t;
+            llm_train_stats stats;
+            c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = i == 0 ? 0.0f : i == 1 ? 0.1f : 0.3f;
+            d.dropout = k == 0 ? 0.0f : k == 1 ? LLM_OFF : 0.3f;
+            model = shaken_model(&c, 7, 1, NULL);
+            t = model ? new_trainer(model, &d) : NULL;
+            if (!t) return;
+            CHECK(llm_trainer_forward(t, tokens, targets, &stats, NULL) == LLM_OK);
+            losses[i][k] = (double)stats.loss;
+            llm_trainer_free(t);
+            llm_model_free(model);
+        }
+    CHECK(losses[0][0] == losses[0][1] && losses[1][1] == losses[0][0] &&
+          losses[2][1] == losses[0][0]);
+    CHECK(losses[0][2] == losses[2][0] && losses[1][2] == losses[2][0] &&
+          losses[2][2] == losses[2][0]);
+    CHECK(losses[1][0] != losses[0][0] && losses[2][0] != losses[0][0] &&
+          losses[1][0] != losses[2][0]);
+}
+
 TEST(trainer_dropout) {
     llm_config c = small_config(61, 24, 24, 2, 3);
     llm_model *model;
@@ -1303,6 +1336,7 @@ static void run_trainer(void) {
     RUN(trainer_survives_what_is_not_finite);
     RUN(trainer_threads_give_the_same_bits);
     RUN(trainer_recompute_gives_the_same_bits);
+    RUN(trainer_dropout_of_the_desc);
     RUN(trainer_dropout);
     RUN(trainer_gradient_with_dropout);
     RUN(trainer_memory_is_what_was_said);

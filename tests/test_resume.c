@@ -226,6 +226,69 @@ TEST(resume_prolongs) {
     remove(RESUME_FILE);
 }
 
+/* Checkpoints of the first version of the format, which a header without dropout, prolong and
+ * recompute in it has written: three updates, and "older" as user data. They load, and go on. */
+TEST(resume_older_files) {
+    int deepseek, s, i;
+    for (deepseek = 0; deepseek < 2; deepseek++) {
+        const char *path = deepseek ? "tests/data/checkpoints/deepseek_first"
+                                    : "tests/data/checkpoints/gpt2_first";
+        llm_config c;
+        llm_train_desc d;
+        llm_train_stats stats;
+        llm_model *model;
+        llm_trainer *t;
+        llm_error err;
+        int32_t x[16], y[16];
+        size_t size = 0;
+        memset(&c, 0, sizeof c);
+        memset(&d, 0, sizeof d);
+        if (deepseek) CHECK(llm_config_preset(&c, "deepseek-tiny", NULL) == LLM_OK);
+        c.vocab_size = 11;
+        c.max_seq_len = c.d_model = 8;
+        c.n_layers = 1 + deepseek;
+        c.n_heads = 2;
+        c.tie_embeddings = 1;
+        if (!deepseek) c.arch = LLM_ARCH_GPT2;
+        if (deepseek) {
+            c.d_ffn = 6;
+            c.q_lora_rank = c.kv_lora_rank = c.qk_nope_head_dim = c.v_head_dim = 4;
+            c.qk_rope_head_dim = 2;
+            c.n_routed_experts = c.moe_d_ffn = 4;
+        } else {
+            c.resid_pdrop = 0.1f;
+        }
+        d.batch_size = 2;
+        d.seq_len = 8;
+        d.max_steps = 10;
+        d.warmup_steps = 2;
+        d.learning_rate = 0.01f;
+        d.seed = 3;
+        model = shaken_model(&c, 5, 1, NULL);
+        t = model ? new_trainer(model, &d) : NULL;
+        if (!t) return;
+        CHECK_MSG(llm_trainer_load(t, path, &err) == LLM_OK, "%s", err.message);
+        CHECK(t->step == 3 && t->n_tokens == 48);
+        CHECK(llm_trainer_user_data(t, &size) && size == 5 &&
+              !memcmp(llm_trainer_user_data(t, &size), "older", 5));
+        for (s = 3; s < 5; s++) {
+            for (i = 0; i < 16; i++) {
+                x[i] = (i * 7 + s) % 11;
+                y[i] = (i * 7 + s + 1) % 11;
+            }
+            CHECK(llm_trainer_step(t, x, y, &stats, &err) == LLM_OK);
+            CHECK_MSG(stats.loss > 1.0f && stats.loss < 4.0f, "loss %g", (double)stats.loss);
+        }
+        llm_trainer_free(t);
+        d.dropout = 0.1f;              /* what is new counts */
+        t = new_trainer(model, &d);
+        if (!t) return;
+        REFUSED(LLM_ERR_FORMAT, llm_trainer_load(t, path, &err), "dropout");
+        llm_trainer_free(t);
+        llm_model_free(model);
+    }
+}
+
 /* fields that a file does not know have their defaults */
 TEST(resume_compares_by_name) {
     static const char mine[] = "a 1\nb 0\nc 0.5\nd 0.0\n";
@@ -334,6 +397,7 @@ TEST(resume_every_allocation_fails) {
 static void run_resume(void) {
     RUN(resume_to_the_bit);
     RUN(resume_prolongs);
+    RUN(resume_older_files);
     RUN(resume_compares_by_name);
     RUN(resume_counters);
     RUN(resume_every_allocation_fails);

@@ -529,9 +529,11 @@ LLM_API double llm_trainer_gradient_scale(const llm_trainer *trainer); /* 1 / su
 LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i);
 /* for sharded optimizers: the flat weights, in the gradients' order; the sum of squares of a slice
  * of the unscaled gradient; an update of a slice of [shard_first, shard_first + shard_count), with
- * the norm of the whole scaled gradient. Slices come in any number, from low to high: the one that
- * ends the shard completes the update, router biases and step included. -> LLM_ERR_ARGUMENT: as
- * llm_trainer_update, a slice outside of the shard, or a norm below 0; LLM_ERR_NUMERIC */
+ * the norm of the whole scaled gradient. Slices come in any number, one after the other from low to
+ * high, all with the same norm: the one that ends the shard completes the update, router biases and
+ * step included; until then nothing but the next slice or a load is allowed. -> LLM_ERR_ARGUMENT:
+ * as llm_trainer_update, another slice than the next, a norm below 0 or not the first slice's;
+ * LLM_ERR_NUMERIC */
 LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count);
 LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t first, size_t count);
 LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
@@ -1190,6 +1192,13 @@ static double llmi_seconds(void) {                               /* of a clock o
 }
 
 #define LLMI_PI 3.14159265358979323846
+
+/* the caller's, in a record that others write through: what gets it only reads */
+static void *llmi_only_read(const void *given) {
+    void *kept;
+    memcpy(&kept, &given, sizeof kept);
+    return kept;
+}
 
 static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
@@ -3795,6 +3804,11 @@ static void llmi_config_resolve(llm_config *config) {
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
         if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
         llmi_rope_resolve(config);
+        if (config->n_routed_experts == 0)     /* the fields of experts say nothing then */
+            config->n_shared_experts = config->num_experts_per_tok = config->n_group =
+                config->topk_group = config->moe_d_ffn = config->first_k_dense =
+                    config->norm_topk_prob = 0;
+        if (config->n_routed_experts == 0) config->routed_scaling_factor = 1.0f;
         if (config->n_group == 0) config->n_group = 1;
         if (config->topk_group == 0) config->topk_group = config->n_group;
         if (config->routed_scaling_factor == 0.0f) config->routed_scaling_factor = 1.0f;
@@ -6100,15 +6114,9 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
     llmi_config_table(&p->table, c, &p->layer);
     for (i = 0; i < p->table.n; i++) p->model.data[i] = NULL;
-    for (i = 0; i < p->count; i++) {
-        union { const float *given; void *kept; } pointer;     /* only read */
-        pointer.given = weights[i];
-        p->model.data[p->first + i] = pointer.kept;
-    }
+    for (i = 0; i < p->count; i++) p->model.data[p->first + i] = llmi_only_read(weights[i]);
     if (embedding) {
-        union { const float *given; void *kept; } pointer;
-        pointer.given = embedding;
-        p->model.data[LLMI_WTE] = pointer.kept;
+        p->model.data[LLMI_WTE] = llmi_only_read(embedding);
         for (i = 0; i < n; i++) p->tokens[i] = (int32_t)i;
     }
     p->model.table = p->table;
@@ -6264,8 +6272,6 @@ LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *d
                                        const float *dweight, const float *scores,
                                        const int32_t *choice, const float *x, const float *gate,
                                        const llm_config *config, int rows, llm_error *err) {
-    union { const float *given; float *kept; } score, dw;  /* only read */
-    union { const int32_t *given; int32_t *kept; } chosen;
     llmi_moe_rows job;
     llmi_moe_saved s;
     llmi_matrix matrix;
@@ -6277,12 +6283,9 @@ LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *d
     LLMI_TRY(llmi_check_tokens(choice,
                                (size_t)rows * (size_t)model.config.num_experts_per_tok,
                                model.config.n_routed_experts, "router: choice", 0, err));
-    score.given = scores;
-    dw.given = dweight;
-    chosen.given = choice;
-    s.scores = score.kept;
-    s.choice = chosen.kept;
-    run.ds.dweight = dw.kept;
+    s.scores = (float *)llmi_only_read(scores);
+    s.choice = (int32_t *)llmi_only_read(choice);
+    run.ds.dweight = (float *)llmi_only_read(dweight);
     memset(&job, 0, sizeof job);
     job.run = &run;
     job.s = &s;
@@ -6661,6 +6664,8 @@ struct llm_trainer {
     int pending;                       /* a forward waits for its backward */
     size_t pending_valid;
     int n_accumulated;                 /* backwards since the last update */
+    size_t updated;                    /* floats of the shard that slices have updated so far */
+    double slices_norm;                /* that they were given */
     int64_t step, n_tokens, n_forwards;
     void *user_data;
     size_t user_data_size, user_data_capacity;
@@ -6938,6 +6943,9 @@ static llm_result llmi_check_targets(const llm_trainer *t, const int32_t *tokens
     if (t->pending)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "a forward waits for its backward (llm_trainer_backward)");
+    if (t->updated)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "an update has slices to come (llm_trainer_update_range)");
     LLMI_TRY(llmi_check_batch(t->model, tokens, B, T, t->desc.batch_size, t->desc.seq_len, err));
     return llmi_check_tokens(targets, (size_t)B * (size_t)T, t->model->config.vocab_size, "target",
                              1, err);
@@ -7013,7 +7021,7 @@ LLM_API llm_result llm_trainer_forward(llm_trainer *trainer, const int32_t *toke
     t->run.accumulate = t->n_accumulated > 0;
     memset(t->loads, 0, (t->tail - 1) * sizeof *t->loads);
     t->run.loads = t->loads;
-    t->run.balance = &balance;
+    t->run.balance = t->desc.router_aux_alpha > 0.0f ? &balance : NULL;
     llmi_trainer_loss(t, &t->run, tokens, targets, 1, &losses);
     losses.balance = balance;
     if (!isfinite(losses.total)) {
@@ -7140,8 +7148,14 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
                          "update: weights %lu + %lu are not within this trainer's %lu to %lu",
                          (unsigned long)first, (unsigned long)count, (unsigned long)low,
                          (unsigned long)high);
+    if (first != low + t->updated)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "update: a slice from weight %lu on, %lu is next",
+                         (unsigned long)first, (unsigned long)(low + t->updated));
     if (grad_norm < 0.0)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "update: grad_norm %g is below 0", grad_norm);
+    if (t->updated && !(grad_norm >= t->slices_norm && grad_norm <= t->slices_norm))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "update: grad_norm %g, the first slice had %g",
+                         grad_norm, t->slices_norm);
     if (!isfinite(grad_norm)) {
         llmi_trainer_drop(t);
         return llmi_fail(
@@ -7167,7 +7181,10 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
     llmi_parallel(t->context, llmi_ceil_div(count, LLMI_PIECE), llmi_update_task, &job);
     t->last_grad_norm = (float)grad_norm;
     t->last_learning_rate = rate;
+    t->updated += count;
+    t->slices_norm = grad_norm;
     if (first + count == high) {       /* the last slice completes the update */
+        t->updated = 0;
         llmi_router_update(t);
         t->step++;
         t->n_accumulated = 0;
@@ -7217,7 +7234,7 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
     run.rows = (size_t)T;
     run.embd_pdrop = run.attn_pdrop = run.resid_pdrop = 0.0f;
     run.loads = NULL;
-    run.balance = &balance;
+    run.balance = trainer->desc.router_aux_alpha > 0.0f ? &balance : NULL;
     run.keep_x = run.saved.keep = 0;   /* no backward follows */
     arena.base = (char *)trainer->activations;
     llmi_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
@@ -12319,6 +12336,8 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
                         "only num_attention_heads is supported");
     config->norm_eps = llmi_config_positive(reader, "rms_norm_eps", 1e-6f);
     config->attn_pdrop = llmi_config_float(reader, "attention_dropout", 0.0f);
+    config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.0f);
+    config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.0f);
     config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 0);
     config->q_lora_rank = llmi_config_count(reader, "q_lora_rank", NULL, 1536);
     config->kv_lora_rank = llmi_config_int(reader, "kv_lora_rank", NULL, 512);
@@ -13206,6 +13225,8 @@ static void llmi_ds_write(llmi_text *text, const llm_config *c) {
     llmi_text_format(text, "  \"attention_bias\": %s,\n  \"rope_interleave\": %s,\n",
                      words[c->attention_bias != 0], words[!c->rope_half_split]);
     llmi_text_field(text, "attention_dropout", c->attn_pdrop);
+    if (c->embd_pdrop > 0.0f) llmi_text_field(text, "embd_pdrop", c->embd_pdrop);    /* ours */
+    if (c->resid_pdrop > 0.0f) llmi_text_field(text, "resid_pdrop", c->resid_pdrop);
     llmi_text_field(text, "rms_norm_eps", c->norm_eps);
     llmi_text_field(text, "rope_theta", c->rope_theta);
     if (c->yarn_factor == 0.0f) {
@@ -13758,8 +13779,9 @@ LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path
     llmi_text configuration, header;
     llm_result result;
     if (!t || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or path is NULL");
-    if (t->pending)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "save: a forward waits for its backward");
+    if (t->pending || t->updated)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "save: %s", t->pending
+                         ? "a forward waits for its backward" : "an update has slices to come");
     memset(state, 0, sizeof state);
     state[LLMI_STATE_STEP] = t->step;
     state[LLMI_STATE_TOKENS] = t->n_tokens;
@@ -13962,6 +13984,7 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, const llmi_shards *all, c
     t->n_forwards = state[LLMI_STATE_FORWARDS];
     t->n_accumulated = (int)state[LLMI_STATE_ACCUMULATED];
     t->pending = 0;
+    t->updated = 0;
     memcpy(&t->last_grad_norm, &state[LLMI_STATE_LAST], sizeof(float));
     memcpy(&t->last_learning_rate, (const char *)&state[LLMI_STATE_LAST] + 4, sizeof(float));
     return LLM_OK;

@@ -782,6 +782,38 @@ TEST(files_mtp) {
     llm_model_free(plain);
 }
 
+/* what was saved and loaded has the configuration that it had */
+TEST(files_configuration_stays) {
+    const char *directory = files_directory("configuration");
+    int i;
+    for (i = 0; i < 6; i++) {
+        llm_config c = files_deepseek_config();
+        llm_model *model, *got;
+        llm_error err;
+        if (i == 1 || i == 2) c.n_routed_experts = 0;          /* dense, whatever the others say */
+        if (i == 2) c.q_lora_rank = 0;
+        if (i == 3) c.embd_pdrop = 0.1f, c.resid_pdrop = 0.3f, c.attn_pdrop = 0.0f;
+        if (i == 4) c.mtp_depth = 2, c.tie_embeddings = 1, c.attention_bias = 1;
+        if (i == 5) {
+            c.rope_half_split = 1;
+            c.n_shared_experts = 0;
+            c.first_k_dense = 0;
+            c.yarn_factor = 2.5f;
+            c.yarn_original_max_seq_len = 16;
+            c.yarn_mscale = 0.7f;
+            c.rope_theta = 12345.6f;
+        }
+        model = shaken_model(&c, 5, 1, NULL);
+        if (!model) return;
+        CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+        got = files_load(directory, &err);
+        CHECK_MSG(got && !memcmp(llm_model_config(got), llm_model_config(model), sizeof c),
+                  "configuration %d: %s", i, err.message);
+        files_unload(got);
+        llm_model_free(model);
+    }
+}
+
 /* other names of DeepSeek-V3, which have no defaults */
 TEST(files_deepseek_by_architecture) {
     static const char *const keys[] = {"n_group", "routed_scaling_factor", "norm_topk_prob",
@@ -2313,6 +2345,7 @@ static void run_files(void) {
     RUN(files_types);
     RUN(files_gpt2_names);
     RUN(files_mtp);
+    RUN(files_configuration_stays);
     RUN(files_deepseek_by_architecture);
     RUN(files_routers_are_finite);
     RUN(files_numbers);

@@ -477,6 +477,39 @@ TEST(trainer_ranges_equal_the_whole) {
     llm_model_free(two);
 }
 
+/* slices come one after the other, with one norm, and nothing comes between them */
+TEST(trainer_slices_in_order) {
+    const llm_config c = small_config(41, 16, 20, 1, 2);
+    llm_model *model = shaken_model(&c, 7, 1, NULL);
+    llm_train_desc d = train_desc(2, 16, 1);
+    llm_trainer *t = model ? new_trainer(model, &d) : NULL;
+    llm_train_stats stats;
+    llm_error err;
+    int32_t tokens[32], targets[32];
+    size_t n;
+    if (!t) return;
+    random_batch(tokens, targets, 32, 41, 0.1, 3);
+    llm_trainer_weights(t, &n);
+    CHECK(llm_trainer_forward(t, tokens, targets, NULL, NULL) == LLM_OK &&
+          llm_trainer_backward(t, NULL) == LLM_OK);
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(t, 5, 5, 1.0, NULL, &err), "5", "0 is next");
+    CHECK(llm_trainer_update_range(t, 0, 100, 1.0, NULL, &err) == LLM_OK);
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(t, 0, 100, 1.0, NULL, &err), "100 is next");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(t, 101, 9, 1.0, NULL, &err), "101");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(t, 100, 9, 2.0, NULL, &err), "grad_norm 2");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(t, 100, 9, (double)NAN, NULL, &err), "nan");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update(t, NULL, &err), "100 is next");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_forward(t, tokens, targets, NULL, &err), "slices");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_evaluate(t, tokens, targets, 2, 16, NULL, &err), "slices");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_save(t, "build/none", &err), "slices");
+    CHECK(llm_trainer_update_range(t, 100, 0, 1.0, &stats, &err) == LLM_OK && stats.step == 0);
+    CHECK(llm_trainer_update_range(t, 100, n - 100, 1.0, &stats, &err) == LLM_OK &&
+          stats.step == 1);
+    CHECK(llm_trainer_step(t, tokens, targets, &stats, &err) == LLM_OK && stats.step == 2);
+    llm_trainer_free(t);
+    llm_model_free(model);
+}
+
 /* a target that is ignored might as well not be there */
 TEST(trainer_ignored_is_absent) {
     const llm_config c = small_config(41, 16, 20, 2, 2);
@@ -1326,6 +1359,7 @@ static void run_trainer(void) {
     RUN(trainer_processes_and_shards);
     RUN(trainer_ranges_equal_the_whole);
     RUN(trainer_ignored_is_absent);
+    RUN(trainer_slices_in_order);
     RUN(trainer_without_a_valid_target);
     RUN(trainer_wrong_order);
     RUN(trainer_bad_desc);

@@ -815,6 +815,526 @@ TEST(bpe_memory) {
     free(json);
 }
 
+/* ---- directories, as transformers' AutoTokenizer reads them ---------------------------------- */
+/* A directory: what its tokenizer makes of a text, and what stands in it. kinds: V is vocab.json
+ * and merges.txt, G the same as tokenizer.json, both with a config.json of model_type gpt2; T is
+ * that tokenizer.json alone. parts: which, what, and so on. Files are "tc" tokenizer_config.json,
+ * "stm" special_tokens_map.json, "atj" added_tokens.json and "config". In tokenizer.json stand
+ * "added" and "pre", instead of the usual, and more keys of it, "json", and of its "model".
+ * "vocab" is another vocabulary. "split" is the answer where special tokens are not parsed,
+ * "around" the template. */
+typedef struct bpe_directory {
+    const char *kinds, *text, *want;
+    const char *parts[9];
+} bpe_directory;
+
+static const char *bpe_part(const bpe_directory *d, const char *which) {
+    int i;
+    for (i = 0; d->parts[i]; i += 2)
+        if (!strcmp(d->parts[i], which)) return d->parts[i + 1];
+    return NULL;
+}
+
+static void bpe_add(llmi_text *text, const char *string) {
+    llmi_text_add(text, string, strlen(string));
+}
+/* bytes as the characters that stand for them */
+static void bpe_add_word(llmi_text *text, const char *bytes, size_t n) {
+    char character[4];
+    size_t i;
+    for (i = 0; i < n; i++) {
+        if (bytes[i] == '"' || bytes[i] == '\\') bpe_add(text, "\\");
+        llmi_text_add(text, character,
+                      llmi_utf8_encode(character, llmi_byte_to_char((unsigned char)bytes[i])));
+    }
+}
+
+static const char *const bpe_halves[][2] = {{"h", "e"},     {"l", "l"},  {"he", "ll"},
+                                            {"hell", "o"},  {" ", "w"},  {"o", "r"},
+                                            {" w", "or"},   {" wor", "l"}, {" worl", "d"},
+                                            {" ", "hello"}};
+enum { BPE_HALVES = sizeof bpe_halves / sizeof bpe_halves[0] };
+
+static void bpe_add_merges(llmi_text *text, const char *before, const char *between,
+                           const char *behind) {
+    int i;
+    for (i = 0; i < BPE_HALVES; i++) {
+        bpe_add(text, before);
+        bpe_add_word(text, bpe_halves[i][0], strlen(bpe_halves[i][0]));
+        bpe_add(text, between);
+        bpe_add_word(text, bpe_halves[i][1], strlen(bpe_halves[i][1]));
+        bpe_add(text, behind);
+    }
+}
+/* Token i is byte i; the merges' results follow, then <|endoftext|>. which: "bare" is without the
+ * last, "gap" leaves five ids out before it, "ascii" has half of the bytes, "he" one token more; in
+ * "full" byte 0 has the last one's id instead.
+ * -> the id of <|endoftext|>, -1 = there is none */
+static int bpe_add_vocabulary(llmi_text *text, const char *which) {
+    const int n = !strcmp(which, "ascii") ? 128 : 256;
+    int i, id = n + BPE_HALVES;
+    for (i = 0; i < n; i++) {
+        const char byte = (char)i;
+        bpe_add(text, i ? ", \"" : "{\"");
+        bpe_add_word(text, &byte, 1);
+        llmi_text_format(text, "\": %d", i || strcmp(which, "full") != 0 ? i : n + BPE_HALVES);
+    }
+    for (i = 0; i < BPE_HALVES; i++) {
+        bpe_add(text, ", \"");
+        bpe_add_word(text, bpe_halves[i][0], strlen(bpe_halves[i][0]));
+        bpe_add_word(text, bpe_halves[i][1], strlen(bpe_halves[i][1]));
+        llmi_text_format(text, "\": %d", n + i);
+    }
+    if (!strcmp(which, "he")) llmi_text_format(text, ", \"\xc4\xa0he\": %d", id++);
+    if (!strcmp(which, "gap")) id += 5;
+    if (!strcmp(which, "bare") || !strcmp(which, "full")) id = -1;
+    if (id >= 0) llmi_text_format(text, ", \"<|endoftext|>\": %d", id);
+    bpe_add(text, "}");
+    return id;
+}
+
+#define BPE_TOKEN(id, content, special, normalized)                                          \
+    "{\"id\": " id ", \"content\": \"" content "\", \"single_word\": false, \"lstrip\": "  \
+    "false, \"rstrip\": false, \"normalized\": " normalized ", \"special\": " special "}"
+#define BPE_END BPE_TOKEN("266", "<|endoftext|>", "true", "false")
+#define BPE_EOT(flags) "{\"__type\": \"AddedToken\", \"content\": \"<|endoftext|>\"" flags "}"
+
+/* the files in the order of tokenizer_of_files, empty where there is none */
+static void bpe_make(const bpe_directory *d, char kind, llmi_text files[TOKENIZER_FILES]) {
+    static const char *const sides[LLMI_N_SIDES] = {"tc", "stm", "atj", "config"};
+    const char *vocab = bpe_part(d, "vocab"), *added = bpe_part(d, "added"),
+               *pre = bpe_part(d, "pre"), *json = bpe_part(d, "json"),
+               *model = bpe_part(d, "model");
+    int i, id;
+    memset(files, 0, TOKENIZER_FILES * sizeof *files);
+    if (kind == 'V') {
+        bpe_add_vocabulary(&files[0], vocab ? vocab : "");
+        bpe_add(&files[1], "#version: 0.2\n");
+        bpe_add_merges(&files[1], "", " ", "\n");
+    } else {
+        bpe_add(&files[0], "{\"version\": \"1.0\", \"pre_tokenizer\": ");
+        bpe_add(&files[0], pre ? pre : BPE_LEVEL);
+        bpe_add(&files[0], ", \"decoder\": " BPE_LEVEL ", \"model\": {\"type\": \"BPE\"");
+        bpe_add(&files[0], model ? model : "");
+        bpe_add(&files[0], ", \"merges\": [");
+        bpe_add_merges(&files[0], "[\"", "\", \"", "\"], ");
+        files[0].size -= 2;
+        bpe_add(&files[0], "], \"vocab\": ");
+        id = bpe_add_vocabulary(&files[0], vocab ? vocab : "");
+        bpe_add(&files[0], "}, \"added_tokens\": [");
+        if (added) bpe_add(&files[0], added);
+        else if (id >= 0)
+            llmi_text_format(&files[0], BPE_TOKEN("%d", "<|endoftext|>", "true", "false"), id);
+        bpe_add(&files[0], "]");
+        bpe_add(&files[0], json ? json : "");
+        bpe_add(&files[0], "}");
+    }
+    for (i = 0; i < LLMI_N_SIDES; i++)
+        if (bpe_part(d, sides[i])) bpe_add(&files[2 + i], bpe_part(d, sides[i]));
+    if (kind != 'T' && !bpe_part(d, "config"))
+        bpe_add(&files[2 + LLMI_MODEL_CONFIG], "{\"model_type\": \"gpt2\"}");
+}
+static void bpe_unmake(llmi_text files[TOKENIZER_FILES]) {
+    int i;
+    for (i = 0; i < TOKENIZER_FILES; i++) llmi_text_free(&files[i]);
+}
+/* from memory; file number `changed` is another text of n bytes */
+static llm_tokenizer *bpe_made(const llmi_text files[TOKENIZER_FILES], int changed,
+                               const char *fresh, size_t n, const llm_allocator *allocator,
+                               llm_error *err) {
+    llmi_bytes bytes[TOKENIZER_FILES];
+    int i;
+    for (i = 0; i < TOKENIZER_FILES; i++) {
+        bytes[i].data = i == changed ? fresh : files[i].data;
+        bytes[i].size = i == changed ? n : files[i].size;
+    }
+    return tokenizer_of_files(bytes, allocator, err);
+}
+
+#define BPE_AT "build/directory"
+static const char *bpe_path(int file, int is_pair) {
+    static char path[100];
+    snprintf(path, sizeof path, BPE_AT "/%s",
+             file > 1 ? llmi_side_names[file - 2] : file ? "merges.txt"
+             : is_pair ? "vocab.json" : "tokenizer.json");
+    return path;
+}
+static void bpe_clear(void) {
+    int i;
+    for (i = 0; i < TOKENIZER_FILES; i++) remove(bpe_path(i, 0));
+    remove(bpe_path(0, 1));
+}
+/* the directory on the disk, and what llm_tokenizer_load makes of it */
+static llm_tokenizer *bpe_loaded(const bpe_directory *d, char kind, llm_error *err) {
+    llmi_text files[TOKENIZER_FILES];
+    int i;
+    memset(err, 0, sizeof *err);
+    bpe_make(d, kind, files);
+    CHECK(llmi_directory_create("build", err) == LLM_OK &&
+          llmi_directory_create(BPE_AT, err) == LLM_OK);
+    bpe_clear();
+    for (i = 0; i < TOKENIZER_FILES; i++)
+        if (files[i].size)
+            CHECK(llmi_file_write(bpe_path(i, kind == 'V'), files[i].data, files[i].size, err) ==
+                  LLM_OK);
+    bpe_unmake(files);
+    return llm_tokenizer_load(BPE_AT, NULL, err);
+}
+
+static void bpe_ids_are(const llm_tokenizer *t, const bpe_directory *d, int special,
+                        const char *want, const char *label) {
+    size_t count, i, n = 0;
+    int32_t *tokens = bpe_encode(t, d->text, strlen(d->text), special, &count);
+    char got[400] = "";
+    for (i = 0; i < count && n < sizeof got - 16; i++)
+        n += (size_t)snprintf(got + n, sizeof got - n, i ? " %ld" : "%ld", (long)tokens[i]);
+    CHECK_MSG(!strcmp(got, want), "%s: %s, not %s", label, got, want);
+    free(tokens);
+}
+/* "266 A": what stands around a text */
+static void bpe_template_is(const llm_tokenizer *t, const char *want, const char *label) {
+    char got[200] = "";
+    int32_t tokens[8];
+    size_t n = 0;
+    int after, i;
+    for (after = 0; after < 2; after++) {
+        const int count = llm_tokenizer_template(t, after, tokens);
+        for (i = 0; i < count; i++)
+            n += (size_t)snprintf(got + n, sizeof got - n, after ? " %ld" : "%ld ",
+                                  (long)tokens[i]);
+        if (!after) n += (size_t)snprintf(got + n, sizeof got - n, "A");
+    }
+    CHECK_MSG(!strcmp(got, want), "%s: template %s, not %s", label, got, want);
+}
+static void bpe_directory_is(const bpe_directory *d, const llm_tokenizer *t, const char *label) {
+    const char *split = bpe_part(d, "split"), *around = bpe_part(d, "around");
+    bpe_ids_are(t, d, 1, d->want, label);
+    if (split) bpe_ids_are(t, d, 0, split, label);
+    bpe_template_is(t, around ? around : "A", label);
+}
+
+#define BPE_P "hello [A] <b> x[PAD] world"
+#define BPE_P_PLAIN "32 91 65 93 32 60 98 62 32 120 91 80 65 68 93 264"
+#define BPE_P_PAD "259 32 91 65 93 32 60 98 62 32 120 267 264"
+#define BPE_E "hello<|endoftext|> world"
+#define BPE_E_PLAIN "259 60 124 101 110 100 111 102 116 101 120 116 124 62 264"
+#define BPE_S "hello <|endoftext|> world"
+#define BPE_PIECE(id) "{\"SpecialToken\": {\"id\": \"" id "\", \"type_id\": 0}}"
+#define BPE_TEXT "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}"
+#define BPE_TEMPLATE(single, tokens)                                           \
+    "{\"type\": \"TemplateProcessing\", \"single\": [" single "], \"pair\": [" \
+    BPE_TEXT ", {\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}], \"special_tokens\": {" tokens "}}"
+#define BPE_IS(id, ids) "\"" id "\": {\"id\": \"" id "\", \"ids\": [" ids "], \"tokens\": [\"x\"]}"
+#define BPE_POST(what) ", \"post_processor\": " what
+
+/* The ids are those that transformers 5.24 with tokenizers 0.23 gives for these directories. */
+static const bpe_directory bpe_directories[] = {
+    {"VGT", BPE_E, "259 266 264", {"split", BPE_E_PLAIN}},
+    /* the class says what counts, and which tokens there are without a file that names them */
+    {"VG", BPE_E, "259 266 264", {"vocab", "bare", "split", BPE_E_PLAIN}},
+    {"T", BPE_E, BPE_E_PLAIN, {"vocab", "bare"}},
+    {"VGT", BPE_E, "259 266 264", {"vocab", "bare", "tc",
+                                   "{\"tokenizer_class\": \"GPT2TokenizerFast\"}"}},
+    {"G", BPE_E, BPE_E_PLAIN, {"vocab", "bare", "tc",
+                               "{\"tokenizer_class\": \"PreTrainedTokenizerFast\"}"}},
+    {"VG", BPE_P, "265 " BPE_P_PLAIN, {"tc", "{\"add_prefix_space\": true}"}},
+    {"T", BPE_P, "259 " BPE_P_PLAIN, {"tc", "{\"add_prefix_space\": true}"}},
+    {"G", BPE_P, "259 " BPE_P_PLAIN,
+     {"pre", "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true}"}},
+    {"T", BPE_P, "265 " BPE_P_PLAIN,
+     {"pre", "{\"type\": \"ByteLevel\", \"add_prefix_space\": true, \"trim_offsets\": true}"}},
+    {"G", "hello he he", "259 32 256 32 256",
+     {"vocab", "he", "added", "", "model", ", \"ignore_merges\": true"}},
+    {"T", "hello he he", "259 266 266",
+     {"vocab", "he", "added", "", "model", ", \"ignore_merges\": true"}},
+    /* added_tokens.json: its ids order the tokens, and no more */
+    {"VGT", BPE_P, "259 32 268 32 267 32 120 91 80 65 68 93 264",
+     {"atj", "{\"[A]\": 500, \"<b>\": 300}"}},
+    {"VGT", BPE_P, "259 32 91 65 93 32 267 32 120 91 80 65 68 93 264",
+     {"atj", "{\"hello\": 300, \"<b>\": 299}"}},
+    /* named tokens */
+    {"VGT", BPE_P, BPE_P_PAD, {"tc", "{\"pad_token\": \"[PAD]\"}"}},
+    {"VGT", BPE_P, BPE_P_PAD, {"tc", "{\"pad_token\": \"<b>\"}", "stm",
+                               "{\"pad_token\": \"[PAD]\"}"}},
+    {"VGT", BPE_P, "259 32 267 32 270 269 268 264",
+     {"tc", "{\"mask_token\": \"<b>\", \"pad_token\": \"[PAD]\", \"bos_token\": \"[A]\", "
+            "\"cls_token\": \" x\"}"}},
+    {"VG", BPE_P, "259 32 266 32 60 98 62 32 120 268 264",
+     {"vocab", "bare", "tc", "{\"bos_token\": \"[A]\", \"pad_token\": \"[PAD]\"}"}},
+    {"V", BPE_E, BPE_E_PLAIN,
+     {"tc", "{\"bos_token\": null, \"eos_token\": null, \"unk_token\": null}"}},
+    {"V", BPE_S, "259 266 119 261 108 100",
+     {"tc", "{\"eos_token\": " BPE_EOT(", \"lstrip\": true, \"rstrip\": true, "
+                                       "\"normalized\": true") "}"}},
+    {"G", BPE_S, "259 32 266 264",
+     {"tc", "{\"eos_token\": " BPE_EOT(", \"lstrip\": true, \"rstrip\": true, "
+                                       "\"normalized\": true") "}"}},
+    {"VGT", "[PAD]b", "267 98",                    /* not normalized: found before "]b" */
+     {"tc", "{\"pad_token\": {\"__type\": \"AddedToken\", \"content\": \"[PAD]\"}, "
+            "\"mask_token\": \"]b\"}"}},
+    {"GT", BPE_P, "259 32 267 32 60 98 62 32 120 91 80 65 68 93 264",
+     {"added", BPE_END ", " BPE_TOKEN("267", "[A]", "false", "true"),
+      "tc", "{\"pad_token\": \"[A]\"}", "split", "259 " BPE_P_PLAIN}},
+    {"T", BPE_P, BPE_P_PAD, {"json", ", \"padding\": {\"strategy\": \"BatchLongest\", "
+                                     "\"direction\": \"Right\", \"pad_to_multiple_of\": null, "
+                                     "\"pad_id\": 0, \"pad_type_id\": 0, \"pad_token\": "
+                                     "\"[PAD]\"}"}},
+    /* extra tokens */
+    {"VGT", BPE_P, "259 32 91 65 93 32 267 32 120 91 80 65 68 93 264",
+     {"tc", "{\"extra_special_tokens\": [\"<b>\"], \"additional_special_tokens\": [\"[A]\"]}"}},
+    {"VGT", BPE_P, "259 32 268 32 267 32 269 80 65 68 93 264",
+     {"tc", "{\"extra_special_tokens\": {\"image_token\": \"<b>\", \"foo\": \"[A]\"}, "
+            "\"additional_special_tokens\": [\"x[\"]}"}},
+    {"VGT", BPE_P, "259 267 32 268 32 120 91 80 65 68 93 264",
+     {"stm", "{\"extra_special_tokens\": [{\"content\": \"[A]\", \"lstrip\": true}, \"<b>\"]}"}},
+    {"VGT", BPE_P, "259 32 267 32 268 32 120 91 80 65 68 93 264",
+     {"stm", "{\"additional_special_tokens\": [\"[A]\", \"<b>\"]}"}},
+    /* added_tokens_decoder shuts two of the files out, and tokenizer.json's list where that is G */
+    {"VGT", BPE_P, "259 32 91 65 93 32 267 32 120 91 80 65 68 93 264",
+     {"tc", "{\"pad_token\": \"<b>\", \"added_tokens_decoder\": {}}",
+      "stm", "{\"pad_token\": \"[PAD]\"}", "atj", "{\"[A]\": 267}"}},
+    {"VGT", BPE_P, "259 32 268 267 32 120 91 80 65 68 93 264",
+     {"tc", "{\"added_tokens_decoder\": {\"1000\": {\"content\": \"[A]\"}, \"268\": {\"content\": "
+            "\"<b>\", \"lstrip\": true, \"special\": true}}}",
+      "split", "259 32 268 32 60 98 62 32 120 91 80 65 68 93 264"}},
+    {"G", BPE_P, "259 32 91 65 93 32 267 32 120 91 80 65 68 93 264",
+     {"added", BPE_END ", " BPE_TOKEN("267", "[A]", "false", "true"),
+      "tc", "{\"added_tokens_decoder\": {\"267\": {\"content\": \"<b>\"}}}"}},
+    {"T", BPE_S, "259 266 119 261 108 100",
+     {"tc", "{\"added_tokens_decoder\": {\"266\": {\"content\": \"<|endoftext|>\", \"lstrip\": "
+            "true, \"rstrip\": true, \"normalized\": true, \"special\": false}}}",
+      "split", "259 32 60 124 101 110 100 111 102 116 101 120 116 124 62 264"}},
+    /* tokenizer.json's list: in the order of the file, or (G) of ids */
+    {"T", BPE_P, "259 32 267 32 268 32 120 91 80 65 68 93 264",
+     {"added", BPE_END ", " BPE_TOKEN("268", "[A]", "false", "true") ", "
+               BPE_TOKEN("267", "<b>", "false", "true")}},
+    {"G", BPE_P, "259 32 268 32 267 32 120 91 80 65 68 93 264",
+     {"added", BPE_END ", " BPE_TOKEN("268", "[A]", "false", "true") ", "
+               BPE_TOKEN("267", "<b>", "false", "true")}},
+    /* templates */
+    {"GT", BPE_E, "259 266 264", {"json", BPE_POST(BPE_TEMPLATE(BPE_TEXT, ""))}},
+    {"GT", BPE_E, "259 266 264",
+     {"json", BPE_POST(BPE_TEMPLATE(BPE_PIECE("x") ", " BPE_TEXT, BPE_IS("x", "266"))),
+      "around", "266 A"}},
+    {"GT", BPE_E, "259 266 264",
+     {"json", BPE_POST("{\"type\": \"Sequence\", \"processors\": [" BPE_LEVEL ", "
+                       BPE_TEMPLATE(BPE_PIECE("x") ", " BPE_TEXT ", " BPE_PIECE("y"),
+                                    BPE_IS("x", "266, 97") ", " BPE_IS("y", "98")) "]}"),
+      "around", "266 97 A 98"}},
+    {"V", BPE_E, "259 266 264",
+     {"tc", "{\"add_bos_token\": true, \"add_eos_token\": true, \"bos_token\": \"[A]\"}",
+      "around", "267 A 266"}},
+    {"GT", BPE_E, "259 266 264", {"tc", "{\"add_bos_token\": true, \"add_eos_token\": true}"}},
+    /* an added token whose characters spell bytes of the vocabulary */
+    {"GT", "a \xc4\xa0" "b", "97 32 32 98",
+     {"added", BPE_END ", " BPE_TOKEN("32", "\xc4\xa0", "false", "true")}},
+    {"GT", "hahello", "104 97 104 101 257 111",
+     {"added", BPE_END ", " BPE_TOKEN("104", "h", "false", "true")}},
+    /* ids that no token has, bytes that have no token */
+    {"VGT", BPE_E, "259 271 264", {"vocab", "gap"}},
+    {"T", BPE_P, "259 32 91 65 93 32 60 98 62 32 120 272 264",
+     {"vocab", "gap", "tc", "{\"pad_token\": \"[PAD]\"}"}},
+    {"VG", BPE_P, BPE_P_PAD, {"vocab", "gap", "tc", "{\"pad_token\": \"[PAD]\"}"}},
+    {"VGT", "h\xc3\xa9" "e", "128", {"vocab", "ascii"}},
+    {"T", "h\xc3\xa9" "e \xc3\xa9\xc3\xa9", "104 138 138 101 32 138 138 138 138",
+     {"vocab", "ascii", "model", ", \"unk_token\": \"<|endoftext|>\""}},
+    {"G", "h\xc3\xa9" "e", "128", {"vocab", "ascii", "model", ", \"unk_token\": \"e\""}},
+    {"T", "h\xc3\xa9" "e \xc3\xa9\xc3\xa9", "104 138 101 32 138",
+     {"vocab", "ascii", "model", ", \"unk_token\": \"<|endoftext|>\", \"fuse_unk\": true"}},
+    {"T", "h\xc3\xa9llo", "128 101 129 111",
+     {"vocab", "ascii", "model", ", \"unk_token\": \"e\""}}};
+enum { BPE_DIRECTORIES = sizeof bpe_directories / sizeof bpe_directories[0] };
+
+/* what is loaded, and what is loaded of that once it is saved */
+TEST(bpe_directories) {
+    const char *copy = "build/directory.json", *kind;
+    int i;
+    for (i = 0; i < BPE_DIRECTORIES; i++)
+        for (kind = bpe_directories[i].kinds; *kind; kind++) {
+            const bpe_directory *d = &bpe_directories[i];
+            char label[40];
+            llm_error err;
+            llm_tokenizer *t = bpe_loaded(d, *kind, &err), *again;
+            snprintf(label, sizeof label, "directory %d, %c", i, *kind);
+            CHECK_MSG(t != NULL, "%s: %s", label, err.message);
+            if (!t) continue;
+            bpe_directory_is(d, t, label);
+            CHECK(llm_tokenizer_save(t, copy, &err) == LLM_OK);
+            again = llm_tokenizer_load(copy, NULL, &err);
+            CHECK_MSG(again != NULL, "%s, saved: %s", label, err.message);
+            snprintf(label, sizeof label, "directory %d, %c, saved", i, *kind);
+            if (again) bpe_directory_is(d, again, label);
+            llm_tokenizer_free(again);
+            llm_tokenizer_free(t);
+        }
+    remove(copy);
+    bpe_clear();
+}
+
+/* what is refused; want is a word of the message */
+TEST(bpe_directories_refused) {
+    static const bpe_directory cases[] = {
+        {"VGT", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": \"Qwen2Tokenizer\"}"}},
+        {"VGT", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": 5}"}},
+        {"V", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": \"LlamaTokenizerFast\"}"}},
+        {"T", "", "tokenizer_class", {"config", "{\"tokenizer_class\": \"RobertaTokenizer\"}"}},
+        {"T", "", "auto_map", {"tc", "{\"auto_map\": {\"AutoTokenizer\": [\"a.B\", null]}}"}},
+        {"VG", "", "add_prefix_space is null", {"tc", "{\"add_prefix_space\": null}"}},
+        {"VG", "", "add_prefix_space is 1", {"tc", "{\"add_prefix_space\": 1}"}},
+        {"VGT", "", "add_prefix_space", {"stm", "{\"add_prefix_space\": true}"}},
+        {"VGT", "", "pad_token", {"tc", "{\"pad_token\": {\"content\": \"[PAD]\"}}"}},
+        {"VGT", "", "pad_token is 5", {"stm", "{\"pad_token\": 5}"}},
+        {"VGT", "", "no content", {"stm", "{\"pad_token\": {\"lstrip\": true}}"}},
+        {"VGT", "", "lstrip is 1", {"stm", "{\"pad_token\": {\"content\": \"x\", \"lstrip\": 1}}"}},
+        {"VGT", "", "a special token is {", {"tc", "{\"image_token\": " BPE_EOT("") "}"}},
+        {"VGT", "", "extra_special_tokens is [A]", {"tc", "{\"extra_special_tokens\": \"[A]\"}"}},
+        {"VGT", "", "extra_special_tokens is {",
+         {"tc", "{\"extra_special_tokens\": [{\"content\": \"[A]\"}]}"}},
+        {"VGT", "", "additional_special_tokens is 5", {"tc", "{\"additional_special_tokens\": 5}"}},
+        {"VGT", "", "additional_special_tokens is {",
+         {"stm", "{\"additional_special_tokens\": [{\"content\": \"[A]\"}]}"}},
+        {"VGT", "", "added_tokens_decoder is []", {"tc", "{\"added_tokens_decoder\": []}"}},
+        {"VGT", "", "added_tokens_decoder is [A]",
+         {"tc", "{\"added_tokens_decoder\": {\"267\": \"[A]\"}}"}},
+        {"VGT", "", "added_tokens_decoder: added token [A]: its id is no number",
+         {"tc", "{\"added_tokens_decoder\": {\"x\": {\"content\": \"[A]\"}}}"}},
+        {"VGT", "", "added_tokens.json: not an object", {"atj", "[\"[A]\"]"}},
+        {"VGT", "", "added token [A]: its id is no number", {"atj", "{\"[A]\": \"267\"}"}},
+        {"VGT", "", "two added tokens have id 267", {"atj", "{\"[A]\": 267, \"<b>\": 267}"}},
+        {"GT", "", "two added tokens have id 267",
+         {"added", BPE_TOKEN("267", "[A]", "true", "true"), "atj", "{\"<b>\": 267}"}},
+        {"GT", "", "no content", {"added", "{\"id\": 267, \"special\": true}"}},
+        {"VGT", "", "special_tokens_map.json: not an object", {"stm", "5"}},
+        {"VGT", "", "tokenizer_config.json", {"tc", "{"}},
+        {"VGT", "", "config.json", {"config", "{"}},
+        {"VGT", "", "fast_tokenizer_files", {"tc", "{\"fast_tokenizer_files\": [\"a.json\"]}"}},
+        {"VGT", "", "would get id 266, which is another's",
+         {"vocab", "full", "added", "", "atj", "{\"[A]\": 267}"}},
+        {"GT", "", "post_processor.single", {"json", BPE_POST(BPE_TEMPLATE("", ""))}},
+        {"GT", "", "post_processor.single",
+         {"json", BPE_POST(BPE_TEMPLATE(BPE_TEXT ", " BPE_TEXT, ""))}},
+        {"GT", "", "post_processor.single is {",
+         {"json", BPE_POST(BPE_TEMPLATE(BPE_PIECE("x") ", " BPE_TEXT, BPE_IS("y", "266")))}},
+        {"GT", "", "post_processor.special_tokens",
+         {"json", BPE_POST(BPE_TEMPLATE(BPE_PIECE("x") ", " BPE_TEXT, BPE_IS("x", "267")))}},
+        {"GT", "", "post_processor.special_tokens",
+         {"json", BPE_POST(BPE_TEMPLATE(BPE_PIECE("x") ", " BPE_TEXT,
+                                        BPE_IS("x", "1, 2, 3, 4, 5, 6, 7, 8, 9")))}},
+        {"GT", "", "post_processor is {", {"json", BPE_POST("{\"type\": \"Roberta\"}")}},
+        {"GT", "", "post_processor.processors is missing",
+         {"json", BPE_POST("{\"type\": \"Sequence\"}")}}};
+    const char *kind;
+    size_t i;
+    for (i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (kind = cases[i].kinds; *kind; kind++) {
+            llm_error err;
+            llm_tokenizer *t = bpe_loaded(&cases[i], *kind, &err);
+            CHECK_MSG(!t && err.code != LLM_OK && strstr(err.message, cases[i].want),
+                      "case %lu, %c: %s, not %s", (unsigned long)i, *kind,
+                      t ? "loaded" : err.message, cases[i].want);
+            llm_tokenizer_free(t);
+        }
+    bpe_clear();
+}
+
+/* something in every file; V takes the ends of tokenizer_config.json, T the template */
+static const bpe_directory bpe_full = {
+    "VT", "hello [A] <b>", "",
+    {"tc", "{\"add_bos_token\": true, \"tokenizer_class\": null, \"auto_map\": {}, \"bos_token\": "
+           BPE_EOT(", \"rstrip\": true") ", \"image_token\": \"<i>\", "
+           "\"additional_special_tokens\": [\"<b>\", " BPE_EOT("") "]}",
+     "stm", "{\"pad_token\": {\"content\": \"[PAD]\", \"lstrip\": true}, \"mask_token\": null, "
+            "\"eos_token\": \"<e>\"}",
+     "atj", "{\"[A]\": 300, \"\\u00e9\": 299}",
+     "json", BPE_POST(BPE_TEMPLATE(BPE_PIECE("x") ", " BPE_TEXT, BPE_IS("x", "266")))}};
+static const bpe_directory bpe_decoder = {
+    "VT", "hello [A] <b>", "",
+    {"tc", "{\"add_eos_token\": true, \"extra_special_tokens\": {\"a\": \"<b>\"}, \"eos_token\": "
+           "\"[A]\", \"added_tokens_decoder\": {\"267\": {\"content\": \"[A]\", \"special\": "
+           "true}, \"266\": {\"content\": \"<|endoftext|>\"}}}"}};
+
+/* every allocation fails once, of the files' and of reading them */
+TEST(bpe_directory_memory) {
+    static const bpe_directory *const directories[] = {&bpe_full, &bpe_decoder};
+    int i;
+    heap h;
+    heap_init(&h);
+    for (i = 0; i < 4; i++) {
+        llm_error err;
+        llm_tokenizer *t = bpe_loaded(directories[i / 2], "VT"[i % 2], &err);
+        CHECK_MSG(t != NULL, "%s", err.message);
+        llm_tokenizer_free(t);
+        EACH_ALLOCATION_FAILS_TO_MAKE(&h, t, llm_tokenizer_load(BPE_AT, &h.allocator, &err));
+        llm_tokenizer_free(t);
+        CHECK(h.live == 0 && !h.wrong);
+    }
+    bpe_clear();
+}
+
+/* one file is another text: the tokenizer is refused with a message, or can be used and saved */
+static int bpe_damaged(const bpe_directory *d, const llmi_text files[TOKENIZER_FILES], int file,
+                       const char *fresh, size_t n, heap *h) {
+    char *copy = (char *)plain_alloc(n);           /* a sanitizer sees what is read beyond it */
+    llmi_text text;
+    llm_error err;
+    llm_tokenizer *t;
+    int32_t tokens[8];
+    if (n) memcpy(copy, fresh, n);
+    memset(&err, 0, sizeof err);
+    t = bpe_made(files, file, copy, n, &h->allocator, &err);
+    free(copy);
+    CHECK(t || (err.code != LLM_OK && err.message[0]));
+    if (t) {
+        size_t count;
+        int i, k;
+        free(bpe_encode(t, d->text, strlen(d->text), 1, &count));
+        CHECK(count > 0);
+        for (k = 0; k < 2; k++)
+            for (i = llm_tokenizer_template(t, k, tokens); i-- > 0;)
+                CHECK(tokens[i] >= 0 && tokens[i] < llm_tokenizer_vocab_size(t));
+        memset(&text, 0, sizeof text);
+        llmi_bpe_write(&text, t);
+        CHECK(text.failed == LLM_OK && text.size > 0);
+        llmi_text_free(&text);
+    }
+    llm_tokenizer_free(t);
+    CHECK(h->live == 0 && !h->wrong);
+    return t != NULL;
+}
+
+/* each file beside the tokenizer's, cut off at every byte, and every byte replaced */
+TEST(bpe_directory_damaged) {
+    static const bpe_directory *const directories[] = {&bpe_full, &bpe_decoder};
+    static const char others[] = "{}[]\",:\\ a0192bnu\xc3";
+    uint32_t state = 3;
+    int i, file, accepted = 0, refused = 0;
+    heap h;
+    heap_init(&h);
+    for (i = 0; i < 4; i++) {
+        const bpe_directory *d = directories[i / 2];
+        llmi_text files[TOKENIZER_FILES];
+        bpe_make(d, "VT"[i % 2], files);
+        for (file = 2; file < TOKENIZER_FILES; file++) {
+            const size_t n = files[file].size;
+            char *changed = (char *)plain_alloc(n);
+            size_t at;
+            if (n) memcpy(changed, files[file].data, n);
+            for (at = 0; at < n; at++) {
+                CHECK_MSG(!bpe_damaged(d, files, file, changed, at, &h), "%s: %lu bytes accepted",
+                          llmi_side_names[file - 2], (unsigned long)at);
+                state = state * 1664525u + 1013904223u;
+                changed[at] = others[(state >> 16) % (sizeof others - 1)];
+                if (bpe_damaged(d, files, file, changed, n, &h)) accepted++;
+                else refused++;
+                changed[at] = files[file].data[at];
+            }
+            free(changed);
+        }
+        bpe_unmake(files);
+    }
+    CHECK_MSG(accepted > 100 && refused > 100, "%d accepted, %d refused", accepted, refused);
+}
+
 static void run_bpe(void) {
     RUN(bpe_small);
     RUN(bpe_gpt2);
@@ -832,4 +1352,8 @@ static void run_bpe(void) {
     RUN(bpe_save);
     RUN(bpe_pair_of_files);
     RUN(bpe_memory);
+    RUN(bpe_directories);
+    RUN(bpe_directories_refused);
+    RUN(bpe_directory_memory);
+    RUN(bpe_directory_damaged);
 }

@@ -302,6 +302,56 @@ static void fuzz_vocabulary(fuzz_input in) {
     free(text);
     free(merges);
 }
+/* a directory, each file with its size before it, an empty one absent. What is loaded can be saved,
+ * and what is loaded of that makes the same of a text that holds all added tokens. */
+static void fuzz_tokenizer_directory(fuzz_input in) {
+    llm_error err;
+    const llm_allocator *allocator = fuzz_begin(&in, &err);
+    llmi_bytes files[TOKENIZER_FILES];
+    llmi_text text, saved;
+    llm_tokenizer *t, *again = NULL;
+    char *copies[TOKENIZER_FILES];
+    int i, special, same = 1;
+    for (i = 0; i < TOKENIZER_FILES; i++) {
+        const fuzz_input part = fuzz_part(&in);
+        copies[i] = fuzz_copy(part);
+        files[i].data = part.size || i == 0 ? copies[i] : NULL;
+        files[i].size = part.size;
+    }
+    t = tokenizer_of_files(files, allocator, &err);
+    for (i = 0; i < TOKENIZER_FILES; i++) free(copies[i]);
+    memset(&text, 0, sizeof text);
+    memset(&saved, 0, sizeof saved);
+    if (t) {
+        llmi_text_add(&text, "ab hello", 8);
+        for (i = 0; i < (int)t->n_added; i++)
+            llmi_text_add(&text, t->added[i].content, t->added[i].size);
+        llmi_bpe_write(&saved, t);
+        CHECK(text.failed == LLM_OK && saved.failed == LLM_OK);
+        again = llm_tokenizer_load_memory(saved.data, saved.size, NULL, NULL);
+        CHECK(again && again->n_added == t->n_added);
+    }
+    for (special = 0; again && special < 2; special++) {
+        size_t n, m;
+        int32_t *a = bpe_encode(t, text.data, text.size, special, &n),
+                *b = bpe_encode(again, text.data, text.size, special, &m);
+        same = same && n == m && !memcmp(a, b, n * sizeof *a);
+        free(a);
+        free(b);
+    }
+    CHECK(same);
+    for (special = 0; again && special < 2; special++) {
+        int32_t a[8], b[8];
+        const int n = llm_tokenizer_template(t, special, a);
+        CHECK(n == llm_tokenizer_template(again, special, b) &&
+              !memcmp(a, b, (size_t)n * sizeof *a));
+        for (i = 0; i < n; i++) CHECK(a[i] >= 0 && a[i] < llm_tokenizer_vocab_size(t));
+    }
+    llm_tokenizer_free(again);
+    llmi_text_free(&text);
+    llmi_text_free(&saved);
+    fuzz_tokenizer_use(t, &err);
+}
 /* one with DeepSeek-V3's patterns */
 static llm_tokenizer *fuzz_deepseek(void) {
     llm_tokenizer *t = llm_tokenizer_train("1234,1234,1234,1234 a.b .b .b", 29, 300, NULL, NULL),
@@ -646,6 +696,7 @@ static const fuzz_target fuzz_targets[] = {{"json", fuzz_json},
                                            {"directory", fuzz_directory},
                                            {"tokenizer", fuzz_tokenizer},
                                            {"vocabulary", fuzz_vocabulary},
+                                           {"added", fuzz_tokenizer_directory},
                                            {"text", fuzz_text},
                                            {"tokens", fuzz_tokens},
                                            {"checkpoint", fuzz_checkpoint},
@@ -745,6 +796,15 @@ static int fuzz_make_seed(const char *target, unsigned i, fuzz_seed *seed) {
         fuzz_put_part(seed, vocabulary.data, vocabulary.size);
         llmi_text_free(&vocabulary);
         fuzz_put(seed, merges, sizeof merges - 1);
+    } else if (!strcmp(target, "added")) {
+        llmi_text files[TOKENIZER_FILES];
+        int k;
+        if (i > 3) return 0;
+        bpe_make(i < 2 ? &bpe_full : &bpe_decoder, "VT"[i % 2], files);
+        fuzz_put_byte(seed, 0);
+        for (k = 0; k < TOKENIZER_FILES; k++)
+            fuzz_put_part(seed, files[k].data, files[k].size);
+        bpe_unmake(files);
     } else if (!strcmp(target, "text")) {
         if (i > 5) return 0;
         fuzz_put_byte(seed, i % 3 + 126u + (i > 2 ? 3 : 0));

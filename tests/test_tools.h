@@ -203,6 +203,19 @@ static llm_tokenizer *tokenizer_of(const void *vocabulary, size_t n, const void 
     return llmi_tokenizer_read(&files[0], &files[1], NULL, allocator, err);
 }
 
+/* a tokenizer's directory from memory: tokenizer.json or vocab.json, merges.txt (data NULL where it
+ * is the first), and the files beside it, as llmi_side_names has them, NULL where there is none */
+enum { TOKENIZER_FILES = 2 + LLMI_N_SIDES };
+static llm_tokenizer *tokenizer_of_files(llmi_bytes files[TOKENIZER_FILES],
+                                         const llm_allocator *allocator, llm_error *err) {
+    int i;
+    for (i = 0; i < TOKENIZER_FILES; i++)
+        files[i].name = i > 1 ? llmi_side_names[i - 2] : i ? "merges.txt"
+                        : files[1].data ? "vocab.json" : "tokenizer.json";
+    return llmi_tokenizer_read(&files[0], files[1].data ? &files[1] : NULL, &files[2], allocator,
+                               err);
+}
+
 /* ---- comparisons ----------------------------------------------------------------------------- */
 /* max|a-b| / max|b|; infinite where a is not finite */
 static double relative_error(const float *a, const float *b, size_t n) {

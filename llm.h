@@ -10966,6 +10966,12 @@ static const char *const llmi_token_names[] = {"bos_token",  "eos_token", "unk_t
                                                "pad_token", "cls_token", "mask_token"};
 enum { LLMI_N_TOKEN_NAMES = 7, LLMI_PAD_TOKEN = 4 };
 
+static int llmi_is_name(const llmi_json *json, int key) {        /* one of these? */
+    int i;
+    for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(json, key, llmi_token_names[i]); i++) {}
+    return i < LLMI_N_TOKEN_NAMES;
+}
+
 /* where a named token stands: special_tokens_map.json goes before tokenizer_config.json, and a null
  * counts; *json NULL: *own, which is NULL where there is none */
 static int llmi_named_token(const llmi_collector *c, int i, const llmi_json **json,
@@ -11000,12 +11006,12 @@ static llm_result llmi_collect_named(llmi_collector *c, int pass) {
         const llmi_json_node *name = &config->nodes[key];
         const size_t n = name->end - name->begin;
         value = config->nodes[key].next;
-        for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(config, key, llmi_token_names[i]);
-             i++) {}
-        if (i < LLMI_N_TOKEN_NAMES || n < 6 ||
-            memcmp(config->text + name->end - 6, "_token", 6) != 0)
-            continue;
         c->key = "a special token";
+        if (memchr(config->text + name->begin, '\\', n))        /* it may end so all the same */
+            return llmi_bpe_refuse_in(c->r, config, "a key with escapes", key);
+        if (n < 6 || memcmp(config->text + name->end - 6, "_token", 6) != 0 ||
+            llmi_is_name(config, key))
+            continue;
         if (config->nodes[value].type == LLMI_JSON_OBJECT)
             return llmi_bpe_refuse_in(c->r, config, c->key, value);
         if (config->nodes[value].type == LLMI_JSON_STRING)
@@ -11015,6 +11021,8 @@ static llm_result llmi_collect_named(llmi_collector *c, int pass) {
     if (extra < 0 || config->nodes[extra].type != LLMI_JSON_OBJECT) return LLM_OK;
     for (key = llmi_json_first(config, extra); key >= 0; key = config->nodes[value].next) {
         value = config->nodes[key].next;
+        if (llmi_is_name(config, key)) /* the last of that name would count */
+            return llmi_bpe_refuse_in(c->r, config, c->key, key);
         LLMI_TRY(llmi_collect_name(c, pass, config, value, NULL, 0));
     }
     return LLM_OK;
@@ -11062,7 +11070,9 @@ static llm_result llmi_collect_extra(llmi_collector *c, int pass) {
     if (first >= 0)
         LLMI_TRY(llmi_collect_list(c, pass, config, first, is_list ? extra_key : more_key, 0));
     if (map_extra >= 0) LLMI_TRY(llmi_collect_list(c, pass, map, map_extra, extra_key, 0));
-    if (first >= 0 || map_extra >= 0 || (extra >= 0 && !is_object) || !pass) return LLM_OK;
+    if (first >= 0 || map_extra >= 0 || !pass ||
+        (extra >= 0 && config->nodes[extra].type != LLMI_JSON_OBJECT))
+        return LLM_OK;
     if (map_more >= 0) return llmi_collect_list(c, pass, map, map_more, more_key, 1);
     return llmi_collect_list(c, pass, config, more, more_key, 0);
 }
@@ -11121,7 +11131,8 @@ static llm_result llmi_collect_lists(llmi_collector *c) {
         char digits[16];
         value = json->nodes[key].next;
         if (c->has_decoder) {
-            digits[llmi_min(llmi_json_string(json, key, digits, 15), 15)] = 0;
+            const size_t size = llmi_json_string(json, key, digits, sizeof digits);
+            digits[size < sizeof digits ? size : 0] = 0;         /* longer: no number */
             if (json->nodes[value].type != LLMI_JSON_OBJECT)
                 return llmi_bpe_refuse_in(c->r, json, "added_tokens_decoder", value);
             LLMI_TRY(llmi_listed_object(c, &item, json, value, 0));
@@ -11201,29 +11212,26 @@ static llm_result llmi_collector_end(llmi_collector *c, int own) {
     return LLM_OK;
 }
 
+static const char *const llmi_end_keys[] = {"add_bos_token", "add_eos_token"};
+
 /* vocab.json's tokenizers put bos and eos around a text where tokenizer_config.json says so */
-static llm_result llmi_bpe_read_ends(llmi_bpe_reader *r, const llmi_collector *c) {
-    static const char *const keys[] = {"add_bos_token", "add_eos_token"};
-    const llmi_json *config = &r->sides[LLMI_TOKENIZER_CONFIG];
+static llm_result llmi_bpe_read_ends(llmi_bpe_reader *r, llmi_collector *c) {
     int i;
-    for (i = 0; i < 2 && config->nodes; i++) {
+    for (i = 0; i < 2; i++) {
+        const int add = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, llmi_end_keys[i]);
         const llmi_json *json;
         const char *own;
-        llmi_collector texts;
         llmi_listed item;
         int node = llmi_named_token(c, i, &json, &own), is_string;
-        llm_result result;
-        if (!llmi_bpe_is_true(config, 0, keys[i]) || (!json && !own)) continue;
-        memset(&texts, 0, sizeof texts);
-        texts.r = r;
-        texts.texts.allocator = texts.sets.bytes.allocator = r->t->allocator;
-        result = json ? llmi_listed_either(&texts, &item, &is_string, json, node, 0)
-                      : llmi_listed_text(&texts, &item, NULL, -1, own);
-        if (result == LLM_OK)
-            result = llmi_bpe_id(r, texts.texts.data + item.begin, item.size,
-                                 i ? r->t->after : r->t->before);
-        llmi_collector_free(&texts);
-        LLMI_TRY(result);
+        int32_t *id = i ? r->t->after : r->t->before;
+        if (add < 0 || r->sides[LLMI_TOKENIZER_CONFIG].nodes[add].type != LLMI_JSON_TRUE ||
+            (!json && !own))
+            continue;
+        LLMI_TRY(json ? llmi_listed_either(c, &item, &is_string, json, node, 0)
+                      : llmi_listed_text(c, &item, NULL, -1, own));
+        LLMI_TRY(llmi_bpe_id(r, c->texts.data + item.begin, item.size, id));
+        if (*id < 0)                   /* it is empty */
+            return llmi_bpe_refuse_in(r, &r->sides[LLMI_TOKENIZER_CONFIG], llmi_end_keys[i], add);
         if (i) r->t->n_after = 1;
         else r->t->n_before = 1;
     }
@@ -11275,13 +11283,19 @@ static llm_result llmi_bpe_class(llmi_bpe_reader *r, int is_pair) {
             (json->nodes[value].n_children || json->nodes[value].type < LLMI_JSON_ARRAY))
             return llmi_bpe_refuse_in(r, config, unread[i], value);
     }
+    for (i = 0; i < 2; i++) {
+        const int value = llmi_side_value(r, LLMI_TOKENIZER_CONFIG, llmi_end_keys[i]);
+        if (value >= 0 && config->nodes[value].type != LLMI_JSON_TRUE &&
+            config->nodes[value].type != LLMI_JSON_FALSE)
+            return llmi_bpe_refuse_in(r, config, llmi_end_keys[i], value);
+    }
     if (node < 0) {
         json = &r->sides[LLMI_MODEL_CONFIG];
         node = llmi_side_value(r, LLMI_MODEL_CONFIG, "tokenizer_class");
     }
     if (node >= 0) {
-        n = llmi_json_string(json, node, name, sizeof name - 1);
-        name[llmi_min(n, sizeof name - 1)] = 0;
+        n = llmi_min(llmi_json_string(json, node, name, sizeof name - 1), sizeof name - 1);
+        name[n] = 0;
         if (llmi_ends_with(name, "Fast")) name[n - 4] = 0;
         r->is_gpt2 = !strcmp(name, "GPT2Tokenizer");
         is_whole = !strcmp(name, "PreTrainedTokenizer") || !strcmp(name, "TokenizersBackend");
@@ -11301,11 +11315,10 @@ static llm_result llmi_bpe_class(llmi_bpe_reader *r, int is_pair) {
 /* special_tokens_map.json holds special tokens only */
 static llm_result llmi_bpe_check_map(const llmi_bpe_reader *r) {
     const llmi_json *map = &r->sides[LLMI_SPECIAL_MAP];
-    int key = map->nodes ? llmi_json_first(map, 0) : -1, value, i;
+    int key = map->nodes ? llmi_json_first(map, 0) : -1, value;
     for (; key >= 0; key = map->nodes[value].next) {
         value = map->nodes[key].next;
-        for (i = 0; i < LLMI_N_TOKEN_NAMES && !llmi_json_is(map, key, llmi_token_names[i]); i++) {}
-        if (i == LLMI_N_TOKEN_NAMES && !llmi_json_is(map, key, "extra_special_tokens") &&
+        if (!llmi_is_name(map, key) && !llmi_json_is(map, key, "extra_special_tokens") &&
             !llmi_json_is(map, key, "additional_special_tokens"))
             return llmi_bpe_refuse_in(r, map, "a key beside the special tokens", key);
     }
@@ -11758,8 +11771,9 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
     llmi_text_format(text, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": "
                            "null,\n  \"added_tokens\": [");
     for (i = 0; i < t->vocabulary.n; i++) {                      /* in the order of ids */
-        const llmi_added *added = t->added + t->vocabulary.items[i].added - 1;
+        const llmi_added *added;
         if (!t->vocabulary.items[i].added) continue;
+        added = &t->added[t->vocabulary.items[i].added - 1];
         llmi_text_format(text, "%s\n    {\"id\": %lu, \"content\": ", comma, (unsigned long)i);
         llmi_text_string(text, added->content, added->size);
         llmi_text_format(

@@ -1089,6 +1089,9 @@ static const bpe_directory bpe_directories[] = {
      {"stm", "{\"extra_special_tokens\": [{\"content\": \"[A]\", \"lstrip\": true}, \"<b>\"]}"}},
     {"VGT", BPE_P, "259 32 267 32 268 32 120 91 80 65 68 93 264",
      {"stm", "{\"additional_special_tokens\": [\"[A]\", \"<b>\"]}"}},
+    {"VGT", BPE_P, "259 32 267 32 60 98 62 32 120 91 80 65 68 93 264",
+     {"tc", "{\"extra_special_tokens\": {}}", "stm",
+      "{\"additional_special_tokens\": [\"[A]\"]}"}},
     /* added_tokens_decoder shuts two of the files out, and tokenizer.json's list where that is G */
     {"VGT", BPE_P, "259 32 91 65 93 32 267 32 120 91 80 65 68 93 264",
      {"tc", "{\"pad_token\": \"<b>\", \"added_tokens_decoder\": {}}",
@@ -1172,12 +1175,23 @@ TEST(bpe_directories) {
 }
 
 /* what is refused; want is a word of the message */
+#define BPE_LONG "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"    /* 63 less "Fast" */
 TEST(bpe_directories_refused) {
     static const bpe_directory cases[] = {
         {"VGT", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": \"Qwen2Tokenizer\"}"}},
         {"VGT", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": 5}"}},
         {"V", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": \"LlamaTokenizerFast\"}"}},
         {"T", "", "tokenizer_class", {"config", "{\"tokenizer_class\": \"RobertaTokenizer\"}"}},
+        {"VGT", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": \"" BPE_LONG "Fast" BPE_LONG
+                                              BPE_LONG "\"}"}},
+        {"VGT", "", "add_bos_token is 1", {"tc", "{\"add_bos_token\": 1}"}},
+        {"VGT", "", "add_eos_token is [A]", {"tc", "{\"add_eos_token\": \"[A]\"}"}},
+        {"V", "", "add_bos_token", {"tc", "{\"add_bos_token\": true, \"bos_token\": \"\"}"}},
+        {"VGT", "", "escapes", {"tc", "{\"image_toke\\u006e\": \"[A]\"}"}},
+        {"VGT", "", "extra_special_tokens is pad_token",
+         {"tc", "{\"extra_special_tokens\": {\"pad_token\": \"[A]\"}}"}},
+        {"VGT", "", "added token [A]: its id is no number",
+         {"tc", "{\"added_tokens_decoder\": {\"0000000000000000900\": {\"content\": \"[A]\"}}}"}},
         {"T", "", "auto_map", {"tc", "{\"auto_map\": {\"AutoTokenizer\": [\"a.B\", null]}}"}},
         {"VG", "", "add_prefix_space is null", {"tc", "{\"add_prefix_space\": null}"}},
         {"VG", "", "add_prefix_space is 1", {"tc", "{\"add_prefix_space\": 1}"}},

@@ -100,8 +100,11 @@ int main(int argc, char **argv) {
     if (!size) size = strlen(prompt);
     int32_t *tokens = encode(tokenizer, special, prompt, size, &n);
     NEED(n < context, "the prompt has %d tokens, and %s reads %d at most", n, directory, context);
-    session_desc.max_seq_len = context < 65536 ? context : 65536;
+    session_desc.max_seq_len = o.tokens && o.tokens < context - n ? n + o.tokens : context;
     TRY(!llm_session_memory(llm_model_config(model), &session_desc, &memory, &error));
+    if (memory.total > 1000000000)
+        cli_note("a session of %d tokens takes %.1f GB", session_desc.max_seq_len,
+                 1e-9 * (double)memory.total);
     llm_session *session = llm_session_create(model, &session_desc, &error);
     TRY(session);
 

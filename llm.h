@@ -1479,19 +1479,19 @@ typedef void llmi_region(void *argument, int thread);
 typedef HANDLE llmi_thread;
 typedef SRWLOCK llmi_mutex;
 typedef CONDITION_VARIABLE llmi_condition;
-#define llmi_mutex_lock(mutex) AcquireSRWLockExclusive(mutex)
-#define llmi_mutex_unlock(mutex) ReleaseSRWLockExclusive(mutex)
-#define llmi_condition_wait(condition, mutex) \
+#define LLMI_MUTEX_LOCK(mutex) AcquireSRWLockExclusive(mutex)
+#define LLMI_MUTEX_UNLOCK(mutex) ReleaseSRWLockExclusive(mutex)
+#define LLMI_CONDITION_WAIT(condition, mutex) \
     SleepConditionVariableSRW(condition, mutex, INFINITE, 0)
-#define llmi_condition_wake(condition) WakeAllConditionVariable(condition)
+#define LLMI_CONDITION_WAKE(condition) WakeAllConditionVariable(condition)
 #else
 typedef pthread_t llmi_thread;
 typedef pthread_mutex_t llmi_mutex;
 typedef pthread_cond_t llmi_condition;
-#define llmi_mutex_lock(mutex) pthread_mutex_lock(mutex)
-#define llmi_mutex_unlock(mutex) pthread_mutex_unlock(mutex)
-#define llmi_condition_wait(condition, mutex) pthread_cond_wait(condition, mutex)
-#define llmi_condition_wake(condition) pthread_cond_broadcast(condition)
+#define LLMI_MUTEX_LOCK(mutex) pthread_mutex_lock(mutex)
+#define LLMI_MUTEX_UNLOCK(mutex) pthread_mutex_unlock(mutex)
+#define LLMI_CONDITION_WAIT(condition, mutex) pthread_cond_wait(condition, mutex)
+#define LLMI_CONDITION_WAKE(condition) pthread_cond_broadcast(condition)
 #endif
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -1534,15 +1534,15 @@ static uint64_t llmi_pool_wait(llmi_pool *pool, uint64_t last) {
         if (state & LLMI_POOL_END || (state & LLMI_POOL_OPEN && state >> 16 != last)) return state;
         LLMI_PAUSE();
     }
-    llmi_mutex_lock(&pool->mutex);
+    LLMI_MUTEX_LOCK(&pool->mutex);
     __atomic_add_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
     for (;;) {
         state = llmi_pool_state(pool);
         if (state & LLMI_POOL_END || (state & LLMI_POOL_OPEN && state >> 16 != last)) break;
-        llmi_condition_wait(&pool->opened, &pool->mutex);
+        LLMI_CONDITION_WAIT(&pool->opened, &pool->mutex);
     }
     __atomic_sub_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
-    llmi_mutex_unlock(&pool->mutex);
+    LLMI_MUTEX_UNLOCK(&pool->mutex);
     return state;
 }
 
@@ -1558,9 +1558,9 @@ static void llmi_pool_work(llmi_worker *worker) {
         state = __atomic_sub_fetch(&pool->state, 1, __ATOMIC_SEQ_CST);
         if (state & LLMI_POOL_INSIDE || !__atomic_load_n(&pool->waiting, __ATOMIC_SEQ_CST))
             continue;
-        llmi_mutex_lock(&pool->mutex);
-        llmi_condition_wake(&pool->left);
-        llmi_mutex_unlock(&pool->mutex);
+        LLMI_MUTEX_LOCK(&pool->mutex);
+        LLMI_CONDITION_WAKE(&pool->left);
+        LLMI_MUTEX_UNLOCK(&pool->mutex);
     }
 }
 
@@ -1597,10 +1597,10 @@ static void llmi_thread_join(llmi_worker *worker) { pthread_join(worker->thread,
 static void llmi_pool_free(llmi_pool *pool, const llm_allocator *allocator) {
     int i;
     if (!pool) return;
-    llmi_mutex_lock(&pool->mutex);
+    LLMI_MUTEX_LOCK(&pool->mutex);
     __atomic_or_fetch(&pool->state, LLMI_POOL_END, __ATOMIC_SEQ_CST);
-    llmi_condition_wake(&pool->opened);
-    llmi_mutex_unlock(&pool->mutex);
+    LLMI_CONDITION_WAKE(&pool->opened);
+    LLMI_MUTEX_UNLOCK(&pool->mutex);
     for (i = 1; i < pool->n_started; i++) llmi_thread_join(&pool->workers[i]);
 #ifndef _WIN32
     pthread_mutex_destroy(&pool->mutex);
@@ -1655,9 +1655,9 @@ static void llmi_pool_run(llmi_pool *pool, llmi_region *region, void *argument) 
     pool->argument = argument;
     __atomic_store_n(&pool->state, ((state >> 16) + 1) << 16 | LLMI_POOL_OPEN, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&pool->sleeping, __ATOMIC_SEQ_CST)) {
-        llmi_mutex_lock(&pool->mutex);
-        llmi_condition_wake(&pool->opened);
-        llmi_mutex_unlock(&pool->mutex);
+        LLMI_MUTEX_LOCK(&pool->mutex);
+        LLMI_CONDITION_WAKE(&pool->opened);
+        LLMI_MUTEX_UNLOCK(&pool->mutex);
     }
     region(argument, 0);
     state = __atomic_and_fetch(&pool->state, ~LLMI_POOL_OPEN, __ATOMIC_SEQ_CST);
@@ -1666,12 +1666,12 @@ static void llmi_pool_run(llmi_pool *pool, llmi_region *region, void *argument) 
         state = llmi_pool_state(pool);
     }
     if (!(state & LLMI_POOL_INSIDE)) return;
-    llmi_mutex_lock(&pool->mutex);
+    LLMI_MUTEX_LOCK(&pool->mutex);
     __atomic_store_n(&pool->waiting, 1, __ATOMIC_SEQ_CST);
     while (llmi_pool_state(pool) & LLMI_POOL_INSIDE)
-        llmi_condition_wait(&pool->left, &pool->mutex);
+        LLMI_CONDITION_WAIT(&pool->left, &pool->mutex);
     __atomic_store_n(&pool->waiting, 0, __ATOMIC_SEQ_CST);
-    llmi_mutex_unlock(&pool->mutex);
+    LLMI_MUTEX_UNLOCK(&pool->mutex);
 }
 #endif /* LLMI_POOL */
 
@@ -10274,14 +10274,15 @@ static int llmi_added_compare(const void *left, const void *right) {
     return order ? order : a->size < b->size ? -1 : a->size > b->size;
 }
 
+typedef struct llmi_range { uint32_t low, high; } llmi_range;    /* of the tokens below a node */
+
 /* The automaton of added[low .. high), which are sorted by content. Nodes come by size, so that
  * those of a node's children, and the shorter ones, are there before it is asked for them. */
 static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t high,
                                    llm_error *err) {
-    typedef struct range { uint32_t low, high; } range;          /* of the tokens below a node */
     const llmi_added *added = t->added;
     llmi_node *nodes;
-    range *ranges;
+    llmi_range *ranges;
     size_t most = 1, i, k;
     uint32_t n = 1, at;
     if (low == high) return LLM_OK;
@@ -10296,7 +10297,7 @@ static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t
     t->nodes[set] = nodes = (llmi_node *)llmi_alloc(t->allocator, most * sizeof *nodes,
                                                     "added tokens", err);
     if (!nodes) return LLM_ERR_MEMORY;
-    ranges = (range *)llmi_alloc(t->allocator, most * sizeof *ranges, "added tokens", err);
+    ranges = (llmi_range *)llmi_alloc(t->allocator, most * sizeof *ranges, "added tokens", err);
     if (!ranges) return LLM_ERR_MEMORY;
     memset(nodes, 0, sizeof *nodes);
     nodes[0].token = -1;
@@ -10304,7 +10305,7 @@ static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t
     ranges[0].high = (uint32_t)high;
     for (at = 0; at < n; at++) {
         llmi_node *node = &nodes[at];
-        range r = ranges[at];
+        llmi_range r = ranges[at];
         node->first = n;
         for (; r.low < r.high && added[r.low].size == node->size; r.low++)
             node->token = (int32_t)r.low;
@@ -11244,6 +11245,7 @@ static llm_result llmi_bpe_read_added(llmi_bpe_reader *r, int is_pair, int is_al
     llm_result result = LLM_OK;
     memset(&c, 0, sizeof c);
     c.r = r;
+    c.key = "a special token";
     c.texts.allocator = c.sets.bytes.allocator = r->t->allocator;
     c.has_decoder = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "added_tokens_decoder") >= 0;
     if (!r->is_gpt2) {
@@ -13016,8 +13018,9 @@ static llm_result llmi_index_names(const llmi_json *index, char ***names, size_t
     return LLM_OK;
 }
 
-static llm_result llmi_shards_open(llmi_shards *all, const char *directory, char *const *names,
-                                   size_t n, const llmi_journal *journal, llm_error *err) {
+static llm_result llmi_shards_open(llmi_shards *all, const char *directory,
+                                   const char *const *names, size_t n,
+                                   const llmi_journal *journal, llm_error *err) {
     uint64_t headers = 0;
     size_t i;
     if (n > 1024)
@@ -13039,8 +13042,8 @@ static llm_result llmi_shards_open(llmi_shards *all, const char *directory, char
 /* a directory's weights: model.safetensors, or else what the index names; or one file */
 static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
                                       const llmi_journal *journal, llm_error *err) {
-    static char single[] = "model.safetensors";
-    char path[LLMI_PATH], *file = single, **names = NULL;
+    static const char *const single = "model.safetensors";
+    char path[LLMI_PATH], **names = NULL;
     void *text;
     size_t size, n;
     llmi_json index;
@@ -13060,7 +13063,8 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
             if (result == LLM_OK) {
                 result = llmi_index_names(&index, &names, &n, all->allocator, err);
                 if (result == LLM_OK)
-                    result = llmi_shards_open(all, directory, names, n, journal, err);
+                    result = llmi_shards_open(all, directory, (const char *const *)names, n,
+                                              journal, err);
                 llmi_release(all->allocator, names);
                 llmi_json_free(&index);
             }
@@ -13068,7 +13072,7 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
             return result;
         }
     }
-    return llmi_shards_open(all, directory, &file, 1, journal, err);
+    return llmi_shards_open(all, directory, &single, 1, journal, err);
 }
 
 /* what generation_config.json says of special tokens, it says in config.json's place */

@@ -61,7 +61,7 @@
  *   >>api         the public declarations: results, configuration, context, model, training,
  *                 inference, text, ops
  *   Implementation, each section on those above it:
- *   >>platform >>error >>memory >>types >>random >>cpu >>context >>parallel
+ *   >>platform >>error >>memory >>types >>random >>cpu >>pool >>context >>parallel
  *   >>gemm        every matrix product
  *   >>linear >>embedding >>layernorm >>rmsnorm >>gelu >>softmax >>dropout >>swiglu >>rope
  *   >>attention   in tiles, without a T x T matrix
@@ -135,8 +135,9 @@
  *   when there is nothing to do. A program that is compiled with OpenMP (-fopenmp) uses OpenMP's
  *   instead, which is much slower for small models where other programs use the same cores, as
  *   GNU's threads spin while they wait (GOMP_SPINCOUNT=10000 in the environment helps). A child
- *   that is forked has none of its parent's threads: it needs contexts of its own. On Linux with
- *   AMX, each context that is created asks the kernel for the process's tile registers.
+ *   that is forked has none of its parent's threads: it needs contexts, sessions and trainers of
+ *   its own, and may only free those of its parent. On Linux with AMX, each context that is created
+ *   asks the kernel for the process's tile registers.
  *
  * DETERMINISM
  *   The same call on the same machine gives the same bits, from run to run and for any number of
@@ -342,8 +343,8 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
  * session own one each. One thread at a time may use a context. */
 typedef struct llm_context llm_context;
 /* n_threads: 1 to 1024; 0 = as many as this process may use cores (with OpenMP,
- * omp_get_max_threads; where there are no threads, 1). NULL on
- * failure. Results do not depend on n_threads, to the bit. */
+ * omp_get_max_threads; where there are no threads, 1). NULL on failure. Results do not depend on
+ * n_threads, to the bit. */
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
                                         llm_error *err);
 LLM_API void llm_context_free(llm_context *context);             /* NULL is fine */
@@ -466,8 +467,8 @@ typedef struct llm_train_desc {
                                       /* which pads tensors to 16 floats; 0,0 = all           */
 } llm_train_desc;
 
-/* bytes; total is the sum of the others. cache: a session's; it has neither parameters, which are
- * the model's, nor gradients, nor optimizer state */
+/* bytes; total is the sum of the others. cache: a session's; a session has neither parameters,
+ * which are the model's, nor gradients, nor optimizer state */
 typedef struct llm_memory {
     size_t parameters, gradients, optimizer, activations, cache, scratch, total;
 } llm_memory;
@@ -558,7 +559,7 @@ LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *si
  * window crosses files, and no token is a target twice; up to T-1 last tokens of a file are not
  * used. A token that was written as context only is an input as any other, and LLM_IGNORE_INDEX
  * as a target: the prompts of instruction data.
- * Documents: who writes the file puts the vocabulary's end-of-text token behind each, which is all
+ * Documents: who writes the file puts the vocabulary's end-of-text token after each, which is all
  * that GPT-2 does; attention reaches back over it. To keep documents apart, give each a file, or
  * begin each at a multiple of T, filled up with context-only tokens, its first token context only,
  * too (tools/tokenize.c --align T).
@@ -582,7 +583,7 @@ typedef struct llm_data_desc {
 LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
                                 llm_error *err);
 /* Fills tokens and targets, (B,T) each, for step = 0, 1, ... Row b is entry g = (step n_ranks +
- * rank) B + b of the epochs, one behind the other, each with all windows once: so the ranks'
+ * rank) B + b of the epochs, one after the other, each with all windows once: so the ranks'
  * batches together are that of one process with n_ranks B rows. What comes depends only on the
  * files, the desc and step: to resume, keep the step. Thread-safe, allocates nothing.
  * -> LLM_ERR_ARGUMENT; LLM_ERR_FORMAT for a token not below vocab_size, by file and position; the
@@ -898,7 +899,7 @@ LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlo
  * llm_part_saved_bytes, from a forward to its backward. Each call takes scratch memory and frees
  * it. -> LLM_ERR_ARGUMENT: an impossible configuration, a NULL weight; LLM_ERR_MEMORY */
 typedef enum llm_part {
-    LLM_MLA,             /* attention of a DeepSeek block, behind its norm                   */
+    LLM_MLA,             /* attention of a DeepSeek block, without the norm before it        */
     LLM_MOE,             /* router, routed and shared experts                                */
     LLM_GPT2_BLOCK,
     LLM_DEEPSEEK_BLOCK,  /* with experts where n_routed_experts is above 0, else one FFN     */
@@ -1247,8 +1248,7 @@ static llm_result llmi_check_float(const char *field, float value, float low, fl
   #define LLM_FREE(memory) free(memory)
 #endif
 #define LLMI_ALIGN 64u
-    #define LLMI_HUGE                                                                              \
-        ((size_t)2 << 20) /* from 2 of these on, a block of our own asks for huge pages */
+#define LLMI_HUGE ((size_t)2 << 20)    /* from 2 of these on, a block of our own asks for them */
 
 static size_t llmi_mul(size_t a, size_t b) {
     return b && a > SIZE_MAX / b ? SIZE_MAX : a * b;
@@ -1471,9 +1471,9 @@ typedef void llmi_region(void *argument, int thread);
 
 #if LLMI_POOL
 #define LLMI_SPINS 4000
-#define LLMI_POOL_INSIDE ((uint64_t)0x3fff)    /* of the state: the number of threads within */
-#define LLMI_POOL_OPEN ((uint64_t)1 << 14)     /* others may enter */
-#define LLMI_POOL_END ((uint64_t)1 << 15)      /* all leave for good; above: the region's number */
+#define LLMI_POOL_INSIDE ((size_t)0x3fff)      /* of the state: the number of threads within */
+#define LLMI_POOL_OPEN ((size_t)1 << 14)       /* others may enter */
+#define LLMI_POOL_END ((size_t)1 << 15)        /* all leave for good; above: the region's number */
 
 #ifdef _WIN32
 typedef HANDLE llmi_thread;
@@ -1510,8 +1510,8 @@ typedef struct llmi_worker {
 } llmi_worker;
 
 typedef struct llmi_pool {
-    uint64_t state;                    /* see above; what others wait for stands on a line alone */
-    char apart[120];
+    size_t state;                      /* see above; what others wait for stands on a line alone */
+    char apart[128 - sizeof(size_t)];
     int sleeping, waiting;             /* threads for a region; the caller for the last to leave */
     llmi_region *region;
     void *argument;
@@ -1519,15 +1519,19 @@ typedef struct llmi_pool {
     llmi_condition opened, left;
     int n, n_started;                  /* threads, the caller among them; those there are */
     llmi_worker *workers;              /* (n) */
+#ifndef _WIN32
+    pid_t process;                     /* that started them: its children have none */
+#endif
 } llmi_pool;
 
-static uint64_t llmi_pool_state(llmi_pool *pool) {
+static size_t llmi_pool_state(llmi_pool *pool) {
     return __atomic_load_n(&pool->state, __ATOMIC_SEQ_CST);
 }
 
-/* the state in which there is a region that this thread has not been in, or the end */
-static uint64_t llmi_pool_wait(llmi_pool *pool, uint64_t last) {
-    uint64_t state;
+/* The state in which there is a region that this thread has not been in, or the end. The numbers of
+ * regions come again after 2^16 where size_t has 32 bits: then a thread may stay out of one. */
+static size_t llmi_pool_wait(llmi_pool *pool, size_t last) {
+    size_t state;
     int spins;
     for (spins = 0; spins < LLMI_SPINS; spins++) {
         state = llmi_pool_state(pool);
@@ -1548,7 +1552,7 @@ static uint64_t llmi_pool_wait(llmi_pool *pool, uint64_t last) {
 
 static void llmi_pool_work(llmi_worker *worker) {
     llmi_pool *pool = worker->pool;
-    uint64_t state, last = 0;
+    size_t state, last = 0;
     while (!((state = llmi_pool_wait(pool, last)) & LLMI_POOL_END)) {
         if (!__atomic_compare_exchange_n(&pool->state, &state, state + 1, 0, __ATOMIC_SEQ_CST,
                                          __ATOMIC_SEQ_CST))
@@ -1583,10 +1587,16 @@ static void *llmi_thread_main(void *worker) {
     return NULL;
 }
 static int llmi_thread_start(llmi_worker *worker) {
-    sigset_t all, old;                 /* signals are for the program's own threads */
+    sigset_t blocked, old;
     int started;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
+    /* Signals are for the program's own threads, but what a thread itself does wrong must reach the
+     * program's handler: were it blocked, the system would end the process. */
+    sigfillset(&blocked);
+    sigdelset(&blocked, SIGSEGV);
+    sigdelset(&blocked, SIGBUS);
+    sigdelset(&blocked, SIGFPE);
+    sigdelset(&blocked, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &blocked, &old);
     started = pthread_create(&worker->thread, NULL, llmi_thread_main, worker) == 0;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return started;
@@ -1594,9 +1604,11 @@ static int llmi_thread_start(llmi_worker *worker) {
 static void llmi_thread_join(llmi_worker *worker) { pthread_join(worker->thread, NULL); }
 #endif
 
-static void llmi_pool_free(llmi_pool *pool, const llm_allocator *allocator) {
+static void llmi_pool_end(llmi_pool *pool) {
     int i;
-    if (!pool) return;
+#ifndef _WIN32
+    if (pool->n_started && pool->process != getpid()) return;
+#endif
     LLMI_MUTEX_LOCK(&pool->mutex);
     __atomic_or_fetch(&pool->state, LLMI_POOL_END, __ATOMIC_SEQ_CST);
     LLMI_CONDITION_WAKE(&pool->opened);
@@ -1607,6 +1619,11 @@ static void llmi_pool_free(llmi_pool *pool, const llm_allocator *allocator) {
     pthread_cond_destroy(&pool->opened);
     pthread_cond_destroy(&pool->left);
 #endif
+}
+
+static void llmi_pool_free(llmi_pool *pool, const llm_allocator *allocator) {
+    if (!pool) return;
+    llmi_pool_end(pool);
     llmi_release(allocator, pool->workers);
     llmi_release(allocator, pool);
 }
@@ -1637,6 +1654,9 @@ static llmi_pool *llmi_pool_create(int n, const llm_allocator *allocator, llm_er
 
 /* Threads that cannot be started are done without. */
 static void llmi_pool_start(llmi_pool *pool) {
+#ifndef _WIN32
+    pool->process = getpid();
+#endif
     for (pool->n_started = 1; pool->n_started < pool->n; pool->n_started++) {
         llmi_worker *worker = &pool->workers[pool->n_started];
         worker->pool = pool;
@@ -1648,7 +1668,7 @@ static void llmi_pool_start(llmi_pool *pool) {
 
 /* runs the region in the caller, and in the threads that come before it is done */
 static void llmi_pool_run(llmi_pool *pool, llmi_region *region, void *argument) {
-    uint64_t state = llmi_pool_state(pool);
+    size_t state = llmi_pool_state(pool);
     int spins;
     if (!pool->n_started) llmi_pool_start(pool);
     pool->region = region;
@@ -1727,8 +1747,8 @@ static int llmi_thread_count(int n_threads) {
     }
 #elif LLMI_POOL
     n = sysconf(_SC_NPROCESSORS_ONLN);
-  #if defined(__linux__) && defined(SYS_sched_getaffinity)
-    {                                  /* taskset and containers */
+  #if defined(SYS_sched_getaffinity) && (defined(_DEFAULT_SOURCE) || defined(_GNU_SOURCE))
+    {                                  /* taskset and containers; others hide syscall */
         unsigned long mask[1024 / sizeof(unsigned long) / 8];
         const long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
         long i, k = 0;
@@ -3804,11 +3824,12 @@ static void llmi_config_resolve(llm_config *config) {
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
         if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
         llmi_rope_resolve(config);
-        if (config->n_routed_experts == 0)     /* the fields of experts say nothing then */
+        if (config->n_routed_experts == 0) {   /* the fields of experts say nothing then */
             config->n_shared_experts = config->num_experts_per_tok = config->n_group =
                 config->topk_group = config->moe_d_ffn = config->first_k_dense =
                     config->norm_topk_prob = 0;
-        if (config->n_routed_experts == 0) config->routed_scaling_factor = 1.0f;
+            config->routed_scaling_factor = 0.0f;
+        }
         if (config->n_group == 0) config->n_group = 1;
         if (config->topk_group == 0) config->topk_group = config->n_group;
         if (config->routed_scaling_factor == 0.0f) config->routed_scaling_factor = 1.0f;
@@ -4355,6 +4376,7 @@ LLM_API llm_result llm_model_set_special_tokens(llm_model *model, const llm_spec
     for (i = 0; i < special->n_eos; i++)
         LLMI_TRY(llmi_check_int("special tokens: eos", special->eos[i], 0, most, err));
     model->special = *special;
+    for (i = special->n_eos; i < LLMI_EOS_MAX; i++) model->special.eos[i] = 0;
     return LLM_OK;
 }
 LLM_API size_t llm_model_tensor_count(const llm_model *model) { return model ? model->table.n : 0; }
@@ -6640,7 +6662,7 @@ LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
 /* ============================================================================================
  * >>trainer      gradients, optimizer state, activations, and the order of their calls
  * ========================================================================================== */
-/* floats behind the gradients: tokens per expert of each MoE block, then the sum of n_m */
+/* floats after the gradients: tokens per expert of each MoE block, then the sum of n_m */
 static size_t llmi_tail(const llm_config *config) {
     return llmi_moe_blocks(config) * (size_t)config->n_routed_experts + 1;
 }
@@ -6649,7 +6671,7 @@ struct llm_trainer {
     llm_model *model;
     llm_context *context;
     llm_train_desc desc;               /* resolved */
-    size_t floats, tail;               /* of the flat blocks; behind the gradients */
+    size_t floats, tail;               /* of the flat blocks; after the gradients */
     float *gradients;                  /* floats, then the tail */
     float *m, *v;                      /* of the slice desc.shard_first, shard_count */
     void *activations, *work;          /* two blocks, cut up by the plan */
@@ -7317,8 +7339,9 @@ static void llmi_session_plan(llm_session *s, const llm_config *config, int n_th
 static size_t llmi_session_cache_size(const llm_session *s, const llm_config *config) {
     return llmi_mul(llm_config_cache_bytes(config, s->desc.max_seq_len, s->desc.cache_dtype) /
                         (size_t)config->n_layers,
-                    (size_t)s->desc.n_sequences *
-                        (size_t)(config->n_layers + (s->desc.speculate ? config->mtp_depth : 0)));
+                    llmi_mul((size_t)s->desc.n_sequences,
+                             (size_t)(config->n_layers +
+                                      (s->desc.speculate ? config->mtp_depth : 0))));
 }
 
 /* attention's, or sampling's */
@@ -8333,7 +8356,7 @@ static llm_result llmi_json_parse(llmi_json *json, const char *text, size_t size
                          json->name, (unsigned long)size, INT_MAX);
     parser.n_room = (int)llmi_json_bound(text, size);
     json->nodes = (llmi_json_node *)llmi_alloc(
-        allocator, (size_t)parser.n_room * sizeof *json->nodes, "JSON values", err);
+        allocator, llmi_mul((size_t)parser.n_room, sizeof *json->nodes), "JSON values", err);
     if (!json->nodes) return LLM_ERR_MEMORY;
     result = llmi_json_parse_value(&parser, 0, &root);
     if (result == LLM_OK && llmi_json_token(&parser) != -1)
@@ -8447,7 +8470,8 @@ static llm_result llmi_path_join(char *out, size_t capacity, const char *directo
     const int length = snprintf(out, capacity, "%s%s%s", directory, slash, name);
     if (length < 0 || (size_t)length >= capacity)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "path of %lu bytes is too long for %lu: %.80s...",
-                         (unsigned long)(n + strlen(name)), (unsigned long)capacity, directory);
+                         (unsigned long)(n + strlen(name)), (unsigned long)capacity,
+                         n ? directory : name);
     return LLM_OK;
 }
 
@@ -8496,7 +8520,7 @@ static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, l
     errno = 0;
 #if LLMI_POSIX
     {
-        const int descriptor = open(path, O_RDONLY | O_NONBLOCK);
+        const int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
         struct stat status;
         if (descriptor < 0) return llmi_fail_io(err, "open", path);
         if (fstat(descriptor, &status) != 0) {
@@ -8526,7 +8550,8 @@ static llm_result llmi_file_open(const char *path, FILE **file, int64_t *size, l
 #endif
 }
 
-/* the whole file, in memory of the caller's to release; NULL on failure, and never on success */
+/* *data: the whole file, in memory that the caller releases, also where it is empty; NULL on
+ * failure */
 static llm_result llmi_file_read(const char *path, void **data, size_t *size,
                                  const llm_allocator *allocator, llm_error *err) {
     llm_result result = LLM_OK;
@@ -8590,8 +8615,9 @@ static void llmi_temporary_name(char *out, size_t capacity, const char *path, in
 }
 
 #if LLMI_POSIX
-/* A lock that goes with its process: 0 = somebody else holds it, and we do not wait. Where the
- * system has no such locks, every file seems free. */
+/* A lock that goes with its process, and not to a program that another thread starts meanwhile:
+ * the descriptor is O_CLOEXEC. 0 = somebody else holds it, and we do not wait. Where the system has
+ * no such locks, every file seems free. */
 static int llmi_lock(int file, int wait) {
   #ifdef LOCK_EX
     while (flock(file, wait ? LOCK_EX : LOCK_EX | LOCK_NB) != 0) {
@@ -8602,15 +8628,23 @@ static int llmi_lock(int file, int wait) {
     return 1;
 }
 
-/* Removes a temporary file, unless a living writer holds it -> whether the name is free. */
-static int llmi_temporary_clean(const char *name) {
+/* whether a name is that of an open file; -1 = the system does not say */
+static int llmi_is_named(int file, const char *name) {
     struct stat mine, there;
-    const int file = open(name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
-    int is_free = file < 0 && errno == ENOENT;
-    if (file < 0) return is_free;
-    if (llmi_lock(file, 0) && fstat(file, &mine) == 0)
-        is_free = lstat(name, &there) != 0 || there.st_ino != mine.st_ino ||
-                  there.st_dev != mine.st_dev || unlink(name) == 0;
+    if (fstat(file, &mine) != 0) return -1;
+    if (lstat(name, &there) != 0) return errno == ENOENT ? 0 : -1;
+    return there.st_ino == mine.st_ino && there.st_dev == mine.st_dev;
+}
+
+/* Removes a temporary file, unless a living writer holds it -> whether the name is free. NFS locks
+ * only what is open for writing. */
+static int llmi_temporary_clean(const char *name) {
+    const int flags = O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC;
+    int file = open(name, O_RDWR | flags), is_free = 0, named;
+    if (file < 0 && errno == EACCES) file = open(name, O_RDONLY | flags);
+    if (file < 0) return errno == ENOENT;
+    if (llmi_lock(file, 0) && (named = llmi_is_named(file, name)) >= 0)
+        is_free = !named || unlink(name) == 0;
     close(file);
     return is_free;
 }
@@ -8618,11 +8652,10 @@ static int llmi_temporary_clean(const char *name) {
 /* creates a temporary file and locks it -> its descriptor, or -1 and errno; EEXIST: it is held */
 static int llmi_temporary_open(const char *name, mode_t mode) {
     for (;;) {
-        struct stat status;
-        const int file = open(name, O_WRONLY | O_CREAT | O_EXCL, mode);
+        const int file = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
         if (file >= 0) {
             llmi_lock(file, 1);
-            if (fstat(file, &status) != 0 || status.st_nlink > 0) return file;
+            if (llmi_is_named(file, name)) return file;
             close(file);               /* it was taken for a dead one's before it was locked */
         } else if (errno != EEXIST) {
             return -1;
@@ -8658,7 +8691,7 @@ static FILE *llmi_temporary_begin(llmi_writer *w, int n_names) {
     }
     llmi_temporary_name(w->temporary, sizeof w->temporary, w->path, mine);
     if (is_old) (void)fchmod(descriptor, mode);
-    w->lock = dup(descriptor);
+    w->lock = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
     if (w->lock >= 0) file = fdopen(descriptor, "wb");
     if (file) return file;
     error = errno;
@@ -8692,9 +8725,11 @@ static llm_result llmi_writer_open(llmi_writer *w, const char *path, int n_names
     w->file = NULL;
     w->lock = -1;
     LLMI_TRY(llmi_path_join(w->path, sizeof w->path, "", path, err));
-    if (llmi_kind_of(path) > LLMI_FILE)
-        return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: it is no regular file",
-                         llmi_path_end(path, 120));
+    errno = 0;
+    if (llmi_kind_of(path) > LLMI_FILE)                /* or the system cannot tell: errno */
+        return errno ? llmi_fail_io(err, "write", path)
+                     : llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: it is no regular file",
+                                 llmi_path_end(path, 120));
     errno = 0;
 #if LLMI_POSIX
     w->file = llmi_temporary_begin(w, n_names);
@@ -8739,7 +8774,7 @@ static void llmi_directory_sync(const char *path) {
     int directory;
     memcpy(parent, path, n);
     parent[n] = 0;
-    directory = open(slash ? parent : ".", O_RDONLY);
+    directory = open(slash ? parent : ".", O_RDONLY | O_CLOEXEC);
     if (directory >= 0) {
         (void)fsync(directory);
         close(directory);
@@ -8992,7 +9027,8 @@ static llm_result llmi_data_skip(llm_data *data, llm_error *err) {
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "none of %lld windows %s from %.80s on has a target: all tokens are "
                          "context only", (long long)data->n_empty,
-                         data->desc.valid ? "to validate" : "to train", data->files[0].name);
+                         data->desc.valid ? "to validate" : "to train",
+                         llmi_path_end(data->files[0].name, 80));
     if (data->n_empty) return LLM_OK;
     llmi_release(NULL, data->kept);
     data->kept = NULL;
@@ -12091,9 +12127,10 @@ static llm_result llmi_shards_index(llmi_shards *all, llm_error *err) {
         qsort(all->by_name, all->n_entries, sizeof *all->by_name, llmi_compare_names);
     for (i = 1; i < all->n_entries; i++)
         if (llmi_compare_names(&all->by_name[i - 1], &all->by_name[i]) == 0)
-            return llmi_fail(err, LLM_ERR_FORMAT, "tensor %.80s is in %.70s and in %.70s",
-                             all->by_name[i]->name, all->by_name[i - 1]->shard->source.name,
-                             all->by_name[i]->shard->source.name);
+            return llmi_fail(err, LLM_ERR_FORMAT, "tensor %.80s is in %s and in %s",
+                             all->by_name[i]->name,
+                             llmi_path_end(all->by_name[i - 1]->shard->source.name, 70),
+                             llmi_path_end(all->by_name[i]->shard->source.name, 70));
     return LLM_OK;
 }
 
@@ -12467,8 +12504,7 @@ static void llmi_config_settle(llm_config *c, const llmi_shards *all) {
     c->first_k_dense = c->n_layers;
     snprintf(name, sizeof name, "model.layers.%d.mlp.gate.weight", c->n_layers);
     if (!llmi_find_entry(all, name))
-        c->n_routed_experts = c->n_shared_experts = c->num_experts_per_tok = c->n_group =
-            c->topk_group = c->moe_d_ffn = c->first_k_dense = c->norm_topk_prob = 0;
+        c->n_routed_experts = 0;       /* then llmi_config_resolve clears what else is of experts */
 }
 
 static void llmi_shape_text(char *out, size_t capacity, const int64_t *dims, int n) {
@@ -12974,6 +13010,16 @@ static llm_result llmi_saved_path(char path[LLMI_PATH], const llmi_journal *j,
     return LLM_OK;
 }
 
+/* the same of a file that has to be there */
+static llm_result llmi_needed_path(char path[LLMI_PATH], const llmi_journal *j,
+                                   const char *directory, const char *name, llm_error *err) {
+    LLMI_TRY(llmi_saved_path(path, j, directory, name, err));
+    if (path[0]) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_FORMAT,
+                     "%.120s: %.64s is needed, and " LLMI_JOURNAL " removes it",
+                     llmi_path_end(directory, 120), name);
+}
+
 /* ---- a model's files ------------------------------------------------------------------------ */
 static int llmi_compare_texts(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -13028,7 +13074,7 @@ static llm_result llmi_shards_open(llmi_shards *all, const char *directory,
                          llmi_path_end(directory, 120));
     LLMI_TRY(llmi_shards_make(all, n, err));
     for (i = 0; i < n; i++) {
-        LLMI_TRY(llmi_saved_path(all->paths[i], journal, directory, names[i], err));
+        LLMI_TRY(llmi_needed_path(all->paths[i], journal, directory, names[i], err));
         LLMI_TRY(llmi_shard_open(&all->shards[i], all->paths[i], all->allocator, err));
         headers += all->shards[i].json.size;
         if (headers > LLMI_HEADER_MOST)
@@ -13140,7 +13186,7 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
         if (result == LLM_OK) result = llmi_config_of_metadata(&all, &config, &size, err);
     } else {
         if (result == LLM_OK)
-            result = llmi_saved_path(config_path, &journal, path, "config.json", err);
+            result = llmi_needed_path(config_path, &journal, path, "config.json", err);
         if (result == LLM_OK) result = llmi_file_read(config_path, &config, &size, allocator, err);
         if (result == LLM_OK)          /* another family is named before a file that is missing */
             result = llmi_config_check((const char *)config, size, config_path, allocator, err);
@@ -13623,7 +13669,7 @@ static llm_result llmi_model_save(const llm_model *model, const char *directory,
     snprintf(save.generation, sizeof save.generation, "%016llx", (unsigned long long)hash);
 #if LLMI_POSIX
     {                                  /* those who save here take turns */
-        const int lock = open(directory, O_RDONLY);
+        const int lock = open(directory, O_RDONLY | O_CLOEXEC);
         if (lock < 0 && errno != EACCES) return llmi_fail_io(err, "open", directory);
         if (lock >= 0) llmi_lock(lock, 1);
         result = llmi_save_locked(&save, err);

@@ -1,6 +1,10 @@
 /* What everything stands on: random numbers, sizes, memory, errors, contexts, the tables of
  * kernels. */
 
+#if LLMI_POOL && LLMI_POSIX
+  #include <sys/wait.h>
+#endif
+
 /* ---- random numbers ----------------------------------------------------------------------------- */
 TEST(core_random_published) {
     static const uint64_t seed_1234567[] = {
@@ -333,6 +337,77 @@ TEST(core_context_threads) {
     llm_context_free(NULL);
 }
 
+#if LLMI_POOL && LLMI_POSIX
+typedef struct core_seen { int others, faults, interrupt; } core_seen;
+
+/* what the threads of a context do with signals; the caller waits for another one to come */
+static void core_signals_task(void *argument, size_t index, int thread) {
+    core_seen *seen = (core_seen *)argument;
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    const struct timespec moment = {0, 1000000};
+    sigset_t blocked;
+    int i;
+    if (thread == 0) {
+        for (i = 0; i < 100 && !__atomic_load_n(&seen->others, __ATOMIC_SEQ_CST); i++)
+            nanosleep(&moment, NULL);
+    } else if (pthread_sigmask(SIG_BLOCK, NULL, &blocked) == 0) {
+        for (i = 0; i < 4; i++)
+            __atomic_add_fetch(&seen->faults, sigismember(&blocked, faults[i]), __ATOMIC_SEQ_CST);
+        __atomic_add_fetch(&seen->interrupt, !sigismember(&blocked, SIGINT), __ATOMIC_SEQ_CST);
+        __atomic_add_fetch(&seen->others, 1, __ATOMIC_SEQ_CST);
+    }
+    (void)index;
+}
+#endif
+
+/* Interrupts go to the program's own threads; a fault must reach the program's handler. */
+TEST(core_threads_and_signals) {
+#if LLMI_POOL && LLMI_POSIX
+    llm_context *context = llm_context_create(3, NULL, NULL);
+    core_seen seen = {0, 0, 0};
+    int i;
+    for (i = 0; i < 20 && !seen.others; i++) llmi_parallel(context, 8, core_signals_task, &seen);
+    CHECK_MSG(seen.others > 0, "no other thread came");
+    CHECK_MSG(seen.faults == 0 && seen.interrupt == 0, "%d faults blocked, interrupts taken by %d",
+              seen.faults, seen.interrupt);
+    llm_context_free(context);
+#else
+    SKIP("there are no threads of our own");
+#endif
+}
+
+/* A child process has none of its parent's threads, and may free what it has inherited. */
+TEST(core_context_in_a_child) {
+#if LLMI_POOL && LLMI_POSIX
+    float x[64 * 33], y[64 * 33], w[33 * 33];
+    int i, round;
+    for (i = 0; i < 64 * 33; i++) x[i] = 1.0f;
+    for (i = 0; i < 33 * 33; i++) w[i] = 1.0f;
+    for (round = 0; round < 8; round++) {
+        llm_context *context = llm_context_create(4, NULL, NULL);
+        const struct timespec moment = {0, round % 2 * 2000000};   /* the threads spin, or sleep */
+        int status = 0;
+        pid_t child;
+        CHECK(llm_linear_forward(context, y, x, w, NULL, 64, 33, 33) == LLM_OK);
+        nanosleep(&moment, NULL);
+        fflush(stdout);
+        child = fork();
+        if (child == 0) {
+            alarm(20);
+            llm_context_free(context);
+            _exit(0);
+        }
+        CHECK(child > 0 && waitpid(child, &status, 0) == child);
+        CHECK_MSG(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child ended with %x",
+                  (unsigned)status);
+        CHECK(llm_linear_forward(context, y, x, w, NULL, 64, 33, 33) == LLM_OK);
+        llm_context_free(context);
+    }
+#else
+    SKIP("there are no threads of our own");
+#endif
+}
+
 TEST(core_context_allocator) {
     llm_context *context = NULL;
     llm_allocator allocator;
@@ -394,6 +469,8 @@ static void run_core(void) {
     RUN(core_version);
     RUN(core_allocator_without_functions);
     RUN(core_context_threads);
+    RUN(core_threads_and_signals);
+    RUN(core_context_in_a_child);
     RUN(core_context_allocator);
     RUN(core_parallel);
 }

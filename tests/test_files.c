@@ -2006,6 +2006,116 @@ TEST(files_special_tokens) {
     llm_model_free(model);
 }
 
+/* what lies beyond the last of eos is nobody's: it neither comes back nor changes what is saved */
+TEST(files_special_tokens_rest) {
+    const char *directory = files_directory("special_rest");
+    llm_model *model = files_small(1, 1);
+    llm_special_tokens special;
+    char *text[2] = {NULL, NULL};
+    llm_error err;
+    size_t size;
+    int i;
+    for (i = 0; i < 2; i++) {
+        memset(&special, i ? 0x55 : 0, sizeof special);
+        special.bos = special.pad = -1;
+        special.n_eos = 1;
+        special.eos[0] = 2;
+        CHECK(llm_model_set_special_tokens(model, &special, &err) == LLM_OK);
+        CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+        text[i] = files_read(directory, "config.json", &size);
+    }
+    CHECK(text[0] && text[1] && !strcmp(text[0], text[1]));
+    CHECK(llm_model_special_tokens(model).eos[1] == 0);
+    for (i = 0; i < 2; i++) free(text[i]);
+    llm_model_free(model);
+}
+
+#if LLMI_POSIX
+/* Looks, whenever the save asks for memory, whether a program that is started then would inherit
+ * open files, and locks with them. */
+typedef struct files_inherited { int before[64], n_open, n_inherited; } files_inherited;
+
+static void *files_allocate(size_t size, void *user) {
+    files_inherited *seen = (files_inherited *)user;
+    int i;
+    for (i = 3; i < 64; i++) {
+        const int flags = fcntl(i, F_GETFD);
+        if (flags < 0 || seen->before[i]) continue;
+        seen->n_open++;
+        seen->n_inherited += !(flags & FD_CLOEXEC);
+    }
+    return malloc(size);
+}
+static void files_release(void *memory, size_t size, void *user) {
+    (void)size; (void)user;
+    free(memory);
+}
+#endif
+
+TEST(files_not_inherited) {
+#if LLMI_POSIX
+    const char *directory = files_directory("inherited");
+    llm_model *model = files_small(1, 1);
+    llm_data_writer *writer;
+    files_inherited seen;
+    llm_allocator allocator;
+    llm_model_desc desc;
+    llm_error err;
+    int i;
+    memset(&seen, 0, sizeof seen);
+    memset(&desc, 0, sizeof desc);
+    for (i = 0; i < 64; i++) seen.before[i] = fcntl(i, F_GETFD) >= 0;
+    allocator.allocate = files_allocate;
+    allocator.release = files_release;
+    allocator.user = &seen;
+    desc.allocator = &allocator;
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+    llm_model_free(model);
+    model = llm_model_load(directory, &desc, &err);
+    CHECK(model && seen.n_open > 0);   /* the weights, while they are loaded */
+    seen.n_open = 0;
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+    CHECK(seen.n_open > 0);            /* the directory, the journal */
+    writer = llm_data_writer_open("build/files/inherited/tokens", 300, NULL, &err);
+    free(files_allocate(1, &seen));
+    llm_data_writer_free(writer);
+    CHECK_MSG(seen.n_inherited == 0, "%d are", seen.n_inherited);
+    llm_model_free(model);
+#else
+    SKIP("there is no file that programs inherit");
+#endif
+}
+
+/* a journal that removes what it does not replace: the message says what is missing, and where */
+TEST(files_journal_removes) {
+    static const char *const names[] = {"config.json", "model.safetensors"};
+    const char *directory = files_directory("journal_removes");
+    llm_model *model = files_small(1, 1);
+    char text[100];
+    llm_error err;
+    int i;
+    CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+    for (i = 0; i < 2; i++) {
+        snprintf(text, sizeof text, "{\"files\": [], \"remove\": [\"%s\"]}", names[i]);
+        files_write(directory, "model.save.json", text, strlen(text));
+        NOT_MADE(LLM_ERR_FORMAT, llm_model_load(directory, NULL, &err), "journal_removes", names[i]);
+    }
+    llm_model_free(model);
+}
+
+/* a path that is too long is named, and is not called a device */
+TEST(files_long_paths) {
+    char path[5000];
+    llm_error err;
+    memset(path, 'x', sizeof path);
+    path[sizeof path - 1] = 0;
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_writer_open(path, 5, NULL, &err), "4999", "xxxx");
+#if LLMI_POSIX
+    path[300] = 0;                     /* for a name; 255 bytes are usual */
+    NOT_MADE(LLM_ERR_IO, llm_data_writer_open(path, 5, NULL, &err), "xxxx", strerror(ENAMETOOLONG));
+#endif
+}
+
 /* shards above a size, their index; a save in the other form takes the old one's place */
 TEST(files_sharded_save) {
     const char *directory = files_directory("sharded");
@@ -2369,6 +2479,10 @@ static void run_files(void) {
     RUN(files_round_trips);
     RUN(files_save_bf16);
     RUN(files_special_tokens);
+    RUN(files_special_tokens_rest);
+    RUN(files_not_inherited);
+    RUN(files_journal_removes);
+    RUN(files_long_paths);
     RUN(files_sharded_save);
     RUN(files_generations);
     RUN(files_save_fails);

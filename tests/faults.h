@@ -191,7 +191,7 @@ static int faults_is_dirty(const char *path) {
 
 /* ---- the calls ------------------------------------------------------------------------------- */
 static int faults_open(const char *path, int flags, ...) {
-    const int writes = (flags & O_ACCMODE) != O_RDONLY;
+    const int writes = (flags & O_CREAT) != 0;         /* else it is to lock, or to read */
     va_list arguments;
     int descriptor, mode;
     va_start(arguments, flags);
@@ -205,8 +205,8 @@ static int faults_open(const char *path, int flags, ...) {
     else faults_this()->absent = 1;
     return descriptor;
 }
-static int faults_dup(int descriptor) {
-    const int other = faults_hit("dup", FAULTS_LOOKS) ? -1 : dup(descriptor);
+static int faults_fcntl(int descriptor, int what, int from) {
+    const int other = faults_hit("fcntl", FAULTS_LOOKS) ? -1 : fcntl(descriptor, what, from);
     if (other >= 0) faults_opened(other, faults_at(descriptor)->path);
     return other;
 }
@@ -312,14 +312,24 @@ static int faults_lstat(const char *path, struct stat *status) {
     return faults_hit("lstat", FAULTS_LOOKS) ? -1 : faults_status(lstat(path, status), status);
 }
 static int faults_fstat(int descriptor, struct stat *status) {
-    return faults_hit("fstat", FAULTS_LOOKS) ? -1
-                                             : faults_status(fstat(descriptor, status), status);
+    const int result = faults_hit("fstat", FAULTS_LOOKS)
+                           ? -1 : faults_status(fstat(descriptor, status), status);
+    status->st_nlink = 0;              /* some file systems do not count links */
+    return result;
 }
 static int faults_fchmod(int descriptor, mode_t mode) {
     return faults_hit("fchmod", FAULTS_WRITES) ? -1 : fchmod(descriptor, mode);
 }
+/* as NFS has it: only who may write to a file can lock it against others */
 static int faults_flock(int descriptor, int what) {
-    return faults_hit("flock", FAULTS_LOOKS) ? -1 : flock(descriptor, what);
+    struct stat status;
+    if (faults_hit("flock", FAULTS_LOOKS)) return -1;
+    if (what & LOCK_EX && (fcntl(descriptor, F_GETFL, 0) & O_ACCMODE) == O_RDONLY &&
+        fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode)) {
+        errno = EBADF;
+        return -1;
+    }
+    return flock(descriptor, what);
 }
 static void *faults_mmap(void *at, size_t n, int protection, int flags, int descriptor,
                          off_t offset) {
@@ -341,7 +351,7 @@ static int faults_munmap(void *at, size_t n) {
 #undef fread
 #undef fwrite
 #define open(...) faults_open(__VA_ARGS__)
-#define dup(descriptor) faults_dup(descriptor)
+#define fcntl(descriptor, what, from) faults_fcntl(descriptor, what, from)
 #define close(descriptor) faults_close(descriptor)
 #define fdopen(descriptor, mode) faults_fdopen(descriptor, mode)
 #define fclose(file) faults_fclose(file)

@@ -395,7 +395,7 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
  * (other programs may see a mixture until then). Modes of files are kept; a link is replaced, and
  * what it points to stays. -> LLM_ERR_IO: nothing is replaced, or, should renaming fail after all
  * was written, the new model loads; LLM_ERR_UNSUPPORTED: another dtype. Thread-safe: those who save
- * to one directory take turns. */
+ * to one directory take turns, where its file system has locks (not NFS, nor Windows). */
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err);
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
@@ -1201,6 +1201,7 @@ static void *llmi_only_read(const void *given) {
     return kept;
 }
 
+static int llmi_int_min(int a, int b) { return a < b ? a : b; }
 static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t llmi_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -3824,6 +3825,10 @@ static void llmi_config_resolve(llm_config *config) {
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
         if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
         llmi_rope_resolve(config);
+        if (config->n_layers <= INT_MAX - LLMI_MTP_MAX && config->mtp_depth >= 0 &&
+            config->first_k_dense >=
+                config->n_layers + llmi_int_min(config->mtp_depth, LLMI_MTP_MAX))
+            config->n_routed_experts = 0;      /* all layers come before them */
         if (config->n_routed_experts == 0) {   /* the fields of experts say nothing then */
             config->n_shared_experts = config->num_experts_per_tok = config->n_group =
                 config->topk_group = config->moe_d_ffn = config->first_k_dense =
@@ -7471,7 +7476,6 @@ static llm_result llmi_check_sequence(const llm_session *s, int sequence, llm_er
 }
 
 /* ---- the MTP modules' part: h^k goes from module to module, a few rows or a whole prompt ---- */
-static int llmi_int_min(int a, int b) { return a < b ? a : b; }
 
 /* where the row of a position goes; what stood there and behind it is forgotten */
 static float *llmi_window_at(llmi_window *w, int position, size_t width) {
@@ -8785,11 +8789,17 @@ static void llmi_directory_sync(const char *path) {
 }
 
 static llm_result llmi_file_rename(const char *from, const char *to, llm_error *err) {
-#ifdef _WIN32
-    remove(to);                        /* rename does not replace there */
-#endif
     errno = 0;
+#if defined(_WIN32) && LLMI_POOL
+    if (MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) return LLM_OK;
+    errno = EACCES;
+    return llmi_fail_io(err, "write", to);
+#else
+  #ifdef _WIN32
+    remove(to);                        /* rename does not replace there */
+  #endif
     return rename(from, to) == 0 ? LLM_OK : llmi_fail_io(err, "write", to);
+#endif
 }
 
 static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {

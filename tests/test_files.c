@@ -786,7 +786,7 @@ TEST(files_mtp) {
 TEST(files_configuration_stays) {
     const char *directory = files_directory("configuration");
     int i;
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < 7; i++) {
         llm_config c = files_deepseek_config();
         llm_model *model, *got;
         llm_error err;
@@ -794,6 +794,7 @@ TEST(files_configuration_stays) {
         if (i == 2) c.q_lora_rank = 0;
         if (i == 3) c.embd_pdrop = 0.1f, c.resid_pdrop = 0.3f, c.attn_pdrop = 0.0f;
         if (i == 4) c.mtp_depth = 2, c.tie_embeddings = 1, c.attention_bias = 1;
+        if (i == 6) c.first_k_dense = c.n_layers;      /* experts that no layer has */
         if (i == 5) {
             c.rope_half_split = 1;
             c.n_shared_experts = 0;

@@ -1026,6 +1026,9 @@ static void bpe_directory_is(const bpe_directory *d, const llm_tokenizer *t, con
     BPE_TEXT ", {\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}], \"special_tokens\": {" tokens "}}"
 #define BPE_IS(id, ids) "\"" id "\": {\"id\": \"" id "\", \"ids\": [" ids "], \"tokens\": [\"x\"]}"
 #define BPE_POST(what) ", \"post_processor\": " what
+#define BPE_TWICE_TEXT "hello [A] x[A]or"
+#define BPE_TWICE(flag) "{\"bos_token\": {\"__type\": \"AddedToken\", \"content\": \"[A]\"}, " \
+    "\"pad_token\": {\"__type\": \"AddedToken\", \"content\": \"[A]\", \"" flag "\": true}}"
 
 /* The ids are those that transformers 5.24 with tokenizers 0.23 gives for these directories. */
 static const bpe_directory bpe_directories[] = {
@@ -1069,6 +1072,10 @@ static const bpe_directory bpe_directories[] = {
     {"G", BPE_S, "259 32 266 264",
      {"tc", "{\"eos_token\": " BPE_EOT(", \"lstrip\": true, \"rstrip\": true, "
                                        "\"normalized\": true") "}"}},
+    /* the same text twice, with other flags: the later ones count */
+    {"T", BPE_TWICE_TEXT, "259 267 32 120 267 261", {"tc", BPE_TWICE("lstrip")}},
+    {"T", BPE_TWICE_TEXT, "259 32 267 120 267 261", {"tc", BPE_TWICE("rstrip")}},
+    {"T", BPE_TWICE_TEXT, "259 32 267 32 120 91 65 93 261", {"tc", BPE_TWICE("single_word")}},
     {"VGT", "[PAD]b", "267 98",                    /* not normalized: found before "]b" */
      {"tc", "{\"pad_token\": {\"__type\": \"AddedToken\", \"content\": \"[PAD]\"}, "
             "\"mask_token\": \"]b\"}"}},

@@ -70,7 +70,7 @@
  *   >>model       parameters
  *   >>run         rows of tokens on their way through a model
  *   >>gpt2 >>mla >>moe >>deepseek   the blocks, forward and backward
- *   >>trunk       both models' forward and backward, and >>mtp, the modules behind it
+ *   >>trunk       both models' forward and backward, and >>mtp, the modules after it
  *   >>parts       blocks and modules as ops; >>score, whole batches without a cache
  *   >>adamw >>schedule >>trainer
  *   >>session >>sample >>generate
@@ -297,13 +297,14 @@ typedef struct llm_config {
     float yarn_beta_fast, yarn_beta_slow;        /* 32, 1                                     */
     float yarn_mscale, yarn_mscale_all_dim;      /* 0 and above; as in transformers           */
     /* MoE */
-    int n_routed_experts;             /* 0 = dense everywhere, whatever the fields down to    */
-                                      /* norm_topk_prob say                                   */
-    int n_shared_experts;             /* 0 = none; together one FFN of so many moe_d_ffn      */
+    int n_routed_experts;             /* 0 = every layer is dense; the other fields of MoE    */
+                                      /* are then ignored                                     */
+    int n_shared_experts;             /* 0 = none; n of them are one FFN of width n moe_d_ffn */
     int num_experts_per_tok;          /* required: 1 to the experts of topk_group groups      */
     int n_group, topk_group;          /* 1, n_group; n_group divides n_routed_experts         */
     int moe_d_ffn;                    /* of an expert: required                               */
-    int first_k_dense;                /* so many first layers have a dense FFN of d_ffn       */
+    int first_k_dense;                /* the first layers, this many, have a dense FFN of     */
+                                      /* width d_ffn                                          */
     float routed_scaling_factor;      /* 1                                                    */
     int norm_topk_prob;               /* 1 = the chosen experts' weights are made to sum to 1 */
     /* MTP */
@@ -353,12 +354,14 @@ LLM_API void llm_context_free(llm_context *context);             /* NULL is fine
 /* Parameters. Any number of threads may use one model while nobody trains it. It must outlive
  * its trainer and sessions. */
 typedef struct llm_model llm_model;
+/* Names, dims and layout are those of the Hugging Face file: "transformer.h.0.attn.c_attn.weight"
+ * is [in,out]; every expert is a tensor of its own. */
 typedef struct llm_tensor {
-    const char *name; /* as in the Hugging Face file, where dims and layout are the */
-    llm_dtype dtype;  /* same, too: "transformer.h.0.attn.c_attn.weight" is [in,out]; */
-    int n_dims;                       /* every expert is a tensor of its own                  */
+    const char *name;
+    llm_dtype dtype;
+    int n_dims;
     int64_t dims[4];
-    void *data;                       /* row-major; valid while the object lives               */
+    void *data;                       /* row-major; valid while the object lives              */
 } llm_tensor;
 
 typedef struct llm_model_desc {
@@ -488,8 +491,8 @@ typedef struct llm_train_stats {      /* of the call, not of the accumulation   
     int skipped;                      /* 1 = step dropped an accumulation without any of them */
 } llm_train_stats;                    /* no valid target in a batch: losses 0                 */
 
-/* A model has at most one trainer. One thread at a time. To create one moves weights that are
- * mapped from a file into memory: what llm_model_tensor gave before is stale then. */
+/* A model has at most one trainer. One thread at a time. Creating a trainer copies weights that are
+ * mapped from a file into memory; pointers that llm_model_tensor gave before become invalid. */
 typedef struct llm_trainer llm_trainer;
 /* -> NULL: LLM_ERR_ARGUMENT naming field, value and bound; LLM_ERR_MEMORY, the model as before */
 LLM_API llm_trainer *llm_trainer_create(llm_model *model, const llm_train_desc *desc,
@@ -557,12 +560,11 @@ LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *si
 /* Batches from token files, which llm_data_writer or tools/tokenize.c write. A file of n tokens has
  * floor((n-1)/T) windows: window i reads tokens iT .. iT+T-1 and is to predict iT+1 .. iT+T. No
  * window crosses files, and no token is a target twice; up to T-1 last tokens of a file are not
- * used. A token that was written as context only is an input as any other, and LLM_IGNORE_INDEX
- * as a target: the prompts of instruction data.
- * Documents: who writes the file puts the vocabulary's end-of-text token after each, which is all
- * that GPT-2 does; attention reaches back over it. To keep documents apart, give each a file, or
- * begin each at a multiple of T, filled up with context-only tokens, its first token context only,
- * too (tools/tokenize.c --align T).
+ * used. A context-only token is a normal input, but its target is LLM_IGNORE_INDEX: the prompts of
+ * instruction data.
+ * Documents: end each with the vocabulary's end-of-text token, as GPT-2 does; attention reaches
+ * back over it. To keep documents apart, give each a file, or begin each at a multiple of T, filled
+ * up with context-only tokens, its first token context only, too (tools/tokenize.c --align T).
  * Files are mapped where the system can, else read into memory. A mapped file must not be truncated
  * by anybody while it is open: the process would get SIGBUS. (The writer never does.) */
 typedef struct llm_data llm_data;
@@ -576,8 +578,8 @@ typedef struct llm_data_desc {
     int valid;                        /* 1 = those windows, 0 = the others                    */
     int skip_empty;                   /* 1 = windows without a target are left out            */
 } llm_data_desc;
-/* paths: n_paths >= 1 files of one vocabulary. valid_fraction is met, to half a window, by all
- * files together, so that many short ones give their share, too. -> NULL: LLM_ERR_IO;
+/* paths: n_paths >= 1 files of one vocabulary. The split by valid_fraction is exact to half a
+ * window over all files together, so that many short files contribute, too. -> NULL: LLM_ERR_IO;
  * LLM_ERR_FORMAT for a foreign or truncated file, LLM_ERR_UNSUPPORTED for another version;
  * LLM_ERR_ARGUMENT for a field out of its range, vocabularies that differ, or not one window. */
 LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
@@ -1122,8 +1124,8 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
   #include <arm_neon.h>
 #endif
 
-/* Names that are short here, and may be macros of the caller's: they come back at the end, where
- * the compiler knows GNU's pragmas. */
+/* Short macro names that are used below. The caller's own definitions are saved here and restored
+ * at the end, if the compiler knows GNU's pragmas. */
 #define LLMI_SHORT_NAMES(DO) \
     DO("ADD") DO("B") DO("BITS") DO("C") DO("D") DO("DIV") DO("E") DO("F") DO("FLOATS") \
     DO("FMA") DO("FN") DO("H") DO("HMAX") DO("HSUM") DO("IADD") DO("IAND") DO("IOR") DO("ISET") \
@@ -1397,8 +1399,8 @@ typedef struct llmi_tiles {
     size_t k_align;                    /* slices of k are multiples of it                       */
     /* Panels: groups of mr rows of A (nr columns of B), padded with zeros, in the order in which
      * block reads them. Element (i,j) of the source stands at [i row + j col]; one of the two is 1.
-     * fp8: at most LLMI_FP8_TILE lanes at a time; a scale for as many values along k of a lane, or
-     * (pack_weight, else the same as pack_b) of all the lanes. */
+     * fp8: at most LLMI_FP8_TILE lanes in a call. pack_a and pack_b use a scale for each lane and
+     * LLMI_FP8_TILE values along k, pack_weight one for all lanes and as many values. */
     void (*pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k);
     void (*pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
     void (*pack_weight)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
@@ -1703,7 +1705,7 @@ static void llmi_pool_run(llmi_pool *pool, llmi_region *region, void *argument) 
 
 typedef struct llmi_share {            /* of a thread, of the tasks that run */
     size_t next, end;
-    size_t kept;                       /* what a task left for the next; LLMI_NOTHING at first */
+    size_t kept;                       /* what a task left packed for the next, or LLMI_NOTHING */
     char apart[128 - 3 * sizeof(size_t)];  /* no two threads write to one cache line */
 } llmi_share;
 
@@ -1934,7 +1936,7 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
  * ========================================================================================== */
 #define LLMI_FEW_ROWS 16
 #define LLMI_K_PARTS 8                 /* of a product of few rows; each part is summed apart */
-#define LLMI_SMALL_WEIGHT 32768        /* values: one thread reads it sooner than two start */
+#define LLMI_SMALL_WEIGHT 32768        /* below so many values one thread is faster than two */
 
 typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bias (n)] */
     size_t m, n, k;
@@ -1965,7 +1967,7 @@ typedef struct llmi_gemm_job {
 static int llmi_gemm_is_few(const llmi_gemm *g) {
     return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32;
 }
-/* by the rows of a weight: any cut of the columns will do */
+/* few rows, the weight stored (n_out,n_in): the columns may be cut anywhere */
 static int llmi_gemm_is_dot(const llmi_gemm *g) { return llmi_gemm_is_few(g) && g->b_row == 1; }
 
 static void llmi_gemm_dot_task(void *argument, size_t index, int thread) {
@@ -2073,8 +2075,8 @@ static void llmi_gemm_task(void *argument, size_t index, int thread) {
     }
 }
 
-/* The cells of which the largest takes least. To pack a value of B counts as 16 multiplications; of
- * A as 64, as it comes from another core's cache unless the cells are whole rows. */
+/* Chooses the grid whose largest cell is cheapest. Packing a value of B is counted as 16
+ * multiplications; of A as 64, as it comes from another core's cache unless they are whole rows. */
 static void llmi_gemm_cut(llmi_gemm_job *job, size_t threads) {
     double least = -1.0;
     size_t down;
@@ -2145,8 +2147,8 @@ static size_t llmi_batch_group(const llmi_batch *job, const llmi_gemm *g) {
 }
 
 #define LLMI_PART_ROWS 512u
-/* Parts of a product: of C's columns, or of C's rows, not so small that these were few. There, a
- * product with same_a goes with the one before. */
+/* Parts of a product: of C's columns, or of C's rows, which stay too many for the path of few rows:
+ * it rounds differently. A product with same_a is part of the one before. */
 static size_t llmi_batch_parts(const llmi_batch *job, const llmi_gemm *g) {
     if (g->m == 0) return 0;
     if (llmi_gemm_is_dot(g)) return llmi_ceil_div(g->n, job->columns);
@@ -3626,8 +3628,8 @@ LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlo
     return result;
 }
 
-/* The head and its loss, chunk by chunk: logits exist for so many rows at a time. Each chunk packs
- * the head's weight twice: fewer cost time, and save memory. */
+/* The head and its loss, chunk by chunk: logits exist for one chunk of rows at a time. Each packs
+ * the head's weight twice, so that smaller chunks save memory and cost time. */
 #define LLMI_LOSS_ROWS 1024u
 #define LLMI_LOSS_ROWS_SMALL 512u      /* where memory counts for more: recompute */
 
@@ -3852,10 +3854,10 @@ typedef struct llmi_tensor {
     int n_dims;
     int64_t dims[4];
     size_t count;
-    size_t offset; /* floats from the start of the flat blocks; a multiple of 16 */
+    size_t offset;                     /* floats from the start of the flat blocks, by 16         */
     float init_std, init_value;        /* N(0, init_std) where that is not 0, else the value   */
-    int by_product; /* its gradient's first term is written by a matrix product; */
-                                       /* others must be cleared before they are added to         */
+    int by_product;                    /* a matrix product writes its gradient's first term; the  */
+                                       /* others' gradients have to be zero before                */
     int no_gradient;                   /* a router's bias                                         */
 } llmi_tensor;
 
@@ -3899,7 +3901,7 @@ static void llmi_table_add(llmi_table *table, const char *name, int layer, int d
     table->floats = llmi_add64(table->floats, llmi_add64(count, 15) / 16 * 16);
 }
 
-/* count only: what was added since, again so many times */
+/* counting only: repeats what was added since `before`, so many times more */
 static void llmi_table_repeat(llmi_table *table, const llmi_table *before, uint64_t times) {
     table->n += (table->n - before->n) * (size_t)times;
     table->parameters = llmi_add64(table->parameters,
@@ -4505,7 +4507,8 @@ static uint64_t llmi_dropout_seed(const llmi_run *run, int layer, int which) {
     return llm_random(run->seed, (uint64_t)layer * 4 + (uint64_t)which);
 }
 
-/* the gradient of one half's output: through the dropout of its residual, then in `to` */
+/* the gradient that enters a residual branch: dx, or dx through the branch's dropout, written to
+ * `to` */
 static const float *llmi_branch(const llmi_run *run, float *to, const float *dx, size_t count,
                                 int layer, int half) {
     if (run->resid_pdrop <= 0.0f) return dx;
@@ -5397,7 +5400,7 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
     return loss;
 }
 
-/* the products gate (rows,F) = x Wgate^T and up = x Wup^T; -> behind them */
+/* the products gate (rows,F) = x Wgate^T and up = x Wup^T; -> the entry after them */
 static llmi_gemm *llmi_ffn_products(const llmi_run *run, llmi_gemm *products, float *gate,
                                     float *up, const float *x, int weights, size_t rows) {
     const llmi_matrix w = llmi_dense(run, weights);
@@ -5742,7 +5745,7 @@ static void llmi_block_forward(const llmi_run *run, int layer, size_t longest) {
     else llmi_ds_block_forward(run, layer, longest);
     llmi_saved_convert(run, layer, 0);
 }
-/* where nothing was kept, the forward runs again */
+/* without saved activations, the forward runs again */
 static void llmi_block_backward(const llmi_run *run, float *dx, int layer) {
     if (run->saved.keep) llmi_saved_convert(run, layer, 1);
     else {
@@ -5935,7 +5938,7 @@ static void llmi_mtp_forward(const llmi_run *run, int layer, float *out, const i
                      c->norm_eps);
 }
 
-/* one half of mtp_dcat to dh (N,C), what it was made of to h */
+/* copies one half of mtp_dcat to dh (N,C), and that half's input to h */
 static void llmi_mtp_embedding_half_task(void *argument, size_t row, int thread) {
     const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
     const llmi_run *run = job->run;
@@ -7477,7 +7480,7 @@ static llm_result llmi_check_sequence(const llm_session *s, int sequence, llm_er
 
 /* ---- the MTP modules' part: h^k goes from module to module, a few rows or a whole prompt ---- */
 
-/* where the row of a position goes; what stood there and behind it is forgotten */
+/* where the row of a position goes; what stood there and after it is forgotten */
 static float *llmi_window_at(llmi_window *w, int position, size_t width) {
     const int inside = position >= w->first && position <= w->first + w->count;
     if (!inside) w->first = position;
@@ -7535,8 +7538,8 @@ static const float *llmi_mtp_advance(llm_session *s, int k, int known, int settl
                ? out->rows + (size_t)(out->count - 1) * C : NULL;
 }
 
-/* n drafts of the tokens after `token`, which follows those evaluated; -> how many there are. All
- * modules keep up, even where they are not asked. */
+/* Drafts up to n tokens after `token`, which is not evaluated yet; -> how many. Modules beyond n
+ * fill their caches all the same. */
 static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n) {
     const size_t V = (size_t)s->model->config.vocab_size;
     const int length = s->length[0];
@@ -9445,7 +9448,7 @@ static int32_t llmi_strings_find(const llmi_strings *s, const char *bytes, size_
     return -1;
 }
 
-/* string number index, which has none yet; the numbers between that and the last become absent */
+/* stores a string under a number that is free; numbers that are skipped become LLMI_ABSENT */
 static llm_result llmi_strings_put(llmi_strings *s, int32_t index, const char *bytes, size_t n,
                                    int kind, llm_error *err) {
     const llm_allocator *allocator = s->bytes.allocator;
@@ -9722,7 +9725,7 @@ static size_t llmi_run_end(const uint8_t *classes, const char *text, size_t n, s
 
 /* Length of the first pre-token of n > 0 bytes, by the pattern of GPT-2,
  *   '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- * A space goes with the word behind it; a run of white space leaves its last character there. */
+ * A space goes with the word after it; a run of white space leaves its last character there. */
 static size_t llmi_split_gpt2(const uint8_t *classes, const char *text, size_t n) {
     size_t at, size, last = 0;
     int first, kind = LLMI_SPACE;
@@ -9780,7 +9783,7 @@ static size_t llmi_split_cjk(const uint8_t *classes, const char *text, size_t n)
 /* The third, A for an ASCII character of punctuation:
  *   A[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
  * Nothing matches at a character that is neither letter, mark, symbol nor space, unless a letter or
- * mark is behind it. */
+ * mark is after it. */
 static size_t llmi_split_words(const uint8_t *classes, const char *text, size_t n) {
     const unsigned word = 1u << LLMI_LETTER | 1u << LLMI_MARK, symbol = 1u << LLMI_SYMBOL;
     size_t size, at, next, end, last, newline;
@@ -10765,7 +10768,7 @@ static llm_result llmi_bpe_memory(const llmi_bpe_reader *r) {
     return llmi_fail(r->err, LLM_ERR_MEMORY, "out of memory: reading %s", r->json.name);
 }
 
-/* a string's bytes, put behind what scratch holds */
+/* a string's bytes, put after what scratch holds */
 static llm_result llmi_bpe_string(llmi_bpe_reader *r, int node, size_t *n) {
     *n = r->json.nodes[node].end - r->json.nodes[node].begin;
     if (!llmi_text_reserve(&r->scratch, *n + 1)) return llmi_bpe_memory(r);
@@ -10808,7 +10811,7 @@ static llm_result llmi_bpe_read_vocabulary(llmi_bpe_reader *r, int object) {
     return LLM_OK;
 }
 
-/* scratch holds the two halves of a merge, as in the file, one behind the other */
+/* scratch holds the two halves of a merge, as in the file, one after the other */
 static llm_result llmi_bpe_read_merge(llmi_bpe_reader *r, size_t n_first, size_t n_second) {
     llm_tokenizer *t = r->t;
     char *first = r->scratch.data, *second = first + n_first;
@@ -12186,7 +12189,8 @@ static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const c
                                key, (int)llmi_min(40, n->end - n->begin),
                                reader->json->text + n->begin, wanted);
 }
-/* where both names of a value stand: transformers takes now the one, now the other */
+/* A key and its other name must agree if both are there: versions of transformers differ in which
+ * one they read. */
 static void llmi_config_agree(llmi_config_reader *reader, const char *key, const char *alias) {
     const int a = llmi_config_node(reader, key, NULL);
     const int b = alias ? llmi_config_node(reader, alias, NULL) : -1;

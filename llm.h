@@ -243,7 +243,7 @@ extern "C" {
 
 /* ---- results --------------------------------------------------------------------------------- */
 #define LLM_VERSION 100               /* 10000 major + 100 minor + patch                       */
-LLM_API int llm_version(void);        /* that of the implementation                            */
+LLM_API int llm_version(void);        /* LLM_VERSION of the implementation that is linked      */
 typedef enum llm_result {
     LLM_OK = 0,
     LLM_ERR_ARGUMENT,    /* a caller's value is out of range: the message names it and the bound */
@@ -313,7 +313,7 @@ typedef struct llm_config {
 
 /* Fills *config with a named configuration, dropout 0 (vocabulary, context):
  *   gpt2 gpt2-medium gpt2-large gpt2-xl  (50257, 1024)    gpt2-tiny  (50257, 256)
- *   gpt2-10m  (2048, 256)   gpt2-30m  (8192, 512): about so many parameters
+ *   gpt2-10m  (2048, 256)   gpt2-30m  (8192, 512): of about 10, 30 million parameters
  *   gpt3-small gpt3-medium gpt3-large gpt3-xl gpt3-2.7b gpt3-6.7b gpt3-13b gpt3-175b
  *     (50257, 2048): arXiv:2005.14165 table 2.1, with dense attention in every layer
  *   deepseek-small deepseek-base deepseek-large deepseek-xl  (50000, 4096): dense, about 30, 70,
@@ -634,9 +634,9 @@ typedef struct llm_session_desc {
     int speculate;                    /* 1 = keep caches for the MTP modules                  */
     int n_threads;                    /* 0 = the model's                                      */
 } llm_session_desc;
-/* What a session will hold, before anything is allocated: ask, where the configuration comes from
- * files, because its max_seq_len alone may ask for more than there is. n_threads 0: all
- * cores. -> errors as llm_session_create. Thread-safe. */
+/* What a session will hold, in bytes, before anything is allocated. The max_seq_len of a file's
+ * configuration may need more memory than there is: ask first. n_threads 0: all cores. desc NULL:
+ * all zero. -> errors as llm_session_create, or of llm_config_validate. Thread-safe. */
 LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
                                       llm_memory *memory, llm_error *err);
 /* -> NULL: LLM_ERR_ARGUMENT; LLM_ERR_UNSUPPORTED: another cache_dtype, or speculate without
@@ -712,7 +712,8 @@ typedef struct llm_tokenizer llm_tokenizer;
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err);
-/* the contents of a tokenizer.json, which are copied from */
+/* json: size bytes, the contents of a tokenizer.json, which are read as that file alone is and are
+ * not kept. -> NULL as llm_tokenizer_load, LLM_ERR_ARGUMENT for NULL. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
                                                  const llm_allocator *allocator, llm_error *err);
 /* Learns merges from text (n bytes) with GPT-2's pattern until the vocabulary holds vocab_size
@@ -726,8 +727,9 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
 LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer);       /* NULL is fine */
 /* the largest id + 1: the rows that an embedding needs; not every id below has a token */
 LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer);
-/* The special tokens that the tokenizer's template puts before a text (after = 0), or after it,
- * when it is not told otherwise; encode does not. -> their number, 0 to 8; of NULL: 0 */
+/* The ids of the special tokens that the tokenizer's template puts before a text (after = 0) or
+ * after it (after = 1); llm_tokenizer_encode adds neither. -> their number, 0 to 8; of NULL: 0.
+ * Thread-safe. */
 LLM_API int llm_tokenizer_template(const llm_tokenizer *tokenizer, int after, int32_t tokens[8]);
 LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *text,
                                     size_t n); /* id, or -1 */
@@ -1178,7 +1180,7 @@ LLMI_SHORT_NAMES(LLMI_PUSH)
 
 LLM_API int llm_version(void) { return LLM_VERSION; }
 
-static double llmi_seconds(void) {                               /* of a clock on the wall */
+static double llmi_seconds(void) {                               /* wall-clock time */
 #if LLMI_POSIX
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -1188,7 +1190,7 @@ static double llmi_seconds(void) {                               /* of a clock o
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 #elif defined(_WIN32)
-    return (double)clock() / CLOCKS_PER_SEC;           /* which is no CPU's time there */
+    return (double)clock() / CLOCKS_PER_SEC;           /* which is wall-clock time there */
 #else
     return (double)time(NULL);
 #endif
@@ -1196,7 +1198,8 @@ static double llmi_seconds(void) {                               /* of a clock o
 
 #define LLMI_PI 3.14159265358979323846
 
-/* the caller's, in a record that others write through: what gets it only reads */
+/* Drops const, where a record with plain pointers gets the caller's data and nothing that uses the
+ * record writes to them. */
 static void *llmi_only_read(const void *given) {
     void *kept;
     memcpy(&kept, &given, sizeof kept);
@@ -7360,6 +7363,7 @@ static size_t llmi_session_scratch(const llm_session *s, const llm_config *confi
                     llmi_mul((size_t)config->vocab_size, 16));
 }
 
+/* resolves *d, too */
 static llm_result llmi_session_check(llm_session_desc *d, const llm_config *config,
                                      llm_error *err) {
     if (d->max_seq_len == 0) d->max_seq_len = config->max_seq_len;
@@ -8467,7 +8471,7 @@ static int llmi_json_int64(const llmi_json *json, int node, int64_t *value) {
 
 static llm_result llmi_fail_io(llm_error *err, const char *what, const char *path) {
     return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot %s: %.80s", llmi_path_end(path, 120), what,
-                     errno ? strerror(errno) : "the file ends before");
+                     errno ? strerror(errno) : "the file ends early");
 }
 
 static llm_result llmi_path_join(char *out, size_t capacity, const char *directory,
@@ -10237,10 +10241,10 @@ static size_t llmi_character_before(const uint8_t *classes, const char *text, si
 /* whether no letter, digit and the like touches [begin, end) of text */
 static int llmi_added_alone(const llm_tokenizer *t, const char *text, size_t n, size_t begin,
                             size_t end) {
-    int before = LLMI_OTHER, behind = LLMI_OTHER;
+    int before = LLMI_OTHER, after = LLMI_OTHER;
     if (begin) (void)llmi_character_before(t->classes, text, 0, begin, &before);
-    if (end < n) (void)llmi_character(t->classes, text + end, n - end, &behind);
-    return !((unsigned)(before | behind) & LLMI_WORD);
+    if (end < n) (void)llmi_character(t->classes, text + end, n - end, &after);
+    return !((unsigned)(before | after) & LLMI_WORD);
 }
 
 /* White space around [*begin, *end) of text, not before lowest: the token takes it in. *white: the
@@ -11602,9 +11606,9 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
 /* a file as it stands in memory */
 typedef struct llmi_bytes { const char *name; const void *data; size_t size; } llmi_bytes;
 
-/* merges NULL: main is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides:
- * the files beside it, data NULL where there is none; NULL: main stands alone */
-static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *main, const llmi_bytes *merges,
+/* merges NULL: file is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides:
+ * the files beside it, data NULL where there is none; NULL: file stands alone */
+static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_bytes *merges,
                                           const llmi_bytes *sides, const llm_allocator *allocator,
                                           llm_error *err) {
     llmi_bpe_reader r;
@@ -11616,7 +11620,7 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *main, const llmi_byt
     if (!r.t) return NULL;
     r.scratch.allocator = r.t->allocator;
     r.is_gpt2 = merges != NULL;
-    result = llmi_json_parse(&r.json, (const char *)main->data, main->size, main->name,
+    result = llmi_json_parse(&r.json, (const char *)file->data, file->size, file->name,
                              r.t->allocator, err);
     for (i = 0; sides && i < LLMI_N_SIDES && result == LLM_OK; i++) {
         if (!sides[i].data) continue;
@@ -11978,7 +11982,7 @@ static llm_result llmi_source_read(const llmi_source *source, uint64_t at, void 
 #endif
     return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read %lu bytes at %llu: %.80s", source->name,
                      (unsigned long)n, (unsigned long long)at,
-                     errno ? strerror(errno) : "the file ends before");
+                     errno ? strerror(errno) : "the file ends early");
 }
 
 static void llmi_shard_free(llmi_shard *shard, const llm_allocator *allocator) {
@@ -12944,6 +12948,13 @@ static llm_result llmi_shard_open(llmi_shard *shard, const char *path,
     return llmi_shard_parse(shard, allocator, err);
 }
 
+/* one file, with all there is; path stays the caller's as long as the shards live */
+static llm_result llmi_shards_single(llmi_shards *all, const char *path, llm_error *err) {
+    LLMI_TRY(llmi_shards_make(all, 1, err));
+    LLMI_TRY(llmi_shard_open(&all->shards[0], path, all->allocator, err));
+    return llmi_shards_index(all, err);
+}
+
 /* ---- what a save that was interrupted has left: see >>save ---------------------------------- */
 #define LLMI_JOURNAL "model.save.json"
 #define LLMI_JOURNAL_MOST ((size_t)1 << 20)    /* bytes: more names than a model can have files */
@@ -13099,7 +13110,7 @@ static llm_result llmi_shards_open(llmi_shards *all, const char *directory,
     return llmi_shards_index(all, err);
 }
 
-/* a directory's weights: model.safetensors, or else what the index names; or one file */
+/* a directory's weights: model.safetensors, or else what the index names */
 static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
                                       const llmi_journal *journal, llm_error *err) {
     static const char *const single = "model.safetensors";
@@ -13108,12 +13119,6 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
     size_t size, n;
     llmi_json index;
     llm_result result;
-    if (llmi_ends_with(directory, ".safetensors")) {
-        LLMI_TRY(llmi_shards_make(all, 1, err));
-        LLMI_TRY(llmi_path_join(all->paths[0], LLMI_PATH, "", directory, err));
-        LLMI_TRY(llmi_shard_open(&all->shards[0], all->paths[0], all->allocator, err));
-        return llmi_shards_index(all, err);
-    }
     LLMI_TRY(llmi_saved_path(path, journal, directory, single, err));
     if (llmi_kind_of(path) == LLMI_NO_FILE) {
         LLMI_TRY(llmi_saved_path(path, journal, directory, "model.safetensors.index.json", err));
@@ -13192,13 +13197,12 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
         llmi_fail(err, LLM_ERR_ARGUMENT, "path is NULL");
         return NULL;
     }
-    result = llmi_journal_open(&journal, path, LLMI_JOURNAL, allocator, err);
     if (llmi_ends_with(path, ".safetensors")) {
-        if (result == LLM_OK)
-            result = llmi_path_join(config_path, sizeof config_path, "", path, err);
-        if (result == LLM_OK) result = llmi_directory_open(&all, path, &journal, err);
+        result = llmi_path_join(config_path, sizeof config_path, "", path, err);
+        if (result == LLM_OK) result = llmi_shards_single(&all, path, err);
         if (result == LLM_OK) result = llmi_config_of_metadata(&all, &config, &size, err);
     } else {
+        result = llmi_journal_open(&journal, path, LLMI_JOURNAL, allocator, err);
         if (result == LLM_OK)
             result = llmi_needed_path(config_path, &journal, path, "config.json", err);
         if (result == LLM_OK) result = llmi_file_read(config_path, &config, &size, allocator, err);
@@ -13936,7 +13940,10 @@ static llm_result llmi_compare_lines(const char *name, const char *have, size_t 
                       : llmi_line_ends(a, i, " 0") || llmi_line_ends(a, i, " 0.0"))
                 continue;
             if (prolong && llmi_is_prolonged(a, i)) continue;
-            if (!found) b = "no such field", j = strlen(b);
+            if (!found) {
+                b = "no such field";
+                j = strlen(b);
+            }
             return llmi_fail(err, LLM_ERR_FORMAT,
                              "%.100s: the checkpoint has %.*s, this trainer %.*s", name,
                              (int)llmi_min(side ? j : i, 60), side ? b : a,
@@ -14079,9 +14086,7 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
     if (!part) return LLM_ERR_MEMORY;
     memset(&all, 0, sizeof all);
     all.allocator = allocator;
-    result = llmi_shards_make(&all, 1, err);
-    if (result == LLM_OK) result = llmi_shard_open(&all.shards[0], path, allocator, err);
-    if (result == LLM_OK) result = llmi_shards_index(&all, err);
+    result = llmi_shards_single(&all, path, err);
     if (result == LLM_OK) result = llmi_checkpoint_load(trainer, &all, part, err);
     llmi_shards_free(&all);
     llmi_release(allocator, part);

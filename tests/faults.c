@@ -571,7 +571,8 @@ static void walk_load(const operation *o, faults_how how, int code, long halfway
     }
     CHECK_MSG(shrinks || loaded(o, here) == 1, "%s: loading has changed it", o->name);
 }
-/* mapped, and read where that is not possible: then no byte may be missed that is not there */
+/* Once with files that are mapped; then no file can be, and they are read: a read that fails or is
+ * short must not go unnoticed. */
 static void walk_loads(const operation *o) {
     walk_load(o, FAULT_ONCE, EIO, 0);
     faults.no_mmap = 1;

@@ -168,7 +168,7 @@ static void faults_closed(int descriptor) {
     faults.n_open--;
     if (file->dirty) faults.closed[faults.n_closed++ % FAULTS_FILES] = *file;
 }
-/* at no time may a file be open to those to whom the one that it replaces was not */
+/* a new file never gives rights that the one which it replaces does not give */
 static void faults_check_mode(int descriptor) {
     char path[512], *end;
     struct stat mine, old;
@@ -267,8 +267,8 @@ static int faults_is_locked(const char *path) {
     if (descriptor >= 0) close(descriptor);
     return locked;
 }
-/* Another writer would take a temporary file that nobody has locked for that of a dead one, unless
- * the directory is. */
+/* Unless the temporary file or its directory is locked, another writer would take the file for one
+ * that a dead process has left. */
 static void faults_check_lock(const char *from) {
     char directory[512];
     char *slash;
@@ -285,7 +285,7 @@ static int faults_rename(const char *from, const char *to) {
                              (is_journal && faults.created_dirty);
     faults.journal_dirty |= is_journal;
     faults.directory_dirty = 1;
-    /* to replace a file that is not yet on the disk, some file systems wait for it */
+    /* some file systems wait until a file that is replaced is on the disk, so it goes first */
     if (lstat(from, &status) == 0) {
         faults_check_lock(from);
         if (!faults.real_fsync) (void)unlink(to);

@@ -1,7 +1,8 @@
 #!/bin/sh
-# make fuzz SECONDS=n: libFuzzer on each target of tests/test_fuzz.c, for n seconds in all, under the
-# address, leak and undefined behaviour sanitizers. What was found stays in build/fuzz and is where the
-# next run starts; an input that fails is named. Once it is mended, it belongs in tests/data/fuzz.
+# make fuzz SECONDS=n: libFuzzer on each target of tests/test_fuzz.c, for n seconds in all, under
+# the address, leak and undefined behaviour sanitizers. What was found stays in build/fuzz and is
+# where the next run starts; an input that fails is named. Once llm.h takes it, it belongs in
+# tests/data/fuzz.
 seconds=${1:-60}
 clang=${CLANG:-clang}
 fuzz=build/fuzz

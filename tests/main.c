@@ -1,5 +1,5 @@
-/* build/tests [-v] [-x] [FILTER]: all tests, or those whose name contains FILTER; -v names each one,
- * -x stops at the first check that fails.
+/* build/tests [-v] [-x] [FILTER]: all tests, or those whose name contains FILTER; -v names each
+ * one, -x stops at the first check that fails.
  * One translation unit, so that the tests see what is static in llm.h. Run it in the project's root:
  * the goldens are read from tests/data. */
 

@@ -114,8 +114,9 @@ check "a new DeepSeek-V3's context is what it is trained on" $?
 # ---- where text comes from -----------------------------------------------------------------------
 tokenize() { run "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/$1" "$2"; }
 tokenize file.tok "$tmp/text"
-timeout 60 "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/pipe.tok" /dev/stdin <"$tmp/text" \
+timeout 60 "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/stdin.tok" /dev/stdin <"$tmp/text" \
     >"$tmp/log" 2>&1
+same file.tok stdin.tok "tokenize reads its standard input"
 cat "$tmp/text" | timeout 60 "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/pipe.tok" /dev/stdin \
     >"$tmp/log" 2>&1
 same file.tok pipe.tok "tokenize reads a pipe"

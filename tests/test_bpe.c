@@ -954,9 +954,7 @@ static llm_tokenizer *bpe_made(const llmi_text files[TOKENIZER_FILES], int chang
 #define BPE_AT "build/directory"
 static const char *bpe_path(int file, int is_pair) {
     static char path[100];
-    snprintf(path, sizeof path, BPE_AT "/%s",
-             file > 1 ? llmi_side_names[file - 2] : file ? "merges.txt"
-             : is_pair ? "vocab.json" : "tokenizer.json");
+    snprintf(path, sizeof path, BPE_AT "/%s", tokenizer_file_name(file, is_pair));
     return path;
 }
 static void bpe_clear(void) {

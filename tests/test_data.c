@@ -238,7 +238,8 @@ TEST(data_skips_windows_without_targets) {
             d.sequential = sequential;
             memset(seen, 0, sizeof seen);
             data = data_open(1, &d, &err);
-            CHECK(llm_data_window_count(data) == n && llm_data_empty_count(data) == end - first - n);
+            CHECK(llm_data_window_count(data) == n &&
+                  llm_data_empty_count(data) == end - first - n);
             for (i = 0; i < 2 * n; i++) {
                 int window;
                 CHECK(llm_data_batch(data, i, tokens, targets, &err) == LLM_OK);

@@ -29,25 +29,14 @@ TEST(edges_of_rope) {
         double slowed[4], scale;
     } cases[] = {
         {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, {0.0, 0.0, 0.0, 0.0}, 0.0},
-        {0.5f,
-         20.0f,
-         3.0f,
-         0.0f,
-         0.0f,
-         100,
-         {0.0, 1.0, 1.0, 1.0},
-         0.0}, /* 0 to 1; no scale below 1 */
+        /* from 0 to 1; a factor below 1 has no scale */
+        {0.5f, 20.0f, 3.0f, 0.0f, 0.0f, 100, {0.0, 1.0, 1.0, 1.0}, 0.0},
         {4.0f, 20.0f, 3.0f, 0.0f, 0.0f, 100, {0.0, 1.0, 1.0, 1.0}, 0.1},
-        {4.0f,
-         20.0f,
-         3.0f,
-         2.0f,
-         0.0f,
-         100,
-         {0.0, 1.0, 1.0, 1.0},
-         0.1}, /* mscale counts with the other */
+        /* one of the two mscales alone changes nothing */
+        {4.0f, 20.0f, 3.0f, 2.0f, 0.0f, 100, {0.0, 1.0, 1.0, 1.0}, 0.1},
         {4.0f, 20.0f, 3.0f, 0.0f, 2.0f, 100, {0.0, 1.0, 1.0, 1.0}, 0.1},
-        {4.0f, 200.0f, 0.002f, 0.0f, 0.0f, 1000000, {0.0, 0.0, 0.0, 0.2}, 0.1}}; /* 2 to 7, not 8 */
+        /* from 2 to 7, not 8 */
+        {4.0f, 200.0f, 0.002f, 0.0f, 0.0f, 1000000, {0.0, 0.0, 0.0, 0.2}, 0.1}};
     llm_context *context = llm_context_create(1, NULL, NULL);
     float x[8] = {1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f, 1.0f, 0.0f}, y[8];
     const int32_t position[1] = {3};
@@ -204,8 +193,8 @@ TEST(edges_of_ops) {
     llm_error err;
     int i;
     for (i = 0; i < 8; i++) w[i] = m[i] = v[i] = g[i] = y[i] = 0.5f;
-    llm_adamw_update(context, w, m, v, g, 8, 0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f,
-                     1.0f); /* update 0: there is none */
+    /* there is no update 0 */
+    llm_adamw_update(context, w, m, v, g, 8, 0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     CHECK(w[0] == 0.5f && m[0] == 0.5f && v[0] == 0.5f);
     llm_adamw_update(context, w, m, v, g, 8, 1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     CHECK(w[0] != 0.5f);
@@ -238,13 +227,8 @@ TEST(edges_of_attention) { /* with nothing in its heads nothing is written */
 }
 
 TEST(edges_of_configurations) {
-    llm_config c = part_config(1, 1), other;
+    llm_config c = deepseek_config(1, 1, 11, 8, 0), other = c;
     llm_error err;
-    c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = 11;
-    c.max_seq_len = 8;
-    c.n_layers = 2;
-    other = c;
     c.v_head_dim = 0; /* that of the part without rotation */
     other.v_head_dim = other.qk_nope_head_dim;
     CHECK(llm_config_param_count(&c) == llm_config_param_count(&other) &&
@@ -409,9 +393,9 @@ TEST(edges_of_the_cpu) {
     }
     if (best > 3 && !LLMI_BF16) best = 3;
     if (best > 4 && !LLMI_AMX) best = 4;
+    /* an operating system may keep AMX from its programs */
     CHECK_MSG(llmi_last_pass() == best || (best == 5 && llmi_last_pass() == 4),
-              "pass %d instead of %d", llmi_last_pass(),
-              best); /* a kernel may keep AMX to itself */
+              "pass %d instead of %d", llmi_last_pass(), best);
     free(text);
 #else
     SKIP("not Linux on x86-64");

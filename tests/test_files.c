@@ -815,7 +815,8 @@ TEST(files_configuration_stays) {
     }
 }
 
-/* other names of DeepSeek-V3, which have no defaults */
+/* Another model_type, where architectures names DeepSeek-V3: then no key may be missing, for that
+ * model_type may have other defaults. */
 TEST(files_deepseek_by_architecture) {
     static const char *const keys[] = {"n_group", "routed_scaling_factor", "norm_topk_prob",
                                        "q_lora_rank", "first_k_dense_replace", "rms_norm_eps"};
@@ -842,7 +843,8 @@ TEST(files_deepseek_by_architecture) {
     }
     strcpy(without, config);
     memcpy(strstr(without, "V3ForCausal"), "V2", 2);
-    files_refused(without, strlen(without), file, size, 1, LLM_ERR_UNSUPPORTED, "joyai_flash", "V2");
+    files_refused(without, strlen(without), file, size, 1, LLM_ERR_UNSUPPORTED, "joyai_flash",
+                  "V2");
     free(file);
     files_free(&w);
     llm_model_free(model);
@@ -1975,7 +1977,8 @@ TEST(files_special_tokens) {
         files_write(directory, "config.json", text, strlen(text));
         remove("build/files/special/generation_config.json");
         snprintf(text, sizeof text, "{%s}", good[i].generation ? good[i].generation : "");
-        if (good[i].generation) files_write(directory, "generation_config.json", text, strlen(text));
+        if (good[i].generation)
+            files_write(directory, "generation_config.json", text, strlen(text));
         got = files_load(directory, &err);
         CHECK_MSG(got != NULL, "%lu: %s", (unsigned long)i, err.message);
         s = llm_model_special_tokens(got);
@@ -2099,7 +2102,8 @@ TEST(files_journal_removes) {
     for (i = 0; i < 2; i++) {
         snprintf(text, sizeof text, "{\"files\": [], \"remove\": [\"%s\"]}", names[i]);
         files_write(directory, "model.save.json", text, strlen(text));
-        NOT_MADE(LLM_ERR_FORMAT, llm_model_load(directory, NULL, &err), "journal_removes", names[i]);
+        NOT_MADE(LLM_ERR_FORMAT, llm_model_load(directory, NULL, &err), "journal_removes",
+                 names[i]);
     }
     llm_model_free(model);
 }
@@ -2290,7 +2294,6 @@ TEST(files_mapped) {
         }
 }
 
-/* writing to a tensor stays in the process; a save over the mapped files harms nobody */
 /* weights that cannot be mapped are read */
 TEST(files_not_mapped) {
 #if LLMI_POSIX
@@ -2312,6 +2315,7 @@ TEST(files_not_mapped) {
 #endif
 }
 
+/* writing to a tensor stays in the process; a save over the mapped files harms nobody */
 TEST(files_mapped_writes) {
     const char *directory = files_directory("mapped_writes");
     llm_model *model = files_small(1, 1), *a, *b, *c;

@@ -95,13 +95,8 @@ static void fuzz_forget(void) {
 }
 
 static const char *fuzz_path(const char *name) {
-    static char path[300];
-    static const char *directory;
-    if (!directory) {
-        static char kept[256];
-        snprintf(kept, sizeof kept, "%s", files_directory("fuzz"));
-        directory = kept;
-    }
+    static char directory[256], path[300];
+    if (!directory[0]) snprintf(directory, sizeof directory, "%s", files_directory("fuzz"));
     snprintf(path, sizeof path, "%s/%s", directory, name);
     return path;
 }
@@ -465,16 +460,8 @@ enum { FUZZ_CONTEXT = 24, FUZZ_VOCAB = 13 };
 static llm_model *fuzz_session_model(unsigned deepseek) {
     llm_model **model = &fuzz_kept.session[deepseek];
     if (!*model) {
-        llm_config c = small_config(FUZZ_VOCAB, FUZZ_CONTEXT, 8, 2, 2);
-        if (deepseek) {
-            c = part_config(1, 1);
-            c.arch = LLM_ARCH_DEEPSEEK_V3;
-            c.vocab_size = FUZZ_VOCAB;
-            c.max_seq_len = FUZZ_CONTEXT;
-            c.n_layers = 2;
-            c.first_k_dense = 1;
-            c.mtp_depth = 2;
-        }
+        const llm_config c = deepseek ? deepseek_config(1, 1, FUZZ_VOCAB, FUZZ_CONTEXT, 2)
+                                      : small_config(FUZZ_VOCAB, FUZZ_CONTEXT, 8, 2, 2);
         *model = shaken_model(&c, 7, 1, NULL);
     }
     return *model;
@@ -515,20 +502,13 @@ static void fuzz_same_next(llm_session *s, int sequence, const llm_model *model,
     CHECK(llm_session_rewind(s, sequence, h->n, NULL) == LLM_OK);
     llm_session_free(fresh);
 }
-typedef struct fuzz_stop {
-    int left;
-} fuzz_stop;
-static int fuzz_on_token(int32_t token, void *user) {
-    (void)token;
-    return ((fuzz_stop *)user)->left-- == 0;
-}
 /* A generation: its tokens are those of a fresh session without drafts, as many as were wanted. */
 static void fuzz_generate(fuzz_input *in, llm_session *s, const llm_model *model, int speculate,
                           fuzz_history *h) {
     int32_t prompt[16], tokens[FUZZ_CONTEXT], plain[FUZZ_CONTEXT], stops[1];
     llm_generate_desc d;
     llm_generate_stats stats, plain_stats;
-    fuzz_stop stop;
+    heard stop;
     llm_result result, plain_result;
     llm_session *fresh = fuzz_fresh(model, h);
     const int n = (int)(fuzz_byte(in) % 6), capacity = (int)(fuzz_byte(in) % FUZZ_CONTEXT);
@@ -543,13 +523,13 @@ static void fuzz_generate(fuzz_input *in, llm_session *s, const llm_model *model
     stops[0] = (int32_t)(fuzz_byte(in) % FUZZ_VOCAB);
     d.stop_tokens = stops;
     d.n_stop_tokens = (int)(fuzz_byte(in) & 1u);
-    stop.left = (int)fuzz_byte(in) % 16;
-    d.on_token = fuzz_on_token;
+    memset(&stop, 0, sizeof stop);
+    stop.cancel_at = 1 + (int)fuzz_byte(in) % 16;
+    d.on_token = on_token;
     d.user = &stop;
     d.speculate = speculate;
-    i = stop.left;
     result = llm_generate(s, prompt, n, &d, tokens, capacity, &stats, NULL);
-    stop.left = i;
+    stop.n = 0;
     d.speculate = 0;
     plain_result = llm_generate(fresh, prompt, n, &d, plain, capacity, &plain_stats, NULL);
     CHECK(result == plain_result);
@@ -618,12 +598,8 @@ static void fuzz_session(fuzz_input in) {
 static llm_config fuzz_base(unsigned kind) {
     llm_config c = small_config(7, 8, 8, 2, 2);
     if (kind % 2) {
-        c = part_config((int)(kind / 2 % 2), (int)(kind / 4 % 2));
-        c.arch = LLM_ARCH_DEEPSEEK_V3;
-        c.vocab_size = 7;
-        c.max_seq_len = 8;
-        c.n_layers = 2;
-        c.mtp_depth = (int)(kind / 8 % 2);
+        c = deepseek_config((int)(kind / 2 % 2), (int)(kind / 4 % 2), 7, 8, (int)(kind / 8 % 2));
+        c.first_k_dense = 0;
     }
     return c;
 }

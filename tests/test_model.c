@@ -231,7 +231,8 @@ TEST(config_presets) {
             NULL) == LLM_ERR_ARGUMENT);
 }
 
-/* what deepseek-ai/DeepSeek-V3's config.json says; the other presets have neither YaRN nor a factor */
+/* what deepseek-ai/DeepSeek-V3's config.json says; the other presets have neither YaRN nor a
+ * factor */
 TEST(config_of_deepseek_v3) {
     static const char *const small[] = {"deepseek-small", "deepseek-base", "deepseek-large",
                                         "deepseek-xl", "deepseek-moe-150m", "deepseek-tiny"};
@@ -251,7 +252,8 @@ TEST(config_of_deepseek_v3) {
     for (i = 0; i < 6; i++) {
         CHECK_MSG(llm_config_preset(&c, small[i], &err) == LLM_OK, "%s", err.message);
         CHECK_MSG(c.yarn_factor == 0.0f && c.tie_embeddings, "%s", small[i]);
-        CHECK_MSG(c.routed_scaling_factor == 0.0f || c.routed_scaling_factor == 1.0f, "%s", small[i]);
+        CHECK_MSG(c.routed_scaling_factor == 0.0f || c.routed_scaling_factor == 1.0f, "%s",
+                  small[i]);
     }
 }
 

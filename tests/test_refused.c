@@ -298,12 +298,8 @@ static void refused_set(void *object, const refused_value *v) {
     memcpy((char *)object + v->offset, v->is_float ? (const void *)&real : (const void *)&whole, 4);
 }
 static llm_config refused_deepseek(void) {
-    llm_config c = part_config(1, 1);
-    c.arch = LLM_ARCH_DEEPSEEK_V3;
-    c.vocab_size = 11;
-    c.max_seq_len = 8;
-    c.n_layers = 2;
-    c.mtp_depth = 2;
+    llm_config c = deepseek_config(1, 1, 11, 8, 2);
+    c.first_k_dense = 0;
     return c;
 }
 
@@ -380,8 +376,8 @@ TEST(refused_configurations) {
     c.n_shared_experts = 0;
     REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "address space", "d_model 1048576");
     CHECK(llm_config_mtp_param_count(&c) == 0);
-    c = small_config(11, 8, 8, 2,
-                     2); /* values: 2 for keys and values, of 2 layers, 8 wide, 8 long */
+    /* keys and values, of 2 layers, 8 wide, 8 long */
+    c = small_config(11, 8, 8, 2, 2);
     CHECK(llm_config_cache_bytes(&c, 0, LLM_F32) == 2 * 2 * 8 * 8 * 4);
     CHECK(llm_config_cache_bytes(&c, 0, LLM_BF16) == 2 * 2 * 8 * 8 * 2);
     CHECK(llm_config_cache_bytes(&c, 5, LLM_F16) == 2 * 2 * 8 * 5 * 2);
@@ -429,8 +425,8 @@ TEST(refused_trainings) {
         int biases = 0;
         (void)llm_trainer_weights(trainer, &count);
         CHECK(llm_trainer_step(trainer, tokens, tokens, NULL, &err) == LLM_OK);
-        for (i = 0; i < llm_model_tensor_count(model);
-             i++) { /* nothing moves the routers' biases */
+        /* nothing moves the routers' biases */
+        for (i = 0; i < llm_model_tensor_count(model); i++) {
             const llm_tensor t = llm_model_tensor(model, i);
             llm_tensor fresh;
             llm_model *same;
@@ -459,7 +455,7 @@ TEST(refused_trainings) {
     llm_model_free(model);
 }
 
-TEST(refused_slices) { /* of a shard that begins behind them */
+TEST(refused_slices) { /* that are not within the trainer's shard, values 64 to 127 */
     const llm_config c = small_config(11, 8, 8, 1, 2);
     const int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
     llm_model *model = shaken_model(&c, 1, 1, NULL);
@@ -617,7 +613,8 @@ TEST(refused_tokenizers) {
         {REFUSED_ADDED("{\"id\": 0}"), LLM_ERR_FORMAT, "has no content: {"},
         {REFUSED_ADDED("{\"id\": 0, \"content\": 3}"), LLM_ERR_FORMAT,
          "has no content: {"},
-        {REFUSED_ADDED("{\"id\": -1, \"content\": \"a\"}"), LLM_ERR_FORMAT, "added token a: its id"},
+        {REFUSED_ADDED("{\"id\": -1, \"content\": \"a\"}"), LLM_ERR_FORMAT,
+         "added token a: its id"},
         {REFUSED_ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 1, \"content\": \"a\"}"),
          LLM_ERR_FORMAT, "added token 1 has been given before"}};
     static const bpe_change cases[] = {

@@ -160,7 +160,6 @@ TEST(resume_other_configurations) {
     resume_free(a);
 }
 
-/* counters that no run reaches would overflow in the next step */
 /* What may differ where a run is prolonged, and is refused by name where it is not: the moments, the
  * step and the weights go over. A run that was made longer is the run that was long from the start. */
 TEST(resume_prolongs) {
@@ -249,13 +248,13 @@ TEST(resume_older_files) {
         c.n_layers = 1 + deepseek;
         c.n_heads = 2;
         c.tie_embeddings = 1;
-        if (!deepseek) c.arch = LLM_ARCH_GPT2;
         if (deepseek) {
             c.d_ffn = 6;
             c.q_lora_rank = c.kv_lora_rank = c.qk_nope_head_dim = c.v_head_dim = 4;
             c.qk_rope_head_dim = 2;
             c.n_routed_experts = c.moe_d_ffn = 4;
         } else {
+            c.arch = LLM_ARCH_GPT2;
             c.resid_pdrop = 0.1f;
         }
         d.batch_size = 2;
@@ -310,6 +309,7 @@ TEST(resume_compares_by_name) {
     }
 }
 
+/* counters that no run reaches would overflow in the next step */
 TEST(resume_counters) {
     llm_trainer *t = resume_trainer(0, LLM_FP32, 1, 1), *other = resume_trainer(0, LLM_FP32, 1, 2);
     llm_error err;

@@ -84,7 +84,8 @@ static float *new_floats(size_t n) { return (float *)calloc(n ? n : 1, sizeof(fl
 typedef struct heap {
     long live, calls, fail_at;         /* fail_at: the number of the call that fails, -1 = none */
     long failed;                       /* calls that failed since heap_fail */
-    size_t bytes, limit, largest;      /* limit: larger requests fail */
+    size_t bytes, most;                /* that it has given, now and at most */
+    size_t limit, largest;             /* requests above limit fail; the largest one so far */
     int wrong;                         /* releases of what was not given, or of another size */
     llm_allocator allocator;
 } heap;
@@ -122,6 +123,7 @@ static void *heap_allocate(size_t size, void *user) {
     heap_enter();
     h->live++;
     h->bytes += size;
+    if (h->bytes > h->most) h->most = h->bytes;
     heap_leave();
     return memory;
 }
@@ -146,7 +148,7 @@ static void heap_init(heap *h) {
 }
 
 /* llm.h's own, where it is given no allocator: main.c makes them LLM_MALLOC and LLM_FREE */
-static heap default_heap = {0, 0, -1, 0, 0, SIZE_MAX / 2, 0, 0, {NULL, NULL, NULL}};
+static heap default_heap = {0, 0, -1, 0, 0, 0, SIZE_MAX / 2, 0, 0, {NULL, NULL, NULL}};
 static void *default_allocate(size_t size) { return heap_allocate(size, &default_heap); }
 static void default_release(void *memory) {
     heap_block block;
@@ -154,8 +156,9 @@ static void default_release(void *memory) {
     heap_release(memory, block.size, &default_heap);
 }
 
-/* after a call in which h's allocation fail_at was to fail: it failed, and the call said so and
- * left `live` blocks; or the call made fewer, and succeeded; -> whether it succeeded */
+/* Checks a call during which allocation number h->fail_at was to fail. Where it came to that, the
+ * call must have said so, and `live` blocks must be left; where it asked for memory less often, it
+ * must have succeeded. -> did it succeed? */
 static int heap_survived(const heap *h, llm_result result, const llm_error *err, long live,
                          const char *call) {
     if (!h->failed) {
@@ -203,15 +206,19 @@ static llm_tokenizer *tokenizer_of(const void *vocabulary, size_t n, const void 
     return llmi_tokenizer_read(&files[0], &files[1], NULL, allocator, err);
 }
 
-/* a tokenizer's directory from memory: tokenizer.json or vocab.json, merges.txt (data NULL where it
- * is the first), and the files beside it, as llmi_side_names has them, NULL where there is none */
+/* The files of a tokenizer's directory: tokenizer.json, or the pair vocab.json and merges.txt; then
+ * those beside it, as llmi_side_names has them. */
 enum { TOKENIZER_FILES = 2 + LLMI_N_SIDES };
+static const char *tokenizer_file_name(int file, int is_pair) {
+    return file > 1 ? llmi_side_names[file - 2] : file ? "merges.txt"
+           : is_pair ? "vocab.json" : "tokenizer.json";
+}
+/* a directory from memory: data is NULL where there is no such file */
 static llm_tokenizer *tokenizer_of_files(llmi_bytes files[TOKENIZER_FILES],
                                          const llm_allocator *allocator, llm_error *err) {
     int i;
     for (i = 0; i < TOKENIZER_FILES; i++)
-        files[i].name = i > 1 ? llmi_side_names[i - 2] : i ? "merges.txt"
-                        : files[1].data ? "vocab.json" : "tokenizer.json";
+        files[i].name = tokenizer_file_name(i, files[1].data != NULL);
     return llmi_tokenizer_read(&files[0], files[1].data ? &files[1] : NULL, &files[2], allocator,
                                err);
 }
@@ -489,15 +496,18 @@ static llm_model_desc model_desc(uint64_t seed, int threads, const llm_allocator
     d.allocator = allocator;
     return d;
 }
+static size_t tensor_size(const llm_tensor *t) {
+    size_t n = 1;
+    int d;
+    for (d = 0; d < t->n_dims; d++) n *= (size_t)t->dims[d];
+    return n;
+}
 /* fresh weights, made ten times larger, biases and norms moved too: no gradient is trivial */
 static void shake_weights(llm_model *model, uint64_t seed) {
     size_t i, j;
     for (i = 0; i < llm_model_tensor_count(model); i++) {
         const llm_tensor t = llm_model_tensor(model, i);
-        size_t n = 1;
-        int d;
-        for (d = 0; d < t.n_dims; d++) n *= (size_t)t.dims[d];
-        for (j = 0; j < n; j++)
+        for (j = 0; j < tensor_size(&t); j++)
             ((float *)t.data)[j] = (t.n_dims > 1 ? 10.0f : 1.0f) * ((float *)t.data)[j] +
                                    (t.n_dims > 1 ? 0.0f : 0.2f) * llm_random_normal(seed + i, j);
     }
@@ -510,12 +520,6 @@ static llm_model *shaken_model(const llm_config *config, uint64_t seed, int thre
     CHECK_MSG(model != NULL, "%s", err.message);
     if (model) shake_weights(model, seed + 1);
     return model;
-}
-static size_t tensor_size(const llm_tensor *t) {
-    size_t n = 1;
-    int d;
-    for (d = 0; d < t->n_dims; d++) n *= (size_t)t->dims[d];
-    return n;
 }
 static llm_model *golden_model(const char *name, int threads, const llm_allocator *allocator) {
     const llm_model_desc d = model_desc(0, threads, allocator);

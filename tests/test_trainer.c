@@ -500,7 +500,8 @@ TEST(trainer_slices_in_order) {
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(t, 100, 9, (double)NAN, NULL, &err), "nan");
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update(t, NULL, &err), "100 is next");
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_forward(t, tokens, targets, NULL, &err), "slices");
-    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_evaluate(t, tokens, targets, 2, 16, NULL, &err), "slices");
+    REFUSED(LLM_ERR_ARGUMENT, llm_trainer_evaluate(t, tokens, targets, 2, 16, NULL, &err),
+            "slices");
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_save(t, "build/none", &err), "slices");
     CHECK(llm_trainer_update_range(t, 100, 0, 1.0, &stats, &err) == LLM_OK && stats.step == 0);
     CHECK(llm_trainer_update_range(t, 100, n - 100, 1.0, &stats, &err) == LLM_OK &&

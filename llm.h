@@ -13460,12 +13460,15 @@ static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
     return LLM_OK;
 }
 
-/* the names of the old generation's files that the new one does not have */
+/* The names of the old generation's files that the new one does not have. An index that cannot be
+ * read names none. */
 static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm_error *err) {
     const llm_allocator *allocator = save->model->allocator;
     const char *index_name = "model.safetensors.index.json", *comma = "";
     char path[LLMI_PATH], name[LLMI_SAVED_NAME], ours[LLMI_SAVED_NAME], **names = NULL;
     llmi_json index;
+    llm_error why;
+    llm_result result;
     void *data = NULL;
     size_t size, n = 0, i, shard;
     if (save->n_shards > 1) {
@@ -13476,9 +13479,9 @@ static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm
     if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
     LLMI_TRY(llmi_file_read(path, &data, &size, allocator, err));
     memset(&index, 0, sizeof index);
-    if (llmi_json_parse(&index, (const char *)data, size, path, allocator, NULL) == LLM_OK)
-        (void)llmi_index_names(&index, &names, &n, allocator, NULL);
-    for (i = 0; i < n; i++) {
+    result = llmi_json_parse(&index, (const char *)data, size, path, allocator, &why);
+    if (result == LLM_OK) result = llmi_index_names(&index, &names, &n, allocator, &why);
+    for (i = 0; i < n && result == LLM_OK; i++) {
         for (shard = 0; shard < save->n_shards; shard++) {
             llmi_save_name(ours, shard, save->n_shards);
             if (!strcmp(ours, names[i])) break;
@@ -13492,7 +13495,7 @@ static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm
     llmi_release(allocator, names);
     llmi_json_free(&index);
     llmi_release(allocator, data);
-    return LLM_OK;
+    return result == LLM_ERR_MEMORY ? llmi_fail(err, result, "%s", why.message) : LLM_OK;
 }
 
 static llm_result llmi_save_plan(llmi_save *save, llm_error *err) {

@@ -8,7 +8,7 @@
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
 #              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
 #              needs matplotlib or torch where they are missing
-# make fuzz    SECONDS=60 in all of hostile input for every loader; needs clang with libFuzzer
+# make fuzz    hostile input for every loader, for SECONDS=60 in all; needs clang with libFuzzer
 # make coverage  what the tests run of llm.h, and what they do not; needs clang, llvm, Python
 # make mutate  which of 120 single faults in llm.h the tests notice: an hour, and it goes on where
 #              it was stopped; needs Python

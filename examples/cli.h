@@ -186,6 +186,22 @@ static inline int cli_ends_in(const char *path, const char *ending) {
     const size_t n = strlen(path), m = strlen(ending);
     return n > m && !strcmp(path + n - m, ending);
 }
+/* path; if it ends in ending, and so names a file, the directory that the file is in */
+static inline const char *cli_directory_of(cli_path directory, const char *path,
+                                           const char *ending) {
+    NEED(strlen(path) < sizeof(cli_path), "%.80s...: too long a path", path);
+    strcpy(directory, path);
+    if (!cli_ends_in(path, ending)) return directory;
+    char *slash = strrchr(directory, '/');
+    if (!slash) return strcpy(directory, ".");
+    slash[slash == directory] = 0;
+    return directory;
+}
+/* are these two names of one file? */
+static inline int cli_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
 static inline void cli_fail_open(const char *path, llm_error *err) {
     snprintf(err->message, sizeof err->message, "%.180s: %s", path,
              errno == EISDIR ? "is a directory; give the files in it" : strerror(errno));
@@ -260,10 +276,9 @@ static inline void cli_make_directory(const char *path) {
 /* the file of that name, if there is one; the copy appears when it is whole */
 static inline void cli_copy(const char *from, const char *to, const char *name) {
     cli_path source, path, half;
-    struct stat a, b;
     size_t size = 0;
-    if (stat(cli_join(source, from, name), &a)) return;
-    if (!stat(cli_join(path, to, name), &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino) return;
+    if (access(cli_join(source, from, name), F_OK)) return;
+    if (cli_same_file(source, cli_join(path, to, name))) return;
     char *text = cli_read(source, NULL, &size);
     NEED(snprintf(half, sizeof half, "%s.tmp", path) < (int)sizeof half, "%s: too long", path);
     FILE *file = fopen(half, "wb");
@@ -581,8 +596,8 @@ static inline int64_t cli_checkpoints(const char *out, int64_t below, int keep) 
              strerror(errno));
     }
 }
-/* removes checkpoints behind a step, of which it begins or goes on, and those that were being
- * written when a run was killed */
+/* removes the checkpoints after the step from which a run begins or goes on, and those that were
+ * being written when a run was killed */
 static inline void cli_clean(const char *out, int64_t step) {
     int64_t newest;
     DIR *directory = opendir(out);
@@ -621,10 +636,7 @@ static inline void cli_copy_tokenizer(const char *from, const char *to) {
     static const char *const names[] = {"tokenizer_config.json", "special_tokens_map.json",
                                         "chat_template.jinja"};
     cli_path directory;
-    char *slash;
-    snprintf(directory, sizeof directory, "%s", from);
-    slash = strrchr(directory, '/');
-    if (cli_ends_in(from, ".json")) strcpy(slash ? slash : directory, slash ? "" : ".");
+    cli_directory_of(directory, from, ".json");
     for (int i = 0; i < 3; i++) cli_copy(directory, to, names[i]);
 }
 
@@ -750,10 +762,17 @@ static inline void cli_check_training(cli_option *options, const cli_model *m,
     NEED(!cli_given(options, "--min-lr") || t->min_lr <= t->lr, "--min-lr %g is above --lr %g",
          t->min_lr, t->lr);
 }
-/* what a run has had holds unless the option is given anew */
+/* refuses a value that is not what the run had before, unless the option is given */
 static inline void cli_same(cli_option *options, const char *name, double before, double now) {
-    NEED((before >= now && before <= now) || cli_given(options, name),
-         "%s was %.9g: give it again, or another", name, before);
+    const cli_option *o = cli_find(options, name, strlen(name));
+    const char *word = o->kind == CLI_WORD ? o->other : "";
+    if (o->given || (before >= now && before <= now)) return;
+    for (int i = 0; i < before && *word; i++) {
+        word += strcspn(word, "|");
+        word += *word == '|';
+    }
+    NEED(!*word, "%s was %.*s: give it again, or another", name, (int)strcspn(word, "|"), word);
+    NEED(0, "%s was %.9g: give it again, or another", name, before);
 }
 static inline llm_train_desc cli_train_desc(cli_option *options, const cli_training *t) {
     const int few = t->steps < 500 && t->schedule != LLM_CONSTANT;

@@ -31,17 +31,6 @@ static const char usage[] =
     "usage: generate DIRECTORY [PROMPT] [OPTION]...\n"
     "The directory is that of a model, with its tokenizer; the prompt \"-\": the standard input.\n";
 
-/* where the model and its tokenizer are: path, or what the .safetensors file path is in */
-static const char *directory_of(const char *path) {
-    static char directory[4096];
-    NEED(strlen(path) < sizeof directory, "%.80s...: too long a path", path);
-    if (!cli_ends_in(path, ".safetensors")) return path;
-    strcpy(directory, path);
-    char *slash = strrchr(directory, '/');
-    if (!slash) return ".";
-    slash[slash == directory] = 0;
-    return directory;
-}
 /* the prompt's tokens; before them bos, unless that is eos; for an empty prompt one of the two */
 static int32_t *encode(const llm_tokenizer *tokenizer, llm_special_tokens special,
                        const char *prompt, size_t size, int *n) {
@@ -63,6 +52,7 @@ int main(int argc, char **argv) {
     static llm_session_desc session_desc;
     static llm_generate_desc desc;
     static cli_stream out;
+    static cli_path directory;                       /* of the model and its tokenizer */
     llm_generate_stats stats;
     llm_memory memory;
     char **args = argv + (argc > 0), *prompt;
@@ -82,7 +72,7 @@ int main(int argc, char **argv) {
     desc.sampling.seed = (uint64_t)o.seed;
     model_desc.n_threads = o.threads;
 
-    const char *directory = directory_of(args[0]);
+    cli_directory_of(directory, args[0], ".safetensors");
     llm_model *model = llm_model_load(directory, &model_desc, &error);
     TRY(model);
     llm_tokenizer *tokenizer = llm_tokenizer_load(directory, NULL, &error);

@@ -34,14 +34,16 @@ static cli_option options[] = {
                "the tokens that they name"),
     CLI_STRING("--val", &o.val, "", "file to validate with; else the last tenth of the text"),
     CLI_STRING("--tokenizer", &o.tokenizer, "", "tokenizer.json, or its directory, to use"),
-    CLI_WHOLE("--vocab", &o.vocab, "2048", 257, "else: how many tokens to learn, 257 or more"),
+    CLI_WHOLE("--vocab", &o.vocab, "2048", 257, "without one: how many tokens to learn, 257 or "
+              "more"),
     CLI_HEAD("model"),
     CLI_STRING("--from", &o.from, "", "directory of a model to go on with; else a new one:"),
     CLI_MODEL_OPTIONS(o.model),
     CLI_HEAD("training"),
     CLI_TRAINING_OPTIONS(o.train),
-    CLI_WHOLE("--accumulate", &o.accumulate, "1", 1, "such batches of an update"),
-    CLI_NUMBER("--seconds", &o.seconds, "no limit", 0, 1e9, "end then, even if updates are left"),
+    CLI_WHOLE("--accumulate", &o.accumulate, "1", 1, "how many such batches make an update"),
+    CLI_NUMBER("--seconds", &o.seconds, "no limit", 0, 1e9, "end after so many, even if updates "
+               "are left"),
     CLI_SWITCH("--memory", &o.memory, "print how much memory this takes, and end"),
     CLI_HEAD("on the way"),
     CLI_WHOLE("--eval", &o.eval, "100", 0, "updates between validations, with a sample each; 0 = "
@@ -225,8 +227,10 @@ static void resume(void) {
         const void *kept = llm_trainer_user_data(trainer, &size);
         NEED(result || size == sizeof run, "%s: of another program, or an older version of this",
              cli_checkpoint(o.out, step));
-        if (!result) memcpy(&run, kept, sizeof run);
-        if (!result) break;
+        if (!result) {
+            memcpy(&run, kept, sizeof run);
+            break;
+        }
         NEED(result == LLM_ERR_FORMAT, "%s", error.message);
         if (!*reason) memcpy(reason, error.message, sizeof reason);
     }
@@ -294,12 +298,11 @@ static void prepare(cli_texts *texts) {
 }
 /* texts become token files in OUT; a run that goes on has to find what it had */
 static void open_all_data(char **files, int n_files, cli_texts *texts) {
-    static char train_path[4096], val_path[4096];
+    static cli_path train_path, val_path;
     const llm_special_tokens special = llm_model_special_tokens(model);
     char *val[1] = {(char *)o.val};
     if (!data) {
-        snprintf(train_path, sizeof train_path, "%s", cli_in(o.out, "data.tok"));
-        cli_write_tokens(tokenizer, special, texts, train_path);
+        cli_write_tokens(tokenizer, special, texts, cli_join(train_path, o.out, "data.tok"));
         files[0] = train_path;
         n_files = 1;
         data = open_data(files, n_files, *o.val ? 0 : 0.1f, 0);
@@ -307,8 +310,7 @@ static void open_all_data(char **files, int n_files, cli_texts *texts) {
     if (*o.val && !cli_ends_in(o.val, ".tok")) {
         NEED(tokenizer, "--val %s: a text, but no tokenizer: give --tokenizer", o.val);
         cli_texts text = cli_texts_of(val, 1, o.tsv, o.special);
-        snprintf(val_path, sizeof val_path, "%s", cli_in(o.out, "val.tok"));
-        cli_write_tokens(tokenizer, special, &text, val_path);
+        cli_write_tokens(tokenizer, special, &text, cli_join(val_path, o.out, "val.tok"));
         val[0] = val_path;
     }
     valid = *o.val ? open_data(val, 1, 0, 1) : open_data(files, n_files, 0.1f, 1);

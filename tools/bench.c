@@ -38,8 +38,7 @@ static machine *peak;
 
 /* ---- small tools ----------------------------------------------------------------------------- */
 static void die(const char *what, const llm_error *err) {
-    fprintf(stderr, "bench: %s: %s\n", what, err ? err->message : "failed");
-    exit(1);
+    NEED(0, "%s: %s", what, err ? err->message : "failed");
 }
 static float *floats(size_t n) {
     float *x = (float *)llmi_alloc(NULL, n * sizeof(float), "bench", NULL);
@@ -284,8 +283,7 @@ static void each_thread(int threads, llmi_task *task, void *argument) {
     static llm_context *context;
     if (!context || context->n_threads != threads) {
         llm_context_free(context);
-        context = llm_context_create(threads, NULL, NULL);
-        if (!context) exit(1);
+        context = new_context(threads);
     }
     llmi_parallel(context, (size_t)threads, task, argument);
 }
@@ -826,8 +824,9 @@ static void one_step(void) {
     free_training(&t);
     whole = timing_of(seconds, n);
     printf("   %-8s %-4s%-10s %d x %4d %8.3f %8.3f %8.3f %8.3f %8.3f %8.0f %8.1f %4.0f %% %7.0f MB",
-           steps[step_index].model, precisions[precision], recompute ? " recompute" : "", B, T, whole.best, whole.median, timing_of(forward, n).best,
-           timing_of(backward, n).best, timing_of(update, n).best, B * T / whole.best,
+           steps[step_index].model, precisions[precision], recompute ? " recompute" : "", B, T,
+           whole.best, whole.median, timing_of(forward, n).best, timing_of(backward, n).best,
+           timing_of(update, n).best, B * T / whole.best,
            step_flops(&config, B, T) / whole.best / 1e9,
            percent(step_flops(&config, B, T) / whole.best, peak->flops[1]),
            planned_bytes(&config, B, T) / 1e6);
@@ -1177,8 +1176,7 @@ static void run_load(void *directory) {
 static void table_load(void) {
     static const char *const files[] = {"model.safetensors", "generation_config.json",
                                         "config.json"};
-    const char *temporary = getenv("TMPDIR");
-    char directory[500], path[600];
+    static char directory[] = "build/bench-load";
     llm_config config;
     llm_error err;
     llm_model *model;
@@ -1187,8 +1185,7 @@ static void table_load(void) {
     int i;
     named_config(&config, "gpt2");
     megabytes = 4e-6 * (double)llm_config_param_count(&config);
-    snprintf(directory, sizeof directory, "%.400s/llm_benchXXXXXX", temporary ? temporary : "/tmp");
-    if (!mkdtemp(directory)) die(directory, NULL);
+    cli_make_directory(directory);
     model = llm_model_create(&config, NULL, &err);
     if (!model) die("model", &err);
     save = llmi_seconds();
@@ -1196,11 +1193,8 @@ static void table_load(void) {
     save = llmi_seconds() - save;
     llm_model_free(model);
     t = measure(run_load, directory, quick ? 0.5 : 2.0, 3);
-    for (i = 0; i < 3; i++) {
-        snprintf(path, sizeof path, "%s/%s", directory, files[i]);
-        remove(path);
-    }
-    if (rmdir(directory)) die("a directory that is not empty after all", NULL);
+    for (i = 0; i < 3; i++) remove(cli_in(directory, files[i]));
+    NEED(!rmdir(directory), "%s: %s", directory, strerror(errno));
     printf("\n== files: GPT-2 124M, %.0f MB: saved in %.2f s; mapped, once cached, in %.2f ms\n",
            megabytes, save, t.best * 1e3);
 }
@@ -1302,8 +1296,8 @@ static cli_option options[] = {
     CLI_STRING("--model", &model_name, "gpt2", "a preset, 68m or moe-162m"),
     CLI_CHOICE("--precision", &chosen, "f32|bf16|fp8", "of products"),
     CLI_SWITCH("--recompute", &recompute, "activations are computed again"),
-    CLI_WHOLE("--reps", &reps, "5", 1, "how often"),
-    CLI_SWITCH("--serve", &serving, "as often as the standard input says"),
+    CLI_WHOLE("--reps", &reps, "5", 1, "how often it is measured"),
+    CLI_SWITCH("--serve", &serving, "as often as each line of the standard input says"),
     CLI_END
 };
 /* the tables that a list names, a bit each; -1: an unknown name */
@@ -1327,7 +1321,9 @@ int main(int argc, char **argv) {
     if (n_files < 0) return 0;
     NEED(!n_files, "%s: not an option", argv[1]);
     precision = (llm_precision)chosen;
-    const int one = *step_size || *prefill_size || *decode_size || *gemm_size;
+    const int one = !!*step_size + !!*prefill_size + !!*decode_size + !!*gemm_size;
+    NEED(one < 2, "--step, --prefill, --decode, --gemm: only one of them at a time");
+    if (serving) cli_no_effect(options, "--reps", "with --serve");
     if (one) cli_no_effect(options, "--quick --only", "on one figure");
     else cli_no_effect(options, "--model --precision --recompute --reps --serve", "on tables");
     if (*only) which = tables_named(only);

@@ -11,8 +11,7 @@
 
 static llm_error error;
 static int complain(void) {
-    fflush(stdout);
-    fprintf(stderr, "inspect: %s\n", error.message);
+    cli_note("%s", error.message);
     return 1;
 }
 
@@ -122,12 +121,11 @@ static void print_config(const llm_config *c) {
            (double)llm_config_cache_bytes(c, 0, LLM_F32) / 1048576.0);
 }
 
-/* a .safetensors file without a configuration in its metadata, as most are */
-static int weights_only(const llmi_shards *all, const char *path) {
+/* whether a .safetensors file has no configuration in its metadata, as most have none */
+static int weights_only(const llmi_shards *all) {
     void *config = NULL;
     size_t size;
-    const int none = cli_ends_in(path, ".safetensors") &&
-                     llmi_config_of_metadata(all, &config, &size, &error) != LLM_OK;
+    const int none = llmi_config_of_metadata(all, &config, &size, &error) != LLM_OK;
     llmi_release(NULL, config);
     return none;
 }
@@ -148,10 +146,15 @@ int main(int argc, char **argv) {
     const int n = cli_read_options(options, args, usage);
     if (n < 0) return 0;
     NEED(n == 1, "one directory or one .safetensors file is wanted (--help says more)");
+    const int single = cli_ends_in(args[0], ".safetensors");
     memset(&all, 0, sizeof all);       /* a model has f32 only; the types are those of the files */
-    opened = llmi_journal_open(&journal, args[0], LLMI_JOURNAL, NULL, &error) == LLM_OK &&
-             llmi_directory_open(&all, args[0], &journal, &error) == LLM_OK;
-    if (opened && weights_only(&all, args[0])) {
+    memset(&journal, 0, sizeof journal);
+    if (single)
+        opened = llmi_shards_single(&all, args[0], &error) == LLM_OK;
+    else
+        opened = llmi_journal_open(&journal, args[0], LLMI_JOURNAL, NULL, &error) == LLM_OK &&
+                 llmi_directory_open(&all, args[0], &journal, &error) == LLM_OK;
+    if (opened && single && weights_only(&all)) {
         printf("no configuration in the file; the directory around it may have one\n");
     } else {
         model = llm_model_load(args[0], NULL, &error);

@@ -4,8 +4,8 @@
     python3 tools/mutate.py --list          the faults that it would plant, section by section
 
 A fault is one line of the header changed by a rule (RULES, below): an operator, a constant, a
-variable, an argument, a statement. Every section gets one, and more by its size; which, is drawn
-from a seed and the line's text, so that a header that has changed elsewhere keeps its faults. One
+variable, an argument, a statement. Every section gets one, and more by its size. A seed and the
+line's text decide which ones, so that a header that has changed elsewhere keeps its faults. A fault
 that does not compile, or whose object code is what it was, is replaced by the next.
 
 A fault is killed when a test fails, crashes or takes too long. tools/mutate.txt names those that

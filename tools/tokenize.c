@@ -168,12 +168,6 @@ static llm_result put_file(tokenize_job *job, FILE *file, const char *path, llmi
     return job->tsv ? LLM_OK : end_document(job);
 }
 
-/* are these two names of one file? */
-static int same_file(const char *a, const char *b) {
-    struct stat x, y;
-    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 static llm_result put_files(tokenize_job *job, const char *const *paths, int n_paths,
                             llmi_text *buffer) {
     llm_result result = LLM_OK;
@@ -182,7 +176,7 @@ static llm_result put_files(tokenize_job *job, const char *const *paths, int n_p
     int i;
     for (i = 0; i < n_paths; i++) {    /* what is missing should be known at once */
         LLMI_TRY(cli_can_open(paths[i], &size, &job->error));
-        if (same_file(paths[i], job->out))
+        if (cli_same_file(paths[i], job->out))
             return llmi_fail(&job->error, LLM_ERR_ARGUMENT, "%.120s: is the text, and --out, too",
                              llmi_path_end(paths[i], 120));
         job->all_bytes += size;
@@ -251,18 +245,17 @@ static llm_result check_files(tokenize_job *job, const char *const *paths, int n
 }
 
 static tokenize_job job;
-static const char *tokenizer_path, *out, *eot;
-static int tsv, special, align, check;
+static int check;
 static cli_option options[] = {
-    CLI_STRING("--tokenizer", &tokenizer_path, "", "tokenizer.json, or the directory with it"),
-    CLI_STRING("--out", &out, "", "the token file; an older one is replaced at the end"),
-    CLI_STRING("--eot", &eot, "<|endoftext|>", "the end-of-text token; \"\" for none"),
-    CLI_SWITCH("--tsv", &tsv, "each line is a document: prompt, tab, answer; \\n \\t \\\\ stand "
-               "for a new line, a tab, a backslash. Only answer and end of text are learned"),
-    CLI_WHOLE("--align", &align, "0", 0, "documents begin at multiples of it, filled up with "
-              "end-of-text tokens that are not learned: with that seq_len, no window has two of "
-              "them; 0 = they need not"),
-    CLI_SWITCH("--special", &special, "special tokens that are written out in the text become "
+    CLI_STRING("--tokenizer", &job.tokenizer_path, "", "tokenizer.json, or the directory with it"),
+    CLI_STRING("--out", &job.out, "", "the token file; an older one is replaced at the end"),
+    CLI_STRING("--eot", &job.eot, "<|endoftext|>", "the end-of-text token; \"\" for none"),
+    CLI_SWITCH("--tsv", &job.tsv, "each line is a document: prompt, tab, answer; \\n \\t \\\\ "
+               "stand for a new line, a tab, a backslash. Only answer and end of text are learned"),
+    CLI_WHOLE("--align", &job.align, "0", 0, "documents begin at multiples of it, filled up with "
+              "end-of-text tokens that are not learned: with that seq_len, no window has two "
+              "documents; 0 = they need not"),
+    CLI_SWITCH("--special", &job.special, "special tokens that are written out in the text become "
                "themselves"),
     CLI_SWITCH("--check", &check, "are these token files undamaged?"),
     CLI_END
@@ -283,14 +276,8 @@ int main(int argc, char **argv) {
     NEED(n, "which files? (--help says more)");
     if (check) cli_no_effect(options, "--tokenizer --out --eot --tsv --align --special",
                              "with --check");
-    NEED(check || *tokenizer_path, "--tokenizer: which vocabulary? (--help says more)");
-    NEED(check || *out, "--out: which file is to be written? (--help says more)");
-    job.tokenizer_path = tokenizer_path;
-    job.out = out;
-    job.eot = eot;
-    job.tsv = tsv;
-    job.special = special;
-    job.align = align;
+    NEED(check || *job.tokenizer_path, "--tokenizer: which vocabulary? (--help says more)");
+    NEED(check || *job.out, "--out: which file is to be written? (--help says more)");
     job.part = (size_t)1 << 20;
     job.progress = 1;
     result = check ? check_files(&job, paths, n) : tokenize_run(&job, paths, n);
@@ -298,7 +285,7 @@ int main(int argc, char **argv) {
     NEED(result == LLM_OK, "%s", job.error.message);
     if (!check)
         printf("%s: %lld tokens, %lld of them learned, %lld documents, %lld bytes of text\n",
-               out, (long long)job.n_tokens, (long long)job.n_learned,
+               job.out, (long long)job.n_tokens, (long long)job.n_learned,
                (long long)job.n_documents, (long long)job.n_bytes);
     return 0;
 }

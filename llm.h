@@ -9888,13 +9888,14 @@ typedef struct llmi_added {
 } llmi_added;
 
 /* Added tokens of one set are found in time proportional to the text, by an automaton (Aho &
- * Corasick, CACM 18(6), 1975): a node for every beginning of one, node 0 the empty one. */
+ * Corasick, CACM 18(6), 1975) that reads from right to left: a node for every suffix of a token,
+ * node 0 the empty one. */
 typedef struct llmi_node {
-    uint32_t first, n;                   /* its children, one byte longer each, by that byte */
-    uint32_t shorter;                    /* the longest of its other ends that is a node */
+    uint32_t first, n;                   /* its children, a byte longer in front, by that byte */
+    uint32_t shorter;                    /* its failure link: its longest prefix that is a node */
     uint32_t size;                       /* bytes */
     int32_t token;                       /* in added, the longest that it begins with; -1 = none */
-    uint8_t byte;                        /* its last */
+    uint8_t byte;                        /* its first byte */
 } llmi_node;
 
 #define LLMI_MAX_SPLITS 4                /* patterns of one tokenizer */
@@ -9908,11 +9909,11 @@ struct llm_tokenizer {
     llmi_merge *merges;                  /* earliest first */
     size_t n_merges, merges_capacity;    /* capacity in bytes */
     int32_t byte_tokens[256];
-    llmi_added *added;                   /* by normalized, then by content */
+    llmi_added *added;                   /* by normalized, then by content from its end */
     size_t n_added, added_capacity;      /* capacity in bytes */
     llmi_text contents;                  /* their texts, as files write them */
     llmi_node *nodes[2];                 /* of those not normalized, and of the others */
-    uint8_t starts[2][256];              /* does any of the set start so? */
+    uint8_t ends[2][256];                /* does any of the set end so? */
     int32_t unknown;                     /* for a byte that has no token; -1 = it is left out */
     int32_t before[LLMI_TEMPLATE], after[LLMI_TEMPLATE];     /* what a template puts around texts */
     int n_before, n_after;
@@ -10023,6 +10024,8 @@ LLM_API size_t llm_utf8_complete(const char *text, size_t n) {
 /* ---- encoding ---------------------------------------------------------------------------- */
 #define LLMI_BPE_SHORT 48                /* bytes of a word up to which a scan beats the heap */
 
+typedef struct llmi_found { size_t at; int32_t token; } llmi_found;      /* token: in added */
+
 typedef struct llmi_encoder {
     const llm_tokenizer *t;
     int32_t *tokens;
@@ -10032,6 +10035,8 @@ typedef struct llmi_encoder {
     void *links;
     size_t links_capacity;
     llmi_text prefixed;                  /* a piece with a space in front */
+    llmi_found *found;                   /* a stack: added tokens that are still to be looked at */
+    size_t n_found, found_capacity;      /* capacity in bytes */
     llm_error *err;
 } llmi_encoder;
 
@@ -10051,6 +10056,7 @@ static void llmi_encoder_free(llmi_encoder *e) {
     llmi_release(e->t->allocator, e->heap.items);
     llmi_release(e->t->allocator, e->links);
     llmi_text_free(&e->prefixed);
+    llmi_release(e->t->allocator, e->found);
 }
 
 static void llmi_emit(llmi_encoder *e, int32_t token) {
@@ -10195,37 +10201,27 @@ static uint32_t llmi_node_child(const llmi_node *nodes, uint32_t node, unsigned 
     return 0;
 }
 
-/* a search for added tokens in a text */
-typedef struct llmi_search {
-    uint32_t node;                       /* the longest that ends at `at`, not before `from` */
-    size_t at, from;
-} llmi_search;
-
-/* the leftmost token that begins at s->from or later, of several there the longest; the search goes
- * on after it. NULL = no more */
-static const llmi_added *llmi_added_next(const llm_tokenizer *t, int set, const char *text,
-                                         size_t n, llmi_search *s, size_t *begin) {
-    const llmi_node *nodes = t->nodes[set];
-    for (;;) {
-        uint32_t child = 0;
-        const llmi_node *node;
-        while (s->node && s->at - nodes[s->node].size < s->from) s->node = nodes[s->node].shorter;
-        while (!s->node && s->at < n && !t->starts[set][(unsigned char)text[s->at]]) s->at++;
-        if (s->at < n) child = llmi_node_child(nodes, s->node, (unsigned char)text[s->at]);
-        node = &nodes[s->node];
-        if (child) {
-            s->node = child;
-            s->at++;
-        } else if (node->token >= 0) {
-            *begin = s->at - node->size;
-            s->from = *begin + t->added[node->token].size;
-            return &t->added[node->token];
-        } else if (s->node) {
-            s->node = node->shorter;
-        } else {
-            return NULL;
-        }
+/* Pushes where added tokens of a set begin in a text, from right to left; of several at one place,
+ * the longest. */
+static llm_result llmi_added_find(llmi_encoder *e, int set, const char *text, size_t n) {
+    const llmi_node *nodes = e->t->nodes[set];
+    uint32_t node = 0, child;
+    size_t i;
+    for (i = n; nodes && i-- > 0;) {
+        const unsigned char byte = (unsigned char)text[i];
+        void *found = e->found;
+        if (!node && !e->t->ends[set][byte]) continue;
+        while (!(child = llmi_node_child(nodes, node, byte)) && node) node = nodes[node].shorter;
+        node = child;
+        if (nodes[node].token < 0) continue;
+        LLMI_TRY(llmi_grow(e->t->allocator, &found, &e->found_capacity,
+                           e->n_found * sizeof *e->found, (e->n_found + 1) * sizeof *e->found,
+                           "added tokens of a text", e->err));
+        e->found = (llmi_found *)found;
+        e->found[e->n_found].at = i;
+        e->found[e->n_found++].token = nodes[node].token;
     }
+    return LLM_OK;
 }
 
 /* the character that ends at `end`, not before lowest -> where it begins, and its kind */
@@ -10267,16 +10263,20 @@ static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, co
 }
 
 /* Added tokens cut the text: first those not normalized (set 0), then, in the pieces between, the
- * others (set 1). A special token that is not to be parsed is found all the same, so that nothing
- * else is found within it, and stays text. */
+ * others (set 1). The leftmost counts, of several there the longest, and none that begins within
+ * it: so a special token that is not to be parsed hides others, too, though it stays text. */
 static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n, int set) {
     const llm_tokenizer *t = e->t;
-    const llmi_added *token;
-    llmi_search search = {0, 0, 0};
-    size_t done = 0, white = 0, begin;
+    const size_t below = e->n_found;     /* the stack is the callers' */
+    size_t next = 0, done = 0, white = 0;
     if (set == 2) return llmi_encode_plain(e, text, n);
-    while (t->nodes[set] && (token = llmi_added_next(t, set, text, n, &search, &begin)) != NULL) {
-        size_t end = begin + token->size;
+    LLMI_TRY(llmi_added_find(e, set, text, n));
+    while (e->n_found > below) {
+        const llmi_found *found = &e->found[--e->n_found];
+        const llmi_added *token = &t->added[found->token];
+        size_t begin = found->at, end = begin + token->size;
+        if (begin < next) continue;
+        next = end;
         if (token->is.special && !e->parse_special) continue;
         if (token->is.single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
         llmi_added_strip(t, token, text, n, done, &begin, &end, &white);
@@ -10319,56 +10319,66 @@ static llm_result llmi_tokenizer_merge(llm_tokenizer *t, int32_t a, int32_t b, i
     return LLM_OK;
 }
 
+/* byte i from the end */
+static unsigned char llmi_added_byte(const llmi_added *token, size_t i) {
+    return (unsigned char)token->content[token->size - 1 - i];
+}
+
+/* bytes at the end that two tokens share */
+static size_t llmi_added_shared(const llmi_added *a, const llmi_added *b) {
+    size_t i = 0;
+    while (i < a->size && i < b->size && llmi_added_byte(a, i) == llmi_added_byte(b, i)) i++;
+    return i;
+}
+
 static int llmi_added_compare(const void *left, const void *right) {
     const llmi_added *a = (const llmi_added *)left, *b = (const llmi_added *)right;
-    int order;
+    const size_t shared = llmi_added_shared(a, b);
     if (a->is.normalized != b->is.normalized) return a->is.normalized < b->is.normalized ? -1 : 1;
-    order = memcmp(a->content, b->content, llmi_min(a->size, b->size));
-    return order ? order : a->size < b->size ? -1 : a->size > b->size;
+    if (shared == a->size || shared == b->size) return a->size < b->size ? -1 : a->size > b->size;
+    return llmi_added_byte(a, shared) < llmi_added_byte(b, shared) ? -1 : 1;
 }
 
 typedef struct llmi_range { uint32_t low, high; } llmi_range;    /* of the tokens below a node */
 
-/* The automaton of added[low .. high), which are sorted by content. Nodes come by size, so that
- * those of a node's children, and the shorter ones, are there before it is asked for them. */
+/* The automaton of added[low .. high), which are sorted. Nodes come by size: when one gets its
+ * children, the failure links and children of shorter ones are there. */
 static llm_result llmi_added_index(llm_tokenizer *t, int set, size_t low, size_t high,
                                    llm_error *err) {
     const llmi_added *added = t->added;
     llmi_node *nodes;
     llmi_range *ranges;
-    size_t most = 1, i, k;
+    size_t most = 1, i;
     uint32_t n = 1, at;
     if (low == high) return LLM_OK;
     for (i = low; i < high; i++) {
-        for (k = 0; i > low && k < added[i].size && k < added[i - 1].size &&
-                    added[i].content[k] == added[i - 1].content[k]; k++) {}
-        most += added[i].size - k;
-        t->starts[set][(unsigned char)added[i].content[0]] = 1;
+        most += added[i].size - (i > low ? llmi_added_shared(&added[i], &added[i - 1]) : 0);
+        t->ends[set][llmi_added_byte(&added[i], 0)] = 1;
     }
     if (most > INT32_MAX)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED, "added tokens of more than 2^31 bytes");
-    t->nodes[set] = nodes = (llmi_node *)llmi_alloc(t->allocator, most * sizeof *nodes,
+    t->nodes[set] = nodes = (llmi_node *)llmi_alloc(t->allocator, llmi_mul(most, sizeof *nodes),
                                                     "added tokens", err);
     if (!nodes) return LLM_ERR_MEMORY;
-    ranges = (llmi_range *)llmi_alloc(t->allocator, most * sizeof *ranges, "added tokens", err);
+    ranges = (llmi_range *)llmi_alloc(t->allocator, llmi_mul(most, sizeof *ranges),
+                                      "added tokens", err);
     if (!ranges) return LLM_ERR_MEMORY;
     memset(nodes, 0, sizeof *nodes);
-    nodes[0].token = -1;
     ranges[0].low = (uint32_t)low;
     ranges[0].high = (uint32_t)high;
     for (at = 0; at < n; at++) {
         llmi_node *node = &nodes[at];
         llmi_range r = ranges[at];
         node->first = n;
+        node->token = at ? nodes[node->shorter].token : -1;
         for (; r.low < r.high && added[r.low].size == node->size; r.low++)
             node->token = (int32_t)r.low;
         while (r.low < r.high) {
             llmi_node *child = &nodes[n];
             uint32_t shorter = node->shorter, end = r.low;
-            child->byte = (uint8_t)added[r.low].content[node->size];
-            while (end < r.high && (uint8_t)added[end].content[node->size] == child->byte) end++;
+            child->byte = llmi_added_byte(&added[r.low], node->size);
+            while (end < r.high && llmi_added_byte(&added[end], node->size) == child->byte) end++;
             child->size = node->size + 1;
-            child->token = node->token;
             child->first = child->n = child->shorter = 0;
             while (at && !(child->shorter = llmi_node_child(nodes, shorter, child->byte)) &&
                    shorter)

@@ -3,7 +3,8 @@
 
 static char *bpe_file(const char *path, size_t *size) {
     void *data = NULL;
-    return llmi_kind_of(path) == LLMI_FILE && llmi_file_read(path, &data, size, NULL, NULL) == LLM_OK
+    return llmi_kind_of(path) == LLMI_FILE &&
+                   llmi_file_read(path, &data, size, NULL, NULL) == LLM_OK
                ? (char *)data
                : NULL;
 }
@@ -1180,7 +1181,8 @@ TEST(bpe_directories) {
 }
 
 /* what is refused; want is a word of the message */
-#define BPE_LONG "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"    /* 63 less "Fast" */
+/* 63 less "Fast" */
+#define BPE_LONG "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 TEST(bpe_directories_refused) {
     static const bpe_directory cases[] = {
         {"VGT", "", "tokenizer_class", {"tc", "{\"tokenizer_class\": \"Qwen2Tokenizer\"}"}},
@@ -1354,6 +1356,72 @@ TEST(bpe_directory_damaged) {
     CHECK_MSG(accepted > 100 && refused > 100, "%d accepted, %d refused", accepted, refused);
 }
 
+/* ---- added tokens in a text ------------------------------------------------------------------ */
+/* Tokens that overlap, contain and begin each other: the leftmost counts, of several there the
+ * longest, by trying each one at each place. */
+static llm_tokenizer *bpe_with_added(const char *const *added, int n) {
+    llmi_text json;
+    llm_tokenizer *t;
+    llm_error err;
+    int i;
+    memset(&json, 0, sizeof json);
+    bpe_add(&json, "{\"added_tokens\": [");
+    for (i = 0; i < n; i++)
+        llmi_text_format(&json, "%s{\"id\": %d, \"content\": \"%s\"}",
+                         i ? "," : "", 6 + i, added[i]);
+    bpe_add(&json, "], \"pre_tokenizer\": " BPE_LEVEL ", \"decoder\": " BPE_LEVEL ", \"model\": "
+                   "{\"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"d\": 3, \"e\": 4, \"X\": 5}, "
+                   "\"merges\": []}}");
+    t = llm_tokenizer_load_memory(json.data, json.size, NULL, &err);
+    CHECK_MSG(t != NULL, "%s", err.message);
+    llmi_text_free(&json);
+    return t;
+}
+static void bpe_added_at_each_place(const char *const *added, int n, const char *text) {
+    llm_tokenizer *t = bpe_with_added(added, n);
+    int32_t got[64], want[64];
+    size_t count = 0, n_want = 0, at, size;
+    int i, longest;
+    if (!t) return;
+    for (at = 0; text[at]; at += size) {
+        for (longest = -1, i = 0; i < n; i++)
+            if (!strncmp(text + at, added[i], strlen(added[i])) &&
+                (longest < 0 || strlen(added[i]) > strlen(added[longest])))
+                longest = i;
+        size = longest < 0 ? 1 : strlen(added[longest]);
+        want[n_want++] = longest >= 0 ? 6 + longest : text[at] == 'X' ? 5 : text[at] - 'a';
+    }
+    CHECK(llm_tokenizer_encode(t, text, strlen(text), 1, got, 64, &count, NULL) == LLM_OK);
+    CHECK_MSG(count == n_want && !memcmp(got, want, count * sizeof *got), "\"%s\" with %s, %s",
+              text, added[0], n > 1 ? added[1] : "no other");
+    llm_tokenizer_free(t);
+}
+TEST(bpe_added_tokens_overlap) {
+    static const char *const inside[] = {"abcde", "bc"}, *const late[] = {"ab", "abcde", "cd"};
+    char words[6][8], text[32];
+    const char *added[6];
+    uint64_t draw = 0;
+    int round, n, i, k;
+    bpe_added_at_each_place(inside, 2, "abcdX");
+    bpe_added_at_each_place(inside, 2, "abcdabcde");
+    bpe_added_at_each_place(late, 3, "abcdXabcdecdab");
+    for (round = 0; round < 3000; round++) {
+        const int most = 1 + (int)(llm_random(9, draw++) % 6);
+        for (n = 0, i = 0; i < most; i++) {
+            const int size = 2 + (int)(llm_random(9, draw++) % 5);
+            memset(words[n], 0, sizeof words[n]);
+            for (k = 0; k < size; k++) words[n][k] = "abc"[llm_random(9, draw++) % 3];
+            added[n] = words[n];
+            for (k = 0; k < n && strcmp(words[k], words[n]) != 0; k++) {}
+            n += k == n;
+        }
+        memset(text, 0, sizeof text);
+        for (k = (int)(llm_random(9, draw++) % 31); k > 0; k--)
+            text[k - 1] = "abc"[llm_random(9, draw++) % 3];
+        bpe_added_at_each_place(added, n, text);
+    }
+}
+
 static void run_bpe(void) {
     RUN(bpe_small);
     RUN(bpe_gpt2);
@@ -1375,4 +1443,5 @@ static void run_bpe(void) {
     RUN(bpe_directories_refused);
     RUN(bpe_directory_memory);
     RUN(bpe_directory_damaged);
+    RUN(bpe_added_tokens_overlap);
 }

@@ -303,8 +303,8 @@ typedef struct llm_config {
     int num_experts_per_tok;          /* required: 1 to the experts of topk_group groups      */
     int n_group, topk_group;          /* 1, n_group; n_group divides n_routed_experts         */
     int moe_d_ffn;                    /* of an expert: required                               */
-    int first_k_dense;                /* the first layers, this many, have a dense FFN of     */
-                                      /* width d_ffn                                          */
+    int first_k_dense;                /* 0 to n_layers: the first layers, this many, have a   */
+                                      /* dense FFN of width d_ffn                             */
     float routed_scaling_factor;      /* 1                                                    */
     int norm_topk_prob;               /* 1 = the chosen experts' weights are made to sum to 1 */
     /* MTP */
@@ -675,7 +675,7 @@ typedef struct llm_generate_desc {
     llm_sampling sampling;
     int max_new_tokens;               /* 0 = as many as fit                                   */
     const int32_t *stop_tokens;       /* a stop token is returned, then generation ends       */
-    int n_stop_tokens;                /* 0 = the model's eos tokens; LLM_OFF = none           */
+    int n_stop_tokens;                /* 0 = the model's eos tokens; -1 = none                */
     int speculate;                    /* 1 = draft with the MTP modules; needs the session's. */
                                       /* Tokens are those of plain decoding, to the bit       */
     int (*on_token)(int32_t token, void *user);   /* after each new token; non-zero cancels   */
@@ -1079,7 +1079,7 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
 #else
   #define LLMI_POOL 0
 #endif
-#if LLMI_POOL && defined(_WIN32)
+#if defined(_WIN32) && (LLMI_POOL || !defined(LLM_NO_STDIO))
   #ifndef WIN32_LEAN_AND_MEAN
     #define WIN32_LEAN_AND_MEAN
   #endif
@@ -1087,7 +1087,7 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
     #define NOMINMAX
   #endif
   #include <windows.h>
-#elif LLMI_POOL
+#elif LLMI_POOL && !defined(_WIN32)
   #include <pthread.h>
   #include <signal.h>
   #ifdef __linux__
@@ -3830,11 +3830,9 @@ static void llmi_config_resolve(llm_config *config) {
         if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
         if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
         llmi_rope_resolve(config);
-        if (config->n_layers <= INT_MAX - LLMI_MTP_MAX && config->mtp_depth >= 0 &&
-            config->first_k_dense >=
-                config->n_layers + llmi_int_min(config->mtp_depth, LLMI_MTP_MAX))
-            config->n_routed_experts = 0;      /* all layers come before them */
-        if (config->n_routed_experts == 0) {   /* the fields of experts say nothing then */
+        if (config->first_k_dense == config->n_layers && config->mtp_depth == 0)
+            config->n_routed_experts = 0;      /* no layer has them */
+        if (config->n_routed_experts == 0) {
             config->n_shared_experts = config->num_experts_per_tok = config->n_group =
                 config->topk_group = config->moe_d_ffn = config->first_k_dense =
                     config->norm_topk_prob = 0;
@@ -8796,21 +8794,26 @@ static void llmi_directory_sync(const char *path) {
 }
 
 static llm_result llmi_file_rename(const char *from, const char *to, llm_error *err) {
-    errno = 0;
-#if defined(_WIN32) && LLMI_POOL
+#ifdef _WIN32
     if (MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH)) return LLM_OK;
-    errno = EACCES;
-    return llmi_fail_io(err, "write", to);
+    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: error %lu of Windows",
+                     llmi_path_end(to, 120), (unsigned long)GetLastError());
 #else
-  #ifdef _WIN32
-    remove(to);                        /* rename does not replace there */
-  #endif
+    errno = 0;
     return rename(from, to) == 0 ? LLM_OK : llmi_fail_io(err, "write", to);
 #endif
 }
 
 static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {
-    const llm_result result = llmi_file_rename(w->temporary, w->path, err);
+    llm_result result;
+#if LLMI_POSIX
+    if (!llmi_is_named(w->lock, w->temporary)) {       /* where locks hold nobody back */
+        llmi_writer_unlock(w);
+        return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: another writer replaced its temporary file",
+                         llmi_path_end(w->path, 120));
+    }
+#endif
+    result = llmi_file_rename(w->temporary, w->path, err);
     if (result != LLM_OK) (void)llmi_file_remove(w->temporary);
     else llmi_directory_sync(w->path);
     llmi_writer_unlock(w);
@@ -12520,14 +12523,15 @@ static llm_result llmi_check_generation(const llmi_json *config, const llmi_shar
 }
 
 /* What the tensors say of the configuration. transformers claims an MTP layer and writes none; it
- * cannot say that a model has no experts, but that all layers come before them. */
+ * cannot say that a model has no experts, but that all layers come before them. A configuration
+ * that says 0 leaves out the modules of its file. */
 static void llmi_config_settle(llm_config *c, const llmi_shards *all) {
     char name[72];
     int found = 0;
     if (c->arch != LLM_ARCH_DEEPSEEK_V3 || c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
     do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
     while (found <= LLMI_MTP_MAX && llmi_find_entry(all, name) && ++found);
-    if (!found || c->mtp_depth < 0) c->mtp_depth = found;      /* 0 of those there: without them */
+    if (!found || c->mtp_depth < 0) c->mtp_depth = found;
     if (c->first_k_dense < c->n_layers) return;
     c->first_k_dense = c->n_layers;
     snprintf(name, sizeof name, "model.layers.%d.mlp.gate.weight", c->n_layers);
@@ -12729,12 +12733,18 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
 }
 
 /* a tensor of an MTP module that the configuration does not ask for */
-static int llmi_of_a_module_left_out(const llm_config *config, const char *name) {
+static int llmi_of_a_module_left_out(const llm_config *config, const llmi_shards *all,
+                                     const char *name) {
     static const char layers[] = "model.layers.";
     const size_t n = sizeof layers - 1;
-    return config->arch == LLM_ARCH_DEEPSEEK_V3 && config->mtp_depth == 0 &&
-           strncmp(name, layers, n) == 0 && name[n] >= '0' && name[n] <= '9' &&
-           strtol(name + n, NULL, 10) >= config->n_layers;
+    char module[72];
+    long layer;
+    if (config->arch != LLM_ARCH_DEEPSEEK_V3 || config->mtp_depth != 0 ||
+        strncmp(name, layers, n) != 0 || name[n] < '0' || name[n] > '9')
+        return 0;
+    layer = strtol(name + n, NULL, 10);
+    snprintf(module, sizeof module, "model.layers.%ld.eh_proj.weight", layer);
+    return layer >= config->n_layers && llmi_find_entry(all, module) != NULL;
 }
 
 /* Routers and their biases choose experts: PyTorch takes NaN for the largest; we refuse it. */
@@ -12792,7 +12802,7 @@ static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, ll
             !llmi_ends_with(entry->name, ".attn.bias") &&
             !llmi_ends_with(entry->name, ".attn.masked_bias") &&
             !llmi_ends_with(entry->name, ".rotary_emb.inv_freq") &&
-            !llmi_of_a_module_left_out(&model->config, entry->name))
+            !llmi_of_a_module_left_out(&model->config, all, entry->name))
             return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                              "%.100s: tensor %.80s has no place in this model",
                              entry->shard->source.name, entry->name);
@@ -12847,6 +12857,7 @@ static llm_result llmi_read_special(llm_special_tokens *special, const llmi_json
         if (i == 0) special->bos = n ? ids[0] : -1;
         else if (i == 1) special->pad = n ? ids[0] : -1;
         else {
+            memset(special->eos, 0, sizeof special->eos);
             memcpy(special->eos, ids, (size_t)n * sizeof *ids);
             special->n_eos = n;
         }
@@ -13436,12 +13447,14 @@ static llm_result llmi_journal_apply(const llmi_journal *j, const char *director
             LLMI_TRY(llmi_file_rename(temporary, path, err));
     }
     if (path[0]) llmi_directory_sync(path);
+    path[0] = 0;
     node = undo ? -1 : llmi_journal_first(j, "remove");
     for (; node >= 0; node = j->json.nodes[node].next) {
         if (!llmi_journal_name(&j->json, node, name)) continue;
         LLMI_TRY(llmi_path_join(path, sizeof path, directory, name, err));
         if (llmi_file_remove(path)) return llmi_fail_io(err, "remove", path);
     }
+    if (path[0]) llmi_directory_sync(path);            /* before the journal goes */
     return LLM_OK;
 }
 
@@ -13475,7 +13488,7 @@ static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
 static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm_error *err) {
     const llm_allocator *allocator = save->model->allocator;
     const char *index_name = "model.safetensors.index.json", *comma = "";
-    char path[LLMI_PATH], name[LLMI_SAVED_NAME], ours[LLMI_SAVED_NAME], **names = NULL;
+    char path[LLMI_PATH], ours[LLMI_SAVED_NAME], **names = NULL;
     llmi_json index;
     llm_error why;
     llm_result result;
@@ -13496,7 +13509,9 @@ static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm
             llmi_save_name(ours, shard, save->n_shards);
             if (!strcmp(ours, names[i])) break;
         }
-        if (shard < save->n_shards || strlen(names[i]) >= sizeof name) continue;
+        if (shard < save->n_shards || strlen(names[i]) >= sizeof ours ||
+            !llmi_ends_with(names[i], ".safetensors"))
+            continue;
         llmi_text_format(text, "%s", comma);
         llmi_text_string(text, names[i], strlen(names[i]));
         comma = ", ";
@@ -13664,10 +13679,15 @@ static llm_result llmi_save_locked(llmi_save *save, llm_error *err) {
     if (result == LLM_OK) {
         result = llmi_save_files(save, err);
         llmi_directory_sync(save->journal.path);       /* the temporary names, before the journal */
-        if (result == LLM_OK) result = llmi_writer_rename(&save->journal, err);
-        else llmi_writer_abandon(&save->journal);
-        if (result != LLM_OK)
+        if (result == LLM_OK)
+            result = llmi_file_rename(save->journal.temporary, save->journal.path, err);
+        if (result == LLM_OK) {
+            llmi_directory_sync(save->journal.path);
+            llmi_writer_unlock(&save->journal);
+        } else {
             (void)llmi_journal_apply(&save->plan, save->directory, 1, NULL);
+            llmi_writer_abandon(&save->journal);       /* last: it names the files */
+        }
     }
     if (result == LLM_OK) result = llmi_journal_apply(&save->plan, save->directory, 0, err);
     if (result == LLM_OK) {

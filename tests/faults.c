@@ -357,7 +357,7 @@ static void arm(faults_how how, int code, long at, const char *directory) {
     memset(faults.files, 0, sizeof faults.files);
     memset(faults.closed, 0, sizeof faults.closed);
     faults.n_closed = faults.n_open = faults.n_maps = faults.bad_frees = 0;
-    faults.directory_dirty = faults.journal_dirty = faults.created_dirty = 0;
+    faults.directory_dirty = faults.journal_dirty = faults.created_dirty = faults.removed_dirty = 0;
     faults.unsafe_renames = faults.unsafe_removes = faults.unlocked = faults.wide_modes = 0;
     faults.how = how;
     faults.code = code;

@@ -58,8 +58,9 @@ static struct {
     faults_file closed[FAULTS_FILES];          /* with something that is not durable            */
     int n_closed, n_open, n_maps;
     /* names that no fsync of the directory has made durable: those given, that of the journal,
-     * which has to be the first, and before it those created */
-    int directory_dirty, journal_dirty, created_dirty;
+     * which has to be the first, before it those created; and those removed, which the journal
+     * has to outlive */
+    int directory_dirty, journal_dirty, created_dirty, removed_dirty;
     int unsafe_renames, unsafe_removes, unlocked, wide_modes;
     faults_block *blocks;
     long n_blocks;
@@ -255,6 +256,7 @@ static int faults_fsync(int descriptor) {
     if (fstat(descriptor, &status) == 0 && S_ISDIR(status.st_mode)) {
         if (faults_hit("fsync of a directory", FAULTS_LOOKS)) return -1;
         faults.directory_dirty = faults.journal_dirty = faults.created_dirty = 0;
+        faults.removed_dirty = 0;
     } else {
         if (faults_hit("fsync", FAULTS_WRITES)) return -1;
         if (!file->buffered) file->dirty = 0;
@@ -294,7 +296,11 @@ static int faults_rename(const char *from, const char *to) {
 }
 static int faults_unlink(const char *path) {
     if (faults_hit("unlink", FAULTS_REMOVES)) return -1;
-    if (!strstr(path, ".tmp")) faults.unsafe_removes += faults.directory_dirty;
+    if (!strstr(path, ".tmp")) {
+        const int is_journal = strstr(path, "model.save.json") != NULL;
+        faults.unsafe_removes += faults.directory_dirty || (is_journal && faults.removed_dirty);
+        faults.removed_dirty |= !is_journal;
+    }
     return unlink(path);
 }
 static int faults_mkdir(const char *path, mode_t mode) {

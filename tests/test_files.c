@@ -1957,6 +1957,7 @@ TEST(files_special_tokens) {
         {"\"bos_token_id\": 1, \"eos_token_id\": 2,", "\"eos_token_id\": [0, 1]", 1, -1, 2, {0, 1}},
         {"\"bos_token_id\": 1, \"eos_token_id\": [2, -1],", "\"bos_token_id\": null,"
          "\"pad_token_id\": 0", -1, 0, 1, {2, 0}},
+        {"\"eos_token_id\": [0, 1],", "\"eos_token_id\": 2", -1, -1, 1, {2, 0}},
         {"\"eos_token_id\": 50256, \"pad_token_id\": -1,", "", -1, -1, 1, {50256, 0}}};
     static const char *const bad[] = {"\"bos_token_id\": \"a\",", "\"eos_token_id\": [1.5],",
         "\"pad_token_id\": [1, 2],", "\"eos_token_id\": 3000000000,",
@@ -2450,6 +2451,56 @@ TEST(files_mapped_allocation_fails) {
     llm_model_free(model);
 }
 
+/* A layer that the configuration does not count is no MTP module: the file does not fit. */
+TEST(files_more_layers_than_said) {
+    llm_config c = files_deepseek_config();
+    llm_model *model;
+    files_weights w;
+    size_t size;
+    char *file;
+    const char *config = files_config(files_deepseek, "'num_nextn_predict_layers': 0");
+    c.n_layers = 3;
+    model = shaken_model(&c, 5, 1, NULL);
+    if (!model) return;
+    files_of_model(&w, model);
+    file = files_pack(&w, &size);
+    files_refused(config, strlen(config), file, size, 0, LLM_ERR_UNSUPPORTED, "model.layers.2.",
+                  "num_hidden_layers");
+    free(file);
+    files_free(&w);
+    llm_model_free(model);
+}
+
+/* An index that somebody else wrote may name any file. A save removes the shards that it names, and
+ * nothing that it has just written. */
+TEST(files_index_names_others) {
+    const char *directory = files_directory("index_names");
+    llm_model *model = files_small(1, 1), *got;
+    llm_error err;
+    static const char index[] = "{\"weight_map\": {\"a\": \"config.json\", "
+                                "\"b\": \"model-old.safetensors\", \"c\": "
+                                "\"generation_config.json\", \"d\": \"tokenizer.json\"}}";
+    size_t size;
+    char *data;
+    if (!model) return;
+    files_write(directory, "model.safetensors.index.json", index, strlen(index));
+    files_write(directory, "model-old.safetensors", "x", 1);
+    files_write(directory, "tokenizer.json", "{}", 2);
+    CHECK_MSG(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK, "%s", err.message);
+    got = files_load(directory, &err);
+    CHECK_MSG(got != NULL, "%s", err.message);
+    files_unload(got);
+    data = files_read(directory, "generation_config.json", &size);
+    CHECK(data != NULL);
+    free(data);
+    data = files_read(directory, "tokenizer.json", &size);
+    CHECK(data != NULL && size == 2);
+    free(data);
+    CHECK(llmi_kind_of("build/files/index_names/model-old.safetensors") == LLMI_NO_FILE &&
+          llmi_kind_of("build/files/index_names/model.safetensors.index.json") == LLMI_NO_FILE);
+    llm_model_free(model);
+}
+
 static void run_files(void) {
     RUN(files_every_prefix);
     RUN(files_damaged_bytes);
@@ -2487,6 +2538,8 @@ static void run_files(void) {
     RUN(files_special_tokens_rest);
     RUN(files_not_inherited);
     RUN(files_journal_removes);
+    RUN(files_index_names_others);
+    RUN(files_more_layers_than_said);
     RUN(files_long_paths);
     RUN(files_sharded_save);
     RUN(files_generations);

@@ -179,7 +179,8 @@
  *   Whatever can fail returns llm_result (or NULL) and fills the caller's llm_error: a code and one
  *   line that names file, tensor, value and bound. A failed call leaves its objects as they were, a
  *   failed save the old file. The library never exits, prints or asserts on input. Files are not
- *   trusted.
+ *   trusted. A file X is written as X.tmp, X.tmp1 .. or X.tmp15 first, the first that no other
+ *   writer holds: use no such names, as the next save of X removes what a dead process left there.
  *
  * MACROS, each defined before the implementation is included
  *   LLM_API         how functions are declared: extern
@@ -188,7 +189,8 @@
  *   LLM_NO_STDIO    nothing that opens files; models and tokenizers load from memory
  *   LLM_NO_SIMD     plain C kernels only
  *   LLM_NO_THREADS  everything in the calling thread, unless compiled with OpenMP
- *   LLM_SHARD_BYTES 5e9: the most data of one .safetensors file that a save writes
+ *   LLM_SHARD_BYTES 5e9: the most data of one .safetensors file that a save writes (a larger tensor
+ *                   has a file of its own)
  *   LLM_SELF        "llm.h": how this file includes itself, if you rename it
  *
  * REFERENCES
@@ -343,7 +345,7 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
 /* The kernels of this CPU, a number of threads, and scratch memory. Ops take one; a trainer and a
  * session own one each. One thread at a time may use a context. */
 typedef struct llm_context llm_context;
-/* n_threads: 1 to 1024; 0 = as many as this process may use cores (with OpenMP,
+/* n_threads: 1 to 1024; 0 = the number of cores that this process may use (with OpenMP,
  * omp_get_max_threads; where there are no threads, 1). NULL on failure. Results do not depend on
  * n_threads, to the bit. */
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
@@ -409,14 +411,15 @@ LLM_API size_t llm_model_tensor_count(const llm_model *model);
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* The ids that generation_config.json, else config.json, gives: where a text begins, what fills up
  * a batch, and what ends a text (generation stops there). They are kept when the model is saved. A
- * new model has none. */
+ * new model has none. Those of a file may be V or more: compare them before they are used. */
 typedef struct llm_special_tokens {
     int32_t bos, pad;                 /* -1 = none                                            */
     int n_eos;                        /* 0 to 16                                              */
     int32_t eos[16];
 } llm_special_tokens;
 LLM_API llm_special_tokens llm_model_special_tokens(const llm_model *model);   /* of NULL: none */
-/* -> LLM_ERR_ARGUMENT: an id not in [-1, V), one of eos below 0, or n_eos outside [0, 16] */
+/* Not while another thread uses the model. -> LLM_ERR_ARGUMENT: NULL, bos or pad not in [-1, V), an
+ * eos not in [0, V), or n_eos not in [0, 16] */
 LLM_API llm_result llm_model_set_special_tokens(llm_model *model, const llm_special_tokens *special,
                                                 llm_error *err);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
@@ -475,8 +478,8 @@ typedef struct llm_train_desc {
 typedef struct llm_memory {
     size_t parameters, gradients, optimizer, activations, cache, scratch, total;
 } llm_memory;
-/* what a training will hold, before anything is allocated; n_threads 0: all cores, the
- * model's unless its desc had another. -> LLM_ERR_ARGUMENT as llm_trainer_create. Thread-safe. */
+/* What a training will hold, before anything is allocated. n_threads 0: all cores, where
+ * llm_trainer_create takes the model's. -> LLM_ERR_ARGUMENT as llm_trainer_create. Thread-safe. */
 LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
                                     llm_memory *memory, llm_error *err);
 
@@ -488,7 +491,7 @@ typedef struct llm_train_stats {      /* of the call, not of the accumulation   
     float grad_norm, learning_rate;   /* of the last update                                   */
     float expert_load_max, expert_load_min;   /* relative to the mean; 0 where no MoE         */
     int64_t n_targets, mtp_targets[4]; /* valid ones: a mean over batches weighs losses by them */
-    int skipped;                      /* 1 = step dropped an accumulation without any of them */
+    int skipped;                      /* 1 = llm_trainer_step dropped one without any of them */
 } llm_train_stats;                    /* no valid target in a batch: losses 0                 */
 
 /* A model has at most one trainer. One thread at a time. Creating a trainer copies weights that are
@@ -576,7 +579,8 @@ typedef struct llm_data_desc {
     float valid_fraction;             /* 0; [0,1): the last windows of each file, by share,   */
                                       /* are kept for validation                              */
     int valid;                        /* 1 = those windows, 0 = the others                    */
-    int skip_empty;                   /* 1 = windows without a target are left out            */
+    int skip_empty;                   /* 1 = windows without a target are left out: open      */
+                                      /* looks for one in each                                */
 } llm_data_desc;
 /* paths: n_paths >= 1 files of one vocabulary. The split by valid_fraction is exact to half a
  * window over all files together, so that many short files contribute, too. -> NULL: LLM_ERR_IO;
@@ -1037,7 +1041,7 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-  #error "llm.h reads and writes files as the processor has them: it needs a little-endian one"
+  #error "llm.h needs a little-endian processor: files hold numbers in that order"
 #endif
 
 /* POSIX is used where the headers show it. -std=c99 hides it unless a feature macro came before
@@ -1523,7 +1527,7 @@ typedef struct llmi_pool {
     void *argument;
     llmi_mutex mutex;
     llmi_condition opened, left;
-    int n, n_started;                  /* threads, the caller among them; those there are */
+    int n, n_started;                  /* threads asked for, and running; with the caller */
     llmi_worker *workers;              /* (n) */
 #ifndef _WIN32
     pid_t process;                     /* that started them: its children have none */
@@ -1534,6 +1538,10 @@ static size_t llmi_pool_state(llmi_pool *pool) {
     return __atomic_load_n(&pool->state, __ATOMIC_SEQ_CST);
 }
 
+static int llmi_pool_is_new(size_t state, size_t last) {    /* another region than last, or the end */
+    return (state & LLMI_POOL_END) || ((state & LLMI_POOL_OPEN) && state >> 16 != last);
+}
+
 /* The state in which there is a region that this thread has not been in, or the end. The numbers of
  * regions come again after 2^16 where size_t has 32 bits: then a thread may stay out of one. */
 static size_t llmi_pool_wait(llmi_pool *pool, size_t last) {
@@ -1541,14 +1549,14 @@ static size_t llmi_pool_wait(llmi_pool *pool, size_t last) {
     int spins;
     for (spins = 0; spins < LLMI_SPINS; spins++) {
         state = llmi_pool_state(pool);
-        if (state & LLMI_POOL_END || (state & LLMI_POOL_OPEN && state >> 16 != last)) return state;
+        if (llmi_pool_is_new(state, last)) return state;
         LLMI_PAUSE();
     }
     LLMI_MUTEX_LOCK(&pool->mutex);
     __atomic_add_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
     for (;;) {
         state = llmi_pool_state(pool);
-        if (state & LLMI_POOL_END || (state & LLMI_POOL_OPEN && state >> 16 != last)) break;
+        if (llmi_pool_is_new(state, last)) break;
         LLMI_CONDITION_WAIT(&pool->opened, &pool->mutex);
     }
     __atomic_sub_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
@@ -1669,7 +1677,6 @@ static void llmi_pool_start(llmi_pool *pool) {
         worker->number = pool->n_started;
         if (!llmi_thread_start(worker)) break;
     }
-    pool->n = pool->n_started;
 }
 
 /* runs the region in the caller, and in the threads that come before it is done */
@@ -1739,7 +1746,7 @@ LLM_API void llm_context_free(llm_context *context) {
     llmi_release(context->allocator ? &copy : NULL, context);
 }
 
-/* of the desc's n_threads; 0: as many as the system gives this process cores */
+/* n_threads itself, or for 0 the number of cores that this process may use */
 static int llmi_thread_count(int n_threads) {
     long n = n_threads;
     if (n > 0) return n_threads;
@@ -1754,7 +1761,7 @@ static int llmi_thread_count(int n_threads) {
 #elif LLMI_POOL
     n = sysconf(_SC_NPROCESSORS_ONLN);
   #if defined(SYS_sched_getaffinity) && (defined(_DEFAULT_SOURCE) || defined(_GNU_SOURCE))
-    {                                  /* taskset and containers; others hide syscall */
+    {                                  /* by taskset or a cpuset; else syscall is not declared */
         unsigned long mask[1024 / sizeof(unsigned long) / 8];
         const long size = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
         long i, k = 0;
@@ -8008,8 +8015,8 @@ typedef enum llmi_json_type {
     LLMI_JSON_ARRAY, LLMI_JSON_OBJECT
 } llmi_json_type;
 
-/* Nodes stand in the order of the text: a list's first child follows it. An object's children are
- * key, value, key, ... */
+/* Nodes stand in the order of the text: the first child of an array or object is the next node. An
+ * object's children are key, value, key, ... */
 typedef struct llmi_json_node {
     uint32_t begin, end;          /* bytes of the text; of a string, inside its quotes           */
     int n_children;               /* items of an array, pairs of an object                       */
@@ -8160,7 +8167,7 @@ static llm_result llmi_json_duplicate(const llmi_json *json, int object, int *tw
     return LLM_OK;
 }
 
-#define LLMI_JSON_DEPTH 64           /* lists within lists */
+#define LLMI_JSON_DEPTH 64           /* arrays and objects within each other */
 
 typedef struct llmi_json_parser {
     llmi_json *json;
@@ -8196,8 +8203,8 @@ static llm_result llmi_json_add(llmi_json_parser *p, llmi_json_type type, int *i
     return LLM_OK;
 }
 
-/* At least as many nodes as the text has: each but the first follows one of "[{,:", and takes a
- * byte besides, but for those that are open at a time. */
+/* At least as many nodes as the text has: each but the first follows one of "[{,:"; and each takes
+ * two bytes, that one and its own, but for those that are open at a time. */
 static size_t llmi_json_bound(const char *text, size_t size) {
     size_t n = 1, i;
     int in_string = 0;
@@ -8505,8 +8512,8 @@ static int64_t llmi_tell(FILE *file) {
 
 typedef enum llmi_file_kind { LLMI_NO_FILE, LLMI_FILE, LLMI_DIRECTORY, LLMI_DEVICE } llmi_file_kind;
 
-/* What stands there, links followed; what the system cannot tell is something. Plain C tells files
- * from nothing only. */
+/* What a path names, links followed. What stat cannot look at counts as LLMI_DEVICE. Without POSIX,
+ * what can be opened is LLMI_FILE, all else LLMI_NO_FILE. */
 static llmi_file_kind llmi_kind_of(const char *path) {
 #if LLMI_POSIX
     struct stat status;
@@ -8682,23 +8689,21 @@ static FILE *llmi_temporary_begin(llmi_writer *w, int n_names) {
     const int is_old = stat(w->path, &old) == 0;
     const mode_t mode = is_old ? old.st_mode & 0777 : 0666;
     FILE *file = NULL;
-    int i, descriptor = -1, mine = -1, error;
+    int i, descriptor = -1, error;
     for (i = 0; i < LLMI_TEMPORARIES; i++) {
         llmi_temporary_name(name, sizeof name, w->path, i);
-        if (mine >= 0 || i >= n_names) {
+        if (descriptor >= 0 || i >= n_names) {
             (void)llmi_temporary_clean(name);
         } else {
             memcpy(w->temporary, name, sizeof name);
             descriptor = llmi_temporary_open(name, mode);
-            if (descriptor >= 0) mine = i;
-            else if (errno != EEXIST) return NULL;
+            if (descriptor < 0 && errno != EEXIST) return NULL;
         }
     }
-    if (mine < 0) {
+    if (descriptor < 0) {
         errno = EEXIST;
         return NULL;
     }
-    llmi_temporary_name(w->temporary, sizeof w->temporary, w->path, mine);
     if (is_old) (void)fchmod(descriptor, mode);
     w->lock = fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
     if (w->lock >= 0) file = fdopen(descriptor, "wb");
@@ -8712,7 +8717,7 @@ static FILE *llmi_temporary_begin(llmi_writer *w, int n_names) {
     return NULL;
 }
 #else
-static int llmi_temporary_clean(const char *name) { return remove(name) == 0; }
+static int llmi_temporary_clean(const char *name) { return !llmi_file_remove(name); }
 #endif
 
 static void llmi_writer_unlock(llmi_writer *w) {
@@ -8809,7 +8814,8 @@ static llm_result llmi_writer_rename(llmi_writer *w, llm_error *err) {
 #if LLMI_POSIX
     if (!llmi_is_named(w->lock, w->temporary)) {       /* where locks hold nobody back */
         llmi_writer_unlock(w);
-        return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot write: another writer replaced its temporary file",
+        return llmi_fail(err, LLM_ERR_IO,
+                         "%.120s: cannot write: another writer replaced its temporary file",
                          llmi_path_end(w->path, 120));
     }
 #endif
@@ -9026,7 +9032,7 @@ static const llmi_data_file *llmi_data_find(const llm_data *data, int64_t i, uin
 static uint32_t llmi_data_value(const llmi_data_file *f, uint64_t at) {
     return (uint32_t)llmi_get_little(f->tokens + (size_t)at * (size_t)f->width, f->width);
 }
-static uint32_t llmi_data_top(const llmi_data_file *f) { return 1u << (8 * f->width - 1); }
+static uint32_t llmi_data_top(int width) { return 1u << (8 * width - 1); }
 
 /* leaves out the windows that have no target */
 static llm_result llmi_data_skip(llm_data *data, llm_error *err) {
@@ -9038,7 +9044,7 @@ static llm_result llmi_data_skip(llm_data *data, llm_error *err) {
     for (i = 0; i < data->n_windows; i++) {
         uint64_t begin, t = 1;
         const llmi_data_file *f = llmi_data_find(data, i, &begin);
-        while (t <= T && (llmi_data_value(f, begin + t) & llmi_data_top(f))) t++;
+        while (t <= T && (llmi_data_value(f, begin + t) & llmi_data_top(f->width))) t++;
         if (t <= T) data->kept[n++] = i;
     }
     data->n_empty = data->n_windows - n;
@@ -9182,7 +9188,7 @@ static llm_result llmi_data_window(const llm_data *data, int64_t i, int32_t *tok
     const uint64_t T = (uint64_t)data->desc.seq_len;
     uint64_t begin, t;
     const llmi_data_file *f = llmi_data_find(data, i, &begin);
-    const uint32_t top = llmi_data_top(f);
+    const uint32_t top = llmi_data_top(f->width);
     for (t = 0; t <= T; t++) {
         const uint32_t value = llmi_data_value(f, begin + t), token = value & ~top;
         if (token >= (uint32_t)f->vocab_size)
@@ -9327,7 +9333,7 @@ LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *t
                              "llm_data_writer_add: token %lu is %ld, must be in [0, %d)",
                              (unsigned long)i, (long)tokens[i], w->vocab_size);
     for (i = 0; i < n; i++) {
-        const uint32_t top = context_only && context_only[i] ? 1u << (8 * w->width - 1) : 0;
+        const uint32_t top = context_only && context_only[i] ? llmi_data_top(w->width) : 0;
         llmi_put_little(w->buffer + w->used, (uint32_t)tokens[i] | top, w->width);
         w->used += (size_t)w->width;
         w->n++;
@@ -9393,8 +9399,8 @@ typedef struct llmi_strings {
     uint64_t secret;
 } llmi_strings;
 
-/* Nobody who writes a file can know this: so none can choose strings or pairs of one hash. Results
- * do not depend on it. */
+/* A key for hash tables. Who writes a file does not know it, so that he cannot choose strings or
+ * pairs that all have one hash. Results do not depend on it. */
 static uint64_t llmi_secret(const void *object) {
     const double now = llmi_seconds();
     uint64_t bits;
@@ -9404,8 +9410,9 @@ static uint64_t llmi_secret(const void *object) {
 
 static uint64_t llmi_rotate(uint64_t x, int n) { return x << n | x >> (64 - n); }
 
-/* Up to 8 bytes, most words, are one number; beyond, this is SipHash-1-3 (Aumasson & Bernstein,
- * INDOCRYPT 2012), by words of the processor's order. */
+/* Up to 8 bytes, most words, are one number. More go through the rounds of SipHash-1-3 (Aumasson &
+ * Bernstein, INDOCRYPT 2012), whose second key is made of the one secret; the last 8 bytes are a
+ * word, and the length is added apart. */
 static uint32_t llmi_hash(uint64_t secret, const char *bytes, size_t n) {
     uint64_t v0 = secret ^ UINT64_C(0x736F6D6570736575), v2 = secret ^ UINT64_C(0x6C7967656E657261),
              v1 = ~secret ^ UINT64_C(0x646F72616E646F6D),
@@ -9879,7 +9886,7 @@ static int llmi_chars_to_bytes(char *text, size_t *n) {
 /* ---- the tokenizer ----------------------------------------------------------------------- */
 typedef struct llmi_merge { int32_t a, b, result; } llmi_merge;
 
-typedef struct llmi_flags {              /* 0 or 1; normalized -1 = not special */
+typedef struct llmi_flags {              /* 0 or 1; normalized -1 = the opposite of special */
     int8_t special, normalized, lstrip, rstrip, single_word;
 } llmi_flags;
 
@@ -9902,7 +9909,7 @@ typedef struct llmi_node {
 } llmi_node;
 
 #define LLMI_MAX_SPLITS 4                /* patterns of one tokenizer */
-#define LLMI_TEMPLATE 8                  /* special tokens on one side of a template */
+#define LLMI_TEMPLATE 8                  /* special tokens on one side: llm_tokenizer_template */
 
 struct llm_tokenizer {
     llm_allocator allocator_copy;
@@ -10904,8 +10911,8 @@ typedef struct llmi_listed {
 enum { LLMI_LISTED = 1,           /* in a list of added tokens, whose flags count then           */
        LLMI_NAMED,                /* bos_token, pad_token and the like: special wherever listed  */
        LLMI_DECLARED,             /* special if it is in added_tokens.json                       */
-       LLMI_SEEN,                 /* taken already, as a string, or (+ 1 + flags) as an object   */
-       LLMI_SEEN_OBJECT };
+       LLMI_SEEN,                 /* collected already as a string                               */
+       LLMI_SEEN_OBJECT };        /* + flags: collected already as an object with these flags    */
 
 typedef struct llmi_collector {
     llmi_bpe_reader *r;
@@ -10954,9 +10961,9 @@ static llm_result llmi_listed_text(llmi_collector *c, llmi_listed *item, const l
     return LLM_OK;
 }
 
-/* an object with content and flags; special: what is assumed where it does not say */
+/* an object with content and flags; special where it says so */
 static llm_result llmi_listed_object(llmi_collector *c, llmi_listed *item, const llmi_json *json,
-                                     int node, int special) {
+                                     int node) {
     static const char *const keys[] = {"special", "normalized", "lstrip", "rstrip", "single_word"};
     const int content = llmi_json_get(json, node, "content");
     int8_t *flags[5];
@@ -10967,7 +10974,7 @@ static llm_result llmi_listed_object(llmi_collector *c, llmi_listed *item, const
                                                            json->nodes[node].begin),
                          json->text + json->nodes[node].begin);
     LLMI_TRY(llmi_listed_text(c, item, json, content, NULL));
-    item->is.special = (int8_t)special;
+    item->is.special = 0;
     item->is.normalized = -1;
     flags[0] = &item->is.special;
     flags[1] = &item->is.normalized;
@@ -10984,16 +10991,17 @@ static llm_result llmi_listed_object(llmi_collector *c, llmi_listed *item, const
     return LLM_OK;
 }
 
-/* a string, or an object that says it is an AddedToken (in special_tokens_map.json, any object) */
+/* a string, or an object that says it is an AddedToken (in special_tokens_map.json, any object);
+ * json NULL: own, which is ours */
 static llm_result llmi_listed_either(llmi_collector *c, llmi_listed *item, int *is_string,
-                                     const llmi_json *json, int node, int special) {
+                                     const llmi_json *json, int node, const char *own) {
     const int in_map = json == &c->r->sides[LLMI_SPECIAL_MAP];
-    *is_string = json->nodes[node].type == LLMI_JSON_STRING;
-    if (*is_string) return llmi_listed_text(c, item, json, node, NULL);
+    *is_string = !json || json->nodes[node].type == LLMI_JSON_STRING;
+    if (*is_string) return llmi_listed_text(c, item, json, node, own);
     if (json->nodes[node].type != LLMI_JSON_OBJECT ||
         (!in_map && !llmi_json_is(json, llmi_json_get(json, node, "__type"), "AddedToken")))
         return llmi_bpe_refuse_in(c->r, json, c->key, node);
-    LLMI_TRY(llmi_listed_object(c, item, json, node, in_map || special));
+    LLMI_TRY(llmi_listed_object(c, item, json, node));
     if (in_map) item->is.special = 1;
     return LLM_OK;
 }
@@ -11018,9 +11026,8 @@ static llm_result llmi_collect_form(llmi_collector *c, llmi_listed *item, int is
 static llm_result llmi_collect_name(llmi_collector *c, int pass, const llmi_json *json, int node,
                                     const char *own, int declares) {
     llmi_listed item;
-    int is_string = 1;
-    if (!json) LLMI_TRY(llmi_listed_text(c, &item, NULL, -1, own));
-    else LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, 0));
+    int is_string;
+    LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, own));
     if (pass) return llmi_collect_form(c, &item, is_string);
     LLMI_TRY(llmi_collect_in(c, &item, LLMI_NAMED));
     if (declares && json && json != &c->r->json &&
@@ -11109,7 +11116,7 @@ static llm_result llmi_collect_list(llmi_collector *c, int pass, const llmi_json
         int is_string;
         if (strings && json->nodes[node].type != LLMI_JSON_STRING)
             return llmi_bpe_refuse_in(c->r, json, key, node);
-        LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, 0));
+        LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, NULL));
         if (pass) LLMI_TRY(llmi_collect_form(c, &item, is_string));
         else if (is_string || json == &c->r->sides[LLMI_SPECIAL_MAP])
             LLMI_TRY(llmi_collect_in(c, &item, LLMI_DECLARED));
@@ -11162,7 +11169,8 @@ static llm_result llmi_collect_listed(llmi_collector *c, llmi_listed *item, cons
         ok = llmi_json_int64(json, id, &item->id) && item->id >= 0 && item->id < INT32_MAX;
     }
     if (!ok)
-        return llmi_fail(c->r->err, LLM_ERR_FORMAT, "%s: %sadded token %.*s: its id is no number",
+        return llmi_fail(c->r->err, LLM_ERR_FORMAT,
+                         "%s: %sadded token %.*s: its id is no whole number in [0, 2^31 - 1)",
                          json->name, digits ? "added_tokens_decoder: " : "",
                          (int)llmi_min(item->size, 60), c->texts.data + item->begin);
     return llmi_collect(c, item);
@@ -11176,7 +11184,7 @@ static llm_result llmi_collect_own(llmi_collector *c) {
                                                                      : llmi_json_first(json, list);
     for (; node >= 0; node = json->nodes[node].next) {
         llmi_listed item;
-        LLMI_TRY(llmi_listed_object(c, &item, json, node, 0));
+        LLMI_TRY(llmi_listed_object(c, &item, json, node));
         LLMI_TRY(llmi_collect_listed(c, &item, json, llmi_json_get(json, node, "id"), NULL));
     }
     return LLM_OK;
@@ -11202,7 +11210,7 @@ static llm_result llmi_collect_lists(llmi_collector *c) {
             digits[size < sizeof digits ? size : 0] = 0;         /* longer: no number */
             if (json->nodes[value].type != LLMI_JSON_OBJECT)
                 return llmi_bpe_refuse_in(c->r, json, "added_tokens_decoder", value);
-            LLMI_TRY(llmi_listed_object(c, &item, json, value, 0));
+            LLMI_TRY(llmi_listed_object(c, &item, json, value));
             LLMI_TRY(llmi_collect_listed(c, &item, json, -1, digits));
         } else {
             LLMI_TRY(llmi_listed_text(c, &item, json, key, NULL));
@@ -11234,7 +11242,7 @@ static llm_result llmi_collect_lists(llmi_collector *c) {
     return LLM_OK;
 }
 
-/* where a token stands in the vocabulary, as files write it; -1 = it is none */
+/* *id: that of the token which files write so; -1 = there is none */
 static llm_result llmi_bpe_id(llmi_bpe_reader *r, const char *text, size_t n, int32_t *id) {
     size_t n_bytes = n;
     int kind;
@@ -11261,8 +11269,9 @@ static llm_result llmi_collector_end(llmi_collector *c, int own) {
         if (!item->size) continue;
         LLMI_TRY(llmi_bpe_id(r, text, item->size, &id));
         if (own && id >= 0 && vocabulary->items[id].added)
-            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: added token %lu has been given before",
-                             r->json.name, (unsigned long)i);
+            return llmi_fail(r->err, LLM_ERR_FORMAT,
+                             "%s: added token %lu, %.*s, has been given before", r->json.name,
+                             (unsigned long)i, (int)llmi_min(item->size, 60), text);
         if (id < 0) {
             if (next < vocabulary->n && vocabulary->items[next].kind != LLMI_ABSENT)
                 return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
@@ -11294,8 +11303,7 @@ static llm_result llmi_bpe_read_ends(llmi_bpe_reader *r, llmi_collector *c) {
         if (add < 0 || r->sides[LLMI_TOKENIZER_CONFIG].nodes[add].type != LLMI_JSON_TRUE ||
             (!json && !own))
             continue;
-        LLMI_TRY(json ? llmi_listed_either(c, &item, &is_string, json, node, 0)
-                      : llmi_listed_text(c, &item, NULL, -1, own));
+        LLMI_TRY(llmi_listed_either(c, &item, &is_string, json, node, own));
         LLMI_TRY(llmi_bpe_id(r, c->texts.data + item.begin, item.size, id));
         if (*id < 0)                   /* it is empty */
             return llmi_bpe_refuse_in(r, &r->sides[LLMI_TOKENIZER_CONFIG], llmi_end_keys[i], add);
@@ -11393,7 +11401,7 @@ static llm_result llmi_bpe_check_map(const llmi_bpe_reader *r) {
     return LLM_OK;
 }
 
-/* one side of a template: its special tokens before ("A" has not come yet) or after the text */
+/* a template: its special tokens before and after the text, which is called "A" */
 static llm_result llmi_bpe_read_template(llmi_bpe_reader *r, int node) {
     static const llmi_bpe_rule rules[] = {
         {"type", "*"}, {"single", "*"}, {"pair", "*"}, {"special_tokens", "*"}, {NULL, NULL}};
@@ -11582,10 +11590,11 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
     unknown = llmi_json_get(json, model, "unk_token");
     if (unknown >= 0 && json->nodes[unknown].type == LLMI_JSON_STRING && !r->is_gpt2) {
         size_t size;
+        int kind;
         r->scratch.size = 0;
         LLMI_TRY(llmi_bpe_string(r, unknown, &size));
-        level = llmi_chars_to_bytes(r->scratch.data, &size);
-        r->t->unknown = llmi_strings_find(&r->t->vocabulary, r->scratch.data, size, level);
+        kind = llmi_chars_to_bytes(r->scratch.data, &size);
+        r->t->unknown = llmi_strings_find(&r->t->vocabulary, r->scratch.data, size, kind);
     }
     LLMI_TRY(llmi_bpe_read_added(r, 0, is_alone));
     LLMI_TRY(llmi_bpe_read_processors(r, post, byte_level));
@@ -11721,8 +11730,11 @@ static llm_result llmi_tokenizer_open(llmi_tokenizer_files *f, const char *path,
     if (f->names[0][0]) *is_alone = 0;         /* a directory, also where the system does not say */
     if (*is_alone) {
         *is_pair = 0;
-        return llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], "", path, allocator,
-                                   err);
+        LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], "", path, allocator,
+                                     err));
+        return f->data[0] ? LLM_OK
+                          : llmi_fail(err, LLM_ERR_IO, "%.120s: cannot open: there is no such file",
+                                      llmi_path_end(path, 120));
     }
     if (!f->names[0][0])
         return llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
@@ -11751,14 +11763,9 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
     f = (llmi_tokenizer_files *)llmi_alloc(allocator, sizeof *f, "files of a tokenizer", err);
     if (!f) return NULL;
     memset(f, 0, sizeof *f);
-    if (llmi_tokenizer_open(f, path, &is_alone, &is_pair, allocator, err) == LLM_OK) {
-        if (!f->files[0].data)
-            llmi_fail(err, LLM_ERR_IO, "%.120s: cannot open: there is no such file",
-                      llmi_path_end(path, 120));
-        else
-            t = llmi_tokenizer_read(&f->files[0], is_pair ? &f->files[1] : NULL,
-                                    is_alone ? NULL : &f->files[2], allocator, err);
-    }
+    if (llmi_tokenizer_open(f, path, &is_alone, &is_pair, allocator, err) == LLM_OK)
+        t = llmi_tokenizer_read(&f->files[0], is_pair ? &f->files[1] : NULL,
+                                is_alone ? NULL : &f->files[2], allocator, err);
     for (i = 0; i < LLMI_N_TOKENIZER_FILES; i++) llmi_release(allocator, f->data[i]);
     llmi_release(allocator, f);
     return t;
@@ -11782,13 +11789,14 @@ static void llmi_bpe_write_token(llmi_text *text, const llm_tokenizer *t, int32_
     llmi_text_add(text, "\"", 1);
 }
 
-/* what stands around a text, or only how ByteLevel would report places in it */
-static void llmi_bpe_write_template(llmi_text *text, const llm_tokenizer *t, const char *prefix) {
+/* the post_processor: ByteLevel, which changes no token, and the template, if there is one */
+static void llmi_bpe_write_template(llmi_text *text, const llm_tokenizer *t,
+                                    const char *add_prefix_space) {
     const int n = t->n_before + t->n_after, with = n > 0;
     int i;
     if (with) llmi_text_format(text, "{\"type\": \"Sequence\", \"processors\": [\n    ");
     llmi_text_format(text, "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, \"trim_offsets\": "
-                           "false, \"use_regex\": true}", prefix);
+                           "false, \"use_regex\": true}", add_prefix_space);
     if (with) {
         llmi_text_format(text, ",\n    {\"type\": \"TemplateProcessing\", \"single\": [");
         for (i = 0; i <= n; i++) {
@@ -11818,8 +11826,8 @@ static void llmi_bpe_write_template(llmi_text *text, const llm_tokenizer *t, con
     llmi_text_format(text, ",\n");
 }
 
-/* Whether added tokens need to be in the written vocabulary, too, to keep their ids: a reader gives
- * those that are not the ids after its entries. */
+/* Whether the added tokens' ids follow those of the vocabulary without a gap. Such ids a reader
+ * gives them by itself; others it finds only if they stand in the written vocabulary, too. */
 static int llmi_bpe_ids_follow(const llm_tokenizer *t) {
     size_t next = 0, i;
     for (i = 0; i < t->vocabulary.n; i++)
@@ -12290,7 +12298,7 @@ static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
         !llmi_json_is(reader->json, node, "gelu_fast") &&
         !llmi_json_is(reader->json, node, "gelu_pytorch_tanh"))        /* three names of one */
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "activation_function", node,
-                        "only gelu_new is supported");
+                        "only gelu_new, gelu_fast and gelu_pytorch_tanh are supported");
     node = llmi_config_node(reader, "pruned_heads", NULL);
     if (node >= 0 && reader->json->nodes[node].n_children > 0)
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "pruned_heads", node,
@@ -12455,7 +12463,8 @@ static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config)
 }
 
 /* Other model types (kimi_k2, joyai_llm_flash) that say they are DeepseekV3ForCausalLM. Their own
- * classes may have other defaults, so that nothing which matters may be absent. */
+ * classes may have other defaults: the keys below must be there. What else is absent (rope_theta,
+ * attention_bias, tie_word_embeddings) is taken as in DeepSeek-V3. */
 static int llmi_config_is_deepseek(llmi_config_reader *reader) {
     static const char *const keys[] = {
         "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size",
@@ -12499,7 +12508,8 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
     else if (llmi_config_is_deepseek(&reader)) llmi_config_deepseek(&reader, config);
     else
         llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
-                        "only gpt2 and deepseek_v3 are supported");
+                        "only gpt2 and deepseek_v3 are supported, and types with architectures "
+                        "[DeepseekV3ForCausalLM]");
     return reader.result;
 }
 
@@ -12846,8 +12856,8 @@ static llm_result llmi_read_special(llm_special_tokens *special, const llmi_json
             int64_t id;
             if (json->nodes[node].type == LLMI_JSON_NULL && !is_list) continue;
             if (!llmi_json_int64(json, node, &id) || id < -1 || id > INT32_MAX)
-                return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: \"%s\" is no token id", json->name,
-                                 keys[i]);
+                return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: \"%s\" is not a token id",
+                                 json->name, keys[i]);
             if (id < 0) continue;      /* some write -1 for none */
             if (n == (i == 2 ? LLMI_EOS_MAX : 1))
                 return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: \"%s\" has more than %d ids",
@@ -13019,7 +13029,8 @@ static int llmi_journal_has(const llmi_journal *j, const char *list, const char 
     return 0;
 }
 
-/* file: LLMI_JOURNAL or its temporary name; where there is none, the journal is empty */
+/* file: LLMI_JOURNAL or its temporary name; where there is none, the journal is empty. The caller
+ * frees it, also after a failure. */
 static llm_result llmi_journal_open(llmi_journal *j, const char *directory, const char *file,
                                     const llm_allocator *allocator, llm_error *err) {
     char path[LLMI_PATH];
@@ -13034,17 +13045,12 @@ static llm_result llmi_journal_open(llmi_journal *j, const char *directory, cons
         result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lu bytes: no save has written it",
                            llmi_path_end(path, 120), (unsigned long)size);
     else result = llmi_json_parse(&j->json, (const char *)j->text, size, path, allocator, err);
-    if (result == LLM_OK) {
-        j->json.name = file;
-        return LLM_OK;
-    }
-    llmi_release(allocator, j->text);
-    j->text = NULL;
+    j->json.name = file;
     return result;
 }
 
 /* Where a model's file stands: what an interrupted save has written is under its temporary name,
- * and what it would have removed counts as absent. */
+ * and what it would have removed counts as absent (path is empty then). */
 static llm_result llmi_saved_path(char path[LLMI_PATH], const llmi_journal *j,
                                   const char *directory, const char *name, llm_error *err) {
     char temporary[LLMI_PATH + 8];
@@ -13161,7 +13167,7 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
     return llmi_shards_open(all, directory, &single, 1, journal, err);
 }
 
-/* what generation_config.json says of special tokens, it says in config.json's place */
+/* generation_config.json's special tokens replace config.json's */
 static llm_result llmi_load_generation(llm_model *model, const char *directory,
                                        const llmi_journal *journal, llm_error *err) {
     char path[LLMI_PATH];
@@ -13261,8 +13267,8 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
   #define LLM_SHARD_BYTES 5000000000u
 #endif
 
-/* in the fewest digits, at least so many, that read back as the same float; printf writes a decimal
- * comma in some locales */
+/* Writes a value in the fewest digits, but at least `digits`, that read back as the same float.
+ * printf writes a decimal comma in some locales. */
 static void llmi_text_number(llmi_text *text, float value, int digits) {
     char number[40];
     size_t i;
@@ -13459,7 +13465,7 @@ static llm_result llmi_journal_apply(const llmi_journal *j, const char *director
 }
 
 /* Ends what an earlier save began here: one that had written all is finished, of another the
- * temporary files are removed. A journal that is none, no save has written: it is removed. */
+ * temporary files are removed. So is a file that is no journal: no save has written it. */
 static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
     static const char *const files[] = {LLMI_JOURNAL, LLMI_JOURNAL ".tmp"};
     char path[LLMI_PATH];
@@ -13959,8 +13965,8 @@ static int llmi_line_ends(const char *line, size_t size, const char *end) {
     return size >= n && memcmp(line + size - n, end, n) == 0;
 }
 
-/* Descriptions are compared by name. A line that only one of them has says 0, as older checkpoints
- * do not know newer fields. */
+/* Descriptions are compared by name. A field that only one of them has must be 0 there: older
+ * checkpoints do not know newer fields. */
 static llm_result llmi_compare_lines(const char *name, const char *have, size_t n_have,
                                      const char *want, size_t n_want, int prolong, llm_error *err) {
     int side;

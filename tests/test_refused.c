@@ -616,7 +616,7 @@ TEST(refused_tokenizers) {
         {REFUSED_ADDED("{\"id\": -1, \"content\": \"a\"}"), LLM_ERR_FORMAT,
          "added token a: its id"},
         {REFUSED_ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 1, \"content\": \"a\"}"),
-         LLM_ERR_FORMAT, "added token 1 has been given before"}};
+         LLM_ERR_FORMAT, "added token 1, a, has been given before"}};
     static const bpe_change cases[] = {
         {"\"version\": \"1.0\",", "", LLM_OK, ""},
         {"\"normalizer\": null,", "", LLM_OK, ""},

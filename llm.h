@@ -61,20 +61,23 @@
  *   >>api         the public declarations: results, configuration, context, model, training,
  *                 inference, text, ops
  *   Implementation, each section on those above it:
- *   >>platform >>error >>memory >>types >>random >>cpu >>pool >>context >>parallel
+ *   >>platform >>error >>memory >>types >>random
+ *   >>json >>fields       what a member of a configuration is: range, default, key of config.json
+ *   >>cpu >>pool >>context >>parallel
  *   >>gemm        every matrix product
  *   >>linear >>embedding >>layernorm >>rmsnorm >>gelu >>softmax >>dropout >>swiglu >>rope
  *   >>attention   in tiles, without a T x T matrix
  *   >>loss        cross entropy, fused with the head
- *   >>config      presets, defaults, validation, and the table of a model's tensors
+ *   >>config      presets, both configurations, and the table of a model's tensors
  *   >>model       parameters
  *   >>run         rows of tokens on their way through a model
  *   >>gpt2 >>mla >>moe >>deepseek   the blocks, forward and backward
+ *   >>arch        one row per architecture: all that differs
  *   >>trunk       both models' forward and backward, and >>mtp, the modules after it
  *   >>parts       blocks and modules as ops; >>score, whole batches without a cache
  *   >>adamw >>schedule >>trainer
  *   >>session >>sample >>generate
- *   >>json >>file >>data >>bpe >>safetensors >>load >>save >>resume
+ *   >>file >>data >>bpe >>safetensors >>load >>save >>resume
  *   >>passes >>kernels   one text, included once per instruction set
  *
  * GLOSSARY
@@ -1211,6 +1214,7 @@ static void *llmi_only_read(const void *given) {
 }
 
 static int llmi_int_min(int a, int b) { return a < b ? a : b; }
+#define LLMI_COUNT(array) (sizeof (array) / sizeof (array)[0])
 static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t llmi_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
@@ -1240,14 +1244,17 @@ static llm_result llmi_check_int(const char *field, int value, int low, int high
     if (value >= low && value <= high) return LLM_OK;
     return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %d is not in [%d, %d]", field, value, low, high);
 }
-static llm_result llmi_check_float(const char *field, float value, float low, float high,
-                                   llm_error *err) {
-    if (value >= low && value <= high) return LLM_OK;
-    if (high < FLT_MAX)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %.8g is not in [%.8g, %.8g]", field,
-                         (double)value, (double)low, (double)high);
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %.8g is not in [%.8g, inf)", field, (double)value,
-                     (double)low);
+/* ends: of the range, '[' or ']' belongs to it, '(' or ')' does not */
+static llm_result llmi_check_float(const char *field, double value, const char *ends, double low,
+                                   double high, llm_error *err) {
+    if ((ends[0] == '(' ? value > low : value >= low) &&
+        (ends[1] == ')' ? value < high : value <= high))
+        return LLM_OK;
+    if (high < (double)FLT_MAX)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %.8g is not in %c%.8g, %.8g%c", field, value,
+                         ends[0], low, high, ends[1]);
+    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %.8g is not in %c%.8g, inf)", field, value, ends[0],
+                     low);
 }
 
 /* ============================================================================================
@@ -1384,6 +1391,821 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n) {
     }
     return (float)(sum - 12 * 65535 / 2) * (1.0f / 65536.0f);
 }
+
+/* ============================================================================================
+ * >>json         UTF-8, a growing buffer for text, and a strict reader of JSON (RFC 8259)
+ * ========================================================================================== */
+
+/* the character at the start of n bytes -> its length, 1 to 4; 0 if broken or incomplete there */
+static size_t llmi_utf8_decode(const char *text, size_t n, uint32_t *code) {
+    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint32_t lead = n ? (unsigned char)text[0] : 0xFF;
+    const size_t size = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    uint32_t c = size == 1 ? lead : size == 2 ? lead & 31 : size == 3 ? lead & 15 : lead & 7;
+    size_t i;
+    if (lead > 0xF4 || size > n) return 0;
+    for (i = 1; i < size; i++) {
+        const uint32_t next = (unsigned char)text[i];
+        if ((next & 0xC0) != 0x80) return 0;
+        c = c << 6 | (next & 63);
+    }
+    if (c < smallest[size] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000)) return 0;
+    *code = c;
+    return size;
+}
+
+static size_t llmi_utf8_encode(char out[4], uint32_t code) {     /* -> bytes written */
+    const size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    static const uint32_t lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
+    size_t i;
+    for (i = size; i-- > 1; code >>= 6) out[i] = (char)(0x80 | (code & 63));
+    out[0] = (char)(lead[size] | code);
+    return size;
+}
+
+/* ---- text being written: a failure sticks, and is looked at once, at the end -------------- */
+typedef struct llmi_text {
+    char *data;
+    size_t size, capacity;
+    const llm_allocator *allocator;
+    llm_result failed;
+} llmi_text;
+
+static int llmi_text_reserve(llmi_text *text, size_t n) {        /* room for n more bytes? */
+    void *data = text->data;
+    const size_t need = llmi_add(text->size, n);
+    if (text->failed == LLM_OK && need > text->capacity) {
+        text->failed = llmi_grow(text->allocator, &data, &text->capacity, text->size,
+                                 llmi_max(need, 256), "text", NULL);
+        text->data = (char *)data;
+    }
+    return text->failed == LLM_OK;
+}
+
+static void llmi_text_add(llmi_text *text, const char *bytes, size_t n) {
+    if (!n || !llmi_text_reserve(text, n)) return;
+    memcpy(text->data + text->size, bytes, n);
+    text->size += n;
+}
+
+#ifndef LLM_NO_STDIO              /* all that is written goes to files */
+/* Not for %f, %e and %g where the text is JSON: they follow the locale's decimal point. */
+LLMI_PRINTF(2, 3)
+static void llmi_text_format(llmi_text *text, const char *format, ...) {
+    char line[512];
+    va_list arguments;
+    int n;
+    va_start(arguments, format);
+    n = vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    if (n < 0 || (size_t)n >= sizeof line) text->failed = LLM_ERR_ARGUMENT;
+    else llmi_text_add(text, line, (size_t)n);
+}
+
+/* a JSON string with its quotes; a byte that is not UTF-8 becomes U+FFFD */
+static void llmi_text_string(llmi_text *text, const char *bytes, size_t n) {
+    size_t i = 0, plain = 0;
+    llmi_text_add(text, "\"", 1);
+    while (i < n) {
+        uint32_t code = 0;
+        const size_t size = llmi_utf8_decode(bytes + i, n - i, &code);
+        const int escape = size == 0 || code < 32 || code == '"' || code == '\\';
+        if (escape) {
+            llmi_text_add(text, bytes + plain, i - plain);
+            if (size && code >= 32) llmi_text_format(text, "\\%c", (int)code);
+            else llmi_text_format(text, "\\u%04x", size ? (unsigned)code : 0xFFFDu);
+        }
+        i += llmi_max(size, 1);
+        if (escape) plain = i;
+    }
+    llmi_text_add(text, bytes + plain, n - plain);
+    llmi_text_add(text, "\"", 1);
+}
+
+/* Writes a value in the fewest digits, but at least `digits`, that read back as the same float.
+ * printf writes a decimal comma in some locales. */
+static void llmi_text_number(llmi_text *text, float value, int digits) {
+    char number[40];
+    size_t i;
+    int whole = 1;
+    do snprintf(number, sizeof number, "%.*g", digits, (double)value);
+    while (digits++ < 9 &&
+           llmi_bits_of_float((float)strtod(number, NULL)) != llmi_bits_of_float(value));
+    for (i = 0; number[i]; i++) {
+        if (!strchr("0123456789+-e", number[i])) number[i] = '.';
+        whole = whole && number[i] != '.' && number[i] != 'e';
+    }
+    llmi_text_add(text, number, i);
+    if (whole) llmi_text_add(text, ".0", 2);           /* 1 is no float to transformers */
+}
+#endif
+
+static void llmi_text_free(llmi_text *text) {
+    llmi_release(text->allocator, text->data);
+    text->data = NULL;
+    text->size = text->capacity = 0;
+}
+
+/* the last n bytes of a name, with the file's name, where a message has no room for all of it */
+static const char *llmi_path_end(const char *name, size_t n) {
+    const size_t size = strlen(name);
+    return size > n ? name + size - n : name;
+}
+
+static int llmi_ends_with(const char *text, const char *end) {
+    const size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* ---- a parsed document: nodes over text that the caller keeps ------------------------------ */
+typedef enum llmi_json_type {
+    LLMI_JSON_NULL, LLMI_JSON_FALSE, LLMI_JSON_TRUE, LLMI_JSON_NUMBER, LLMI_JSON_STRING,
+    LLMI_JSON_ARRAY, LLMI_JSON_OBJECT
+} llmi_json_type;
+
+/* Nodes stand in the order of the text: the first child of an array or object is the next node. An
+ * object's children are key, value, key, ... */
+typedef struct llmi_json_node {
+    uint32_t begin, end;          /* bytes of the text; of a string, inside its quotes           */
+    int n_children;               /* items of an array, pairs of an object                       */
+    int next;                     /* node, -1 = none                                             */
+    uint8_t type;                 /* llmi_json_type                                              */
+} llmi_json_node;
+
+typedef struct llmi_json {
+    const char *name;             /* for messages */
+    const char *text;
+    size_t size;
+    llmi_json_node *nodes;        /* the root is node 0 */
+    int n_nodes;
+    const llm_allocator *allocator;
+} llmi_json;
+
+static void llmi_json_free(llmi_json *json) {
+    llmi_release(json->allocator, json->nodes);
+    json->nodes = NULL;
+    json->n_nodes = 0;
+}
+
+static int llmi_json_first(const llmi_json *json, int list) {    /* its first child, -1 = none */
+    return json->nodes[list].n_children ? list + 1 : -1;
+}
+
+static uint32_t llmi_json_hex(const char *text) {                /* of four digits that are valid */
+    uint32_t value = 0;
+    int i;
+    for (i = 0; i < 4; i++) {
+        const uint32_t c = (unsigned char)text[i];
+        value = value << 4 | (c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
+    }
+    return value;
+}
+
+/* reads a string's decoded bytes, one after the other */
+typedef struct llmi_json_cursor {
+    const char *text;
+    size_t at, end;
+    char unit[4];                 /* what one escape stands for */
+    size_t n_unit, i_unit;
+} llmi_json_cursor;
+
+static llmi_json_cursor llmi_json_open(const llmi_json *json, int node) {
+    llmi_json_cursor cursor;
+    memset(&cursor, 0, sizeof cursor);
+    cursor.text = json->text;
+    cursor.at = json->nodes[node].begin;
+    cursor.end = json->nodes[node].end;
+    return cursor;
+}
+
+static int llmi_json_byte(llmi_json_cursor *cursor) {            /* -1 = no more */
+    const char *text = cursor->text + cursor->at;
+    if (cursor->i_unit < cursor->n_unit) return (unsigned char)cursor->unit[cursor->i_unit++];
+    if (cursor->at == cursor->end) return -1;
+    if (text[0] != '\\') {
+        cursor->at++;
+        return (unsigned char)text[0];
+    }
+    cursor->at += 2;
+    if (text[1] == 'u') {
+        uint32_t code = llmi_json_hex(text + 2);
+        cursor->at += 4;
+        if (code >= 0xD800 && code < 0xDC00) {
+            code = 0x10000 + ((code - 0xD800) << 10) + (llmi_json_hex(text + 8) - 0xDC00);
+            cursor->at += 6;
+        }
+        cursor->n_unit = llmi_utf8_encode(cursor->unit, code);
+        cursor->i_unit = 1;
+        return (unsigned char)cursor->unit[0];
+    }
+    switch (text[1]) {
+    case 'b': return '\b';
+    case 'f': return '\f';
+    case 'n': return '\n';
+    case 'r': return '\r';
+    case 't': return '\t';
+    default: return text[1];
+    }
+}
+
+static int llmi_json_compare(const llmi_json *json, int a, int b) {      /* two strings, by bytes */
+    llmi_json_cursor left = llmi_json_open(json, a), right = llmi_json_open(json, b);
+    for (;;) {
+        const int x = llmi_json_byte(&left), y = llmi_json_byte(&right);
+        if (x != y) return x < y ? -1 : 1;
+        if (x < 0) return 0;
+    }
+}
+
+typedef struct llmi_json_key { uint64_t hash; int node; } llmi_json_key;
+
+static int llmi_json_key_less(const llmi_json *json, const llmi_json_key *a,
+                              const llmi_json_key *b) {
+    return a->hash != b->hash ? a->hash < b->hash : llmi_json_compare(json, a->node, b->node) < 0;
+}
+
+static void llmi_json_sift(const llmi_json *json, llmi_json_key *keys, size_t i, size_t n) {
+    const llmi_json_key moved = keys[i];
+    size_t child;
+    while ((child = 2 * i + 1) < n) {
+        if (child + 1 < n && llmi_json_key_less(json, &keys[child], &keys[child + 1])) child++;
+        if (!llmi_json_key_less(json, &moved, &keys[child])) break;
+        keys[i] = keys[child];
+        i = child;
+    }
+    keys[i] = moved;
+}
+
+/* Sorts the keys, by hash and then by content, so that no choice of keys makes it slow.
+ * *twice = a key that is there twice, or -1 */
+static llm_result llmi_json_duplicate(const llmi_json *json, int object, int *twice,
+                                      llm_error *err) {
+    const size_t n = (size_t)json->nodes[object].n_children;
+    llmi_json_key few[16], *keys = few;
+    size_t i = 0;
+    int node;
+    *twice = -1;
+    if (n > 16) {
+        keys = (llmi_json_key *)llmi_alloc(json->allocator, llmi_mul(n, sizeof *keys), "JSON keys",
+                                           err);
+        if (!keys) return LLM_ERR_MEMORY;
+    }
+    for (node = llmi_json_first(json, object); node >= 0; i++) {
+        llmi_json_cursor cursor = llmi_json_open(json, node);
+        uint64_t hash = 14695981039346656037u;
+        int byte;
+        while ((byte = llmi_json_byte(&cursor)) >= 0)
+            hash = (hash ^ (uint64_t)byte) * 1099511628211u;
+        keys[i].hash = hash;
+        keys[i].node = node;
+        node = json->nodes[json->nodes[node].next].next;
+    }
+    for (i = n / 2; i-- > 0;) llmi_json_sift(json, keys, i, n);
+    for (i = n; i-- > 1;) {
+        const llmi_json_key largest = keys[0];
+        keys[0] = keys[i];
+        keys[i] = largest;
+        llmi_json_sift(json, keys, 0, i);
+    }
+    for (i = 1; i < n && *twice < 0; i++)
+        if (keys[i - 1].hash == keys[i].hash &&
+            !llmi_json_compare(json, keys[i - 1].node, keys[i].node))
+            *twice = keys[i - 1].node > keys[i].node ? keys[i - 1].node : keys[i].node;
+    if (keys != few) llmi_release(json->allocator, keys);
+    return LLM_OK;
+}
+
+#define LLMI_JSON_DEPTH 64           /* arrays and objects within each other */
+
+typedef struct llmi_json_parser {
+    llmi_json *json;
+    size_t at;                    /* next byte */
+    int n_room;                   /* nodes that there is room for */
+    llm_error *err;
+} llmi_json_parser;
+
+static llm_result llmi_json_bad(const llmi_json_parser *p, const char *what) {
+    return llmi_fail(p->err, LLM_ERR_FORMAT, "%s: %s at byte %lu", p->json->name, what,
+                     (unsigned long)p->at);
+}
+
+static int llmi_json_peek(const llmi_json_parser *p) {           /* -1 at the end */
+    return p->at < p->json->size ? (unsigned char)p->json->text[p->at] : -1;
+}
+
+static int llmi_json_token(llmi_json_parser *p) {                /* the next that is not space */
+    int c;
+    while ((c = llmi_json_peek(p)) == ' ' || c == '\n' || c == '\r' || c == '\t') p->at++;
+    return c;
+}
+
+static llm_result llmi_json_add(llmi_json_parser *p, llmi_json_type type, int *index) {
+    llmi_json_node *node;
+    if (p->json->n_nodes == p->n_room) return llmi_json_bad(p, "unexpected value");
+    *index = p->json->n_nodes++;
+    node = &p->json->nodes[*index];
+    node->type = (uint8_t)type;
+    node->begin = node->end = (uint32_t)p->at;
+    node->n_children = 0;
+    node->next = -1;
+    return LLM_OK;
+}
+
+/* At least as many nodes as the text has: each but the first follows one of "[{,:"; and each takes
+ * two bytes, that one and its own, but for those that are open at a time. */
+static size_t llmi_json_bound(const char *text, size_t size) {
+    size_t n = 1, i;
+    int in_string = 0;
+    for (i = 0; i < size; i++) {
+        const char c = text[i];
+        if (c == '"') in_string = !in_string;
+        else if (in_string) i += c == '\\';
+        else n += c == ',' || c == ':' || c == '[' || c == '{';
+    }
+    return llmi_min(n, size / 2 + LLMI_JSON_DEPTH);
+}
+
+static int llmi_json_is_hex(const llmi_json_parser *p, size_t at) {
+    size_t i;
+    if (p->json->size - at < 4) return 0;
+    for (i = at; i < at + 4; i++) {
+        const int c = p->json->text[i];
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))) return 0;
+    }
+    return 1;
+}
+
+static llm_result llmi_json_parse_string(llmi_json_parser *p, int *index) {
+    const char *text = p->json->text;
+    const size_t size = p->json->size;
+    p->at++;
+    LLMI_TRY(llmi_json_add(p, LLMI_JSON_STRING, index));
+    while (p->at < size && text[p->at] != '"') {
+        const unsigned char c = (unsigned char)text[p->at];
+        if (c < 32) return llmi_json_bad(p, "control character in a string");
+        if (c >= 0x80) {
+            uint32_t code;
+            const size_t n = llmi_utf8_decode(text + p->at, size - p->at, &code);
+            if (!n) return llmi_json_bad(p, "invalid UTF-8");
+            p->at += n;
+        } else if (c != '\\') {
+            p->at++;
+        } else if (size - p->at >= 2 && text[p->at + 1] == 'u') {
+            uint32_t code;
+            if (!llmi_json_is_hex(p, p->at + 2)) return llmi_json_bad(p, "invalid \\u escape");
+            code = llmi_json_hex(text + p->at + 2);
+            if (code >= 0xD800 && code < 0xE000) { /* a pair of surrogates or nothing */
+                uint32_t low = 0;
+                if (size - p->at >= 12 && text[p->at + 6] == '\\' && text[p->at + 7] == 'u' &&
+                    llmi_json_is_hex(p, p->at + 8))
+                    low = llmi_json_hex(text + p->at + 8);
+                if (code >= 0xDC00 || low < 0xDC00 || low >= 0xE000)
+                    return llmi_json_bad(p, "lone surrogate");
+                p->at += 6;
+            }
+            p->at += 6;
+        } else {
+            if (size - p->at < 2 || !text[p->at + 1] || !strchr("\"\\/bfnrt", text[p->at + 1]))
+                return llmi_json_bad(p, "invalid escape");
+            p->at += 2;
+        }
+    }
+    if (p->at == size) return llmi_json_bad(p, "string without end");
+    p->json->nodes[*index].end = (uint32_t)p->at++;
+    return LLM_OK;
+}
+
+static int llmi_json_digits(llmi_json_parser *p) {               /* how many there were */
+    int n = 0, c;
+    while ((c = llmi_json_peek(p)) >= '0' && c <= '9') {
+        p->at++;
+        n = 1;
+    }
+    return n;
+}
+
+static llm_result llmi_json_parse_number(llmi_json_parser *p, int *index) {
+    LLMI_TRY(llmi_json_add(p, LLMI_JSON_NUMBER, index));
+    if (llmi_json_peek(p) == '-') p->at++;
+    if (llmi_json_peek(p) == '0') p->at++;
+    else if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
+    if (llmi_json_peek(p) == '.') {
+        p->at++;
+        if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
+    }
+    if (llmi_json_peek(p) == 'e' || llmi_json_peek(p) == 'E') {
+        p->at++;
+        if (llmi_json_peek(p) == '-' || llmi_json_peek(p) == '+') p->at++;
+        if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
+    }
+    p->json->nodes[*index].end = (uint32_t)p->at;
+    return LLM_OK;
+}
+
+static llm_result llmi_json_parse_word(llmi_json_parser *p, const char *word, llmi_json_type type,
+                                       int *index) {
+    const size_t n = strlen(word);
+    if (p->json->size - p->at < n || memcmp(p->json->text + p->at, word, n) != 0)
+        return llmi_json_bad(p, "invalid value");
+    LLMI_TRY(llmi_json_add(p, type, index));
+    p->at += n;
+    p->json->nodes[*index].end = (uint32_t)p->at;
+    return LLM_OK;
+}
+
+static llm_result llmi_json_parse_value(llmi_json_parser *p, int depth, int *index) {
+    const int c = llmi_json_token(p);
+    const int is_object = c == '{';
+    const char close = is_object ? '}' : ']';
+    int last = -1, twice = -1;
+    switch (c) {
+    case '{': case '[': break;
+    case '"': return llmi_json_parse_string(p, index);
+    case 'n': return llmi_json_parse_word(p, "null", LLMI_JSON_NULL, index);
+    case 't': return llmi_json_parse_word(p, "true", LLMI_JSON_TRUE, index);
+    case 'f': return llmi_json_parse_word(p, "false", LLMI_JSON_FALSE, index);
+    case -1: return llmi_json_bad(p, "unexpected end");
+    default:
+        if (c == '-' || (c >= '0' && c <= '9')) return llmi_json_parse_number(p, index);
+        return llmi_json_bad(p, "invalid value");
+    }
+    if (depth == LLMI_JSON_DEPTH) return llmi_json_bad(p, "nested more than 64 deep");
+    LLMI_TRY(llmi_json_add(p, is_object ? LLMI_JSON_OBJECT : LLMI_JSON_ARRAY, index));
+    p->at++;
+    while (llmi_json_token(p) != close) {
+        int child = -1, key = -1;
+        if (last >= 0) {
+            if (llmi_json_peek(p) != ',')
+                return llmi_json_bad(p, "',' or the end of a list missing");
+            p->at++;
+        }
+        if (is_object) {
+            if (llmi_json_token(p) != '"') return llmi_json_bad(p, "key missing");
+            LLMI_TRY(llmi_json_parse_string(p, &key));
+            if (llmi_json_token(p) != ':') return llmi_json_bad(p, "':' missing");
+            p->at++;
+        }
+        LLMI_TRY(llmi_json_parse_value(p, depth + 1, &child));
+        if (is_object) p->json->nodes[key].next = child;
+        else key = child;
+        if (last >= 0) p->json->nodes[last].next = key;
+        last = child;
+        p->json->nodes[*index].n_children++;
+    }
+    p->json->nodes[*index].end = (uint32_t)++p->at;
+    if (is_object) LLMI_TRY(llmi_json_duplicate(p->json, *index, &twice, p->err));
+    if (twice >= 0) {
+        p->at = p->json->nodes[twice].begin;
+        return llmi_json_bad(p, "key given twice");
+    }
+    return LLM_OK;
+}
+
+/* RFC 8259 to the letter, and no key twice in an object; name and text must outlive json */
+static llm_result llmi_json_parse(llmi_json *json, const char *text, size_t size, const char *name,
+                                  const llm_allocator *allocator, llm_error *err) {
+    llmi_json_parser parser;
+    llm_result result;
+    int root = -1;
+    memset(json, 0, sizeof *json);
+    json->name = llmi_path_end(name, 100);
+    json->text = text;
+    json->size = size;
+    json->allocator = allocator;
+    memset(&parser, 0, sizeof parser);
+    parser.json = json;
+    parser.err = err;
+    if (size > INT_MAX)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: %lu bytes of JSON, at most %d are read",
+                         json->name, (unsigned long)size, INT_MAX);
+    parser.n_room = (int)llmi_json_bound(text, size);
+    json->nodes = (llmi_json_node *)llmi_alloc(
+        allocator, llmi_mul((size_t)parser.n_room, sizeof *json->nodes), "JSON values", err);
+    if (!json->nodes) return LLM_ERR_MEMORY;
+    result = llmi_json_parse_value(&parser, 0, &root);
+    if (result == LLM_OK && llmi_json_token(&parser) != -1)
+        result = llmi_json_bad(&parser, "more after the end of the value");
+    if (result != LLM_OK) llmi_json_free(json);
+    return result;
+}
+
+static int llmi_json_is(const llmi_json *json, int node, const char *string) {
+    llmi_json_cursor cursor;
+    int byte;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return 0;
+    cursor = llmi_json_open(json, node);
+    while ((byte = llmi_json_byte(&cursor)) > 0 && byte == (unsigned char)*string) string++;
+    return byte < 0 && !*string;
+}
+
+/* the value of a key, -1 if absent or not an object; looks through all keys */
+static int llmi_json_get(const llmi_json *json, int object, const char *key) {
+    int node = object >= 0 && json->nodes[object].type == LLMI_JSON_OBJECT
+                   ? llmi_json_first(json, object) : -1;
+    while (node >= 0) {
+        const int value = json->nodes[node].next;
+        if (llmi_json_is(json, node, key)) return value;
+        node = json->nodes[value].next;
+    }
+    return -1;
+}
+
+/* decoded bytes of a string, not terminated -> their number, even where capacity is smaller */
+static size_t llmi_json_string(const llmi_json *json, int node, char *out, size_t capacity) {
+    llmi_json_cursor cursor;
+    size_t n = 0;
+    int byte;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return 0;
+    cursor = llmi_json_open(json, node);
+    for (; (byte = llmi_json_byte(&cursor)) >= 0; n++)
+        if (n < capacity) out[n] = (char)byte;
+    return n;
+}
+
+/* 1 if it is a number that a double can hold. The digits go to strtod without a point, which
+ * would depend on the locale: "12.5e3" as "125e2". */
+static int llmi_json_number(const llmi_json *json, int node, double *value) {
+    char digits[128];
+    size_t i, n = 0;
+    int64_t exponent = 0, written = 0;
+    int after_point = 0, rest = 0, negative = 0;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_NUMBER) return 0;
+    for (i = json->nodes[node].begin; i < json->nodes[node].end; i++) {
+        const char c = json->text[i];
+        if (c == 'e' || c == 'E') break;
+        if (c == '.') after_point = 1;
+        if (c < '0' || c > '9') continue;
+        exponent -= after_point;
+        if (n == 80) {
+            exponent++;
+            rest |= c != '0';
+        } else if (n || c != '0') {
+            digits[++n] = c;
+        }
+    }
+    for (i++; i < json->nodes[node].end; i++) {
+        if (json->text[i] == '-') negative = 1;
+        else if (json->text[i] != '+' && written < 1000000000)
+            written = 10 * written + (json->text[i] - '0');
+    }
+    exponent += (negative ? -written : written) - rest;
+    digits[0] = json->text[json->nodes[node].begin] == '-' ? '-' : '+';
+    if (rest) digits[++n] = '1';                                 /* for all that is beyond the 80 */
+    if (!n) digits[++n] = '0';
+    snprintf(digits + n + 1, sizeof digits - n - 1, "e%ld",
+             (long)(exponent < -100000 ? -100000 : exponent > 100000 ? 100000 : exponent));
+    *value = strtod(digits, NULL);
+    return *value - *value == 0.0;
+}
+
+/* 1 if it is an integer within int64_t, written without fraction and exponent */
+static int llmi_json_int64(const llmi_json *json, int node, int64_t *value) {
+    uint64_t magnitude = 0;
+    size_t i;
+    int negative;
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_NUMBER) return 0;
+    i = json->nodes[node].begin;
+    negative = json->text[i] == '-';
+    for (i += negative ? 1u : 0u; i < json->nodes[node].end; i++) {
+        const uint64_t digit = (uint64_t)(unsigned char)json->text[i] - '0';
+        if (digit > 9 || magnitude > ((uint64_t)INT64_MAX + 1 - digit) / 10) return 0;
+        magnitude = 10 * magnitude + digit;
+    }
+    if (!negative && magnitude > (uint64_t)INT64_MAX) return 0;
+    *value = !negative ? (int64_t)magnitude : magnitude ? -(int64_t)(magnitude - 1) - 1 : 0;
+    return 1;
+}
+
+/* ============================================================================================
+ * >>fields       members of a configuration: names, ranges, defaults, keys of config.json
+ *
+ * A row says once what validation, defaults, config.json, checkpoints and tools/inspect need of a
+ * member of llm_config or llm_train_desc; the tables stand with what they describe.
+ * ========================================================================================== */
+typedef enum llmi_field_type {
+    LLMI_INT, LLMI_FLOAT,
+    LLMI_BOOL,                         /* an int: any value but 0 is true                      */
+    LLMI_BOOL_NOT                      /* the same, and its key says the opposite               */
+} llmi_field_type;
+enum {
+    LLMI_OF_MOE = 1,                   /* counts only where there are experts                   */
+    LLMI_OURS = 2,                     /* transformers has no such key: written if it is not 0  */
+    LLMI_OR_NULL = 4,                  /* 0 is written as null                                  */
+    LLMI_NO_DEFAULT = 8,               /* has to be there for types that are not the family's   */
+    LLMI_WRITTEN = 16,                 /* of a fixed value: config.json gets it                 */
+    LLMI_PROLONGED = 32                /* may differ from the checkpoint's: see prolong         */
+};
+typedef struct llmi_field {
+    const char *name;                  /* of the member */
+    size_t offset;
+    llmi_field_type type;
+    const char *ends;                  /* of the range, as llmi_check_float has them            */
+    double low, high, standard;        /* range; what a zero stands for                         */
+    int flags;
+    const char *key, *alias;           /* in config.json; NULL: none                            */
+    double absent;                     /* value of a key that is not there                      */
+} llmi_field;
+typedef struct llmi_fixed {            /* a key of config.json for which one value is supported  */
+    const char *key, *values;          /* true, false, 1, or strings that mean the same: a|b    */
+    int flags;
+} llmi_fixed;
+
+static double llmi_field_get(const void *object, const llmi_field *field) {
+    const char *at = (const char *)object + field->offset;
+    float real;
+    int whole;
+    memcpy(&real, at, sizeof real);
+    memcpy(&whole, at, sizeof whole);
+    return field->type == LLMI_FLOAT ? (double)real : (double)whole;
+}
+static void llmi_field_set(void *object, const llmi_field *field, double value) {
+    char *at = (char *)object + field->offset;
+    const float real = (float)value;
+    const int whole = field->type == LLMI_FLOAT ? 0 : (int)value;
+    if (field->type == LLMI_FLOAT) memcpy(at, &real, sizeof real);
+    else memcpy(at, &whole, sizeof whole);
+}
+
+/* Zeros become what they stand for. off: LLM_OFF of a field that has such a default becomes 0. */
+static void llmi_fields_resolve(void *object, const llmi_field *fields, size_t n, int off) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const double value = llmi_field_get(object, &fields[i]);
+        if (fields[i].standard == 0.0) continue;
+        if (value == 0.0) llmi_field_set(object, &fields[i], fields[i].standard);
+        else if (off && fields[i].type == LLMI_FLOAT && value == (double)LLM_OFF)
+            llmi_field_set(object, &fields[i], 0.0);
+    }
+}
+
+/* of resolved fields. prefix: what a message begins with; moe: 0 leaves out what is of experts */
+static llm_result llmi_fields_check(const char *prefix, const void *object,
+                                    const llmi_field *fields, size_t n, int moe, llm_error *err) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const llmi_field *f = &fields[i];
+        const double value = llmi_field_get(object, f);
+        char name[64];
+        if (!moe && f->flags & LLMI_OF_MOE) continue;
+        snprintf(name, sizeof name, "%s%s", prefix, f->name);
+        if (f->type == LLMI_INT)
+            LLMI_TRY(llmi_check_int(name, (int)value, (int)f->low, (int)f->high, err));
+        if (f->type == LLMI_FLOAT)
+            LLMI_TRY(llmi_check_float(name, value, f->ends, f->low, f->high, err));
+    }
+    return LLM_OK;
+}
+
+/* ---- config.json is read --------------------------------------------------------------------- */
+typedef struct llmi_config_reader {
+    int object;                        /* node that keys are looked up in */
+    const llmi_json *json;
+    llm_result result;
+    llm_error *err;
+} llmi_config_reader;
+
+/* the value of a key or of its other name; -1 where absent or null */
+static int llmi_config_node(const llmi_config_reader *reader, const char *key, const char *alias) {
+    int node = llmi_json_get(reader->json, reader->object, key);
+    if (node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL) node = -1;
+    if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
+    return node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL ? -1 : node;
+}
+static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const char *key, int node,
+                            const char *wanted) {
+    const llmi_json_node *n;
+    if (reader->result != LLM_OK) return;
+    n = &reader->json->nodes[node];    /* there: only what follows a failure may have no node */
+    reader->result = llmi_fail(reader->err, code, "%.100s: \"%s\" is %.*s, %s", reader->json->name,
+                               key, (int)llmi_min(40, n->end - n->begin),
+                               reader->json->text + n->begin, wanted);
+}
+/* A key and its other name must agree if both are there: versions of transformers differ in which
+ * one they read. */
+static void llmi_config_agree(llmi_config_reader *reader, const char *key, const char *alias) {
+    const int a = llmi_config_node(reader, key, NULL);
+    const int b = alias ? llmi_config_node(reader, alias, NULL) : -1;
+    int64_t x, y;
+    if (a >= 0 && b >= 0 && llmi_json_int64(reader->json, a, &x) &&
+        !(llmi_json_int64(reader->json, b, &y) && x == y))
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, alias, b,
+                        "but its other name has another value");
+}
+/* low: 0 or 1. null is 0 where that is in range, else as if the key were not there. */
+static int llmi_config_int(llmi_config_reader *reader, const char *key, const char *alias, int low,
+                           int absent) {
+    int node = llmi_json_get(reader->json, reader->object, key);
+    int64_t value;
+    if (low) node = llmi_config_node(reader, key, alias);
+    else if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
+    if (node < 0) return absent;
+    llmi_config_agree(reader, key, alias);
+    if (reader->json->nodes[node].type == LLMI_JSON_NULL) return 0;
+    if (llmi_json_int64(reader->json, node, &value) && value >= low && value <= INT_MAX)
+        return (int)value;
+    llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
+                    low ? "not a whole number from 1 to 2147483647"
+                        : "not a whole number from 0 to 2147483647");
+    return absent;
+}
+/* positive: 0 is refused, as the model's configuration would take it for the default */
+static float llmi_config_float(llmi_config_reader *reader, const char *key, int positive,
+                               float absent) {
+    const int node = llmi_config_node(reader, key, NULL);
+    double value;
+    if (node < 0) return absent;
+    /* FLT_MAX in 9 digits is larger than it */
+    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= 3.4028235e38)) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 3.4028235e38");
+        return absent;
+    }
+    if (positive && !((float)value > 0.0f))
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, node,
+                        "only numbers above 0 are supported");
+    return value < (double)FLT_MAX ? (float)value : FLT_MAX;
+}
+/* null is false: transformers takes it for None, and not for the default */
+static int llmi_config_bool(llmi_config_reader *reader, const char *key, int absent) {
+    const int node = llmi_json_get(reader->json, reader->object, key);
+    if (node < 0) return absent;
+    if (reader->json->nodes[node].type == LLMI_JSON_TRUE) return 1;
+    if (reader->json->nodes[node].type != LLMI_JSON_FALSE &&
+        reader->json->nodes[node].type != LLMI_JSON_NULL)
+        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not true or false");
+    return 0;
+}
+
+/* a value that has to be one of a|b|c, if it is there */
+static void llmi_config_only(llmi_config_reader *reader, const char *key, const char *values) {
+    const int is_bool = !strcmp(values, "true") || !strcmp(values, "false");
+    const int node = is_bool ? llmi_json_get(reader->json, reader->object, key)
+                             : llmi_config_node(reader, key, NULL);
+    const char *value = values, *end;
+    char wanted[100], one[40];
+    size_t used;
+    if (node < 0) return;
+    used = (size_t)snprintf(wanted, sizeof wanted, "only ");
+    for (;; value = end + 1) {
+        end = strchr(value, '|') ? strchr(value, '|') : value + strlen(value);
+        snprintf(one, sizeof one, "%.*s", (int)(end - value), value);
+        if (is_bool ? llmi_config_bool(reader, key, 0) == (value[0] == 't')
+            : !strcmp(one, "1") ? llmi_config_float(reader, key, 0, 1.0f) == 1.0f
+                                : llmi_json_is(reader->json, node, one))
+            return;
+        used += (size_t)snprintf(wanted + used, sizeof wanted - used, "%s%s",
+                                 value == values ? "" : *end ? ", " : " and ", one);
+        if (!*end) break;
+    }
+    snprintf(wanted + used, sizeof wanted - used,
+             strchr(values, '|') ? " are supported" : " is supported");
+    llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, node, wanted);
+}
+
+static void llmi_field_read(llmi_config_reader *reader, const llmi_field *f, void *object) {
+    double value;
+    if (f->type == LLMI_INT)
+        value = llmi_config_int(reader, f->key, f->alias, f->low >= 1.0, (int)f->absent);
+    else if (f->type == LLMI_FLOAT)
+        value = (double)llmi_config_float(reader, f->key, f->ends[0] == '(', (float)f->absent);
+    else
+        value = llmi_config_bool(reader, f->key, (int)f->absent) ^ (f->type == LLMI_BOOL_NOT);
+    llmi_field_set(object, f, value);
+}
+
+/* ---- config.json and a checkpoint's description are written ---------------------------------- */
+#ifndef LLM_NO_STDIO
+static void llmi_field_write(llmi_text *text, const llmi_field *f, const void *object) {
+    const double value = llmi_field_get(object, f);
+    if (value == 0.0 && f->flags & LLMI_OURS) return;
+    llmi_text_format(text, "  \"%s\": ", f->key);
+    if (value == 0.0 && f->flags & LLMI_OR_NULL) llmi_text_format(text, "null");
+    else if (f->type == LLMI_INT) llmi_text_format(text, "%d", (int)value);
+    else if (f->type == LLMI_FLOAT) llmi_text_number(text, (float)value, 1);
+    else
+        llmi_text_format(text, "%s",
+                         (value != 0.0) == (f->type == LLMI_BOOL) ? "true" : "false");
+    llmi_text_format(text, ",\n");
+}
+static void llmi_text_real(llmi_text *text, const char *key, float value) {
+    llmi_text_format(text, "  \"%s\": ", key);
+    llmi_text_number(text, value, 1);
+    llmi_text_format(text, ",\n");
+}
+
+/* a line for each: "name value" */
+static void llmi_fields_describe(llmi_text *text, const void *object, const llmi_field *fields,
+                                 size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const double value = llmi_field_get(object, &fields[i]);
+        llmi_text_format(text, "%s ", fields[i].name);
+        if (fields[i].type == LLMI_FLOAT)      /* in 9 digits, as older files have it */
+            llmi_text_number(text, (float)value, 9);
+        else llmi_text_format(text, "%d", (int)value);
+        llmi_text_add(text, "\n", 1);
+    }
+}
+#endif
 
 /* ============================================================================================
  * >>cpu          the table of kernels, one per instruction set; the text is in >>kernels
@@ -1538,7 +2360,8 @@ static size_t llmi_pool_state(llmi_pool *pool) {
     return __atomic_load_n(&pool->state, __ATOMIC_SEQ_CST);
 }
 
-static int llmi_pool_is_new(size_t state, size_t last) {    /* another region than last, or the end */
+/* a region other than the last, or the end */
+static int llmi_pool_is_new(size_t state, size_t last) {
     return (state & LLMI_POOL_END) || ((state & LLMI_POOL_OPEN) && state >> 16 != last);
 }
 
@@ -2826,24 +3649,26 @@ LLM_API void llm_swiglu_backward(llm_context *context, float *dgate, float *dup,
  * less than beta_slow times within the original length by the factor, keeps those that turn more
  * than beta_fast times, and blends between.
  * ========================================================================================== */
-static void llmi_rope_resolve(llm_config *c) {
-    if (c->rope_theta == 0.0f) c->rope_theta = 10000.0f;
-    if (c->yarn_beta_fast == 0.0f) c->yarn_beta_fast = 32.0f;
-    if (c->yarn_beta_slow == 0.0f) c->yarn_beta_slow = 1.0f;
-}
+#define LLMI_CONFIG(member) #member, offsetof(llm_config, member)
+/* member, type, range, default; config.json: key, other name, value if absent. What has no key is
+ * of rope_parameters: see llmi_rope_read. */
+#define LLMI_ROPE_FIELDS                                                                           \
+    {LLMI_CONFIG(qk_rope_head_dim), LLMI_INT, "[]", 2, 8192, 0, LLMI_NO_DEFAULT,                   \
+     "qk_rope_head_dim", NULL, 64},                                                                \
+    {LLMI_CONFIG(rope_half_split), LLMI_BOOL_NOT, "", 0, 0, 0, 0, "rope_interleave", NULL, 1},     \
+    {LLMI_CONFIG(rope_theta), LLMI_FLOAT, "(]", 1, FLT_MAX, 10000, 0, NULL, NULL, 0},              \
+    {LLMI_CONFIG(yarn_factor), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0},                 \
+    {LLMI_CONFIG(yarn_original_max_seq_len), LLMI_INT, "[]", 0, 1 << 24, 0, 0, NULL, NULL, 0},     \
+    {LLMI_CONFIG(yarn_beta_fast), LLMI_FLOAT, "[]", 0, FLT_MAX, 32, 0, NULL, NULL, 0},             \
+    {LLMI_CONFIG(yarn_beta_slow), LLMI_FLOAT, "[]", 0, FLT_MAX, 1, 0, NULL, NULL, 0},              \
+    {LLMI_CONFIG(yarn_mscale), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0},                 \
+    {LLMI_CONFIG(yarn_mscale_all_dim), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0}
+
+/* what the ranges do not say */
 static llm_result llmi_rope_check(const llm_config *c, llm_error *err) {
-    LLMI_TRY(llmi_check_int("qk_rope_head_dim", c->qk_rope_head_dim, 2, 8192, err));
     if (c->qk_rope_head_dim % 2)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "qk_rope_head_dim %d is odd: it is made of pairs",
                          c->qk_rope_head_dim);
-    if (!(c->rope_theta > 1.0f && c->rope_theta <= FLT_MAX))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "rope_theta %g is not above 1",
-                         (double)c->rope_theta);
-    LLMI_TRY(llmi_check_float("yarn_factor", c->yarn_factor, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("yarn_mscale", c->yarn_mscale, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("yarn_mscale_all_dim", c->yarn_mscale_all_dim, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("yarn_beta_fast", c->yarn_beta_fast, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("yarn_beta_slow", c->yarn_beta_slow, 0.0f, FLT_MAX, err));
     if (c->yarn_factor != 0.0f)
         LLMI_TRY(llmi_check_int("yarn_original_max_seq_len", c->yarn_original_max_seq_len, 1,
                                 1 << 24, err));
@@ -2952,13 +3777,15 @@ static void llmi_rope_task(void *argument, size_t row, int thread) {
 static llm_result llmi_rope_run(llm_context *context, float *y, const float *x,
                                 const int32_t *positions, const llm_config *config, int rows, int T,
                                 int n_heads, int backward, llm_error *err) {
+    static const llmi_field fields[] = {LLMI_ROPE_FIELDS};
     llm_config c;
     llmi_rope job;
     int r;
     if (!context || !y || !x || !config)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "rope: context, config or an array is NULL");
     c = *config;
-    llmi_rope_resolve(&c);
+    llmi_fields_resolve(&c, fields, LLMI_COUNT(fields), 0);
+    LLMI_TRY(llmi_fields_check("", &c, fields, LLMI_COUNT(fields), 1, err));
     LLMI_TRY(llmi_rope_check(&c, err));
     if (rows <= 0 || n_heads <= 0) return LLM_OK;
     if (!positions && (T < 1 || rows % T))
@@ -3715,7 +4542,7 @@ static void llmi_head_run(llmi_head *head, llmi_arena arena) {
 }
 
 /* ============================================================================================
- * >>config       presets, defaults, validation
+ * >>config       presets; fields, tensors and config.json of each architecture
  * ========================================================================================== */
 typedef struct llmi_preset {
     const char *name;
@@ -3832,28 +4659,271 @@ LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_e
                      llmi_preset_at(nearest)->name);
 }
 
+/* ---- one row per architecture: all that differs between them --------------------------------- */
+struct llmi_table;
+struct llmi_ds_layer;
+struct llmi_run;
+typedef struct llmi_arch {
+    llm_arch arch;
+    const char *name;                  /* model_type in config.json, arch in checkpoints          */
+    const char *architecture;          /* in config.json: one of "architectures"                  */
+    int other_types;                   /* other model_types count if they say that architecture   */
+    const llmi_field *fields;          /* the members of llm_config that it has                   */
+    size_t n_fields;
+    const llmi_fixed *fixed;
+    size_t n_fixed;
+    void (*resolve)(llm_config *);                               /* defaults made of other fields */
+    llm_result (*validate)(const llm_config *, llm_error *);     /* what no range says            */
+    void (*read)(llmi_config_reader *, llm_config *);            /* config.json: what no row says */
+    void (*write)(struct llmi_text *, const llm_config *);
+    void (*table)(struct llmi_table *, const llm_config *, struct llmi_ds_layer *);
+    int layernorm;                     /* the final norm has a bias; else RMSNorm                 */
+    int learned_positions;             /* wpe is the second tensor; else positions are rotary     */
+    size_t (*cache_width)(const llm_config *);                   /* values of a position, a layer */
+    void (*head_dims)(const llm_config *, size_t *qk, size_t *v);
+    void (*carve_saved)(llmi_arena *exact, llmi_arena *wide, const llm_config *, size_t n);
+    void (*carve_work)(struct llmi_run *, llmi_arena *, const llm_config *, size_t n,
+                       size_t sequences, size_t cache_len, int n_threads, int backward);
+    void (*forward)(const struct llmi_run *, int layer, size_t longest);         /* of a block */
+    void (*backward)(const struct llmi_run *, float *dx, int layer);
+} llmi_arch;
+static const llmi_arch *llmi_arch_at(size_t i);                  /* NULL past the last: >>arch */
+static const llmi_arch *llmi_arch_of(llm_arch arch);             /* NULL: there is none        */
+
 static void llmi_config_resolve(llm_config *config) {
-    if (config->arch == LLM_ARCH_DEEPSEEK_V3) {
-        if (config->norm_eps == 0.0f) config->norm_eps = 1e-6f;
-        if (config->v_head_dim == 0) config->v_head_dim = config->qk_nope_head_dim;
-        llmi_rope_resolve(config);
-        if (config->first_k_dense == config->n_layers && config->mtp_depth == 0)
-            config->n_routed_experts = 0;      /* no layer has them */
-        if (config->n_routed_experts == 0) {
-            config->n_shared_experts = config->num_experts_per_tok = config->n_group =
-                config->topk_group = config->moe_d_ffn = config->first_k_dense =
-                    config->norm_topk_prob = 0;
-            config->routed_scaling_factor = 0.0f;
+    const llmi_arch *arch = llmi_arch_of(config->arch);
+    arch->resolve(config);
+    llmi_fields_resolve(config, arch->fields, arch->n_fields, 0);
+}
+
+/* ---- GPT-2's configuration: transformers' GPT2Config, but no dropout where it is not said ---- */
+static const llmi_field llmi_gpt2_fields[] = {
+    {LLMI_CONFIG(vocab_size), LLMI_INT, "[]", 1, INT_MAX - 16, 0, 0, "vocab_size", NULL, 50257},
+    {LLMI_CONFIG(max_seq_len), LLMI_INT, "[]", 1, 1 << 24, 0, 0,
+     "n_positions", "max_position_embeddings", 1024},
+    {LLMI_CONFIG(d_model), LLMI_INT, "[]", 1, 1 << 20, 0, 0, "n_embd", "hidden_size", 768},
+    {LLMI_CONFIG(n_layers), LLMI_INT, "[]", 1, 10000, 0, 0, "n_layer", "num_hidden_layers", 12},
+    {LLMI_CONFIG(n_heads), LLMI_INT, "[]", 1, 1 << 20, 0, 0, "n_head", "num_attention_heads", 12},
+    {LLMI_CONFIG(d_ffn), LLMI_INT, "[]", 1, 1 << 24, 0, 0, "n_inner", NULL, 0},
+    {LLMI_CONFIG(embd_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "embd_pdrop", NULL, 0},
+    {LLMI_CONFIG(attn_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "attn_pdrop", NULL, 0},
+    {LLMI_CONFIG(resid_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "resid_pdrop", NULL, 0},
+    {LLMI_CONFIG(norm_eps), LLMI_FLOAT, "()", 0, 1, 1e-5f, 0, "layer_norm_epsilon", NULL, 1e-5},
+    {LLMI_CONFIG(tie_embeddings), LLMI_BOOL, "", 0, 0, 0, 0, "tie_word_embeddings", NULL, 1}};
+static const llmi_fixed llmi_gpt2_fixed[] = {
+    {"activation_function", "gelu_new|gelu_fast|gelu_pytorch_tanh", LLMI_WRITTEN},
+    {"scale_attn_weights", "true", 0}, {"scale_attn_by_inverse_layer_idx", "false", 0},
+    {"add_cross_attention", "false", 0}};
+
+static void llmi_gpt2_resolve(llm_config *c) {
+    if (c->d_ffn == 0 && c->d_model > 0 && c->d_model <= INT_MAX / 4) c->d_ffn = 4 * c->d_model;
+}
+static llm_result llmi_gpt2_validate(const llm_config *c, llm_error *err) {
+    LLMI_TRY(llmi_check_int("n_heads", c->n_heads, 1, c->d_model, err));
+    if (c->d_model % c->n_heads)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "d_model %d is not a multiple of n_heads %d",
+                         c->d_model, c->n_heads);
+    if (c->n_routed_experts || c->mtp_depth || c->kv_lora_rank || c->q_lora_rank ||
+        c->yarn_factor != 0.0f)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "arch gpt2 has no experts (n_routed_experts %d), MTP (mtp_depth %d), MLA "
+                         "(kv_lora_rank %d, q_lora_rank %d) or YaRN (yarn_factor %g)",
+                         c->n_routed_experts, c->mtp_depth, c->kv_lora_rank, c->q_lora_rank,
+                         (double)c->yarn_factor);
+    return LLM_OK;
+}
+static void llmi_gpt2_read(llmi_config_reader *reader, llm_config *config) {
+    static const char *const none[] = {"pruned_heads", "quantization_config"};
+    int i;
+    (void)config;
+    (void)llmi_config_bool(reader, "reorder_and_upcast_attn", 0);      /* nothing in f32 */
+    for (i = 0; i < 2; i++) {
+        const int node = llmi_config_node(reader, none[i], NULL);
+        if (node >= 0 && (i || reader->json->nodes[node].n_children > 0))
+            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, none[i], node, "only none is supported");
+    }
+}
+static size_t llmi_gpt2_cache_width(const llm_config *c) { return 2 * (size_t)c->d_model; }
+static void llmi_gpt2_head_dims(const llm_config *c, size_t *qk, size_t *v) {
+    *qk = *v = (size_t)(c->d_model / c->n_heads);
+}
+
+/* ---- DeepSeek-V3's: transformers' DeepseekV3Config ------------------------------------------- */
+static const llmi_field llmi_ds_fields[] = {
+    {LLMI_CONFIG(vocab_size), LLMI_INT, "[]", 1, INT_MAX - 16, 0, LLMI_NO_DEFAULT,
+     "vocab_size", NULL, 129280},
+    {LLMI_CONFIG(max_seq_len), LLMI_INT, "[]", 1, 1 << 24, 0, LLMI_NO_DEFAULT,
+     "max_position_embeddings", NULL, 4096},
+    {LLMI_CONFIG(d_model), LLMI_INT, "[]", 1, 1 << 20, 0, LLMI_NO_DEFAULT,
+     "hidden_size", NULL, 7168},
+    {LLMI_CONFIG(d_ffn), LLMI_INT, "[]", 1, 1 << 24, 0, LLMI_NO_DEFAULT,
+     "intermediate_size", NULL, 18432},
+    {LLMI_CONFIG(n_layers), LLMI_INT, "[]", 1, 10000, 0, LLMI_NO_DEFAULT,
+     "num_hidden_layers", NULL, 61},
+    {LLMI_CONFIG(n_heads), LLMI_INT, "[]", 1, 1 << 16, 0, LLMI_NO_DEFAULT,
+     "num_attention_heads", NULL, 128},
+    {LLMI_CONFIG(q_lora_rank), LLMI_INT, "[]", 0, 1 << 20, 0, LLMI_NO_DEFAULT | LLMI_OR_NULL,
+     "q_lora_rank", NULL, 1536},
+    {LLMI_CONFIG(kv_lora_rank), LLMI_INT, "[]", 1, 1 << 20, 0, LLMI_NO_DEFAULT,
+     "kv_lora_rank", NULL, 512},
+    {LLMI_CONFIG(qk_nope_head_dim), LLMI_INT, "[]", 1, 8192, 0, LLMI_NO_DEFAULT,
+     "qk_nope_head_dim", NULL, 128},
+    {LLMI_CONFIG(v_head_dim), LLMI_INT, "[]", 1, 8192, 0, LLMI_NO_DEFAULT, "v_head_dim", NULL, 128},
+    LLMI_ROPE_FIELDS,
+    {LLMI_CONFIG(attention_bias), LLMI_BOOL, "", 0, 0, 0, 0, "attention_bias", NULL, 0},
+    {LLMI_CONFIG(embd_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, LLMI_OURS, "embd_pdrop", NULL, 0},
+    {LLMI_CONFIG(attn_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "attention_dropout", NULL, 0},
+    {LLMI_CONFIG(resid_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, LLMI_OURS, "resid_pdrop", NULL, 0},
+    {LLMI_CONFIG(norm_eps), LLMI_FLOAT, "()", 0, 1, 1e-6f, LLMI_NO_DEFAULT,
+     "rms_norm_eps", NULL, 1e-6},
+    {LLMI_CONFIG(n_routed_experts), LLMI_INT, "[]", 0, 65536, 0, LLMI_NO_DEFAULT,
+     "n_routed_experts", "num_local_experts", 256},
+    {LLMI_CONFIG(n_shared_experts), LLMI_INT, "[]", 0, 1024, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "n_shared_experts", NULL, 1},
+    {LLMI_CONFIG(moe_d_ffn), LLMI_INT, "[]", 1, 1 << 24, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "moe_intermediate_size", NULL, 2048},
+    {LLMI_CONFIG(first_k_dense), LLMI_INT, "[]", 0, 10000, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "first_k_dense_replace", NULL, 3},
+    {LLMI_CONFIG(n_group), LLMI_INT, "[]", 1, 65536, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "n_group", NULL, 8},
+    {LLMI_CONFIG(topk_group), LLMI_INT, "[]", 1, 65536, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "topk_group", NULL, 4},
+    {LLMI_CONFIG(num_experts_per_tok), LLMI_INT, "[]", 1, 65536, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "num_experts_per_tok", NULL, 8},
+    {LLMI_CONFIG(routed_scaling_factor), LLMI_FLOAT, "(]", 0, FLT_MAX, 1,
+     LLMI_OF_MOE | LLMI_NO_DEFAULT, "routed_scaling_factor", NULL, 2.5},
+    {LLMI_CONFIG(norm_topk_prob), LLMI_BOOL, "", 0, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+     "norm_topk_prob", NULL, 1},
+    {LLMI_CONFIG(tie_embeddings), LLMI_BOOL, "", 0, 0, 0, 0, "tie_word_embeddings", NULL, 0},
+    {LLMI_CONFIG(mtp_depth), LLMI_INT, "[]", 0, LLMI_MTP_MAX, 0, 0,
+     "num_nextn_predict_layers", "num_mtp_layers", -1}}; /* absent: llmi_config_settle knows */
+static const llmi_fixed llmi_ds_fixed[] = {
+    {"scoring_func", "sigmoid", LLMI_OF_MOE | LLMI_NO_DEFAULT | LLMI_WRITTEN},
+    {"topk_method", "noaux_tc", LLMI_OF_MOE | LLMI_NO_DEFAULT | LLMI_WRITTEN},
+    {"moe_layer_freq", "1", LLMI_OF_MOE}, {"hidden_act", "silu", LLMI_WRITTEN}};
+
+static void llmi_ds_resolve(llm_config *c) {
+    if (c->v_head_dim == 0) c->v_head_dim = c->qk_nope_head_dim;
+    if (c->first_k_dense == c->n_layers && c->mtp_depth == 0)
+        c->n_routed_experts = 0;       /* no layer has them */
+    if (c->n_routed_experts == 0) {
+        c->n_shared_experts = c->num_experts_per_tok = c->n_group = c->topk_group = c->moe_d_ffn =
+            c->first_k_dense = c->norm_topk_prob = 0;
+        c->routed_scaling_factor = 0.0f;
+    }
+    if (c->n_group == 0) c->n_group = 1;
+    if (c->topk_group == 0) c->topk_group = c->n_group;
+}
+static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
+    const int E = c->n_routed_experts;
+    LLMI_TRY(llmi_rope_check(c, err));
+    if (c->mtp_depth >= c->max_seq_len)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_depth %d is not below max_seq_len %d",
+                         c->mtp_depth, c->max_seq_len);
+    if (!E) return LLM_OK;
+    LLMI_TRY(llmi_check_int("n_shared_experts", c->n_shared_experts, 0,
+                            (int)llmi_min(1024, (size_t)((1 << 24) / c->moe_d_ffn)), err));
+    LLMI_TRY(llmi_check_int("first_k_dense", c->first_k_dense, 0, c->n_layers, err));
+    LLMI_TRY(llmi_check_int("n_group", c->n_group, 1, E, err));
+    LLMI_TRY(llmi_check_int("topk_group", c->topk_group, 1, c->n_group, err));
+    if (E % c->n_group)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "n_routed_experts %d is not a multiple of n_group %d", E, c->n_group);
+    if (c->n_group > 1 && E / c->n_group < 2)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "n_routed_experts %d in n_group %d: a group needs 2 experts", E,
+                         c->n_group);
+    if (c->num_experts_per_tok > E / c->n_group * c->topk_group)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "num_experts_per_tok %d is not in [1, %d], the experts of %d of %d groups",
+                         c->num_experts_per_tok, E / c->n_group * c->topk_group, c->topk_group,
+                         c->n_group);
+    return LLM_OK;
+}
+
+/* transformers 5 has "rope_parameters" with everything; before, "rope_scaling" beside
+ * "rope_theta" */
+static void llmi_rope_read(llmi_config_reader *reader, llm_config *config) {
+    const char *const original = "original_max_position_embeddings";
+    const int outside = llmi_config_int(reader, original, NULL, 1, 0); /* goes before one within */
+    int node = llmi_config_node(reader, "rope_scaling", NULL), type;
+    if (node < 0 || reader->json->nodes[node].n_children == 0) /* if both are, the first counts */
+        node = llmi_config_node(reader, "rope_parameters", "rope_scaling");
+    config->rope_theta = llmi_config_float(reader, "rope_theta", 1, 10000.0f);
+    if (node < 0) return;
+    if (reader->json->nodes[node].type != LLMI_JSON_OBJECT) {
+        llmi_config_bad(reader, LLM_ERR_FORMAT, "rope_parameters", node, "not an object");
+        return;
+    }
+    reader->object = node;
+    config->rope_theta = llmi_config_float(reader, "rope_theta", 1, config->rope_theta);
+    type = llmi_config_node(reader, "rope_type", "type");
+    if (type >= 0 && llmi_json_is(reader->json, type, "yarn")) {
+        config->yarn_original_max_seq_len =
+            outside ? outside : llmi_config_int(reader, original, NULL, 1, config->max_seq_len);
+        config->yarn_factor = llmi_config_float(
+            reader, "factor", 1,
+            (float)config->max_seq_len / (float)config->yarn_original_max_seq_len);
+        config->yarn_beta_fast = llmi_config_float(reader, "beta_fast", 0, 32.0f);
+        config->yarn_beta_slow = llmi_config_float(reader, "beta_slow", 0, 1.0f);
+        config->yarn_mscale = llmi_config_float(reader, "mscale", 0, 0.0f);
+        config->yarn_mscale_all_dim = llmi_config_float(reader, "mscale_all_dim", 0, 0.0f);
+        llmi_config_only(reader, "truncate", "true");
+        node = llmi_config_node(reader, "attention_factor", NULL);
+        if (node >= 0)
+            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "attention_factor", node,
+                            "only null is supported");
+        llmi_config_only(reader, "partial_rotary_factor", "1");
+        reader->object = 0;
+        llmi_config_only(reader, "partial_rotary_factor", "1");
+    } else if (type >= 0 && !llmi_json_is(reader->json, type, "default")) {
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "rope_type", type,
+                        "only default and yarn are supported");
+    }
+    reader->object = 0;
+}
+
+/* DeepSeek-V3's own weights: F8_E4M3 in blocks of 128 x 128, as the tensors themselves say, too */
+static void llmi_quantization_read(llmi_config_reader *reader) {
+    const int node = llmi_config_node(reader, "quantization_config", NULL);
+    int size, i;
+    if (node < 0) return;
+    reader->object = node;
+    if (llmi_config_node(reader, "quant_method", NULL) < 0)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
+                        "there is no quant_method");
+    llmi_config_only(reader, "quant_method", "fp8");
+    llmi_config_only(reader, "fmt", "e4m3");
+    size = llmi_config_node(reader, "weight_block_size", NULL);
+    if (size >= 0) {
+        const llmi_json_node *sizes = &reader->json->nodes[size];
+        int child = llmi_json_first(reader->json, size),
+            ok = sizes->type == LLMI_JSON_ARRAY && sizes->n_children == 2;
+        for (i = 0; ok && i < 2; i++, child = reader->json->nodes[child].next) {
+            int64_t value = 0;
+            ok = llmi_json_int64(reader->json, child, &value) && value == 128;
         }
-        if (config->n_group == 0) config->n_group = 1;
-        if (config->topk_group == 0) config->topk_group = config->n_group;
-        if (config->routed_scaling_factor == 0.0f) config->routed_scaling_factor = 1.0f;
+        if (!ok)
+            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "weight_block_size", size,
+                            "only [128, 128] is supported");
     }
-    if (config->arch == LLM_ARCH_GPT2) {
-        if (config->d_ffn == 0 && config->d_model > 0 && config->d_model <= INT_MAX / 4)
-            config->d_ffn = 4 * config->d_model;
-        if (config->norm_eps == 0.0f) config->norm_eps = 1e-5f;
-    }
+    reader->object = 0;
+}
+static void llmi_ds_read(llmi_config_reader *reader, llm_config *config) {
+    if (llmi_config_int(reader, "num_key_value_heads", NULL, 1, config->n_heads) !=
+        config->n_heads)
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "num_key_value_heads",
+                        llmi_config_node(reader, "num_key_value_heads", NULL),
+                        "only num_attention_heads is supported");
+    llmi_rope_read(reader, config);
+    llmi_quantization_read(reader);
+}
+static size_t llmi_ds_cache_width(const llm_config *c) {
+    return (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
+}
+static void llmi_ds_head_dims(const llm_config *c, size_t *qk, size_t *v) {
+    *qk = (size_t)(c->qk_nope_head_dim + c->qk_rope_head_dim);
+    *v = (size_t)c->v_head_dim;
 }
 
 /* ---- the tensor table: what a model consists of is written once per architecture ------------- */
@@ -3917,6 +4987,16 @@ static void llmi_table_repeat(llmi_table *table, const llmi_table *before, uint6
     table->floats = llmi_add64(table->floats, llmi_mul64(table->floats - before->floats, times));
 }
 
+/* where the tensors of a DeepSeek block stand in the table; -1: it has none */
+typedef struct llmi_ds_layer {
+    int norm1, q_a, q_a_bias, q_norm;  /* q_a to q_norm: low-rank query */
+    int q;                             /* q_b_proj of a low-rank query, else q_proj */
+    int kv_a, kv_a_bias, kv_norm, kv_b, o, o_bias, norm2;
+    int ffn;                           /* gate, up, down of a dense block */
+    int router, router_bias, experts, shared;       /* experts: gate, up, down of each in turn */
+    int enorm, hnorm, eh, mtp_norm;    /* of an MTP module, whose block the others are */
+} llmi_ds_layer;
+
 /* GPT-2's tensors, in this order; matrices are [in,out], as transformers' Conv1D keeps them */
 enum {
     LLMI_WTE, LLMI_WPE, LLMI_BLOCKS,
@@ -3924,12 +5004,11 @@ enum {
     LLMI_LN2_W, LLMI_LN2_B, LLMI_FC_W, LLMI_FC_B, LLMI_MLP_W, LLMI_MLP_B, LLMI_PER_BLOCK
 };
 
-static void llmi_gpt2_table(llmi_table *table, const llm_config *config) {
+static void llmi_gpt2_table(llmi_table *table, const llm_config *config, llmi_ds_layer *layers) {
     const int C = config->d_model, F = config->d_ffn, L = config->n_layers;
     const float std = 0.02f, residual_std = 0.02f / sqrtf(2.0f * (float)L);
     int l;
-    table->n = 0;
-    table->parameters = table->floats = 0;
+    (void)layers;
     llmi_table_add(table, "transformer.wte.weight", -1, config->vocab_size, C, std, 0.0f,
                    config->tie_embeddings);
     llmi_table_add(table, "transformer.wpe.weight", -1, config->max_seq_len, C, std, 0.0f, 0);
@@ -3953,16 +5032,6 @@ static void llmi_gpt2_table(llmi_table *table, const llm_config *config) {
     if (!config->tie_embeddings)
         llmi_table_add(table, "lm_head.weight", -1, config->vocab_size, C, std, 0.0f, 1);
 }
-
-/* where the tensors of a DeepSeek block stand in the table; -1: it has none */
-typedef struct llmi_ds_layer {
-    int norm1, q_a, q_a_bias, q_norm;  /* q_a to q_norm: low-rank query */
-    int q;                             /* q_b_proj of a low-rank query, else q_proj */
-    int kv_a, kv_a_bias, kv_norm, kv_b, o, o_bias, norm2;
-    int ffn;                           /* gate, up, down of a dense block */
-    int router, router_bias, experts, shared;       /* experts: gate, up, down of each in turn */
-    int enorm, hnorm, eh, mtp_norm;    /* of an MTP module, whose block the others are */
-} llmi_ds_layer;
 
 typedef enum llmi_kind { LLMI_MATRIX, LLMI_NORM, LLMI_BIAS, LLMI_ROUTER_BIAS } llmi_kind;
 
@@ -4045,12 +5114,9 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
                                     c->n_shared_experts * c->moe_d_ffn);
 }
 
-/* layers (n_layers + mtp_depth), or NULL to count */
 static void llmi_ds_table(llmi_table *table, const llm_config *c, llmi_ds_layer *layers) {
     llmi_ds_layer scratch;
     int l;
-    table->n = 0;
-    table->parameters = table->floats = 0;
     llmi_table_add(table, "model.embed_tokens.weight", -1, c->vocab_size, c->d_model, 0.02f, 0.0f,
                    c->tie_embeddings);
     for (l = 0; l < c->n_layers + c->mtp_depth; l++) {
@@ -4072,92 +5138,37 @@ static void llmi_ds_table(llmi_table *table, const llm_config *c, llmi_ds_layer 
         llmi_table_add(table, "lm_head.weight", -1, c->vocab_size, c->d_model, 0.02f, 0.0f, 1);
 }
 
+/* layers (n_layers + mtp_depth) of DeepSeek's, or NULL to count */
 static void llmi_config_table(llmi_table *table, const llm_config *config, llmi_ds_layer *layers) {
-    if (config->arch == LLM_ARCH_GPT2) llmi_gpt2_table(table, config);
-    else llmi_ds_table(table, config, layers);
+    table->n = 0;
+    table->parameters = table->floats = 0;
+    llmi_arch_of(config->arch)->table(table, config, layers);
 }
-
-static llm_result llmi_check_dropout(const char *field, float value, llm_error *err) {
-    if (value >= 0.0f && value < 1.0f) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_ARGUMENT, "%s %g is not in [0, 1)", field, (double)value);
-}
-
-static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
-    const int E = c->n_routed_experts;
-    LLMI_TRY(llmi_check_int("n_heads", c->n_heads, 1, 1 << 16, err));
-    LLMI_TRY(llmi_check_int("q_lora_rank", c->q_lora_rank, 0, 1 << 20, err));
-    LLMI_TRY(llmi_check_int("kv_lora_rank", c->kv_lora_rank, 1, 1 << 20, err));
-    LLMI_TRY(llmi_check_int("qk_nope_head_dim", c->qk_nope_head_dim, 1, 8192, err));
-    LLMI_TRY(llmi_check_int("v_head_dim", c->v_head_dim, 1, 8192, err));
-    LLMI_TRY(llmi_rope_check(c, err));
-    LLMI_TRY(llmi_check_int("mtp_depth", c->mtp_depth, 0, LLMI_MTP_MAX, err));
-    if (c->mtp_depth >= c->max_seq_len)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_depth %d is not below max_seq_len %d",
-                         c->mtp_depth, c->max_seq_len);
-    LLMI_TRY(llmi_check_int("n_routed_experts", E, 0, 65536, err));
-    if (!E) return LLM_OK;
-    LLMI_TRY(llmi_check_int("moe_d_ffn", c->moe_d_ffn, 1, 1 << 24, err));
-    LLMI_TRY(llmi_check_int("n_shared_experts", c->n_shared_experts, 0,
-                            (int)llmi_min(1024, (size_t)((1 << 24) / c->moe_d_ffn)), err));
-    LLMI_TRY(llmi_check_int("first_k_dense", c->first_k_dense, 0, c->n_layers, err));
-    LLMI_TRY(llmi_check_int("n_group", c->n_group, 1, E, err));
-    LLMI_TRY(llmi_check_int("topk_group", c->topk_group, 1, c->n_group, err));
-    if (E % c->n_group)
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "n_routed_experts %d is not a multiple of n_group %d", E, c->n_group);
-    if (c->n_group > 1 && E / c->n_group < 2)
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "n_routed_experts %d in n_group %d: a group needs 2 experts", E,
-                         c->n_group);
-    if (c->num_experts_per_tok < 1 || c->num_experts_per_tok > E / c->n_group * c->topk_group)
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "num_experts_per_tok %d is not in [1, %d], the experts of %d of %d groups",
-                         c->num_experts_per_tok, E / c->n_group * c->topk_group, c->topk_group,
-                         c->n_group);
-    if (!(c->routed_scaling_factor > 0.0f && c->routed_scaling_factor <= FLT_MAX))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "routed_scaling_factor %g is not above 0",
-                         (double)c->routed_scaling_factor);
-    return LLM_OK;
+/* what a configuration, resolved, has in all */
+static llmi_table llmi_config_count(const llm_config *config) {
+    llmi_table table;
+    table.rows = NULL;
+    llmi_config_table(&table, config, NULL);
+    return table;
 }
 
 LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err) {
+    const llmi_arch *arch;
     llm_config c;
     llmi_table table;
     if (!config) return llmi_fail(err, LLM_ERR_ARGUMENT, "config is NULL");
     c = *config;
-    if (c.arch != LLM_ARCH_GPT2 && c.arch != LLM_ARCH_DEEPSEEK_V3)
+    arch = llmi_arch_of(c.arch);
+    if (!arch)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "arch %d is not one of llm_arch", (int)c.arch);
     llmi_config_resolve(&c);
-    LLMI_TRY(llmi_check_int("vocab_size", c.vocab_size, 1, INT_MAX - 16, err));
-    LLMI_TRY(llmi_check_int("max_seq_len", c.max_seq_len, 1, 1 << 24, err));
-    LLMI_TRY(llmi_check_int("d_model", c.d_model, 1, 1 << 20, err));
-    LLMI_TRY(llmi_check_int("n_layers", c.n_layers, 1, 10000, err));
-    if (c.arch == LLM_ARCH_GPT2) LLMI_TRY(llmi_check_int("n_heads", c.n_heads, 1, c.d_model, err));
-    LLMI_TRY(llmi_check_int("d_ffn", c.d_ffn, 1, 1 << 24, err));
-    if (c.arch == LLM_ARCH_DEEPSEEK_V3) LLMI_TRY(llmi_ds_validate(&c, err));
-    else if (c.d_model % c.n_heads)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "d_model %d is not a multiple of n_heads %d",
-                         c.d_model, c.n_heads);
-    if (!(c.norm_eps > 0.0f && c.norm_eps < 1.0f))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "norm_eps %g is not in (0, 1)", (double)c.norm_eps);
-    LLMI_TRY(llmi_check_dropout("embd_pdrop", c.embd_pdrop, err));
-    LLMI_TRY(llmi_check_dropout("attn_pdrop", c.attn_pdrop, err));
-    LLMI_TRY(llmi_check_dropout("resid_pdrop", c.resid_pdrop, err));
-    if (c.arch == LLM_ARCH_GPT2 && (c.n_routed_experts || c.mtp_depth || c.kv_lora_rank ||
-                                    c.q_lora_rank || c.yarn_factor != 0.0f))
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "arch gpt2 has no experts (n_routed_experts %d), MTP (mtp_depth %d), MLA "
-                         "(kv_lora_rank %d, "
-                         "q_lora_rank %d) or YaRN (yarn_factor %g)",
-                         c.n_routed_experts, c.mtp_depth, c.kv_lora_rank, c.q_lora_rank,
-                         (double)c.yarn_factor);
-    table.rows = NULL;
-    llmi_config_table(&table, &c, NULL);
+    LLMI_TRY(llmi_fields_check("", &c, arch->fields, arch->n_fields, c.n_routed_experts, err));
+    LLMI_TRY(arch->validate(&c, err));
+    table = llmi_config_count(&c);
     if (table.floats > SIZE_MAX / 4 / sizeof(float))
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "vocab_size %d, max_seq_len %d, d_model %d, n_layers %d, d_ffn %d: %.3g "
-                         "parameters do not "
-                         "fit an address space of %.3g bytes",
+                         "parameters do not fit an address space of %.3g bytes",
                          c.vocab_size, c.max_seq_len, c.d_model, c.n_layers, c.d_ffn,
                          (double)table.parameters, (double)SIZE_MAX);
     return LLM_OK;
@@ -4165,25 +5176,19 @@ LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err)
 
 LLM_API uint64_t llm_config_param_count(const llm_config *config) {
     llm_config c;
-    llmi_table table;
     if (llm_config_validate(config, NULL) != LLM_OK) return 0;
     c = *config;
     c.mtp_depth = 0;
     llmi_config_resolve(&c);
-    table.rows = NULL;
-    llmi_config_table(&table, &c, NULL);
-    return table.parameters;
+    return llmi_config_count(&c).parameters;
 }
 LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
     const uint64_t without = llm_config_param_count(config);
     llm_config c;
-    llmi_table table;
     if (!without) return 0;
     c = *config;
     llmi_config_resolve(&c);
-    table.rows = NULL;
-    llmi_config_table(&table, &c, NULL);
-    return table.parameters - without;
+    return llmi_config_count(&c).parameters - without;
 }
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
     const uint64_t all = llm_config_param_count(config);
@@ -4199,10 +5204,8 @@ static size_t llmi_moe_blocks(const llm_config *c) {
     return c->n_routed_experts ? (size_t)(c->n_layers - c->first_k_dense + c->mtp_depth) : 0;
 }
 
-/* values per position and layer */
-static size_t llmi_cache_width(const llm_config *c) {
-    return c->arch == LLM_ARCH_GPT2 ? 2 * (size_t)c->d_model
-                                    : (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
+static size_t llmi_cache_width(const llm_config *c) {    /* values per position and layer */
+    return llmi_arch_of(c->arch)->cache_width(c);
 }
 
 LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
@@ -4216,6 +5219,121 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
                     (size_t)max_seq_len);
 }
 
+/* ---- config.json, all of it ------------------------------------------------------------------ */
+static void llmi_config_read(llmi_config_reader *reader, const llmi_arch *arch,
+                             llm_config *config) {
+    size_t i;
+    config->arch = arch->arch;
+    for (i = 0; i < arch->n_fields; i++)
+        if (arch->fields[i].key &&
+            (config->n_routed_experts || !(arch->fields[i].flags & LLMI_OF_MOE)))
+            llmi_field_read(reader, &arch->fields[i], config);
+    for (i = 0; i < arch->n_fixed; i++)
+        if (config->n_routed_experts || !(arch->fixed[i].flags & LLMI_OF_MOE))
+            llmi_config_only(reader, arch->fixed[i].key, arch->fixed[i].values);
+    arch->read(reader, config);
+}
+
+/* Other model types (kimi_k2, joyai_llm_flash) that say they are of this architecture. Their own
+ * classes may have other defaults: the keys of LLMI_NO_DEFAULT must be there. What else is absent
+ * (rope_theta, attention_bias, tie_word_embeddings) is taken as in this architecture. */
+static int llmi_config_claims(llmi_config_reader *reader, const llmi_arch *arch) {
+    const llmi_json *json = reader->json;
+    const int list = llmi_json_get(json, 0, "architectures");
+    size_t i;
+    if (!arch->other_types || list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY ||
+        json->nodes[list].n_children != 1 ||
+        !llmi_json_is(json, llmi_json_first(json, list), arch->architecture))
+        return 0;
+    for (i = 0; i < arch->n_fields + arch->n_fixed && reader->result == LLM_OK; i++) {
+        const int is_field = i < arch->n_fields;
+        const char *key = is_field ? arch->fields[i].key : arch->fixed[i - arch->n_fields].key;
+        const int flags = is_field ? arch->fields[i].flags : arch->fixed[i - arch->n_fields].flags;
+        if (flags & LLMI_NO_DEFAULT && llmi_json_get(json, 0, key) < 0)
+            reader->result = llmi_fail(
+                reader->err, LLM_ERR_UNSUPPORTED,
+                "%.100s: \"%s\" is absent, and only model_type %s has a default for it",
+                json->name, key, arch->name);
+    }
+    return 1;
+}
+
+static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
+    llmi_config_reader reader;
+    const llmi_arch *arch;
+    size_t i;
+    int type;
+    reader.json = json;
+    reader.object = 0;
+    reader.result = LLM_OK;
+    reader.err = err;
+    memset(config, 0, sizeof *config);
+    if (json->nodes[0].type != LLMI_JSON_OBJECT)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the configuration is not a JSON object",
+                         json->name);
+    type = llmi_config_node(&reader, "model_type", NULL);
+    if (type < 0)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
+    for (i = 0; (arch = llmi_arch_at(i)) != NULL && !llmi_json_is(json, type, arch->name);) i++;
+    if (!arch)
+        for (i = 0; (arch = llmi_arch_at(i)) != NULL && !llmi_config_claims(&reader, arch);) i++;
+    if (arch) llmi_config_read(&reader, arch, config);
+    else
+        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
+                        "only gpt2 and deepseek_v3 are supported, and types with architectures "
+                        "[DeepseekV3ForCausalLM]");
+    return reader.result;
+}
+
+#ifndef LLM_NO_STDIO
+static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
+    (void)config;
+    llmi_text_format(text, "  \"initializer_range\": 0.02,\n");
+}
+static void llmi_ds_write(llmi_text *text, const llm_config *c) {
+    llmi_text_format(text, "  \"num_key_value_heads\": %d,\n", c->n_heads);
+    llmi_text_real(text, "rope_theta", c->rope_theta);
+    if (c->yarn_factor == 0.0f) {
+        llmi_text_format(text, "  \"rope_scaling\": null,\n");
+        return;
+    }
+    llmi_text_format(text, "  \"rope_scaling\": {\n");
+    llmi_text_real(text, "factor", c->yarn_factor);
+    llmi_text_real(text, "beta_fast", c->yarn_beta_fast);
+    llmi_text_real(text, "beta_slow", c->yarn_beta_slow);
+    if (c->yarn_mscale != 0.0f) llmi_text_real(text, "mscale", c->yarn_mscale);
+    if (c->yarn_mscale_all_dim != 0.0f)
+        llmi_text_real(text, "mscale_all_dim", c->yarn_mscale_all_dim);
+    llmi_text_format(text,
+                     "  \"original_max_position_embeddings\": %d,\n  \"rope_type\": \"yarn\",\n"
+                     "  \"type\": \"yarn\"\n  },\n",
+                     c->yarn_original_max_seq_len);
+}
+
+/* lines of JSON, each with a comma after it */
+static void llmi_config_write(llmi_text *text, const llm_config *config) {
+    const llmi_arch *arch = llmi_arch_of(config->arch);
+    llm_config c = *config;
+    size_t i;
+    if (!c.n_routed_experts) {         /* all layers come before them: any valid number will do */
+        c.n_routed_experts = 2;
+        c.n_shared_experts = c.num_experts_per_tok = c.n_group = c.topk_group = c.moe_d_ffn = 1;
+        c.first_k_dense = c.n_layers + c.mtp_depth;
+    }
+    llmi_text_format(text, "  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n",
+                     arch->architecture, arch->name);
+    for (i = 0; i < arch->n_fields; i++)
+        if (arch->fields[i].key) llmi_field_write(text, &arch->fields[i], &c);
+    for (i = 0; i < arch->n_fixed; i++)
+        if (arch->fixed[i].flags & LLMI_WRITTEN) {
+            const char *value = arch->fixed[i].values, *end = strchr(value, '|');
+            llmi_text_format(text, "  \"%s\": \"%.*s\",\n", arch->fixed[i].key,
+                             (int)(end ? (size_t)(end - value) : strlen(value)), value);
+        }
+    arch->write(text, &c);
+}
+#endif
+
 /* ============================================================================================
  * >>model        parameters, by the tensor table: in one block, or in mapped files
  * ========================================================================================== */
@@ -4225,6 +5343,7 @@ typedef struct llmi_map { char *start; size_t size; } llmi_map;       /* start N
 
 struct llm_model {
     llm_config config;                 /* resolved */
+    const llmi_arch *arch;
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
     int n_threads;
@@ -4306,6 +5425,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     memset(model, 0, sizeof *model);
     model->config = *config;
     llmi_config_resolve(&model->config);
+    model->arch = llmi_arch_of(config->arch);
     model->n_threads = desc ? desc->n_threads : 0;
     model->special.bos = model->special.pad = -1;
     if (allocator) {
@@ -4493,7 +5613,7 @@ static float *llmi_gradient(const llmi_run *run, int i) {
 }
 static int llmi_final_norm(const llm_model *model) {
     return (int)model->table.n - (model->config.tie_embeddings ? 0 : 1) -
-           (model->config.arch == LLM_ARCH_GPT2 ? 2 : 1);
+           (model->arch->layernorm ? 2 : 1);
 }
 static int llmi_head_index(const llm_model *model) {
     return model->config.tie_embeddings ? 0 : (int)model->table.n - 1;
@@ -4613,10 +5733,18 @@ static void llmi_gpt2_carve_saved(llmi_gpt2_saved *s, llmi_arena *exact, llmi_ar
     s->fc = llmi_carve_floats(wide, llmi_mul(n, (size_t)config->d_ffn));
 }
 
+static void llmi_gpt2_carve_block(llmi_arena *exact, llmi_arena *wide, const llm_config *config,
+                                  size_t n) {
+    llmi_gpt2_saved s;
+    llmi_gpt2_carve_saved(&s, exact, wide, config, n);
+}
+
 /* what lives within one block */
 static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *config,
-                                 size_t n, int backward) {
+                                 size_t n, size_t sequences, size_t cache_len, int n_threads,
+                                 int backward) {
     const size_t C = (size_t)config->d_model, F = (size_t)config->d_ffn;
+    (void)sequences; (void)cache_len; (void)n_threads;
     run->h = llmi_carve_floats(arena, llmi_mul(n, C));
     run->wide = llmi_carve_floats(arena, llmi_mul(n, backward ? llmi_max(F, 3 * C) : F));
     run->dh = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
@@ -5592,8 +6720,16 @@ static void llmi_ds_carve_saved(llmi_ds_saved *s, llmi_arena *exact, llmi_arena 
     wide->used = llmi_max(wide->used, dense.used);
 }
 
-static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_config *c, size_t n,
+static void llmi_ds_carve_block(llmi_arena *exact, llmi_arena *wide, const llm_config *c,
+                                size_t n) {
+    llmi_ds_saved s;
+    llmi_ds_carve_saved(&s, exact, wide, c, n);
+}
+
+/* what lives within one block; cache_len 0: no cache */
+static void llmi_ds_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *c, size_t n,
                                size_t sequences, size_t cache_len, int n_threads, int backward) {
+    llmi_ds_work *w = &run->ds;
     const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank,
                  rope = (size_t)c->qk_rope_head_dim;
     const size_t qk = H * llmi_qk_width(c), kv = H * llmi_kv_width(c),
@@ -5605,6 +6741,10 @@ static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_con
     const size_t routed = E ? llmi_mul(n, K * (size_t)c->moe_d_ffn) : 0,
                  dense = llmi_mul(n, (size_t)c->d_ffn);
     memset(w, 0, sizeof *w);
+    run->h = llmi_carve_floats(arena, llmi_mul(n, C));
+    run->dh = llmi_carve_floats(arena, llmi_mul(n, C));
+    run->wide = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
+    run->angles = llmi_carve_floats(arena, llmi_mul(n, rope));
     w->cn = llmi_carve_floats(arena, llmi_mul(n, R));
     w->qn = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
     w->k = llmi_carve_floats(arena, llmi_mul(keys, qk));
@@ -5626,6 +6766,11 @@ static void llmi_ds_carve_work(llmi_ds_work *w, llmi_arena *arena, const llm_con
         w->dqn = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->q_lora_rank));
         w->datt = llmi_carve_floats(arena, llmi_mul(n, H * (size_t)c->v_head_dim));
         w->dact = llmi_carve_floats(arena, llmi_max(routed, dense));
+    }
+    if (run->mtp) {
+        run->mtp_cat = llmi_carve_floats(arena, llmi_mul(n, 2 * C));
+        run->mtp_dcat = backward ? llmi_carve_floats(arena, llmi_mul(n, 2 * C)) : NULL;
+        run->mtp_rstd = llmi_carve_floats(arena, llmi_mul(n, 2));
     }
     if (!E) return;
     w->sorted = llmi_carve_floats(arena, llmi_mul(n, K * C));
@@ -5687,6 +6832,39 @@ static void llmi_ds_block_backward(const llmi_run *run, float *dx, int layer) {
 }
 
 /* ============================================================================================
+ * >>arch         one row per architecture; a new one is a row here, and its section
+ * ========================================================================================== */
+#ifdef LLM_NO_STDIO
+  #define LLMI_WRITE(function) NULL
+#else
+  #define LLMI_WRITE(function) function
+#endif
+static const llmi_arch *llmi_arch_at(size_t i) {
+    static const llmi_arch archs[] = {
+        {LLM_ARCH_GPT2, "gpt2", "GPT2LMHeadModel", 0,
+         llmi_gpt2_fields, LLMI_COUNT(llmi_gpt2_fields),
+         llmi_gpt2_fixed, LLMI_COUNT(llmi_gpt2_fixed),
+         llmi_gpt2_resolve, llmi_gpt2_validate, llmi_gpt2_read, LLMI_WRITE(llmi_gpt2_write),
+         llmi_gpt2_table, 1, 1, llmi_gpt2_cache_width, llmi_gpt2_head_dims,
+         llmi_gpt2_carve_block, llmi_gpt2_carve_work,
+         llmi_gpt2_block_forward, llmi_gpt2_block_backward},
+        {LLM_ARCH_DEEPSEEK_V3, "deepseek_v3", "DeepseekV3ForCausalLM", 1,
+         llmi_ds_fields, LLMI_COUNT(llmi_ds_fields),
+         llmi_ds_fixed, LLMI_COUNT(llmi_ds_fixed),
+         llmi_ds_resolve, llmi_ds_validate, llmi_ds_read, LLMI_WRITE(llmi_ds_write),
+         llmi_ds_table, 0, 0, llmi_ds_cache_width, llmi_ds_head_dims,
+         llmi_ds_carve_block, llmi_ds_carve_work,
+         llmi_ds_block_forward, llmi_ds_block_backward}};
+    return i < LLMI_COUNT(archs) ? &archs[i] : NULL;
+}
+static const llmi_arch *llmi_arch_of(llm_arch arch) {
+    const llmi_arch *row;
+    size_t i;
+    for (i = 0; (row = llmi_arch_at(i)) != NULL && row->arch != arch; i++) {}
+    return row;
+}
+
+/* ============================================================================================
  * >>trunk        one forward for training, scoring, prefill and decoding; one backward
  * ========================================================================================== */
 
@@ -5696,13 +6874,7 @@ static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_c
     const size_t L = (size_t)config->n_layers, D = (size_t)run->mtp;
     const size_t blocks = run->saved.keep ? L + D : 1;
     llmi_arena exact = {NULL, 0}, wide = {NULL, 0};
-    if (config->arch == LLM_ARCH_GPT2) {
-        llmi_gpt2_saved s;
-        llmi_gpt2_carve_saved(&s, &exact, &wide, config, n);
-    } else {
-        llmi_ds_saved s;
-        llmi_ds_carve_saved(&s, &exact, &wide, config, n);
-    }
+    llmi_arch_of(config->arch)->carve_saved(&exact, &wide, config, n);
     run->saved.narrow = run->saved.keep && run->precision != LLM_FP32;
     run->saved.exact_size = exact.used;
     run->saved.wide_size = wide.used;
@@ -5719,38 +6891,23 @@ static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_c
 /* what lives within one block; cache_len 0: no cache */
 static void llmi_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *config, size_t n,
                             size_t sequences, size_t cache_len, int n_threads, int backward) {
-    const size_t C = (size_t)config->d_model;
-    if (config->arch == LLM_ARCH_GPT2) {
-        llmi_gpt2_carve_work(run, arena, config, n, backward);
-        return;
-    }
-    run->h = llmi_carve_floats(arena, llmi_mul(n, C));
-    run->dh = llmi_carve_floats(arena, llmi_mul(n, C));
-    run->wide = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
-    run->angles = llmi_carve_floats(arena, llmi_mul(n, (size_t)config->qk_rope_head_dim));
-    llmi_ds_carve_work(&run->ds, arena, config, n, sequences, cache_len, n_threads, backward);
-    if (!run->mtp) return;
-    run->mtp_cat = llmi_carve_floats(arena, llmi_mul(n, 2 * C));
-    run->mtp_dcat = backward ? llmi_carve_floats(arena, llmi_mul(n, 2 * C)) : NULL;
-    run->mtp_rstd = llmi_carve_floats(arena, llmi_mul(n, 2));
+    llmi_arch_of(config->arch)->carve_work(run, arena, config, n, sequences, cache_len, n_threads,
+                                           backward);
 }
 
 /* bytes of the context's scratch that attention needs over n_keys keys */
 static size_t llmi_model_attention_scratch(const llm_context *context, llm_precision precision,
                                            const llm_config *c, size_t n_keys, int backward) {
-    const size_t head = (size_t)(c->d_model / c->n_heads);
-    const size_t qk = c->arch == LLM_ARCH_GPT2 ? head : llmi_qk_width(c);
-    const size_t v = c->arch == LLM_ARCH_GPT2 ? head : (size_t)c->v_head_dim;
     const size_t few = llmi_mul(llmi_attention_few_size(n_keys), (size_t)context->n_threads);
-    const size_t forward = llmi_max(
-        few, llmi_attention_reserve(context, precision, n_keys, qk, v, 0));
+    size_t qk, v, forward;
+    llmi_arch_of(c->arch)->head_dims(c, &qk, &v);
+    forward = llmi_max(few, llmi_attention_reserve(context, precision, n_keys, qk, v, 0));
     if (!backward) return forward;
     return llmi_max(forward, llmi_attention_reserve(context, precision, n_keys, qk, v, 1));
 }
 
 static void llmi_block_forward(const llmi_run *run, int layer, size_t longest) {
-    if (run->model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_block_forward(run, layer, longest);
-    else llmi_ds_block_forward(run, layer, longest);
+    run->model->arch->forward(run, layer, longest);
     llmi_saved_convert(run, layer, 0);
 }
 /* without saved activations, the forward runs again */
@@ -5762,8 +6919,7 @@ static void llmi_block_backward(const llmi_run *run, float *dx, int layer) {
         again.balance = NULL;
         llmi_block_forward(&again, layer, run->rows);
     }
-    if (run->model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_block_backward(run, dx, layer);
-    else llmi_ds_block_backward(run, dx, layer);
+    run->model->arch->backward(run, dx, layer);
 }
 
 typedef struct llmi_embed {
@@ -5780,12 +6936,11 @@ static void llmi_embed_task(void *argument, size_t index, int thread) {
     (void)thread;
     for (r = index * LLMI_ROWS; r < llmi_min(n, (index + 1) * LLMI_ROWS); r++) {
         const float *embedding = llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[r] * C;
-        if (run->model->config.arch != LLM_ARCH_GPT2)
-            memcpy(run->x + r * C, embedding, C * sizeof(float));
-        else
+        if (run->model->arch->learned_positions)
             run->context->kernels->add(run->x + r * C, embedding,
                                        llmi_weight(run, LLMI_WPE) + llmi_row_position(run, r) * C,
                                        C);
+        else memcpy(run->x + r * C, embedding, C * sizeof(float));
     }
 }
 
@@ -5801,7 +6956,7 @@ static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, run->x, run->x, n * (size_t)run->model->config.d_model,
                      run->embd_pdrop, llmi_dropout_seed(run, 0, 0), 0);
-    if (run->model->config.arch != LLM_ARCH_GPT2) llmi_run_angles(run);
+    if (!run->model->arch->learned_positions) llmi_run_angles(run);
     for (l = 0; l < run->model->config.n_layers; l++) llmi_block_forward(run, l, longest);
 }
 
@@ -5810,7 +6965,7 @@ static void llmi_final_norm_forward(const llmi_run *run, float *y, float *mean, 
                                     const float *x, size_t rows) {
     const llm_config *c = &run->model->config;
     const int w = llmi_final_norm(run->model);
-    if (c->arch == LLM_ARCH_GPT2)
+    if (run->model->arch->layernorm)
         llm_layernorm_forward(run->context, y, mean, rstd, x, llmi_weight(run, w),
                               llmi_weight(run, w + 1), (int)rows, c->d_model, c->norm_eps);
     else
@@ -5857,24 +7012,23 @@ static void llmi_trunk_backward(const llmi_run *run, float *dx, const float *dy,
                                 const int32_t *tokens) {
     const llm_model *model = run->model;
     const int w = llmi_final_norm(model), L = model->config.n_layers, C = model->config.d_model;
-    const int gpt2 = model->config.arch == LLM_ARCH_GPT2;
     const size_t n = llmi_run_rows(run);
     int l;
     memset(dx, 0, n * (size_t)C * sizeof(float));
-    if (gpt2)
+    if (model->arch->layernorm)
         llm_layernorm_backward(run->context, dx, llmi_gradient(run, w), llmi_gradient(run, w + 1),
                                dy, run->final_mean, run->final_rstd, llmi_run_x(run, L),
                                llmi_weight(run, w), (int)n, C);
     else
         llm_rmsnorm_backward(run->context, dx, llmi_gradient(run, w), dy, run->final_rstd,
                              llmi_run_x(run, L), llmi_weight(run, w), (int)n, C);
-    if (!gpt2) llmi_run_angles(run);
+    if (!model->arch->learned_positions) llmi_run_angles(run);
     for (l = L - 1; l >= 0; l--) llmi_block_backward(run, dx, l);
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, dx, dx, n * (size_t)C, run->embd_pdrop,
                      llmi_dropout_seed(run, 0, 0), 0);
     llmi_embedding_backward(run->context, llmi_gradient(run, LLMI_WTE), dx, tokens, n, (size_t)C);
-    if (gpt2) {
+    if (model->arch->learned_positions) {
         llmi_embed job;
         job.run = run;
         job.tokens = NULL;
@@ -6158,6 +7312,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
         for (i = 0; i < n; i++) p->tokens[i] = (int32_t)i;
     }
     p->model.table = p->table;
+    p->model.arch = llmi_arch_of(c->arch);
     p->model.layers = &p->layer;
     p->run.context = context;
     p->run.model = &p->model;
@@ -6168,7 +7323,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
     llmi_part_carve_saved(&p->run, &arena, part, c, n);
     if (backward) memset(p->run.gradients, 0, (size_t)p->table.floats * sizeof(float));
     p->run.accumulate = 1;
-    if (c->arch == LLM_ARCH_DEEPSEEK_V3) llmi_run_angles(&p->run);
+    if (!p->model.arch->learned_positions) llmi_run_angles(&p->run);
     return LLM_OK;
 }
 
@@ -6632,18 +7787,29 @@ static float llmi_default(float value, float standard) {
     return value == 0.0f ? standard : value == LLM_OFF ? 0.0f : value;
 }
 
+#define LLMI_TRAIN(member) #member, offsetof(llm_train_desc, member)
+static const llmi_field llmi_train_fields[] = {        /* member, type, range, default, flags */
+    {LLMI_TRAIN(batch_size), LLMI_INT, "[]", 1, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(seq_len), LLMI_INT, "[]", 1, INT_MAX, 0, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(grad_accum_steps), LLMI_INT, "[]", 1, INT_MAX, 1, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(learning_rate), LLMI_FLOAT, "[]", 0, 1e6, 3e-4f, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(min_lr_ratio), LLMI_FLOAT, "[]", 0, 1, 0.1f, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(warmup_steps), LLMI_INT, "[]", 0, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(max_steps), LLMI_INT, "[]", INT_MIN, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(decay_steps), LLMI_INT, "[]", INT_MIN, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(beta1), LLMI_FLOAT, "[)", 0, 1, 0.9f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(beta2), LLMI_FLOAT, "[)", 0, 1, 0.95f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(adam_eps), LLMI_FLOAT, "[]", FLT_MIN, 1, 1e-8f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(weight_decay), LLMI_FLOAT, "[]", 0, 1e6, 0.1f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(grad_clip), LLMI_FLOAT, "[]", 0, FLT_MAX, 1, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(label_smoothing), LLMI_FLOAT, "[)", 0, 1, 0, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(mtp_lambda), LLMI_FLOAT, "[]", 0, 1e6, 0.3f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(router_bias_speed), LLMI_FLOAT, "[]", 0, 1e6, 0.001f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(router_aux_alpha), LLMI_FLOAT, "[]", 0, 1e6, 0.0001f, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(dropout), LLMI_FLOAT, "[)", (double)LLM_OFF, 1, 0, 0, NULL, NULL, 0}};
+
 static void llmi_train_resolve(llm_train_desc *d) {
-    if (d->grad_accum_steps == 0) d->grad_accum_steps = 1;
-    d->learning_rate = llmi_default(d->learning_rate, 3e-4f);
-    d->min_lr_ratio = llmi_default(d->min_lr_ratio, 0.1f);
-    d->beta1 = llmi_default(d->beta1, 0.9f);
-    d->beta2 = llmi_default(d->beta2, 0.95f);
-    d->adam_eps = llmi_default(d->adam_eps, 1e-8f);
-    d->weight_decay = llmi_default(d->weight_decay, 0.1f);
-    d->grad_clip = llmi_default(d->grad_clip, 1.0f);
-    d->mtp_lambda = llmi_default(d->mtp_lambda, 0.3f);
-    d->router_bias_speed = llmi_default(d->router_bias_speed, 0.001f);
-    d->router_aux_alpha = llmi_default(d->router_aux_alpha, 0.0001f);
+    llmi_fields_resolve(d, llmi_train_fields, LLMI_COUNT(llmi_train_fields), 1);
     if (d->decay_steps == 0 && d->warmup_steps >= 0 && d->warmup_steps <= d->max_steps)
         d->decay_steps = d->max_steps / 10 < d->max_steps - d->warmup_steps
                              ? d->max_steps / 10
@@ -6714,7 +7880,8 @@ struct llm_trainer {
 static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, size_t floats,
                                    llm_error *err) {
     llmi_train_resolve(d);
-    LLMI_TRY(llmi_check_int("train desc: batch_size", d->batch_size, 1, INT_MAX, err));
+    LLMI_TRY(llmi_fields_check("train desc: ", d, llmi_train_fields, LLMI_COUNT(llmi_train_fields),
+                               1, err));
     LLMI_TRY(llmi_check_int("train desc: seq_len", d->seq_len, 1, config->max_seq_len, err));
     if (d->batch_size > INT_MAX / d->seq_len)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
@@ -6723,7 +7890,6 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     if (config->mtp_depth >= d->seq_len)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: mtp_depth %d is not below seq_len %d",
                          config->mtp_depth, d->seq_len);
-    LLMI_TRY(llmi_check_int("train desc: grad_accum_steps", d->grad_accum_steps, 1, INT_MAX, err));
     LLMI_TRY(llmi_check_int("train desc: schedule", (int)d->schedule, 0, (int)LLM_CONSTANT, err));
     if (d->schedule != LLM_CONSTANT) {
         LLMI_TRY(llmi_check_int("train desc: max_steps", d->max_steps, 1, INT_MAX, err));
@@ -6732,23 +7898,9 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     if (d->schedule == LLM_WSD)
         LLMI_TRY(llmi_check_int("train desc: decay_steps", d->decay_steps, 0,
                                 d->max_steps - d->warmup_steps, err));
-    LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, INT_MAX, err));
-    LLMI_TRY(llmi_check_float("train desc: learning_rate", d->learning_rate, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("train desc: min_lr_ratio", d->min_lr_ratio, 0.0f, 1.0f, err));
-    LLMI_TRY(llmi_check_float("train desc: beta1", d->beta1, 0.0f, 0.9999999f, err));
-    LLMI_TRY(llmi_check_float("train desc: beta2", d->beta2, 0.0f, 0.9999999f, err));
-    LLMI_TRY(llmi_check_float("train desc: adam_eps", d->adam_eps, FLT_MIN, 1.0f, err));
-    LLMI_TRY(llmi_check_float("train desc: weight_decay", d->weight_decay, 0.0f, 1e6f, err));
-    LLMI_TRY(llmi_check_float("train desc: grad_clip", d->grad_clip, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("train desc: mtp_lambda", d->mtp_lambda, 0.0f, 1e6f, err));
-    LLMI_TRY(
-        llmi_check_float("train desc: router_bias_speed", d->router_bias_speed, 0.0f, 1e6f, err));
-    LLMI_TRY(
-        llmi_check_float("train desc: router_aux_alpha", d->router_aux_alpha, 0.0f, 1e6f, err));
-    LLMI_TRY(
-        llmi_check_float("train desc: label_smoothing", d->label_smoothing, 0.0f, 0.9999999f, err));
-    LLMI_TRY(llmi_check_float("train desc: dropout", llmi_default(d->dropout, 0.0f), 0.0f,
-                              0.9999999f, err));
+    if (d->dropout < 0.0f && d->dropout != LLM_OFF)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: dropout %g is not in [0, 1), nor "
+                         "LLM_OFF", (double)d->dropout);
     LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
     LLMI_TRY(llmi_check_int("train desc: precision", (int)d->precision, LLM_FP32, LLM_FP8_MIXED,
                             err));
@@ -6812,8 +7964,7 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     LLMI_TRY(llm_config_validate(config, err));
     c = *config;
     llmi_config_resolve(&c);
-    table.rows = NULL;
-    llmi_config_table(&table, &c, NULL);
+    table = llmi_config_count(&c);
     memset(&t, 0, sizeof t);
     t.desc = *desc;
     LLMI_TRY(llmi_train_check(&t.desc, &c, (size_t)table.floats, err));
@@ -7688,13 +8839,15 @@ static void llmi_candidate_sift(llmi_candidate *heap, size_t n, size_t i) {
     heap[i] = moving;
 }
 
+#define LLMI_SAMPLING(member) #member, offsetof(llm_sampling, member)
 static llm_result llmi_check_sampling(const llm_sampling *p, llm_error *err) {
-    LLMI_TRY(llmi_check_int("sampling: top_k", p->top_k, 0, INT_MAX, err));
-    LLMI_TRY(llmi_check_float("sampling: temperature", p->temperature, 0.0f, FLT_MAX, err));
-    LLMI_TRY(llmi_check_float("sampling: top_p", p->top_p, 0.0f, 1.0f, err));
-    LLMI_TRY(llmi_check_float("sampling: min_p", p->min_p, 0.0f, 1.0f, err));
-    return llmi_check_float("sampling: repetition_penalty", p->repetition_penalty, 0.0f, FLT_MAX,
-                            err);
+    static const llmi_field fields[] = {
+        {LLMI_SAMPLING(top_k), LLMI_INT, "[]", 0, INT_MAX, 0, 0, NULL, NULL, 0},
+        {LLMI_SAMPLING(temperature), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0},
+        {LLMI_SAMPLING(top_p), LLMI_FLOAT, "[]", 0, 1, 0, 0, NULL, NULL, 0},
+        {LLMI_SAMPLING(min_p), LLMI_FLOAT, "[]", 0, 1, 0, 0, NULL, NULL, 0},
+        {LLMI_SAMPLING(repetition_penalty), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0}};
+    return llmi_fields_check("sampling: ", p, fields, LLMI_COUNT(fields), 1, err);
 }
 
 /* the finite logits, penalised; -> how many there are: NaN and infinities are never drawn */
@@ -7899,573 +9052,6 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     count.decode_seconds = llmi_seconds() - start;
     if (stats) *stats = count;
     return result;
-}
-
-/* ============================================================================================
- * >>json         UTF-8, a growing buffer for text, and a strict reader of JSON (RFC 8259)
- * ========================================================================================== */
-
-/* the character at the start of n bytes -> its length, 1 to 4; 0 if broken or incomplete there */
-static size_t llmi_utf8_decode(const char *text, size_t n, uint32_t *code) {
-    static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint32_t lead = n ? (unsigned char)text[0] : 0xFF;
-    const size_t size = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    uint32_t c = size == 1 ? lead : size == 2 ? lead & 31 : size == 3 ? lead & 15 : lead & 7;
-    size_t i;
-    if (lead > 0xF4 || size > n) return 0;
-    for (i = 1; i < size; i++) {
-        const uint32_t next = (unsigned char)text[i];
-        if ((next & 0xC0) != 0x80) return 0;
-        c = c << 6 | (next & 63);
-    }
-    if (c < smallest[size] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000)) return 0;
-    *code = c;
-    return size;
-}
-
-static size_t llmi_utf8_encode(char out[4], uint32_t code) {     /* -> bytes written */
-    const size_t size = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
-    static const uint32_t lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
-    size_t i;
-    for (i = size; i-- > 1; code >>= 6) out[i] = (char)(0x80 | (code & 63));
-    out[0] = (char)(lead[size] | code);
-    return size;
-}
-
-/* ---- text being written: a failure sticks, and is looked at once, at the end -------------- */
-typedef struct llmi_text {
-    char *data;
-    size_t size, capacity;
-    const llm_allocator *allocator;
-    llm_result failed;
-} llmi_text;
-
-static int llmi_text_reserve(llmi_text *text, size_t n) {        /* room for n more bytes? */
-    void *data = text->data;
-    const size_t need = llmi_add(text->size, n);
-    if (text->failed == LLM_OK && need > text->capacity) {
-        text->failed = llmi_grow(text->allocator, &data, &text->capacity, text->size,
-                                 llmi_max(need, 256), "text", NULL);
-        text->data = (char *)data;
-    }
-    return text->failed == LLM_OK;
-}
-
-static void llmi_text_add(llmi_text *text, const char *bytes, size_t n) {
-    if (!n || !llmi_text_reserve(text, n)) return;
-    memcpy(text->data + text->size, bytes, n);
-    text->size += n;
-}
-
-#ifndef LLM_NO_STDIO              /* all that is written goes to files */
-/* Not for %f, %e and %g where the text is JSON: they follow the locale's decimal point. */
-LLMI_PRINTF(2, 3)
-static void llmi_text_format(llmi_text *text, const char *format, ...) {
-    char line[512];
-    va_list arguments;
-    int n;
-    va_start(arguments, format);
-    n = vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
-    if (n < 0 || (size_t)n >= sizeof line) text->failed = LLM_ERR_ARGUMENT;
-    else llmi_text_add(text, line, (size_t)n);
-}
-
-/* a JSON string with its quotes; a byte that is not UTF-8 becomes U+FFFD */
-static void llmi_text_string(llmi_text *text, const char *bytes, size_t n) {
-    size_t i = 0, plain = 0;
-    llmi_text_add(text, "\"", 1);
-    while (i < n) {
-        uint32_t code = 0;
-        const size_t size = llmi_utf8_decode(bytes + i, n - i, &code);
-        const int escape = size == 0 || code < 32 || code == '"' || code == '\\';
-        if (escape) {
-            llmi_text_add(text, bytes + plain, i - plain);
-            if (size && code >= 32) llmi_text_format(text, "\\%c", (int)code);
-            else llmi_text_format(text, "\\u%04x", size ? (unsigned)code : 0xFFFDu);
-        }
-        i += llmi_max(size, 1);
-        if (escape) plain = i;
-    }
-    llmi_text_add(text, bytes + plain, n - plain);
-    llmi_text_add(text, "\"", 1);
-}
-#endif
-
-static void llmi_text_free(llmi_text *text) {
-    llmi_release(text->allocator, text->data);
-    text->data = NULL;
-    text->size = text->capacity = 0;
-}
-
-/* the last n bytes of a name, with the file's name, where a message has no room for all of it */
-static const char *llmi_path_end(const char *name, size_t n) {
-    const size_t size = strlen(name);
-    return size > n ? name + size - n : name;
-}
-
-static int llmi_ends_with(const char *text, const char *end) {
-    const size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
-/* ---- a parsed document: nodes over text that the caller keeps ------------------------------ */
-typedef enum llmi_json_type {
-    LLMI_JSON_NULL, LLMI_JSON_FALSE, LLMI_JSON_TRUE, LLMI_JSON_NUMBER, LLMI_JSON_STRING,
-    LLMI_JSON_ARRAY, LLMI_JSON_OBJECT
-} llmi_json_type;
-
-/* Nodes stand in the order of the text: the first child of an array or object is the next node. An
- * object's children are key, value, key, ... */
-typedef struct llmi_json_node {
-    uint32_t begin, end;          /* bytes of the text; of a string, inside its quotes           */
-    int n_children;               /* items of an array, pairs of an object                       */
-    int next;                     /* node, -1 = none                                             */
-    uint8_t type;                 /* llmi_json_type                                              */
-} llmi_json_node;
-
-typedef struct llmi_json {
-    const char *name;             /* for messages */
-    const char *text;
-    size_t size;
-    llmi_json_node *nodes;        /* the root is node 0 */
-    int n_nodes;
-    const llm_allocator *allocator;
-} llmi_json;
-
-static void llmi_json_free(llmi_json *json) {
-    llmi_release(json->allocator, json->nodes);
-    json->nodes = NULL;
-    json->n_nodes = 0;
-}
-
-static int llmi_json_first(const llmi_json *json, int list) {    /* its first child, -1 = none */
-    return json->nodes[list].n_children ? list + 1 : -1;
-}
-
-static uint32_t llmi_json_hex(const char *text) {                /* of four digits that are valid */
-    uint32_t value = 0;
-    int i;
-    for (i = 0; i < 4; i++) {
-        const uint32_t c = (unsigned char)text[i];
-        value = value << 4 | (c <= '9' ? c - '0' : (c | 32) - 'a' + 10);
-    }
-    return value;
-}
-
-/* reads a string's decoded bytes, one after the other */
-typedef struct llmi_json_cursor {
-    const char *text;
-    size_t at, end;
-    char unit[4];                 /* what one escape stands for */
-    size_t n_unit, i_unit;
-} llmi_json_cursor;
-
-static llmi_json_cursor llmi_json_open(const llmi_json *json, int node) {
-    llmi_json_cursor cursor;
-    memset(&cursor, 0, sizeof cursor);
-    cursor.text = json->text;
-    cursor.at = json->nodes[node].begin;
-    cursor.end = json->nodes[node].end;
-    return cursor;
-}
-
-static int llmi_json_byte(llmi_json_cursor *cursor) {            /* -1 = no more */
-    const char *text = cursor->text + cursor->at;
-    if (cursor->i_unit < cursor->n_unit) return (unsigned char)cursor->unit[cursor->i_unit++];
-    if (cursor->at == cursor->end) return -1;
-    if (text[0] != '\\') {
-        cursor->at++;
-        return (unsigned char)text[0];
-    }
-    cursor->at += 2;
-    if (text[1] == 'u') {
-        uint32_t code = llmi_json_hex(text + 2);
-        cursor->at += 4;
-        if (code >= 0xD800 && code < 0xDC00) {
-            code = 0x10000 + ((code - 0xD800) << 10) + (llmi_json_hex(text + 8) - 0xDC00);
-            cursor->at += 6;
-        }
-        cursor->n_unit = llmi_utf8_encode(cursor->unit, code);
-        cursor->i_unit = 1;
-        return (unsigned char)cursor->unit[0];
-    }
-    switch (text[1]) {
-    case 'b': return '\b';
-    case 'f': return '\f';
-    case 'n': return '\n';
-    case 'r': return '\r';
-    case 't': return '\t';
-    default: return text[1];
-    }
-}
-
-static int llmi_json_compare(const llmi_json *json, int a, int b) {      /* two strings, by bytes */
-    llmi_json_cursor left = llmi_json_open(json, a), right = llmi_json_open(json, b);
-    for (;;) {
-        const int x = llmi_json_byte(&left), y = llmi_json_byte(&right);
-        if (x != y) return x < y ? -1 : 1;
-        if (x < 0) return 0;
-    }
-}
-
-typedef struct llmi_json_key { uint64_t hash; int node; } llmi_json_key;
-
-static int llmi_json_key_less(const llmi_json *json, const llmi_json_key *a,
-                              const llmi_json_key *b) {
-    return a->hash != b->hash ? a->hash < b->hash : llmi_json_compare(json, a->node, b->node) < 0;
-}
-
-static void llmi_json_sift(const llmi_json *json, llmi_json_key *keys, size_t i, size_t n) {
-    const llmi_json_key moved = keys[i];
-    size_t child;
-    while ((child = 2 * i + 1) < n) {
-        if (child + 1 < n && llmi_json_key_less(json, &keys[child], &keys[child + 1])) child++;
-        if (!llmi_json_key_less(json, &moved, &keys[child])) break;
-        keys[i] = keys[child];
-        i = child;
-    }
-    keys[i] = moved;
-}
-
-/* Sorts the keys, by hash and then by content, so that no choice of keys makes it slow.
- * *twice = a key that is there twice, or -1 */
-static llm_result llmi_json_duplicate(const llmi_json *json, int object, int *twice,
-                                      llm_error *err) {
-    const size_t n = (size_t)json->nodes[object].n_children;
-    llmi_json_key few[16], *keys = few;
-    size_t i = 0;
-    int node;
-    *twice = -1;
-    if (n > 16) {
-        keys = (llmi_json_key *)llmi_alloc(json->allocator, llmi_mul(n, sizeof *keys), "JSON keys",
-                                           err);
-        if (!keys) return LLM_ERR_MEMORY;
-    }
-    for (node = llmi_json_first(json, object); node >= 0; i++) {
-        llmi_json_cursor cursor = llmi_json_open(json, node);
-        uint64_t hash = 14695981039346656037u;
-        int byte;
-        while ((byte = llmi_json_byte(&cursor)) >= 0)
-            hash = (hash ^ (uint64_t)byte) * 1099511628211u;
-        keys[i].hash = hash;
-        keys[i].node = node;
-        node = json->nodes[json->nodes[node].next].next;
-    }
-    for (i = n / 2; i-- > 0;) llmi_json_sift(json, keys, i, n);
-    for (i = n; i-- > 1;) {
-        const llmi_json_key largest = keys[0];
-        keys[0] = keys[i];
-        keys[i] = largest;
-        llmi_json_sift(json, keys, 0, i);
-    }
-    for (i = 1; i < n && *twice < 0; i++)
-        if (keys[i - 1].hash == keys[i].hash &&
-            !llmi_json_compare(json, keys[i - 1].node, keys[i].node))
-            *twice = keys[i - 1].node > keys[i].node ? keys[i - 1].node : keys[i].node;
-    if (keys != few) llmi_release(json->allocator, keys);
-    return LLM_OK;
-}
-
-#define LLMI_JSON_DEPTH 64           /* arrays and objects within each other */
-
-typedef struct llmi_json_parser {
-    llmi_json *json;
-    size_t at;                    /* next byte */
-    int n_room;                   /* nodes that there is room for */
-    llm_error *err;
-} llmi_json_parser;
-
-static llm_result llmi_json_bad(const llmi_json_parser *p, const char *what) {
-    return llmi_fail(p->err, LLM_ERR_FORMAT, "%s: %s at byte %lu", p->json->name, what,
-                     (unsigned long)p->at);
-}
-
-static int llmi_json_peek(const llmi_json_parser *p) {           /* -1 at the end */
-    return p->at < p->json->size ? (unsigned char)p->json->text[p->at] : -1;
-}
-
-static int llmi_json_token(llmi_json_parser *p) {                /* the next that is not space */
-    int c;
-    while ((c = llmi_json_peek(p)) == ' ' || c == '\n' || c == '\r' || c == '\t') p->at++;
-    return c;
-}
-
-static llm_result llmi_json_add(llmi_json_parser *p, llmi_json_type type, int *index) {
-    llmi_json_node *node;
-    if (p->json->n_nodes == p->n_room) return llmi_json_bad(p, "unexpected value");
-    *index = p->json->n_nodes++;
-    node = &p->json->nodes[*index];
-    node->type = (uint8_t)type;
-    node->begin = node->end = (uint32_t)p->at;
-    node->n_children = 0;
-    node->next = -1;
-    return LLM_OK;
-}
-
-/* At least as many nodes as the text has: each but the first follows one of "[{,:"; and each takes
- * two bytes, that one and its own, but for those that are open at a time. */
-static size_t llmi_json_bound(const char *text, size_t size) {
-    size_t n = 1, i;
-    int in_string = 0;
-    for (i = 0; i < size; i++) {
-        const char c = text[i];
-        if (c == '"') in_string = !in_string;
-        else if (in_string) i += c == '\\';
-        else n += c == ',' || c == ':' || c == '[' || c == '{';
-    }
-    return llmi_min(n, size / 2 + LLMI_JSON_DEPTH);
-}
-
-static int llmi_json_is_hex(const llmi_json_parser *p, size_t at) {
-    size_t i;
-    if (p->json->size - at < 4) return 0;
-    for (i = at; i < at + 4; i++) {
-        const int c = p->json->text[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))) return 0;
-    }
-    return 1;
-}
-
-static llm_result llmi_json_parse_string(llmi_json_parser *p, int *index) {
-    const char *text = p->json->text;
-    const size_t size = p->json->size;
-    p->at++;
-    LLMI_TRY(llmi_json_add(p, LLMI_JSON_STRING, index));
-    while (p->at < size && text[p->at] != '"') {
-        const unsigned char c = (unsigned char)text[p->at];
-        if (c < 32) return llmi_json_bad(p, "control character in a string");
-        if (c >= 0x80) {
-            uint32_t code;
-            const size_t n = llmi_utf8_decode(text + p->at, size - p->at, &code);
-            if (!n) return llmi_json_bad(p, "invalid UTF-8");
-            p->at += n;
-        } else if (c != '\\') {
-            p->at++;
-        } else if (size - p->at >= 2 && text[p->at + 1] == 'u') {
-            uint32_t code;
-            if (!llmi_json_is_hex(p, p->at + 2)) return llmi_json_bad(p, "invalid \\u escape");
-            code = llmi_json_hex(text + p->at + 2);
-            if (code >= 0xD800 && code < 0xE000) { /* a pair of surrogates or nothing */
-                uint32_t low = 0;
-                if (size - p->at >= 12 && text[p->at + 6] == '\\' && text[p->at + 7] == 'u' &&
-                    llmi_json_is_hex(p, p->at + 8))
-                    low = llmi_json_hex(text + p->at + 8);
-                if (code >= 0xDC00 || low < 0xDC00 || low >= 0xE000)
-                    return llmi_json_bad(p, "lone surrogate");
-                p->at += 6;
-            }
-            p->at += 6;
-        } else {
-            if (size - p->at < 2 || !text[p->at + 1] || !strchr("\"\\/bfnrt", text[p->at + 1]))
-                return llmi_json_bad(p, "invalid escape");
-            p->at += 2;
-        }
-    }
-    if (p->at == size) return llmi_json_bad(p, "string without end");
-    p->json->nodes[*index].end = (uint32_t)p->at++;
-    return LLM_OK;
-}
-
-static int llmi_json_digits(llmi_json_parser *p) {               /* how many there were */
-    int n = 0, c;
-    while ((c = llmi_json_peek(p)) >= '0' && c <= '9') {
-        p->at++;
-        n = 1;
-    }
-    return n;
-}
-
-static llm_result llmi_json_parse_number(llmi_json_parser *p, int *index) {
-    LLMI_TRY(llmi_json_add(p, LLMI_JSON_NUMBER, index));
-    if (llmi_json_peek(p) == '-') p->at++;
-    if (llmi_json_peek(p) == '0') p->at++;
-    else if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
-    if (llmi_json_peek(p) == '.') {
-        p->at++;
-        if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
-    }
-    if (llmi_json_peek(p) == 'e' || llmi_json_peek(p) == 'E') {
-        p->at++;
-        if (llmi_json_peek(p) == '-' || llmi_json_peek(p) == '+') p->at++;
-        if (!llmi_json_digits(p)) return llmi_json_bad(p, "invalid number");
-    }
-    p->json->nodes[*index].end = (uint32_t)p->at;
-    return LLM_OK;
-}
-
-static llm_result llmi_json_parse_word(llmi_json_parser *p, const char *word, llmi_json_type type,
-                                       int *index) {
-    const size_t n = strlen(word);
-    if (p->json->size - p->at < n || memcmp(p->json->text + p->at, word, n) != 0)
-        return llmi_json_bad(p, "invalid value");
-    LLMI_TRY(llmi_json_add(p, type, index));
-    p->at += n;
-    p->json->nodes[*index].end = (uint32_t)p->at;
-    return LLM_OK;
-}
-
-static llm_result llmi_json_parse_value(llmi_json_parser *p, int depth, int *index) {
-    const int c = llmi_json_token(p);
-    const int is_object = c == '{';
-    const char close = is_object ? '}' : ']';
-    int last = -1, twice = -1;
-    switch (c) {
-    case '{': case '[': break;
-    case '"': return llmi_json_parse_string(p, index);
-    case 'n': return llmi_json_parse_word(p, "null", LLMI_JSON_NULL, index);
-    case 't': return llmi_json_parse_word(p, "true", LLMI_JSON_TRUE, index);
-    case 'f': return llmi_json_parse_word(p, "false", LLMI_JSON_FALSE, index);
-    case -1: return llmi_json_bad(p, "unexpected end");
-    default:
-        if (c == '-' || (c >= '0' && c <= '9')) return llmi_json_parse_number(p, index);
-        return llmi_json_bad(p, "invalid value");
-    }
-    if (depth == LLMI_JSON_DEPTH) return llmi_json_bad(p, "nested more than 64 deep");
-    LLMI_TRY(llmi_json_add(p, is_object ? LLMI_JSON_OBJECT : LLMI_JSON_ARRAY, index));
-    p->at++;
-    while (llmi_json_token(p) != close) {
-        int child = -1, key = -1;
-        if (last >= 0) {
-            if (llmi_json_peek(p) != ',')
-                return llmi_json_bad(p, "',' or the end of a list missing");
-            p->at++;
-        }
-        if (is_object) {
-            if (llmi_json_token(p) != '"') return llmi_json_bad(p, "key missing");
-            LLMI_TRY(llmi_json_parse_string(p, &key));
-            if (llmi_json_token(p) != ':') return llmi_json_bad(p, "':' missing");
-            p->at++;
-        }
-        LLMI_TRY(llmi_json_parse_value(p, depth + 1, &child));
-        if (is_object) p->json->nodes[key].next = child;
-        else key = child;
-        if (last >= 0) p->json->nodes[last].next = key;
-        last = child;
-        p->json->nodes[*index].n_children++;
-    }
-    p->json->nodes[*index].end = (uint32_t)++p->at;
-    if (is_object) LLMI_TRY(llmi_json_duplicate(p->json, *index, &twice, p->err));
-    if (twice >= 0) {
-        p->at = p->json->nodes[twice].begin;
-        return llmi_json_bad(p, "key given twice");
-    }
-    return LLM_OK;
-}
-
-/* RFC 8259 to the letter, and no key twice in an object; name and text must outlive json */
-static llm_result llmi_json_parse(llmi_json *json, const char *text, size_t size, const char *name,
-                                  const llm_allocator *allocator, llm_error *err) {
-    llmi_json_parser parser;
-    llm_result result;
-    int root = -1;
-    memset(json, 0, sizeof *json);
-    json->name = llmi_path_end(name, 100);
-    json->text = text;
-    json->size = size;
-    json->allocator = allocator;
-    memset(&parser, 0, sizeof parser);
-    parser.json = json;
-    parser.err = err;
-    if (size > INT_MAX)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: %lu bytes of JSON, at most %d are read",
-                         json->name, (unsigned long)size, INT_MAX);
-    parser.n_room = (int)llmi_json_bound(text, size);
-    json->nodes = (llmi_json_node *)llmi_alloc(
-        allocator, llmi_mul((size_t)parser.n_room, sizeof *json->nodes), "JSON values", err);
-    if (!json->nodes) return LLM_ERR_MEMORY;
-    result = llmi_json_parse_value(&parser, 0, &root);
-    if (result == LLM_OK && llmi_json_token(&parser) != -1)
-        result = llmi_json_bad(&parser, "more after the end of the value");
-    if (result != LLM_OK) llmi_json_free(json);
-    return result;
-}
-
-static int llmi_json_is(const llmi_json *json, int node, const char *string) {
-    llmi_json_cursor cursor;
-    int byte;
-    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return 0;
-    cursor = llmi_json_open(json, node);
-    while ((byte = llmi_json_byte(&cursor)) > 0 && byte == (unsigned char)*string) string++;
-    return byte < 0 && !*string;
-}
-
-/* the value of a key, -1 if absent or not an object; looks through all keys */
-static int llmi_json_get(const llmi_json *json, int object, const char *key) {
-    int node = object >= 0 && json->nodes[object].type == LLMI_JSON_OBJECT
-                   ? llmi_json_first(json, object) : -1;
-    while (node >= 0) {
-        const int value = json->nodes[node].next;
-        if (llmi_json_is(json, node, key)) return value;
-        node = json->nodes[value].next;
-    }
-    return -1;
-}
-
-/* decoded bytes of a string, not terminated -> their number, even where capacity is smaller */
-static size_t llmi_json_string(const llmi_json *json, int node, char *out, size_t capacity) {
-    llmi_json_cursor cursor;
-    size_t n = 0;
-    int byte;
-    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return 0;
-    cursor = llmi_json_open(json, node);
-    for (; (byte = llmi_json_byte(&cursor)) >= 0; n++)
-        if (n < capacity) out[n] = (char)byte;
-    return n;
-}
-
-/* 1 if it is a number that a double can hold. The digits go to strtod without a point, which
- * would depend on the locale: "12.5e3" as "125e2". */
-static int llmi_json_number(const llmi_json *json, int node, double *value) {
-    char digits[128];
-    size_t i, n = 0;
-    int64_t exponent = 0, written = 0;
-    int after_point = 0, rest = 0, negative = 0;
-    if (node < 0 || json->nodes[node].type != LLMI_JSON_NUMBER) return 0;
-    for (i = json->nodes[node].begin; i < json->nodes[node].end; i++) {
-        const char c = json->text[i];
-        if (c == 'e' || c == 'E') break;
-        if (c == '.') after_point = 1;
-        if (c < '0' || c > '9') continue;
-        exponent -= after_point;
-        if (n == 80) {
-            exponent++;
-            rest |= c != '0';
-        } else if (n || c != '0') {
-            digits[++n] = c;
-        }
-    }
-    for (i++; i < json->nodes[node].end; i++) {
-        if (json->text[i] == '-') negative = 1;
-        else if (json->text[i] != '+' && written < 1000000000)
-            written = 10 * written + (json->text[i] - '0');
-    }
-    exponent += (negative ? -written : written) - rest;
-    digits[0] = json->text[json->nodes[node].begin] == '-' ? '-' : '+';
-    if (rest) digits[++n] = '1';                                 /* for all that is beyond the 80 */
-    if (!n) digits[++n] = '0';
-    snprintf(digits + n + 1, sizeof digits - n - 1, "e%ld",
-             (long)(exponent < -100000 ? -100000 : exponent > 100000 ? 100000 : exponent));
-    *value = strtod(digits, NULL);
-    return *value - *value == 0.0;
-}
-
-/* 1 if it is an integer within int64_t, written without fraction and exponent */
-static int llmi_json_int64(const llmi_json *json, int node, int64_t *value) {
-    uint64_t magnitude = 0;
-    size_t i;
-    int negative;
-    if (node < 0 || json->nodes[node].type != LLMI_JSON_NUMBER) return 0;
-    i = json->nodes[node].begin;
-    negative = json->text[i] == '-';
-    for (i += negative ? 1u : 0u; i < json->nodes[node].end; i++) {
-        const uint64_t digit = (uint64_t)(unsigned char)json->text[i] - '0';
-        if (digit > 9 || magnitude > ((uint64_t)INT64_MAX + 1 - digit) / 10) return 0;
-        magnitude = 10 * magnitude + digit;
-    }
-    if (!negative && magnitude > (uint64_t)INT64_MAX) return 0;
-    *value = !negative ? (int64_t)magnitude : magnitude ? -(int64_t)(magnitude - 1) - 1 : 0;
-    return 1;
 }
 
 /* ============================================================================================
@@ -12191,328 +12777,6 @@ static llmi_entry *llmi_find_tensor(const llmi_shards *all, const char *name) {
 /* ============================================================================================
  * >>load         config.json and tensors into a model
  * ========================================================================================== */
-typedef struct llmi_config_reader {
-    int object;                        /* node that keys are looked up in */
-    const llmi_json *json;
-    llm_result result;
-    llm_error *err;
-} llmi_config_reader;
-
-/* the value of a key or of its other name; -1 where absent or null */
-static int llmi_config_node(const llmi_config_reader *reader, const char *key, const char *alias) {
-    int node = llmi_json_get(reader->json, reader->object, key);
-    if (node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL) node = -1;
-    if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
-    return node >= 0 && reader->json->nodes[node].type == LLMI_JSON_NULL ? -1 : node;
-}
-static void llmi_config_bad(llmi_config_reader *reader, llm_result code, const char *key, int node,
-                            const char *wanted) {
-    const llmi_json_node *n;
-    if (reader->result != LLM_OK) return;
-    n = &reader->json->nodes[node];    /* there: only what follows a failure may have no node */
-    reader->result = llmi_fail(reader->err, code, "%.100s: \"%s\" is %.*s, %s", reader->json->name,
-                               key, (int)llmi_min(40, n->end - n->begin),
-                               reader->json->text + n->begin, wanted);
-}
-/* A key and its other name must agree if both are there: versions of transformers differ in which
- * one they read. */
-static void llmi_config_agree(llmi_config_reader *reader, const char *key, const char *alias) {
-    const int a = llmi_config_node(reader, key, NULL);
-    const int b = alias ? llmi_config_node(reader, alias, NULL) : -1;
-    int64_t x, y;
-    if (a >= 0 && b >= 0 && llmi_json_int64(reader->json, a, &x) &&
-        !(llmi_json_int64(reader->json, b, &y) && x == y))
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, alias, b,
-                        "but its other name has another value");
-}
-static int llmi_config_int(llmi_config_reader *reader, const char *key, const char *alias,
-                           int standard) {
-    const int node = llmi_config_node(reader, key, alias);
-    int64_t value;
-    if (node < 0) return standard;
-    llmi_config_agree(reader, key, alias);
-    if (!llmi_json_int64(reader->json, node, &value) || value < 1 || value > INT_MAX) {
-        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
-                        "not a whole number from 1 to 2147483647");
-        return standard;
-    }
-    return (int)value;
-}
-static float llmi_config_float(llmi_config_reader *reader, const char *key, float standard) {
-    const int node = llmi_config_node(reader, key, NULL);
-    double value;
-    if (node < 0) return standard;
-    /* FLT_MAX in 9 digits is larger than it */
-    if (!llmi_json_number(reader->json, node, &value) || !(value >= 0.0 && value <= 3.4028235e38)) {
-        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not a number from 0 to 3.4028235e38");
-        return standard;
-    }
-    return value < (double)FLT_MAX ? (float)value : FLT_MAX;
-}
-/* the same where the model's configuration takes a zero for the default */
-static float llmi_config_positive(llmi_config_reader *reader, const char *key, float standard) {
-    const float value = llmi_config_float(reader, key, standard);
-    if (!(value > 0.0f))
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, llmi_config_node(reader, key, NULL),
-                        "only numbers above 0 are supported");
-    return value;
-}
-/* null is false: transformers takes it for None, and not for the default */
-static int llmi_config_bool(llmi_config_reader *reader, const char *key, int standard) {
-    const int node = llmi_json_get(reader->json, reader->object, key);
-    if (node < 0) return standard;
-    if (reader->json->nodes[node].type == LLMI_JSON_TRUE) return 1;
-    if (reader->json->nodes[node].type != LLMI_JSON_FALSE &&
-        reader->json->nodes[node].type != LLMI_JSON_NULL)
-        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node, "not true or false");
-    return 0;
-}
-static void llmi_config_only(llmi_config_reader *reader, const char *key, int only) {
-    if (llmi_config_bool(reader, key, only) != only)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key,
-                        llmi_json_get(reader->json, reader->object, key),
-                        only ? "only true is supported" : "only false is supported");
-}
-
-/* transformers' GPT2Config, whose defaults stand for absent keys, but for dropout: none */
-static void llmi_config_gpt2(llmi_config_reader *reader, llm_config *config) {
-    int node;
-    config->arch = LLM_ARCH_GPT2;
-    config->vocab_size = llmi_config_int(reader, "vocab_size", NULL, 50257);
-    config->max_seq_len = llmi_config_int(reader, "n_positions", "max_position_embeddings", 1024);
-    config->d_model = llmi_config_int(reader, "n_embd", "hidden_size", 768);
-    config->n_layers = llmi_config_int(reader, "n_layer", "num_hidden_layers", 12);
-    config->n_heads = llmi_config_int(reader, "n_head", "num_attention_heads", 12);
-    config->d_ffn = llmi_config_int(reader, "n_inner", NULL, 0);
-    config->norm_eps = llmi_config_positive(reader, "layer_norm_epsilon", 1e-5f);
-    config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.0f);
-    config->attn_pdrop = llmi_config_float(reader, "attn_pdrop", 0.0f);
-    config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.0f);
-    config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 1);
-    llmi_config_only(reader, "scale_attn_weights", 1);
-    llmi_config_only(reader, "scale_attn_by_inverse_layer_idx", 0);
-    (void)llmi_config_bool(reader, "reorder_and_upcast_attn", 0);      /* nothing in f32 */
-    llmi_config_only(reader, "add_cross_attention", 0);
-    node = llmi_config_node(reader, "activation_function", NULL);
-    if (node >= 0 && !llmi_json_is(reader->json, node, "gelu_new") &&
-        !llmi_json_is(reader->json, node, "gelu_fast") &&
-        !llmi_json_is(reader->json, node, "gelu_pytorch_tanh"))        /* three names of one */
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "activation_function", node,
-                        "only gelu_new, gelu_fast and gelu_pytorch_tanh are supported");
-    node = llmi_config_node(reader, "pruned_heads", NULL);
-    if (node >= 0 && reader->json->nodes[node].n_children > 0)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "pruned_heads", node,
-                        "only none is supported");
-    node = llmi_config_node(reader, "quantization_config", NULL);
-    if (node >= 0)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
-                        "only none is supported");
-}
-
-/* null or absent: 0 where null is given, else the standard */
-static int llmi_config_count(llmi_config_reader *reader, const char *key, const char *alias,
-                             int standard) {
-    int node = llmi_json_get(reader->json, reader->object, key);
-    int64_t value;
-    if (node < 0 && alias) node = llmi_json_get(reader->json, reader->object, alias);
-    if (node < 0) return standard;
-    llmi_config_agree(reader, key, alias);
-    if (reader->json->nodes[node].type == LLMI_JSON_NULL) return 0;
-    if (!llmi_json_int64(reader->json, node, &value) || value < 0 || value > INT_MAX) {
-        llmi_config_bad(reader, LLM_ERR_FORMAT, key, node,
-                        "not a whole number from 0 to 2147483647");
-        return standard;
-    }
-    return (int)value;
-}
-static void llmi_config_word(llmi_config_reader *reader, const char *key, const char *only,
-                             const char *wanted) {
-    const int node = llmi_config_node(reader, key, NULL);
-    if (node >= 0 && !llmi_json_is(reader->json, node, only))
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, key, node, wanted);
-}
-
-static void llmi_config_whole(llmi_config_reader *reader) {
-    const float part = llmi_config_float(reader, "partial_rotary_factor", 1.0f);
-    if (part < 1.0f || part > 1.0f)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "partial_rotary_factor",
-                        llmi_config_node(reader, "partial_rotary_factor", NULL),
-                        "only 1 is supported");
-}
-
-/* transformers 5 has "rope_parameters" with everything; before, "rope_scaling" beside
- * "rope_theta" */
-static void llmi_config_rope(llmi_config_reader *reader, llm_config *config) {
-    const char *const original = "original_max_position_embeddings";
-    const int outside = llmi_config_int(reader, original, NULL, 0);    /* goes before one within */
-    int node = llmi_config_node(reader, "rope_scaling", NULL), type;
-    if (node < 0 ||
-        reader->json->nodes[node].n_children == 0) /* where both are, the first counts */
-        node = llmi_config_node(reader, "rope_parameters", "rope_scaling");
-    config->rope_theta = llmi_config_positive(reader, "rope_theta", 10000.0f);
-    if (node < 0) return;
-    if (reader->json->nodes[node].type != LLMI_JSON_OBJECT) {
-        llmi_config_bad(reader, LLM_ERR_FORMAT, "rope_parameters", node, "not an object");
-        return;
-    }
-    reader->object = node;
-    config->rope_theta = llmi_config_positive(reader, "rope_theta", config->rope_theta);
-    type = llmi_config_node(reader, "rope_type", "type");
-    if (type >= 0 && llmi_json_is(reader->json, type, "yarn")) {
-        config->yarn_original_max_seq_len =
-            outside ? outside : llmi_config_int(reader, original, NULL, config->max_seq_len);
-        config->yarn_factor = llmi_config_positive(
-            reader, "factor",
-            (float)config->max_seq_len / (float)config->yarn_original_max_seq_len);
-        config->yarn_beta_fast = llmi_config_float(reader, "beta_fast", 32.0f);
-        config->yarn_beta_slow = llmi_config_float(reader, "beta_slow", 1.0f);
-        config->yarn_mscale = llmi_config_float(reader, "mscale", 0.0f);
-        config->yarn_mscale_all_dim = llmi_config_float(reader, "mscale_all_dim", 0.0f);
-        llmi_config_only(reader, "truncate", 1);
-        node = llmi_config_node(reader, "attention_factor", NULL);
-        if (node >= 0)
-            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "attention_factor", node,
-                            "only null is supported");
-        llmi_config_whole(reader);
-        reader->object = 0;
-        llmi_config_whole(reader);
-    } else if (type >= 0 && !llmi_json_is(reader->json, type, "default")) {
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "rope_type", type,
-                        "only default and yarn are supported");
-    }
-    reader->object = 0;
-}
-
-/* DeepSeek-V3's own weights: F8_E4M3 in blocks of 128 x 128, as the tensors themselves say, too */
-static void llmi_config_quantization(llmi_config_reader *reader) {
-    const int node = llmi_config_node(reader, "quantization_config", NULL);
-    int size, i;
-    if (node < 0) return;
-    reader->object = node;
-    if (llmi_config_node(reader, "quant_method", NULL) < 0)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "quantization_config", node,
-                        "there is no quant_method");
-    llmi_config_word(reader, "quant_method", "fp8", "only fp8 is supported");
-    llmi_config_word(reader, "fmt", "e4m3", "only e4m3 is supported");
-    size = llmi_config_node(reader, "weight_block_size", NULL);
-    if (size >= 0) {
-        const llmi_json_node *sizes = &reader->json->nodes[size];
-        int child = llmi_json_first(reader->json, size),
-            ok = sizes->type == LLMI_JSON_ARRAY && sizes->n_children == 2;
-        for (i = 0; ok && i < 2; i++, child = reader->json->nodes[child].next) {
-            int64_t value = 0;
-            ok = llmi_json_int64(reader->json, child, &value) && value == 128;
-        }
-        if (!ok)
-            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "weight_block_size", size,
-                            "only [128, 128] is supported");
-    }
-    reader->object = 0;
-}
-
-/* transformers' DeepseekV3Config, whose defaults stand for absent keys. mtp_depth: -1 where nothing
- * is said; llmi_config_settle has the last word. */
-static void llmi_config_deepseek(llmi_config_reader *reader, llm_config *config) {
-    int heads;
-    config->arch = LLM_ARCH_DEEPSEEK_V3;
-    config->vocab_size = llmi_config_int(reader, "vocab_size", NULL, 129280);
-    config->max_seq_len = llmi_config_int(reader, "max_position_embeddings", NULL, 4096);
-    config->d_model = llmi_config_int(reader, "hidden_size", NULL, 7168);
-    config->d_ffn = llmi_config_int(reader, "intermediate_size", NULL, 18432);
-    config->n_layers = llmi_config_int(reader, "num_hidden_layers", NULL, 61);
-    config->n_heads = llmi_config_int(reader, "num_attention_heads", NULL, 128);
-    heads = llmi_config_int(reader, "num_key_value_heads", NULL, config->n_heads);
-    if (heads != config->n_heads)
-        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "num_key_value_heads",
-                        llmi_config_node(reader, "num_key_value_heads", NULL),
-                        "only num_attention_heads is supported");
-    config->norm_eps = llmi_config_positive(reader, "rms_norm_eps", 1e-6f);
-    config->attn_pdrop = llmi_config_float(reader, "attention_dropout", 0.0f);
-    config->embd_pdrop = llmi_config_float(reader, "embd_pdrop", 0.0f);
-    config->resid_pdrop = llmi_config_float(reader, "resid_pdrop", 0.0f);
-    config->tie_embeddings = llmi_config_bool(reader, "tie_word_embeddings", 0);
-    config->q_lora_rank = llmi_config_count(reader, "q_lora_rank", NULL, 1536);
-    config->kv_lora_rank = llmi_config_int(reader, "kv_lora_rank", NULL, 512);
-    config->qk_nope_head_dim = llmi_config_int(reader, "qk_nope_head_dim", NULL, 128);
-    config->qk_rope_head_dim = llmi_config_int(reader, "qk_rope_head_dim", NULL, 64);
-    config->v_head_dim = llmi_config_int(reader, "v_head_dim", NULL, 128);
-    config->attention_bias = llmi_config_bool(reader, "attention_bias", 0);
-    config->rope_half_split = !llmi_config_bool(reader, "rope_interleave", 1);
-    llmi_config_rope(reader, config);
-    config->n_routed_experts = llmi_config_count(reader, "n_routed_experts", "num_local_experts",
-                                                 256);
-    if (config->n_routed_experts) {
-        config->n_shared_experts = llmi_config_count(reader, "n_shared_experts", NULL, 1);
-        config->num_experts_per_tok = llmi_config_int(reader, "num_experts_per_tok", NULL, 8);
-        config->n_group = llmi_config_int(reader, "n_group", NULL, 8);
-        config->topk_group = llmi_config_int(reader, "topk_group", NULL, 4);
-        config->moe_d_ffn = llmi_config_int(reader, "moe_intermediate_size", NULL, 2048);
-        config->first_k_dense = llmi_config_count(reader, "first_k_dense_replace", NULL, 3);
-        config->routed_scaling_factor = llmi_config_positive(reader, "routed_scaling_factor", 2.5f);
-        config->norm_topk_prob = llmi_config_bool(reader, "norm_topk_prob", 1);
-        llmi_config_word(reader, "scoring_func", "sigmoid", "only sigmoid is supported");
-        llmi_config_word(reader, "topk_method", "noaux_tc", "only noaux_tc is supported");
-        if (llmi_config_int(reader, "moe_layer_freq", NULL, 1) != 1)
-            llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "moe_layer_freq",
-                            llmi_config_node(reader, "moe_layer_freq", NULL),
-                            "only 1 is supported");
-    }
-    config->mtp_depth = llmi_config_count(reader, "num_nextn_predict_layers", "num_mtp_layers", -1);
-    llmi_config_word(reader, "hidden_act", "silu", "only silu is supported");
-    llmi_config_quantization(reader);
-}
-
-/* Other model types (kimi_k2, joyai_llm_flash) that say they are DeepseekV3ForCausalLM. Their own
- * classes may have other defaults: the keys below must be there. What else is absent (rope_theta,
- * attention_bias, tie_word_embeddings) is taken as in DeepSeek-V3. */
-static int llmi_config_is_deepseek(llmi_config_reader *reader) {
-    static const char *const keys[] = {
-        "vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size",
-        "num_hidden_layers", "num_attention_heads", "rms_norm_eps", "kv_lora_rank", "q_lora_rank",
-        "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_routed_experts",
-        "n_shared_experts", "num_experts_per_tok", "n_group", "topk_group",
-        "moe_intermediate_size", "first_k_dense_replace", "routed_scaling_factor",
-        "norm_topk_prob", "scoring_func", "topk_method"};
-    const llmi_json *json = reader->json;
-    const int list = llmi_json_get(json, 0, "architectures");
-    size_t i;
-    if (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY ||
-        json->nodes[list].n_children != 1 ||
-        !llmi_json_is(json, llmi_json_first(json, list), "DeepseekV3ForCausalLM"))
-        return 0;
-    for (i = 0; i < sizeof keys / sizeof keys[0] && reader->result == LLM_OK; i++)
-        if (llmi_json_get(json, 0, keys[i]) < 0)
-            reader->result = llmi_fail(
-                reader->err, LLM_ERR_UNSUPPORTED,
-                "%.100s: \"%s\" is absent, and only model_type deepseek_v3 has a default for it",
-                json->name, keys[i]);
-    return 1;
-}
-
-static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
-    llmi_config_reader reader;
-    int type;
-    reader.json = json;
-    reader.object = 0;
-    reader.result = LLM_OK;
-    reader.err = err;
-    memset(config, 0, sizeof *config);
-    if (json->nodes[0].type != LLMI_JSON_OBJECT)
-        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the configuration is not a JSON object",
-                         json->name);
-    type = llmi_config_node(&reader, "model_type", NULL);
-    if (type < 0)
-        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
-    if (llmi_json_is(json, type, "gpt2")) llmi_config_gpt2(&reader, config);
-    else if (llmi_json_is(json, type, "deepseek_v3")) llmi_config_deepseek(&reader, config);
-    else if (llmi_config_is_deepseek(&reader)) llmi_config_deepseek(&reader, config);
-    else
-        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
-                        "only gpt2 and deepseek_v3 are supported, and types with architectures "
-                        "[DeepseekV3ForCausalLM]");
-    return reader.result;
-}
-
 #define LLMI_GENERATION "llm_h_generation"     /* in config.json and safetensors: see >>save */
 
 /* what config.json and the shards say of their generation must agree where both say something */
@@ -12538,7 +12802,7 @@ static llm_result llmi_check_generation(const llmi_json *config, const llmi_shar
 static void llmi_config_settle(llm_config *c, const llmi_shards *all) {
     char name[72];
     int found = 0;
-    if (c->arch != LLM_ARCH_DEEPSEEK_V3 || c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
+    if (c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
     do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
     while (found <= LLMI_MTP_MAX && llmi_find_entry(all, name) && ++found);
     if (!found || c->mtp_depth < 0) c->mtp_depth = found;
@@ -12749,7 +13013,7 @@ static int llmi_of_a_module_left_out(const llm_config *config, const llmi_shards
     const size_t n = sizeof layers - 1;
     char module[72];
     long layer;
-    if (config->arch != LLM_ARCH_DEEPSEEK_V3 || config->mtp_depth != 0 ||
+    if (config->mtp_depth != 0 ||
         strncmp(name, layers, n) != 0 || name[n] < '0' || name[n] > '9')
         return 0;
     layer = strtol(name + n, NULL, 10);
@@ -12762,7 +13026,7 @@ static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *
                                      llm_error *err) {
     const llm_config *c = &model->config;
     int l, k;
-    if (c->arch != LLM_ARCH_DEEPSEEK_V3 || !c->n_routed_experts) return LLM_OK;
+    if (!c->n_routed_experts) return LLM_OK;
     for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++)
         for (k = 0; k < 2; k++) {
             const int at = k ? model->layers[l].router : model->layers[l].router_bias;
@@ -12829,8 +13093,7 @@ static llm_result llmi_check_claims(const llm_config *config, const char *name,
     uint64_t bytes = 0;
     size_t i;
     llmi_config_resolve(&c);
-    table.rows = NULL;
-    llmi_config_table(&table, &c, NULL);
+    table = llmi_config_count(&c);
     for (i = 0; i < all->n; i++) bytes += all->shards[i].source.size;
     if (table.n <= all->n_entries + 1024 && table.parameters <= bytes + (1 << 20)) return LLM_OK;
     return llmi_fail(err, LLM_ERR_FORMAT,
@@ -13267,110 +13530,6 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
   #define LLM_SHARD_BYTES 5000000000u
 #endif
 
-/* Writes a value in the fewest digits, but at least `digits`, that read back as the same float.
- * printf writes a decimal comma in some locales. */
-static void llmi_text_number(llmi_text *text, float value, int digits) {
-    char number[40];
-    size_t i;
-    int whole = 1;
-    do snprintf(number, sizeof number, "%.*g", digits, (double)value);
-    while (digits++ < 9 &&
-           llmi_bits_of_float((float)strtod(number, NULL)) != llmi_bits_of_float(value));
-    for (i = 0; number[i]; i++) {
-        if (!strchr("0123456789+-e", number[i])) number[i] = '.';
-        whole = whole && number[i] != '.' && number[i] != 'e';
-    }
-    llmi_text_add(text, number, i);
-    if (whole) llmi_text_add(text, ".0", 2);           /* 1 is no float to transformers */
-}
-
-static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
-    static const char *const names[] = {"embd_pdrop", "attn_pdrop", "resid_pdrop",
-                                        "layer_norm_epsilon"};
-    const float values[] = {config->embd_pdrop, config->attn_pdrop, config->resid_pdrop,
-                            config->norm_eps};
-    size_t i;
-    llmi_text_format(
-        text, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n");
-    llmi_text_format(text, "  \"vocab_size\": %d,\n  \"n_positions\": %d,\n  \"n_embd\": %d,\n",
-                     config->vocab_size, config->max_seq_len, config->d_model);
-    llmi_text_format(text, "  \"n_layer\": %d,\n  \"n_head\": %d,\n  \"n_inner\": %d,\n",
-                     config->n_layers, config->n_heads, config->d_ffn);
-    for (i = 0; i < 4; i++) {
-        llmi_text_format(text, "  \"%s\": ", names[i]);
-        llmi_text_number(text, values[i], 1);
-        llmi_text_format(text, ",\n");
-    }
-    llmi_text_format(text,
-                     "  \"activation_function\": \"gelu_new\",\n  \"initializer_range\": 0.02,\n");
-    llmi_text_format(text, "  \"tie_word_embeddings\": %s,\n",
-                     config->tie_embeddings ? "true" : "false");
-}
-
-static void llmi_text_field(llmi_text *text, const char *name, float value) {
-    llmi_text_format(text, "  \"%s\": ", name);
-    llmi_text_number(text, value, 1);
-    llmi_text_format(text, ",\n");
-}
-
-static void llmi_ds_write(llmi_text *text, const llm_config *c) {
-    static const char *const words[] = {"false", "true"};
-    const int experts = c->n_routed_experts;
-    llmi_text_format(text, "{\n  \"architectures\": [\"DeepseekV3ForCausalLM\"],\n  "
-                           "\"model_type\": \"deepseek_v3\",\n");
-    llmi_text_format(
-        text, "  \"vocab_size\": %d,\n  \"max_position_embeddings\": %d,\n  \"hidden_size\": %d,\n",
-        c->vocab_size, c->max_seq_len, c->d_model);
-    llmi_text_format(text, "  \"intermediate_size\": %d,\n  \"num_hidden_layers\": %d,\n", c->d_ffn,
-                     c->n_layers);
-    llmi_text_format(text, "  \"num_attention_heads\": %d,\n  \"num_key_value_heads\": %d,\n",
-                     c->n_heads, c->n_heads);
-    if (c->q_lora_rank) llmi_text_format(text, "  \"q_lora_rank\": %d,\n", c->q_lora_rank);
-    else llmi_text_format(text, "  \"q_lora_rank\": null,\n");
-    llmi_text_format(text, "  \"kv_lora_rank\": %d,\n  \"qk_nope_head_dim\": %d,\n",
-                     c->kv_lora_rank, c->qk_nope_head_dim);
-    llmi_text_format(text, "  \"qk_rope_head_dim\": %d,\n  \"v_head_dim\": %d,\n",
-                     c->qk_rope_head_dim, c->v_head_dim);
-    llmi_text_format(text, "  \"attention_bias\": %s,\n  \"rope_interleave\": %s,\n",
-                     words[c->attention_bias != 0], words[!c->rope_half_split]);
-    llmi_text_field(text, "attention_dropout", c->attn_pdrop);
-    if (c->embd_pdrop > 0.0f) llmi_text_field(text, "embd_pdrop", c->embd_pdrop);    /* ours */
-    if (c->resid_pdrop > 0.0f) llmi_text_field(text, "resid_pdrop", c->resid_pdrop);
-    llmi_text_field(text, "rms_norm_eps", c->norm_eps);
-    llmi_text_field(text, "rope_theta", c->rope_theta);
-    if (c->yarn_factor == 0.0f) {
-        llmi_text_format(text, "  \"rope_scaling\": null,\n");
-    } else {
-        llmi_text_format(text, "  \"rope_scaling\": {\n");
-        llmi_text_field(text, "factor", c->yarn_factor);
-        llmi_text_field(text, "beta_fast", c->yarn_beta_fast);
-        llmi_text_field(text, "beta_slow", c->yarn_beta_slow);
-        if (c->yarn_mscale != 0.0f) llmi_text_field(text, "mscale", c->yarn_mscale);
-        if (c->yarn_mscale_all_dim != 0.0f)
-            llmi_text_field(text, "mscale_all_dim", c->yarn_mscale_all_dim);
-        llmi_text_format(text,
-                         "  \"original_max_position_embeddings\": %d,\n  \"rope_type\": \"yarn\",\n"
-                         "  \"type\": \"yarn\"\n  },\n",
-                         c->yarn_original_max_seq_len);
-    }
-    /* without experts every layer is dense: the other numbers only have to be valid */
-    llmi_text_format(text, "  \"n_routed_experts\": %d,\n  \"n_shared_experts\": %d,\n",
-                     experts ? experts : 2, experts ? c->n_shared_experts : 1);
-    llmi_text_format(text,
-                     "  \"num_experts_per_tok\": %d,\n  \"n_group\": %d,\n  \"topk_group\": %d,\n",
-                     experts ? c->num_experts_per_tok : 1, experts ? c->n_group : 1,
-                     experts ? c->topk_group : 1);
-    llmi_text_format(text, "  \"moe_intermediate_size\": %d,\n  \"first_k_dense_replace\": %d,\n",
-                     experts ? c->moe_d_ffn : 1,
-                     experts ? c->first_k_dense : c->n_layers + c->mtp_depth);
-    llmi_text_field(text, "routed_scaling_factor", experts ? c->routed_scaling_factor : 1.0f);
-    llmi_text_format(text, "  \"norm_topk_prob\": %s,\n  \"tie_word_embeddings\": %s,\n",
-                     words[c->norm_topk_prob != 0], words[c->tie_embeddings != 0]);
-    llmi_text_format(text, "  \"scoring_func\": \"sigmoid\",\n  \"topk_method\": \"noaux_tc\",\n  "
-                           "\"hidden_act\": \"silu\",\n");
-    llmi_text_format(text, "  \"num_nextn_predict_layers\": %d,\n", c->mtp_depth);
-}
-
 /* lines of JSON; end: what follows the last */
 static void llmi_special_write(llmi_text *text, const llm_special_tokens *special,
                                const char *end) {
@@ -13385,11 +13544,11 @@ static void llmi_special_write(llmi_text *text, const llm_special_tokens *specia
     llmi_text_format(text, "%s%s\n", special->n_eos > 1 ? "]" : "", end);
 }
 
-static void llmi_config_write(llmi_text *text, const llm_model *model, llm_dtype dtype,
-                              const char *generation) {
+static void llmi_model_describe(llmi_text *text, const llm_model *model, llm_dtype dtype,
+                                const char *generation) {
     const char *type = dtype == LLM_BF16 ? "bfloat16" : "float32";
-    if (model->config.arch == LLM_ARCH_GPT2) llmi_gpt2_write(text, &model->config);
-    else llmi_ds_write(text, &model->config);
+    llmi_text_format(text, "{\n");
+    llmi_config_write(text, &model->config);
     llmi_special_write(text, &model->special, ",");
     llmi_text_format(text, "  \"dtype\": \"%s\",\n  \"torch_dtype\": \"%s\",\n", type, type);
     llmi_text_format(text, "  \"" LLMI_GENERATION "\": \"%s\"\n}\n", generation);
@@ -13665,7 +13824,7 @@ static llm_result llmi_save_files(const llmi_save *save, llm_error *err) {
     llmi_text_format(&defaults, "{\n  \"_from_model_config\": true,\n");
     llmi_special_write(&defaults, &model->special, "");
     llmi_text_format(&defaults, "}\n");
-    llmi_config_write(&config, model, save->dtype, save->generation);
+    llmi_model_describe(&config, model, save->dtype, save->generation);
     result = llmi_save_weights(save, &index, err);
     if (result == LLM_OK) result = llmi_save_text(save, "generation_config.json", &defaults, err);
     if (result == LLM_OK) result = llmi_save_text(save, "config.json", &config, err);
@@ -13763,69 +13922,13 @@ LLM_API llm_result llm_model_save(const llm_model *model, const char *directory,
  * metadata holds a hash of all of it, which is checked before anything is loaded.
  * ========================================================================================== */
 #ifndef LLM_NO_STDIO
-typedef struct llmi_field { const char *name; size_t offset; int kind; } llmi_field;
-#define LLMI_INT(type, name) {#name, offsetof(type, name), 0}
-#define LLMI_FLOAT(type, name) {#name, offsetof(type, name), 1}
-
-static const llmi_field llmi_config_fields[] = {
-    LLMI_INT(llm_config, vocab_size), LLMI_INT(llm_config, max_seq_len),
-    LLMI_INT(llm_config, d_model), LLMI_INT(llm_config, n_layers), LLMI_INT(llm_config, n_heads),
-    LLMI_INT(llm_config, d_ffn), LLMI_INT(llm_config, tie_embeddings),
-    LLMI_FLOAT(llm_config, norm_eps), LLMI_FLOAT(llm_config, embd_pdrop),
-    LLMI_FLOAT(llm_config, attn_pdrop), LLMI_FLOAT(llm_config, resid_pdrop),
-    LLMI_INT(llm_config, q_lora_rank), LLMI_INT(llm_config, kv_lora_rank),
-    LLMI_INT(llm_config, qk_nope_head_dim), LLMI_INT(llm_config, qk_rope_head_dim),
-    LLMI_INT(llm_config, v_head_dim), LLMI_INT(llm_config, attention_bias),
-    LLMI_INT(llm_config, rope_half_split), LLMI_FLOAT(llm_config, rope_theta),
-    LLMI_FLOAT(llm_config, yarn_factor), LLMI_INT(llm_config, yarn_original_max_seq_len),
-    LLMI_FLOAT(llm_config, yarn_beta_fast), LLMI_FLOAT(llm_config, yarn_beta_slow),
-    LLMI_FLOAT(llm_config, yarn_mscale), LLMI_FLOAT(llm_config, yarn_mscale_all_dim),
-    LLMI_INT(llm_config, n_routed_experts), LLMI_INT(llm_config, n_shared_experts),
-    LLMI_INT(llm_config, num_experts_per_tok), LLMI_INT(llm_config, n_group),
-    LLMI_INT(llm_config, topk_group), LLMI_INT(llm_config, moe_d_ffn),
-    LLMI_INT(llm_config, first_k_dense), LLMI_FLOAT(llm_config, routed_scaling_factor),
-    LLMI_INT(llm_config, norm_topk_prob), LLMI_INT(llm_config, mtp_depth)};
-static const llmi_field llmi_train_fields[] = {
-    LLMI_INT(llm_train_desc, batch_size), LLMI_INT(llm_train_desc, seq_len),
-    LLMI_INT(llm_train_desc, grad_accum_steps), LLMI_FLOAT(llm_train_desc, learning_rate),
-    LLMI_FLOAT(llm_train_desc, min_lr_ratio), LLMI_INT(llm_train_desc, warmup_steps),
-    LLMI_INT(llm_train_desc, max_steps), LLMI_INT(llm_train_desc, decay_steps),
-    LLMI_FLOAT(llm_train_desc, beta1), LLMI_FLOAT(llm_train_desc, beta2),
-    LLMI_FLOAT(llm_train_desc, adam_eps), LLMI_FLOAT(llm_train_desc, weight_decay),
-    LLMI_FLOAT(llm_train_desc, grad_clip), LLMI_FLOAT(llm_train_desc, label_smoothing),
-    LLMI_FLOAT(llm_train_desc, mtp_lambda), LLMI_FLOAT(llm_train_desc, router_bias_speed),
-    LLMI_FLOAT(llm_train_desc, router_aux_alpha), LLMI_FLOAT(llm_train_desc, dropout)};
-
-/* what may differ where a run is prolonged */
-static const char *const llmi_prolonged[] = {
-    "batch_size", "grad_accum_steps", "learning_rate", "min_lr_ratio", "warmup_steps", "max_steps",
-    "decay_steps", "schedule", "recompute"};
-
-static void llmi_describe_fields(llmi_text *text, const void *object, const llmi_field *fields,
-                                 size_t n) {
-    size_t i;
-    for (i = 0; i < n; i++) {
-        const char *at = (const char *)object + fields[i].offset;
-        float real;
-        int whole;
-        llmi_text_format(text, "%s ", fields[i].name);
-        memcpy(&real, at, sizeof real);
-        memcpy(&whole, at, sizeof whole);
-        if (fields[i].kind) llmi_text_number(text, real, 9);     /* as older files have it */
-        else llmi_text_format(text, "%d", whole);
-        llmi_text_add(text, "\n", 1);
-    }
-}
-
 /* what must be equal for the next step to be, a line each */
 static void llmi_trainer_describe(llmi_text *text, const llm_trainer *t) {
+    const llmi_arch *arch = llmi_arch_of(t->model->config.arch);
     const llm_train_desc *d = &t->desc;
-    llmi_text_format(text, "arch %s\n",
-                     t->model->config.arch == LLM_ARCH_GPT2 ? "gpt2" : "deepseek_v3");
-    llmi_describe_fields(text, &t->model->config, llmi_config_fields,
-                         sizeof llmi_config_fields / sizeof llmi_config_fields[0]);
-    llmi_describe_fields(text, d, llmi_train_fields,
-                         sizeof llmi_train_fields / sizeof llmi_train_fields[0]);
+    llmi_text_format(text, "arch %s\n", arch->name);
+    llmi_fields_describe(text, &t->model->config, arch->fields, arch->n_fields);
+    llmi_fields_describe(text, d, llmi_train_fields, LLMI_COUNT(llmi_train_fields));
     llmi_text_format(text,
                      "schedule %d\nprecision %d\nseed %llu\nshard_first %llu\nshard_count %llu\n",
                      (int)d->schedule, (int)d->precision, (unsigned long long)d->seed,
@@ -13953,10 +14056,15 @@ static int llmi_line_like(const char *text, size_t n, const char *like, size_t n
 
 /* whether a line is one of those that may differ */
 static int llmi_is_prolonged(const char *line, size_t size) {
+    static const char *const others[] = {"schedule", "recompute"};
     size_t i;
-    for (i = 0; i < sizeof llmi_prolonged / sizeof llmi_prolonged[0]; i++) {
-        const size_t n = strlen(llmi_prolonged[i]);
-        if (size > n && line[n] == ' ' && memcmp(line, llmi_prolonged[i], n) == 0) return 1;
+    for (i = 0; i < LLMI_COUNT(llmi_train_fields) + LLMI_COUNT(others); i++) {
+        const int is_field = i < LLMI_COUNT(llmi_train_fields);
+        const char *name = is_field ? llmi_train_fields[i].name
+                                    : others[i - LLMI_COUNT(llmi_train_fields)];
+        const size_t n = strlen(name);
+        if (size > n && line[n] == ' ' && memcmp(line, name, n) == 0)
+            return !is_field || llmi_train_fields[i].flags & LLMI_PROLONGED;
     }
     return 0;
 }

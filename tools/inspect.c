@@ -98,20 +98,16 @@ static int print_tensors(const llmi_shards *all) {
 }
 
 static void print_config(const llm_config *c) {
+    const llmi_arch *arch = llmi_arch_of(c->arch);
     const uint64_t modules = llm_config_mtp_param_count(c);
-    printf("%s\n", c->arch == LLM_ARCH_GPT2 ? "gpt2" : "deepseek_v3");
-#define INTEGER(field) if (c->field) printf("  %-26s %d\n", #field, c->field)
-#define REAL(field) if (c->field > 0.0f) printf("  %-26s %.6g\n", #field, (double)c->field)
-    INTEGER(vocab_size); INTEGER(max_seq_len); INTEGER(d_model); INTEGER(n_layers);
-    INTEGER(n_heads); INTEGER(d_ffn); INTEGER(tie_embeddings); REAL(norm_eps); REAL(embd_pdrop);
-    REAL(attn_pdrop); REAL(resid_pdrop); INTEGER(q_lora_rank); INTEGER(kv_lora_rank);
-    INTEGER(qk_nope_head_dim); INTEGER(qk_rope_head_dim); INTEGER(v_head_dim);
-    INTEGER(attention_bias); INTEGER(rope_half_split); REAL(rope_theta); REAL(yarn_factor);
-    INTEGER(yarn_original_max_seq_len); REAL(yarn_beta_fast); REAL(yarn_beta_slow);
-    REAL(yarn_mscale); REAL(yarn_mscale_all_dim); INTEGER(n_routed_experts);
-    INTEGER(n_shared_experts); INTEGER(num_experts_per_tok); INTEGER(n_group); INTEGER(topk_group);
-    INTEGER(moe_d_ffn); INTEGER(first_k_dense); REAL(routed_scaling_factor);
-    INTEGER(norm_topk_prob); INTEGER(mtp_depth);
+    size_t i;
+    printf("%s\n", arch->name);
+    for (i = 0; i < arch->n_fields; i++) {
+        const double value = llmi_field_get(c, &arch->fields[i]);
+        if (value > 0.0)
+            printf(arch->fields[i].type == LLMI_FLOAT ? "  %-26s %.6g\n" : "  %-26s %.0f\n",
+                   arch->fields[i].name, value);
+    }
     printf("%llu parameters", (unsigned long long)llm_config_param_count(c));
     if (c->n_routed_experts)
         printf(", %llu for each token", (unsigned long long)llm_config_active_param_count(c));

@@ -3043,12 +3043,14 @@ static void llmi_gemm_again(const llm_context *context, const llmi_gemm *product
     else llmi_gemm_rows(context, products, n, 0, products->m);
 }
 
-/* A weight, whatever its type and layout: y = x W^T. Nothing outside this section knows more. */
+/* A weight matrix: y = x W^T. What its values look like in memory, only this section knows. */
 typedef struct llmi_matrix {
     const float *data;
     size_t n_out, n_in;
-    int transposed; /* stored (n_in,n_out), as GPT-2's Conv1D; else (n_out,n_in) */
-    llm_precision precision;           /* of products with it; FP32 unless set */
+    int transposed;                    /* stored (n_in,n_out), as GPT-2's Conv1D is              */
+    llm_precision precision;           /* of products with it; FP32 unless set                    */
+    int tensor;                        /* its number in the model; -1: of no model                */
+    size_t first;                      /* row of the tensor that it begins with                   */
 } llmi_matrix;
 
 static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, int transposed) {
@@ -3058,7 +3060,31 @@ static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, 
     matrix.n_in = n_in;
     matrix.transposed = transposed;
     matrix.precision = LLM_FP32;
+    matrix.tensor = -1;
+    matrix.first = 0;
     return matrix;
+}
+/* some outputs of one that is not transposed */
+static llmi_matrix llmi_matrix_rows(llmi_matrix w, size_t first, size_t count) {
+    w.data += first * w.n_in;
+    w.first += first;
+    w.n_out = count;
+    return w;
+}
+/* one row (n_in) of a table; room (n_in) is where it may be put */
+static const float *llmi_matrix_row(const llmi_matrix *w, size_t row, float *room) {
+    (void)room;
+    return w->data + row * w->n_in;
+}
+/* y (n_out) = W x, and y (n_in) = x W, within a task */
+static void llmi_matrix_times(const llm_context *context, const llmi_matrix *w, float *y,
+                              const float *x) {
+    context->kernels->rows_dot(1, w->n_out, w->n_in, x, w->n_in, w->data, w->n_in, y, w->n_out,
+                               NULL, 0);
+}
+static void llmi_matrix_times_back(const llm_context *context, const llmi_matrix *w, float *y,
+                                   const float *x) {
+    context->kernels->rows_axpy(1, w->n_in, w->n_out, x, w->n_out, w->data, w->n_in, y, w->n_in);
 }
 
 /* y (rows,n_out), its rows ldy apart, = [y +] x (rows,n_in) W^T [+ bias] */
@@ -4937,6 +4963,7 @@ typedef struct llmi_tensor {
     int by_product;                    /* a matrix product writes its gradient's first term; the  */
                                        /* others' gradients have to be zero before                */
     int no_gradient;                   /* a router's bias                                         */
+    int transposed;                    /* a matrix stored (n_in,n_out)                            */
 } llmi_tensor;
 
 typedef struct llmi_table {
@@ -5004,6 +5031,11 @@ enum {
     LLMI_LN2_W, LLMI_LN2_B, LLMI_FC_W, LLMI_FC_B, LLMI_MLP_W, LLMI_MLP_B, LLMI_PER_BLOCK
 };
 
+static void llmi_gpt2_add(llmi_table *table, const char *name, int layer, int n_in, int n_out,
+                          float std) {
+    llmi_table_add(table, name, layer, n_in, n_out, std, 0.0f, 1);
+    if (table->rows) table->rows[table->n - 1].transposed = 1;
+}
 static void llmi_gpt2_table(llmi_table *table, const llm_config *config, llmi_ds_layer *layers) {
     const int C = config->d_model, F = config->d_ffn, L = config->n_layers;
     const float std = 0.02f, residual_std = 0.02f / sqrtf(2.0f * (float)L);
@@ -5015,16 +5047,15 @@ static void llmi_gpt2_table(llmi_table *table, const llm_config *config, llmi_ds
     for (l = 0; l < L; l++) {
         llmi_table_add(table, "transformer.h.%d.ln_1.weight", l, C, 0, 0.0f, 1.0f, 0);
         llmi_table_add(table, "transformer.h.%d.ln_1.bias", l, C, 0, 0.0f, 0.0f, 0);
-        llmi_table_add(table, "transformer.h.%d.attn.c_attn.weight", l, C, 3 * C, std, 0.0f, 1);
+        llmi_gpt2_add(table, "transformer.h.%d.attn.c_attn.weight", l, C, 3 * C, std);
         llmi_table_add(table, "transformer.h.%d.attn.c_attn.bias", l, 3 * C, 0, 0.0f, 0.0f, 0);
-        llmi_table_add(table, "transformer.h.%d.attn.c_proj.weight", l, C, C, residual_std, 0.0f,
-                       1);
+        llmi_gpt2_add(table, "transformer.h.%d.attn.c_proj.weight", l, C, C, residual_std);
         llmi_table_add(table, "transformer.h.%d.attn.c_proj.bias", l, C, 0, 0.0f, 0.0f, 0);
         llmi_table_add(table, "transformer.h.%d.ln_2.weight", l, C, 0, 0.0f, 1.0f, 0);
         llmi_table_add(table, "transformer.h.%d.ln_2.bias", l, C, 0, 0.0f, 0.0f, 0);
-        llmi_table_add(table, "transformer.h.%d.mlp.c_fc.weight", l, C, F, std, 0.0f, 1);
+        llmi_gpt2_add(table, "transformer.h.%d.mlp.c_fc.weight", l, C, F, std);
         llmi_table_add(table, "transformer.h.%d.mlp.c_fc.bias", l, F, 0, 0.0f, 0.0f, 0);
-        llmi_table_add(table, "transformer.h.%d.mlp.c_proj.weight", l, F, C, residual_std, 0.0f, 1);
+        llmi_gpt2_add(table, "transformer.h.%d.mlp.c_proj.weight", l, F, C, residual_std);
         llmi_table_add(table, "transformer.h.%d.mlp.c_proj.bias", l, C, 0, 0.0f, 0.0f, 0);
     }
     llmi_table_add(table, "transformer.ln_f.weight", -1, C, 0, 0.0f, 1.0f, 0);
@@ -5622,12 +5653,51 @@ static int llmi_head_index(const llm_model *model) {
 static llm_precision llmi_near_precision(llm_precision precision) {
     return precision == LLM_FP32 ? LLM_FP32 : LLM_BF16_MIXED;
 }
-static llmi_matrix llmi_head_matrix(const llm_model *model, llm_precision precision) {
-    llmi_matrix w = llmi_matrix_of((const float *)model->data[llmi_head_index(model)],
-                                   (size_t)model->config.vocab_size, (size_t)model->config.d_model,
-                                   0);
-    w.precision = llmi_near_precision(precision);
+/* ---- weights as handles: products, gradients ------------------------------------------------- */
+static llmi_matrix llmi_model_matrix(const llm_model *model, int i, llm_precision precision) {
+    const llmi_tensor *tensor = &model->table.rows[i];
+    const int t = tensor->transposed;
+    llmi_matrix w = llmi_matrix_of((const float *)model->data[i], (size_t)tensor->dims[t],
+                                   (size_t)tensor->dims[!t], t);
+    w.precision = precision;
+    w.tensor = i;
     return w;
+}
+static llmi_matrix llmi_head_matrix(const llm_model *model, llm_precision precision) {
+    return llmi_model_matrix(model, llmi_head_index(model), llmi_near_precision(precision));
+}
+static llmi_matrix llmi_dense(const llmi_run *run, int i) {
+    return llmi_model_matrix(run->model, i, run->precision);
+}
+static float *llmi_matrix_gradient(const llmi_run *run, const llmi_matrix *w) {
+    return llmi_gradient(run, w->tensor) + w->first * w->n_in;
+}
+static const float *llmi_optional(const llmi_run *run, int i) {
+    return i < 0 ? NULL : llmi_weight(run, i);
+}
+/* y (n,n_out) = x W^T [+ bias, a tensor's number, -1 = none] */
+static void llmi_dense_forward(const llmi_run *run, float *y, const float *x, llmi_matrix w,
+                               int bias, size_t n) {
+    llmi_matmul(run->context, y, w.n_out, x, w, llmi_optional(run, bias), n, 0);
+}
+/* dW += dy^T x [, db += sum dy]; dx = [dx +] dy W, unless NULL */
+static void llmi_dense_backward(const llmi_run *run, float *dx, int dx_accumulate, const float *dy,
+                                const float *x, llmi_matrix w, int bias, size_t n) {
+    llmi_matmul_dw(run->context, llmi_matrix_gradient(run, &w), dy, w.n_out, x, w, n,
+                   run->accumulate);
+    if (bias >= 0)
+        llmi_add_column_sums(run->context, llmi_gradient(run, bias) + w.first, dy, n, w.n_out);
+    if (dx) llmi_matmul_dx(run->context, dx, dy, w.n_out, w, n, dx_accumulate);
+}
+/* dW += dy^T x, as one of several products */
+static llmi_gemm llmi_dense_dw(const llmi_run *run, const float *dy, const float *x, llmi_matrix w,
+                               size_t n) {
+    return llmi_product_dw(llmi_matrix_gradient(run, &w), dy, w.n_out, x, w, n, run->accumulate);
+}
+/* the row of a token, at `room` or in its place */
+static const float *llmi_token_row(const llmi_run *run, int32_t token, float *room) {
+    const llmi_matrix w = llmi_dense(run, LLMI_WTE);
+    return llmi_matrix_row(&w, (size_t)token, room);
 }
 
 /* independent masks: embedding (0); per block attention (1), first (2) and second half (3) */
@@ -5751,12 +5821,6 @@ static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_con
     run->dwide = backward ? llmi_carve_floats(arena, llmi_mul(n, F)) : NULL;
 }
 
-static llmi_matrix llmi_conv1d(const llmi_run *run, int i) {        /* stored [in,out] */
-    const int64_t *dims = run->model->table.rows[i].dims;
-    llmi_matrix w = llmi_matrix_of(llmi_weight(run, i), (size_t)dims[1], (size_t)dims[0], 1);
-    w.precision = run->precision;
-    return w;
-}
 typedef struct llmi_gpt2_rows {
     const llmi_run *run;
     const float *qkv;
@@ -5834,8 +5898,8 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
     llmi_gpt2_saved_at(run, &s, layer);
     llm_layernorm_forward(context, run->h, s.mean1, s.rstd1, x, llmi_weight(run, w + LLMI_LN1_W),
                           llmi_weight(run, w + LLMI_LN1_B), (int)n, C, config->norm_eps);
-    llmi_matmul(context, s.qkv, 3 * width, run->h, llmi_conv1d(run, w + LLMI_QKV_W),
-                llmi_weight(run, w + LLMI_QKV_B), n, 0);
+    llmi_dense_forward(run, s.qkv, run->h, llmi_dense(run, w + LLMI_QKV_W),
+                        w + LLMI_QKV_B, n);
     if (run->cache) {
         llmi_gpt2_rows job;
         job.run = run; job.qkv = s.qkv; job.layer = layer;
@@ -5845,29 +5909,20 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
     a.out = s.att;
     a.lse = s.lse;
     llmi_attention_run(context, &a, longest, run->few);
-    llmi_matmul(context, run->h, width, s.att, llmi_conv1d(run, w + LLMI_ATT_W),
-                llmi_weight(run, w + LLMI_ATT_B), n, 0);
+    llmi_dense_forward(run, run->h, s.att, llmi_dense(run, w + LLMI_ATT_W),
+                        w + LLMI_ATT_B, n);
     llmi_residual(context, s.mid, x, run->h, n * width, run->resid_pdrop,
                   llmi_dropout_seed(run, layer, 2));
     llm_layernorm_forward(context, run->h, s.mean2, s.rstd2, s.mid,
                           llmi_weight(run, w + LLMI_LN2_W), llmi_weight(run, w + LLMI_LN2_B),
                           (int)n, C, config->norm_eps);
-    llmi_matmul(context, s.fc, (size_t)config->d_ffn, run->h, llmi_conv1d(run, w + LLMI_FC_W),
-                llmi_weight(run, w + LLMI_FC_B), n, 0);
+    llmi_dense_forward(run, s.fc, run->h, llmi_dense(run, w + LLMI_FC_W),
+                        w + LLMI_FC_B, n);
     llm_gelu_forward(context, run->wide, s.fc, n * (size_t)config->d_ffn);
-    llmi_matmul(context, run->h, width, run->wide, llmi_conv1d(run, w + LLMI_MLP_W),
-                llmi_weight(run, w + LLMI_MLP_B), n, 0);
+    llmi_dense_forward(run, run->h, run->wide, llmi_dense(run, w + LLMI_MLP_W),
+                        w + LLMI_MLP_B, n);
     llmi_residual(context, llmi_block_out(run, layer), s.mid, run->h, n * width, run->resid_pdrop,
                   llmi_dropout_seed(run, layer, 3));
-}
-
-/* dW += dy^T x and db += sum dy of y = x W + b; then dx = dy W^T, unless NULL */
-static void llmi_conv1d_backward(const llmi_run *run, float *dx, const float *dy, const float *x,
-                                 int weight, size_t n) {
-    const llmi_matrix w = llmi_conv1d(run, weight);
-    llmi_matmul_dw(run->context, llmi_gradient(run, weight), dy, w.n_out, x, w, n, run->accumulate);
-    llmi_add_column_sums(run->context, llmi_gradient(run, weight + 1), dy, n, w.n_out);
-    if (dx) llmi_matmul_dx(run->context, dx, dy, w.n_out, w, n, 0);
 }
 
 /* dx (N,C): the gradient of the block's output, becomes that of its input */
@@ -5882,18 +5937,21 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
     llmi_gpt2_saved_at(run, &s, layer);
 
     dy = llmi_branch(run, run->dh, dx, n * width, layer, 2);
-    llmi_matmul_dx(context, run->dwide, dy, width, llmi_conv1d(run, w + LLMI_MLP_W), n, 0);
+    llmi_matmul_dx(context, run->dwide, dy, width, llmi_dense(run, w + LLMI_MLP_W), n, 0);
     llmi_gelu_backward(context, run->dwide, run->wide, run->dwide, s.fc, n * F, 0);
-    llmi_conv1d_backward(run, NULL, dy, run->wide, w + LLMI_MLP_W, n);
+    llmi_dense_backward(run, NULL, 0, dy, run->wide, llmi_dense(run, w + LLMI_MLP_W),
+                        w + LLMI_MLP_B, n);
     llm_layernorm_forward(context, run->h, NULL, NULL, s.mid, llmi_weight(run, w + LLMI_LN2_W),
                           llmi_weight(run, w + LLMI_LN2_B), (int)n, C, config->norm_eps);
-    llmi_conv1d_backward(run, run->dh, run->dwide, run->h, w + LLMI_FC_W, n);
+    llmi_dense_backward(run, run->dh, 0, run->dwide, run->h, llmi_dense(run, w + LLMI_FC_W),
+                        w + LLMI_FC_B, n);
     llm_layernorm_backward(context, dx, llmi_gradient(run, w + LLMI_LN2_W),
                            llmi_gradient(run, w + LLMI_LN2_B), run->dh, s.mean2, s.rstd2, s.mid,
                            llmi_weight(run, w + LLMI_LN2_W), (int)n, C);
 
     dy = llmi_branch(run, run->dh, dx, n * width, layer, 1);
-    llmi_conv1d_backward(run, run->h, dy, s.att, w + LLMI_ATT_W, n);       /* h: gradient of att */
+    llmi_dense_backward(run, run->h, 0, dy, s.att, llmi_dense(run, w + LLMI_ATT_W),
+                        w + LLMI_ATT_B, n);            /* h: gradient of att */
     llmi_gpt2_attention(run, &a, &s, layer);
     a.saved_out = s.att; a.saved_lse = s.lse; a.dout = run->h;
     a.dq = run->wide;
@@ -5902,7 +5960,8 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
     llmi_attention_backward_run(context, &a);
     llm_layernorm_forward(context, run->h, NULL, NULL, x, llmi_weight(run, w + LLMI_LN1_W),
                           llmi_weight(run, w + LLMI_LN1_B), (int)n, C, config->norm_eps);
-    llmi_conv1d_backward(run, run->dh, run->wide, run->h, w + LLMI_QKV_W, n);
+    llmi_dense_backward(run, run->dh, 0, run->wide, run->h, llmi_dense(run, w + LLMI_QKV_W),
+                        w + LLMI_QKV_B, n);
     llm_layernorm_backward(context, dx, llmi_gradient(run, w + LLMI_LN1_W),
                            llmi_gradient(run, w + LLMI_LN1_B), run->dh, s.mean1, s.rstd1, x,
                            llmi_weight(run, w + LLMI_LN1_W), (int)n, C);
@@ -6054,39 +6113,11 @@ static void llmi_mla_store_task(void *argument, size_t row, int thread) {
     memcpy(to + R, job->s->kr + row * rope, rope * sizeof(float));
 }
 
-/* ---- weights as stored, (out,in) ---- */
-static llmi_matrix llmi_dense(const llmi_run *run, int i) {
-    const int64_t *dims = run->model->table.rows[i].dims;
-    llmi_matrix w = llmi_matrix_of(llmi_weight(run, i), (size_t)dims[0], (size_t)dims[1], 0);
-    w.precision = run->precision;
-    return w;
-}
-/* the router's, always in f32: a rounded score would choose another expert */
+/* the router's weight, always in f32: a rounded score would choose another expert */
 static llmi_matrix llmi_router(const llmi_run *run, int i) {
     llmi_matrix w = llmi_dense(run, i);
     w.precision = LLM_FP32;
     return w;
-}
-/* rows first .. first + count of it */
-static llmi_matrix llmi_dense_rows(const llmi_run *run, int i, size_t first, size_t count) {
-    llmi_matrix w = llmi_dense(run, i);
-    w.data += first * w.n_in;
-    w.n_out = count;
-    return w;
-}
-static const float *llmi_optional(const llmi_run *run, int i) {
-    return i < 0 ? NULL : llmi_weight(run, i);
-}
-
-/* dW += dy^T x [, db += sum dy]; dx = [dx +] dy W. first: row of the weight where w starts. */
-static void llmi_dense_backward(const llmi_run *run, float *dx, int dx_accumulate, const float *dy,
-                                const float *x, llmi_matrix w, int weight, int bias, size_t first,
-                                size_t n) {
-    llmi_matmul_dw(run->context, llmi_gradient(run, weight) + first * w.n_in, dy, w.n_out, x, w, n,
-                   run->accumulate);
-    if (bias >= 0)
-        llmi_add_column_sums(run->context, llmi_gradient(run, bias) + first, dy, n, w.n_out);
-    if (dx) llmi_matmul_dx(run->context, dx, dy, w.n_out, w, n, dx_accumulate);
 }
 
 static void llmi_run_rmsnorm(const llmi_run *run, float *y, float *rstd, const float *x, int weight,
@@ -6119,7 +6150,8 @@ static void llmi_mla_attention(const llmi_run *run, llmi_attention *a, const llm
 /* Few queries: into the latent space, over the cache, and out of it, heads of one row at a time */
 typedef struct llmi_absorbed {
     const llmi_run *run;
-    const float *weight, *q;           /* kv_b; q (N,H,nope + rope) */
+    llmi_matrix weight;                /* kv_b */
+    const float *q;                    /* (N,H,nope + rope) */
     float *att;                        /* (N,H,v) */
     llmi_attention attention;          /* of the latents */
 } llmi_absorbed;
@@ -6128,7 +6160,6 @@ static void llmi_absorbed_task(void *argument, size_t index, int thread) {
     llmi_absorbed *job = (llmi_absorbed *)argument;
     llmi_attention *a = &job->attention;
     const llm_config *c = &job->run->model->config;
-    const llmi_kernels *kernels = job->run->context->kernels;
     const size_t R = a->v_dim, nope = (size_t)c->qk_nope_head_dim, v = (size_t)c->v_head_dim;
     const size_t groups = llmi_ceil_div(a->n_heads, a->group), row = index / groups;
     const size_t first = index % groups * a->group, end = llmi_min(first + a->group, a->n_heads);
@@ -6136,14 +6167,16 @@ static void llmi_absorbed_task(void *argument, size_t index, int thread) {
     for (head = first; head < end; head++) {
         const float *q = job->q + (row * a->n_heads + head) * (nope + a->qk_dim - R);
         float *latent = job->run->ds.latent_q + (row * a->n_heads + head) * a->qk_dim;
-        kernels->rows_axpy(1, R, nope, q, nope, job->weight + head * (nope + v) * R, R, latent, R);
+        const llmi_matrix keys = llmi_matrix_rows(job->weight, head * (nope + v), nope);
+        llmi_matrix_times_back(job->run->context, &keys, latent, q);
         memcpy(latent + R, q + nope, (a->qk_dim - R) * sizeof(float));
     }
     llmi_attention_few_task(a, index, thread);
-    for (head = first; head < end; head++)
-        kernels->rows_dot(1, v, R, a->out + (row * a->n_heads + head) * R, R,
-                          job->weight + (head * (nope + v) + nope) * R, R,
-                          job->att + (row * a->n_heads + head) * v, v, NULL, 0);
+    for (head = first; head < end; head++) {
+        const llmi_matrix values = llmi_matrix_rows(job->weight, head * (nope + v) + nope, v);
+        llmi_matrix_times(job->run->context, &values, job->att + (row * a->n_heads + head) * v,
+                          a->out + (row * a->n_heads + head) * R);
+    }
 }
 
 static void llmi_mla_absorbed(const llmi_run *run, const llmi_mla_saved *s, const llmi_ds_layer *w,
@@ -6154,7 +6187,7 @@ static void llmi_mla_absorbed(const llmi_run *run, const llmi_mla_saved *s, cons
     llmi_attention *a = &job.attention;
     memset(&job, 0, sizeof job);
     job.run = run;
-    job.weight = llmi_weight(run, w->kv_b);
+    job.weight = llmi_dense(run, w->kv_b);
     job.q = s->q;
     job.att = s->att;
     a->n_sequences = run->n_sequences;
@@ -6184,6 +6217,7 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     const size_t n = llmi_run_rows(run), H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank;
     const size_t rope = (size_t)c->qk_rope_head_dim, q_width = H * llmi_qk_width(c),
                  kv_width = H * llmi_kv_width(c);
+    const llmi_matrix kv_a = llmi_dense(run, w->kv_a);
     const float *kv_bias = llmi_optional(run, w->kv_a_bias);
     llmi_gemm products[3];
     llmi_mla_rows job;
@@ -6192,8 +6226,8 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
                       ? llmi_product(s->qa, (size_t)c->q_lora_rank, h, llmi_dense(run, w->q_a),
                                      llmi_optional(run, w->q_a_bias), n, 0)
                       : llmi_product(s->q, q_width, h, llmi_dense(run, w->q), NULL, n, 0);
-    products[1] = llmi_product_again(s->c, R, h, llmi_dense_rows(run, w->kv_a, 0, R), kv_bias, n);
-    products[2] = llmi_product_again(s->kr, rope, h, llmi_dense_rows(run, w->kv_a, R, rope),
+    products[1] = llmi_product_again(s->c, R, h, llmi_matrix_rows(kv_a, 0, R), kv_bias, n);
+    products[2] = llmi_product_again(s->kr, rope, h, llmi_matrix_rows(kv_a, R, rope),
                                      kv_bias ? kv_bias + R : NULL, n);
     llmi_gemm_again(context, products, 3);
     if (w->q_a >= 0) {
@@ -6261,10 +6295,10 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
     llm_context *context = run->context;
     const size_t n = llmi_run_rows(run), R = (size_t)c->kv_lora_rank,
                  rope = (size_t)c->qk_rope_head_dim;
+    const llmi_matrix kv_a = llmi_dense(run, w->kv_a);
     llmi_mla_rows job;
     llmi_attention a;
-    llmi_dense_backward(run, work->datt, 0, dy, s->att, llmi_dense(run, w->o), w->o, w->o_bias, 0,
-                        n);
+    llmi_dense_backward(run, work->datt, 0, dy, s->att, llmi_dense(run, w->o), w->o_bias, n);
     memset(&job, 0, sizeof job);
     job.run = run;
     job.s = s;
@@ -6291,28 +6325,25 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
     llmi_parallel(context, n, llmi_mla_turn_task, &job);
 
     llmi_run_rmsnorm(run, work->cn, NULL, s->c, w->kv_norm, n, c->kv_lora_rank, LLMI_LATENT_EPS);
-    llmi_dense_backward(run, work->dcn, 0, work->dkv, work->cn, llmi_dense(run, w->kv_b), w->kv_b,
-                        -1, 0, n);
+    llmi_dense_backward(run, work->dcn, 0, work->dkv, work->cn, llmi_dense(run, w->kv_b), -1, n);
     memset(work->dc, 0, n * R * sizeof(float));
     llm_rmsnorm_backward(context, work->dc, llmi_gradient(run, w->kv_norm), work->dcn, s->c_rstd,
                          s->c, llmi_weight(run, w->kv_norm), (int)n, c->kv_lora_rank);
-    llmi_dense_backward(run, dh, 0, work->dc, h, llmi_dense_rows(run, w->kv_a, 0, R), w->kv_a,
-                        w->kv_a_bias, 0, n);
-    llmi_dense_backward(run, dh, 1, work->dkr, h, llmi_dense_rows(run, w->kv_a, R, rope), w->kv_a,
-                        w->kv_a_bias, R, n);
+    llmi_dense_backward(run, dh, 0, work->dc, h, llmi_matrix_rows(kv_a, 0, R),
+                        w->kv_a_bias, n);
+    llmi_dense_backward(run, dh, 1, work->dkr, h, llmi_matrix_rows(kv_a, R, rope),
+                        w->kv_a_bias, n);
 
     if (w->q_a < 0) {
-        llmi_dense_backward(run, dh, 1, work->dq, h, llmi_dense(run, w->q), w->q, -1, 0, n);
+        llmi_dense_backward(run, dh, 1, work->dq, h, llmi_dense(run, w->q), -1, n);
         return;
     }
     llmi_run_rmsnorm(run, work->qn, NULL, s->qa, w->q_norm, n, c->q_lora_rank, LLMI_LATENT_EPS);
-    llmi_dense_backward(run, work->dqn, 0, work->dq, work->qn, llmi_dense(run, w->q), w->q, -1, 0,
-                        n);
+    llmi_dense_backward(run, work->dqn, 0, work->dq, work->qn, llmi_dense(run, w->q), -1, n);
     memset(work->dqa, 0, n * (size_t)c->q_lora_rank * sizeof(float));
     llm_rmsnorm_backward(context, work->dqa, llmi_gradient(run, w->q_norm), work->dqn, s->q_rstd,
                          s->qa, llmi_weight(run, w->q_norm), (int)n, c->q_lora_rank);
-    llmi_dense_backward(run, dh, 1, work->dqa, h, llmi_dense(run, w->q_a), w->q_a, w->q_a_bias, 0,
-                        n);
+    llmi_dense_backward(run, dh, 1, work->dqa, h, llmi_dense(run, w->q_a), w->q_a_bias, n);
 }
 
 /* ============================================================================================
@@ -6562,11 +6593,10 @@ static void llmi_ffn_backward(const llmi_run *run, float *dx, int accumulate, co
     const llmi_matrix down = llmi_dense(run, weights + 2);
     const size_t F = down.n_in;
     llm_swiglu_forward(run->context, act, gate, up, rows * F);
-    llmi_dense_backward(run, dact, 0, dy, act, down, weights + 2, -1, 0, rows);
+    llmi_dense_backward(run, dact, 0, dy, act, down, -1, rows);
     llmi_swiglu_backward(run->context, dact, act, dact, gate, up, rows * F, 0);
-    llmi_dense_backward(run, dx, accumulate, dact, x, llmi_dense(run, weights), weights, -1, 0,
-                        rows);
-    llmi_dense_backward(run, dx, 1, act, x, llmi_dense(run, weights + 1), weights + 1, -1, 0, rows);
+    llmi_dense_backward(run, dx, accumulate, dact, x, llmi_dense(run, weights), -1, rows);
+    llmi_dense_backward(run, dx, 1, act, x, llmi_dense(run, weights + 1), -1, rows);
 }
 
 /* y (N,C) from h (N,C) */
@@ -6649,14 +6679,11 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
-        const int weights = w->experts + 3 * (int)e + 2;
-        const llmi_matrix down = llmi_dense(run, weights);
+        const llmi_matrix down = llmi_dense(run, w->experts + 3 * (int)e + 2);
         work->products[2 * e] = llmi_product_dx(work->dact + first * F, work->sorted + first * C, C,
                                                 down, count, 0);
-        work->products[2 * e + 1] = llmi_product_dw(llmi_gradient(run, weights),
-                                                    work->sorted + first * C, C,
-                                                    work->act + first * F, down, count,
-                                                    run->accumulate);
+        work->products[2 * e + 1] = llmi_dense_dw(run, work->sorted + first * C,
+                                                  work->act + first * F, down, count);
     }
     llmi_gemm_batch(run->context, work->products, 2 * E);
     job.other = work->dact;
@@ -6668,13 +6695,10 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
         const int weights = w->experts + 3 * (int)e;
         const float *x = work->sorted + first * C;
-        work->products[2 * e] = llmi_product_dw(llmi_gradient(run, weights),
-                                                work->dact + first * F, F, x,
-                                                llmi_dense(run, weights), count, run->accumulate);
-        work->products[2 * e + 1] = llmi_product_dw(llmi_gradient(run, weights + 1),
-                                                    work->act + first * F, F, x,
-                                                    llmi_dense(run, weights + 1), count,
-                                                    run->accumulate);
+        work->products[2 * e] = llmi_dense_dw(run, work->dact + first * F, x,
+                                              llmi_dense(run, weights), count);
+        work->products[2 * e + 1] = llmi_dense_dw(run, work->act + first * F, x,
+                                                  llmi_dense(run, weights + 1), count);
     }
     llmi_gemm_batch(run->context, work->products, 2 * E);
     for (part = 0; part < 2; part++) { /* x is read no more: its gradient takes its place */
@@ -6692,8 +6716,7 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     if (run->balance_scale != 0.0f) (void)llmi_balance(run, s);
     job.to = work->dlogits;
     llmi_parallel(run->context, n, llmi_route_backward_task, &job);
-    llmi_dense_backward(run, dh, 1, work->dlogits, h, llmi_router(run, w->router), w->router, -1, 0,
-                        n);
+    llmi_dense_backward(run, dh, 1, work->dlogits, h, llmi_router(run, w->router), -1, n);
 }
 
 /* ============================================================================================
@@ -6935,12 +6958,12 @@ static void llmi_embed_task(void *argument, size_t index, int thread) {
     size_t r;
     (void)thread;
     for (r = index * LLMI_ROWS; r < llmi_min(n, (index + 1) * LLMI_ROWS); r++) {
-        const float *embedding = llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[r] * C;
+        const float *embedding = llmi_token_row(run, job->tokens[r], run->x + r * C);
         if (run->model->arch->learned_positions)
             run->context->kernels->add(run->x + r * C, embedding,
                                        llmi_weight(run, LLMI_WPE) + llmi_row_position(run, r) * C,
                                        C);
-        else memcpy(run->x + r * C, embedding, C * sizeof(float));
+        else memmove(run->x + r * C, embedding, C * sizeof(float));
     }
 }
 
@@ -7068,7 +7091,7 @@ static void llmi_mtp_cat_task(void *argument, size_t row, int thread) {
     float *cat = run->mtp_cat + row * 2 * C, *rstd = run->mtp_rstd + row;
     (void)thread;
     run->context->kernels->norm(cat, NULL, rstd,
-                                llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[row] * C,
+                                llmi_token_row(run, job->tokens[row], cat),
                                 llmi_weight(run, job->w->enorm), NULL, C, c->norm_eps, 0);
     run->context->kernels->norm(cat + C, NULL, rstd + llmi_run_rows(run),
                                 job->h + llmi_mtp_h_row(job, row) * C,
@@ -7107,8 +7130,8 @@ static void llmi_mtp_embedding_half_task(void *argument, size_t row, int thread)
     const size_t C = (size_t)run->model->config.d_model;
     (void)thread;
     memcpy(run->dh + row * C, run->mtp_dcat + row * 2 * C, C * sizeof(float));
-    memcpy(run->h + row * C, llmi_weight(run, LLMI_WTE) + (size_t)job->tokens[row] * C,
-           C * sizeof(float));
+    memmove(run->h + row * C, llmi_token_row(run, job->tokens[row], run->h + row * C),
+            C * sizeof(float));
 }
 static void llmi_mtp_stream_half_task(void *argument, size_t row, int thread) {
     const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
@@ -7144,8 +7167,7 @@ static void llmi_mtp_backward(const llmi_run *run, int layer, float *dh, float *
     llmi_block_backward(run, dx, layer);
     llmi_mtp_cat(&job, run, layer, tokens, h, h_rows);
     job.dh = dh;
-    llmi_dense_backward(run, run->mtp_dcat, 0, dx, run->mtp_cat, llmi_dense(run, w->eh), w->eh, -1,
-                        0, n);
+    llmi_dense_backward(run, run->mtp_dcat, 0, dx, run->mtp_cat, llmi_dense(run, w->eh), -1, n);
     llmi_parallel(run->context, n, llmi_mtp_embedding_half_task, &job);
     memset(run->wide, 0, bytes);
     llm_rmsnorm_backward(run->context, run->wide, llmi_gradient(run, w->enorm), run->dh,

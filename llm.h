@@ -1999,8 +1999,8 @@ typedef struct llmi_field {
     const char *name;                  /* of the member */
     size_t offset;
     llmi_field_type type;
-    const char *ends;                  /* of the range, as llmi_check_float has them            */
-    double low, high, standard;        /* range; what a zero stands for                         */
+    const char *ends;                  /* of the range, as llmi_check_float has them; "": the    */
+    double low, high, standard;        /* range depends on others. What a zero stands for       */
     int flags;
     const char *key, *alias;           /* in config.json; NULL: none                            */
     double absent;                     /* value of a key that is not there                      */
@@ -2046,7 +2046,7 @@ static llm_result llmi_fields_check(const char *prefix, const void *object,
         const llmi_field *f = &fields[i];
         const double value = llmi_field_get(object, f);
         char name[64];
-        if (!moe && f->flags & LLMI_OF_MOE) continue;
+        if (!f->ends[0] || (!moe && f->flags & LLMI_OF_MOE)) continue;
         snprintf(name, sizeof name, "%s%s", prefix, f->name);
         if (f->type == LLMI_INT)
             LLMI_TRY(llmi_check_int(name, (int)value, (int)f->low, (int)f->high, err));
@@ -3856,8 +3856,12 @@ LLM_API llm_result llm_rope_backward(llm_context *context, float *dx, const floa
  * exp(m_old - m_new). Backward: probabilities anew from the saved lse = m + log l (arXiv:2307.08691
  * alg. 2). A task is one head of one sequence (forward: a part of its queries); it packs the keys
  * and values that it needs into panels once, and its products are gemm's block kernel on them.
+ * Over a cache, the forward goes in spans of keys, so that panels, and what MLA expands, do not
+ * grow with the context: between them a query's m, l and sums wait in `state` and `out`.
  * ========================================================================================== */
 #define LLMI_KEYS 64u
+#define LLMI_SPAN 512u                 /* keys of a cache at a time; a multiple of LLMI_KEYS */
+#define LLMI_SPAN_MOST (LLMI_SPAN + LLMI_FEW_ROWS)       /* the last is never a few keys alone */
 
 typedef struct llmi_attention {
     size_t n_sequences, rows;          /* rows: queries per sequence, at consecutive positions    */
@@ -3867,6 +3871,8 @@ typedef struct llmi_attention {
     const float *q, *k, *v; /* value (s, t, h, i) of k: s k_sequence + t k_stride + h k_head + i; */
     size_t q_stride, k_stride, v_stride;        /* of q: (s rows + t) q_stride + h qk_dim + i     */
     size_t k_head, v_head, k_sequence, v_sequence;
+    size_t first, keys;                /* forward: k and v hold the keys first .. first + keys    */
+    float *state;                      /* (n_sequences, n_heads, rows, 2); NULL: all keys at once */
     float *out;                        /* (n_sequences, rows, n_heads, v_dim)                     */
     float *lse;                        /* (n_sequences, n_heads, rows) or NULL                    */
     const float *saved_out, *saved_lse, *dout;  /* backward: out and lse of the forward; as out  */
@@ -3962,12 +3968,14 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
     const float *k = a->k + slot * a->k_sequence + head * a->k_head;
     const float *v = a->v + slot * a->v_sequence + head * a->v_head;
-    const size_t k_panel = llmi_panel(kernel, a->qk_dim), n_keys = position + last;
+    const size_t k_panel = llmi_panel(kernel, a->qk_dim);
+    const size_t end = llmi_min(position + last, a->first + a->keys);   /* of the keys that count */
     const size_t v_block = llmi_panel(kernel, LLMI_KEYS) * llmi_round_up(a->v_dim, kernel->nr);
     llmi_attention_scratch s;
     llmi_arena arena;
-    size_t i0, j0, r;
-    if (first >= last) return;
+    size_t i0, j0, r, n_keys;
+    if (first >= last || end <= a->first) return;
+    n_keys = end - a->first;
     arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
     arena.used = 0;
     llmi_attention_carve(&s, &arena, kernel, n_keys, a->qk_dim, a->v_dim, 0);
@@ -3979,34 +3987,41 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
                         keys, a->v_dim);
     }
     for (i0 = first; i0 < last; i0 += a->tile) {
-        const size_t rows = llmi_min(a->tile, last - i0);
+        const size_t rows = llmi_min(a->tile, last - i0), all = position + i0 + rows;
+        float *state = a->state ? a->state + 2 * ((sequence * a->n_heads + head) * a->rows + i0)
+                                : NULL;
+        if (all <= a->first) continue;     /* an earlier span had its last key */
         kernel->pack_a(s.q_panel,
                         a->q + (sequence * a->rows + i0) * a->q_stride + head * a->qk_dim,
                         a->q_stride, 1, rows, a->qk_dim);
         for (r = 0; r < rows; r++) {
-            s.max[r] = -INFINITY;
-            s.sum[r] = 0.0f;
+            const size_t row = sequence * a->rows + i0 + r;
+            s.max[r] = a->first ? state[2 * r] : -INFINITY;
+            s.sum[r] = a->first ? state[2 * r + 1] : 0.0f;
+            if (a->first)
+                memcpy(s.sums + r * a->v_dim, a->out + (row * a->n_heads + head) * a->v_dim,
+                       a->v_dim * sizeof(float));
+            else memset(s.sums + r * a->v_dim, 0, a->v_dim * sizeof(float));
         }
-        memset(s.sums, 0, rows * a->v_dim * sizeof(float));
-        for (j0 = 0; j0 < position + i0 + rows; j0 += LLMI_KEYS) {
-            const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
-            const size_t seen = llmi_min(keys, position + i0 + rows - j0);     /* by the last row */
+        for (j0 = 0; j0 < n_keys && a->first + j0 < all; j0 += LLMI_KEYS) {
+            const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0), key = a->first + j0;
+            const size_t seen = llmi_min(keys, all - key);                     /* by the last row */
             kernel->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
                            LLMI_KEYS, NULL, 0);
             for (r = 0; r < rows; r++) {
                 const size_t at = position + i0 + r; /* the query's position */
-                const size_t valid = at < j0 ? 0 : llmi_min(keys, at + 1 - j0);
+                const size_t valid = at < key ? 0 : llmi_min(keys, at + 1 - key);
                 float *p = s.scores + r * LLMI_KEYS, *sums = s.sums + r * a->v_dim;
                 if (valid) {
                     const float most = a->scale * kernels->largest(p, valid);
                     if (most > s.max[r]) {
                         const float shrink = expf(s.max[r] - most);
-                        if (j0) kernels->affine(sums, sums, shrink, 0.0f, a->v_dim);
+                        if (key) kernels->affine(sums, sums, shrink, 0.0f, a->v_dim);
                         s.sum[r] *= shrink;
                         s.max[r] = most;
                     }
                     s.sum[r] += kernels->exp_sum(p, p, a->scale, s.max[r], valid);
-                    llmi_attention_drop(a, p, valid, sequence, head, i0 + r, j0);
+                    llmi_attention_drop(a, p, valid, sequence, head, i0 + r, key);
                 }
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
             }
@@ -4016,8 +4031,14 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
         }
         for (r = 0; r < rows; r++) {
             const size_t row = sequence * a->rows + i0 + r;
-            kernels->affine(a->out + (row * a->n_heads + head) * a->v_dim, s.sums + r * a->v_dim,
-                            1.0f / s.sum[r], 0.0f, a->v_dim);
+            float *out = a->out + (row * a->n_heads + head) * a->v_dim;
+            if (all > a->first + a->keys) {        /* there are spans to come */
+                memcpy(out, s.sums + r * a->v_dim, a->v_dim * sizeof(float));
+                state[2 * r] = s.max[r];
+                state[2 * r + 1] = s.sum[r];
+                continue;
+            }
+            kernels->affine(out, s.sums + r * a->v_dim, 1.0f / s.sum[r], 0.0f, a->v_dim);
             if (a->lse)
                 a->lse[(sequence * a->n_heads + head) * a->rows + i0 + r] = s.max[r] +
                                                                             logf(s.sum[r]);
@@ -4145,21 +4166,35 @@ static size_t llmi_attention_few(const llm_context *context, llmi_attention *a, 
     return a->n_sequences * a->rows * llmi_ceil_div(a->n_heads, a->group);
 }
 
-/* n_keys: the longest sequence's. The scratch is reserved already. */
+/* the keys of the span that begins at first, of n in all */
+static size_t llmi_attention_span(size_t first, size_t n) {
+    return n - first <= LLMI_SPAN_MOST ? n - first : LLMI_SPAN;
+}
+/* a->keys keys from a->first on. The scratch is reserved already. */
+static void llmi_attention_keys(const llm_context *context, llmi_attention *a) {
+    const size_t heads = a->n_sequences * a->n_heads, threads = (size_t)context->n_threads;
+    a->context = context;
+    a->kernel = &context->kernels->tiles[a->precision];
+    a->tile = llmi_attention_tile(a->kernel);
+    a->thread_size = llmi_attention_scratch_size(a->kernel, a->keys, a->qk_dim, a->v_dim, 0);
+    a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
+                                    llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
+    llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
+}
+/* n_keys: the longest sequence's */
 static void llmi_attention_run(const llm_context *context, llmi_attention *a, size_t n_keys,
                                int few) {
-    const size_t heads = a->n_sequences * a->n_heads, threads = (size_t)context->n_threads;
+    const float *k = a->k, *v = a->v;
     if (few) {
         llmi_parallel(context, llmi_attention_few(context, a, n_keys), llmi_attention_few_task, a);
         return;
     }
-    a->context = context;
-    a->kernel = &context->kernels->tiles[a->precision];
-    a->tile = llmi_attention_tile(a->kernel);
-    a->thread_size = llmi_attention_scratch_size(a->kernel, n_keys, a->qk_dim, a->v_dim, 0);
-    a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
-                                    llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
-    llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
+    for (a->first = 0; a->first < n_keys; a->first += a->keys) {
+        a->keys = a->state ? llmi_attention_span(a->first, n_keys) : n_keys;
+        a->k = k + a->first * a->k_stride;
+        a->v = v + a->first * a->v_stride;
+        llmi_attention_keys(context, a);
+    }
 }
 static void llmi_attention_backward_run(const llm_context *context, llmi_attention *a) {
     a->context = context;
@@ -4729,7 +4764,7 @@ static const llmi_field llmi_gpt2_fields[] = {
      "n_positions", "max_position_embeddings", 1024},
     {LLMI_CONFIG(d_model), LLMI_INT, "[]", 1, 1 << 20, 0, 0, "n_embd", "hidden_size", 768},
     {LLMI_CONFIG(n_layers), LLMI_INT, "[]", 1, 10000, 0, 0, "n_layer", "num_hidden_layers", 12},
-    {LLMI_CONFIG(n_heads), LLMI_INT, "[]", 1, 1 << 20, 0, 0, "n_head", "num_attention_heads", 12},
+    {LLMI_CONFIG(n_heads), LLMI_INT, "", 1, 0, 0, 0, "n_head", "num_attention_heads", 12},
     {LLMI_CONFIG(d_ffn), LLMI_INT, "[]", 1, 1 << 24, 0, 0, "n_inner", NULL, 0},
     {LLMI_CONFIG(embd_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "embd_pdrop", NULL, 0},
     {LLMI_CONFIG(attn_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "attn_pdrop", NULL, 0},
@@ -4804,17 +4839,17 @@ static const llmi_field llmi_ds_fields[] = {
      "rms_norm_eps", NULL, 1e-6},
     {LLMI_CONFIG(n_routed_experts), LLMI_INT, "[]", 0, 65536, 0, LLMI_NO_DEFAULT,
      "n_routed_experts", "num_local_experts", 256},
-    {LLMI_CONFIG(n_shared_experts), LLMI_INT, "[]", 0, 1024, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+    {LLMI_CONFIG(n_shared_experts), LLMI_INT, "", 0, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "n_shared_experts", NULL, 1},
     {LLMI_CONFIG(moe_d_ffn), LLMI_INT, "[]", 1, 1 << 24, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "moe_intermediate_size", NULL, 2048},
-    {LLMI_CONFIG(first_k_dense), LLMI_INT, "[]", 0, 10000, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+    {LLMI_CONFIG(first_k_dense), LLMI_INT, "", 0, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "first_k_dense_replace", NULL, 3},
-    {LLMI_CONFIG(n_group), LLMI_INT, "[]", 1, 65536, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+    {LLMI_CONFIG(n_group), LLMI_INT, "", 1, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "n_group", NULL, 8},
-    {LLMI_CONFIG(topk_group), LLMI_INT, "[]", 1, 65536, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+    {LLMI_CONFIG(topk_group), LLMI_INT, "", 1, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "topk_group", NULL, 4},
-    {LLMI_CONFIG(num_experts_per_tok), LLMI_INT, "[]", 1, 65536, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
+    {LLMI_CONFIG(num_experts_per_tok), LLMI_INT, "", 1, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "num_experts_per_tok", NULL, 8},
     {LLMI_CONFIG(routed_scaling_factor), LLMI_FLOAT, "(]", 0, FLT_MAX, 1,
      LLMI_OF_MOE | LLMI_NO_DEFAULT, "routed_scaling_factor", NULL, 2.5},
@@ -4859,7 +4894,7 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "n_routed_experts %d in n_group %d: a group needs 2 experts", E,
                          c->n_group);
-    if (c->num_experts_per_tok > E / c->n_group * c->topk_group)
+    if (c->num_experts_per_tok < 1 || c->num_experts_per_tok > E / c->n_group * c->topk_group)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "num_experts_per_tok %d is not in [1, %d], the experts of %d of %d groups",
                          c->num_experts_per_tok, E / c->n_group * c->topk_group, c->topk_group,
@@ -5568,9 +5603,9 @@ LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i) {
  * ========================================================================================== */
 typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K choices each */
     float *cn, *qn;                    /* (N,kv_lora_rank), (N,q_lora_rank) after their norms    */
-    float *k;                          /* (N or cache_len, H qk)                                 */
+    float *k;                          /* (N, or keys of a span, H qk)                           */
     float *act;                        /* (N K,Fm) or (N,F)                                      */
-    float *latents, *kv;               /* of a cache: (cache_len,R); expanded (.., H (nope + v)) */
+    float *kv;                         /* of a cache, expanded: (keys of a span, H (nope + v))   */
     float *latent_q, *latent_out;      /* absorbed: (few, H, R + rope), (few, H, R)              */
     float *dq, *dk, *dkv, *dkr, *dc, *dcn, *dqa, *dqn, *datt, *dact;
     float *sorted;                     /* (N K,C) */
@@ -5616,6 +5651,7 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     float *h, *dh;                     /* (N,C)                                                 */
     float *wide, *dwide;               /* GPT-2: (N, max(F, 3C)), (N,F); DeepSeek: (N,C)         */
     float *angles;                     /* DeepSeek: (rows, rope width) of cos and sin           */
+    float *attention_state;            /* (N, H, 2) over a cache: see >>attention               */
     llmi_ds_work ds;
     float *mtp_cat, *mtp_dcat, *mtp_rstd;      /* (N,2C), (N,2C), (2N)                          */
     float *loads;                      /* (MoE blocks,E) tokens per expert are added, or NULL   */
@@ -5814,7 +5850,9 @@ static void llmi_gpt2_carve_work(llmi_run *run, llmi_arena *arena, const llm_con
                                  size_t n, size_t sequences, size_t cache_len, int n_threads,
                                  int backward) {
     const size_t C = (size_t)config->d_model, F = (size_t)config->d_ffn;
-    (void)sequences; (void)cache_len; (void)n_threads;
+    (void)sequences; (void)n_threads;
+    if (cache_len)
+        run->attention_state = llmi_carve_floats(arena, llmi_mul(n, 2 * (size_t)config->n_heads));
     run->h = llmi_carve_floats(arena, llmi_mul(n, C));
     run->wide = llmi_carve_floats(arena, llmi_mul(n, backward ? llmi_max(F, 3 * C) : F));
     run->dh = backward ? llmi_carve_floats(arena, llmi_mul(n, C)) : NULL;
@@ -5861,6 +5899,7 @@ static void llmi_gpt2_attention(const llmi_run *run, llmi_attention *a, const ll
     a->q = s->qkv;
     a->q_stride = 3 * C;
     if (run->cache) {
+        a->state = run->attention_state;
         a->position = run->position;
         a->slot = run->slot;
         a->k = llmi_gpt2_cache(run, layer, 0);
@@ -6251,24 +6290,29 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     }
     if (run->few) {
         llmi_mla_absorbed(run, s, w, layer, longest);
-    } else if (run->cache) { /* one sequence: its cache is expanded up to the last position */
+    } else if (run->cache) {           /* of one sequence: keys and values, span by span */
         const float *cache = llmi_mla_cache(run, layer) +
                              (size_t)run->slot[0] * run->cache_len * (R + rope);
-        size_t r;
-        for (r = 0; r < longest; r++)
-            memcpy(run->ds.latents + r * R, cache + r * (R + rope), R * sizeof(float));
-        llmi_matmul(context, run->ds.kv, kv_width, run->ds.latents, llmi_dense(run, w->kv_b), NULL,
-                    longest, 0);
-        job.k = run->ds.k;
-        job.kv = run->ds.kv;
-        job.keys_kr = cache + R;
-        job.kr_stride = R + rope;
-        llmi_parallel(context, longest, llmi_mla_keys_task, &job);
         llmi_mla_attention(run, &a, s, run->ds.k, run->ds.kv);
         a.position = run->position;
         a.k_sequence = a.v_sequence = 0;
+        a.state = run->attention_state;
         a.out = s->att;
-        llmi_attention_run(context, &a, longest, 0);
+        job.k = run->ds.k;
+        job.kv = run->ds.kv;
+        job.kr_stride = R + rope;
+        for (a.first = 0; a.first < longest; a.first += a.keys) {
+            const float *latents = cache + a.first * (R + rope);
+            llmi_gemm expand;
+            a.keys = llmi_attention_span(a.first, longest);
+            expand = llmi_product(run->ds.kv, kv_width, latents, llmi_dense(run, w->kv_b), NULL,
+                                  a.keys, 0);
+            expand.a_row = R + rope;
+            llmi_gemm_run(context, &expand);
+            job.keys_kr = latents + R;
+            llmi_parallel(context, a.keys, llmi_mla_keys_task, &job);
+            llmi_attention_keys(context, &a);
+        }
     } else {
         llmi_matmul(context, s->kv, kv_width, run->ds.cn, llmi_dense(run, w->kv_b), NULL, n, 0);
         job.k = run->ds.k;
@@ -6756,7 +6800,7 @@ static void llmi_ds_carve_work(llmi_run *run, llmi_arena *arena, const llm_confi
     const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank,
                  rope = (size_t)c->qk_rope_head_dim;
     const size_t qk = H * llmi_qk_width(c), kv = H * llmi_kv_width(c),
-                 keys = cache_len ? cache_len : n;
+                 keys = cache_len ? llmi_min(cache_len, LLMI_SPAN_MOST) : n;
     const size_t E = (size_t)c->n_routed_experts, K = (size_t)c->num_experts_per_tok,
                  C = (size_t)c->d_model;
     const size_t few = llmi_min(n, LLMI_FEW_ROWS),
@@ -6774,7 +6818,7 @@ static void llmi_ds_carve_work(llmi_run *run, llmi_arena *arena, const llm_confi
     w->act = llmi_carve_floats(arena, llmi_max(routed, dense));
     if (cache_len) {
         w->kv = llmi_carve_floats(arena, llmi_mul(keys, kv));
-        w->latents = llmi_carve_floats(arena, llmi_mul(keys, R));
+        run->attention_state = llmi_carve_floats(arena, llmi_mul(n, 2 * H));
         w->latent_q = llmi_carve_floats(arena, few * H * (R + rope));
         w->latent_out = llmi_carve_floats(arena, few * H * R);
     }
@@ -6918,12 +6962,14 @@ static void llmi_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *
                                            backward);
 }
 
-/* bytes of the context's scratch that attention needs over n_keys keys */
+/* bytes of the context's scratch that attention needs over n_keys keys, of a cache or not */
 static size_t llmi_model_attention_scratch(const llm_context *context, llm_precision precision,
-                                           const llm_config *c, size_t n_keys, int backward) {
+                                           const llm_config *c, size_t n_keys, int cached,
+                                           int backward) {
     const size_t few = llmi_mul(llmi_attention_few_size(n_keys), (size_t)context->n_threads);
     size_t qk, v, forward;
     llmi_arch_of(c->arch)->head_dims(c, &qk, &v);
+    if (cached) n_keys = llmi_min(n_keys, LLMI_SPAN_MOST);
     forward = llmi_max(few, llmi_attention_reserve(context, precision, n_keys, qk, v, 0));
     if (!backward) return forward;
     return llmi_max(forward, llmi_attention_reserve(context, precision, n_keys, qk, v, 1));
@@ -7318,7 +7364,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
             return llmi_fail(err, LLM_ERR_ARGUMENT, "part: weight %lu of %lu is NULL",
                              (unsigned long)i, (unsigned long)p->count);
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_model_attention_scratch(context, LLM_FP32, c, (size_t)T, backward), err));
+        context, llmi_model_attention_scratch(context, LLM_FP32, c, (size_t)T, 0, backward), err));
     p->run.mtp = c->mtp_depth;
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
     p->memory = llmi_alloc(context->allocator, arena.used, "scratch", err);
@@ -7627,7 +7673,7 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     memory = NULL;
     result = llmi_scratch_reserve(context,
                                   llmi_model_attention_scratch(context, LLM_FP32, config, run.rows,
-                                                               0),
+                                                               0, 0),
                                   err);
     for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
         if (pass) {
@@ -7812,13 +7858,13 @@ static float llmi_default(float value, float standard) {
 #define LLMI_TRAIN(member) #member, offsetof(llm_train_desc, member)
 static const llmi_field llmi_train_fields[] = {        /* member, type, range, default, flags */
     {LLMI_TRAIN(batch_size), LLMI_INT, "[]", 1, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
-    {LLMI_TRAIN(seq_len), LLMI_INT, "[]", 1, INT_MAX, 0, 0, NULL, NULL, 0},
+    {LLMI_TRAIN(seq_len), LLMI_INT, "", 1, 0, 0, 0, NULL, NULL, 0},
     {LLMI_TRAIN(grad_accum_steps), LLMI_INT, "[]", 1, INT_MAX, 1, LLMI_PROLONGED, NULL, NULL, 0},
     {LLMI_TRAIN(learning_rate), LLMI_FLOAT, "[]", 0, 1e6, 3e-4f, LLMI_PROLONGED, NULL, NULL, 0},
     {LLMI_TRAIN(min_lr_ratio), LLMI_FLOAT, "[]", 0, 1, 0.1f, LLMI_PROLONGED, NULL, NULL, 0},
-    {LLMI_TRAIN(warmup_steps), LLMI_INT, "[]", 0, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
-    {LLMI_TRAIN(max_steps), LLMI_INT, "[]", INT_MIN, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
-    {LLMI_TRAIN(decay_steps), LLMI_INT, "[]", INT_MIN, INT_MAX, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(warmup_steps), LLMI_INT, "", 0, 0, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(max_steps), LLMI_INT, "", 0, 0, 0, LLMI_PROLONGED, NULL, NULL, 0},
+    {LLMI_TRAIN(decay_steps), LLMI_INT, "", 0, 0, 0, LLMI_PROLONGED, NULL, NULL, 0},
     {LLMI_TRAIN(beta1), LLMI_FLOAT, "[)", 0, 1, 0.9f, 0, NULL, NULL, 0},
     {LLMI_TRAIN(beta2), LLMI_FLOAT, "[)", 0, 1, 0.95f, 0, NULL, NULL, 0},
     {LLMI_TRAIN(adam_eps), LLMI_FLOAT, "[]", FLT_MIN, 1, 1e-8f, 0, NULL, NULL, 0},
@@ -7920,6 +7966,7 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     if (d->schedule == LLM_WSD)
         LLMI_TRY(llmi_check_int("train desc: decay_steps", d->decay_steps, 0,
                                 d->max_steps - d->warmup_steps, err));
+    LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, INT_MAX, err));
     if (d->dropout < 0.0f && d->dropout != LLM_OFF)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: dropout %g is not in [0, 1), nor "
                          "LLM_OFF", (double)d->dropout);
@@ -8000,7 +8047,7 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     memory->scratch = llmi_add(
         llmi_add(work.used, panels * sizeof(float)),
         llmi_model_attention_scratch(&context, llmi_near_precision(t.desc.precision), &c,
-                                     (size_t)t.desc.seq_len, 1));
+                                     (size_t)t.desc.seq_len, 0, 1));
     memory->total = llmi_add(
         llmi_add(memory->parameters + memory->gradients + memory->optimizer, memory->activations),
         memory->scratch);
@@ -8031,7 +8078,7 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     LLMI_TRY(llmi_scratch_reserve(
         t->context,
         llmi_model_attention_scratch(t->context, llmi_near_precision(t->desc.precision), config,
-                                     (size_t)t->desc.seq_len, 1),
+                                     (size_t)t->desc.seq_len, 0, 1),
         err));
     t->gradients = (float *)llmi_alloc(allocator, (t->floats + t->tail) * sizeof(float),
                                        "gradients", err);
@@ -8537,7 +8584,7 @@ static size_t llmi_session_cache_size(const llm_session *s, const llm_config *co
 static size_t llmi_session_scratch(const llm_session *s, const llm_config *config,
                                    const llm_context *context) {
     return llmi_max(llmi_model_attention_scratch(context, LLM_FP32, config,
-                                                 (size_t)s->desc.max_seq_len, 0),
+                                                 (size_t)s->desc.max_seq_len, 1, 0),
                     llmi_mul((size_t)config->vocab_size, 16));
 }
 

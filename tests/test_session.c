@@ -6,7 +6,8 @@ static void session_use(llm_session *session, const llmi_kernels *kernels) {
     CHECK(llmi_scratch_reserve(session->context,
                                llmi_model_attention_scratch(session->context, LLM_FP32,
                                                             &session->model->config,
-                                                            (size_t)session->desc.max_seq_len, 0),
+                                                            (size_t)session->desc.max_seq_len, 1,
+                                                            0),
                                NULL) == LLM_OK);
 }
 /* GPT-2 of width C; DeepSeek: dense with a low-rank query and biases, or with experts and YaRN */
@@ -103,8 +104,8 @@ static void session_long_prompt(int kind) {
     free(whole);
 }
 TEST(session_long_prompt) {
-    session_long_prompt(0);
-    session_long_prompt(1);
+    int kind;
+    for (kind = 0; kind < SESSION_KINDS; kind++) session_long_prompt(kind);
 }
 
 static void session_sequences_are_apart(int kind) {
@@ -598,6 +599,24 @@ TEST(session_memory_is_what_was_said) {
     }
 }
 
+/* only the cache, the tokens and a thread's scores of 4 heads grow with the context */
+TEST(session_scratch_does_not_grow) {
+    int kind;
+    for (kind = 0; kind < SESSION_KINDS; kind++) {
+        llm_session_desc d;
+        llm_memory small, large;
+        llm_config c = session_config(kind, 90, 4096, 40, 5);
+        memset(&d, 0, sizeof d);
+        d.n_threads = 2;
+        CHECK(llm_session_memory(&c, &d, &small, NULL) == LLM_OK);
+        c.max_seq_len = 1 << 20;
+        CHECK(llm_session_memory(&c, &d, &large, NULL) == LLM_OK);
+        CHECK(large.cache == small.cache * 256);
+        CHECK(large.activations - small.activations == ((1 << 20) - 4096) * sizeof(int32_t));
+        CHECK(large.scratch <= small.scratch + (1 << 20) * 2 * 4 * sizeof(float));
+    }
+}
+
 TEST(generate_seeds) {
     const llm_config c = small_config(60, 64, 24, 2, 3);
     llm_model *model = shaken_model(&c, 33, 2, NULL);
@@ -682,6 +701,7 @@ static void run_session(void) {
     RUN(generate_ends);
     RUN(generate_stops_at_the_end_of_text);
     RUN(session_memory_is_what_was_said);
+    RUN(session_scratch_does_not_grow);
     RUN(generate_seeds);
     RUN(generate_refuses);
 }

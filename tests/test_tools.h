@@ -541,7 +541,7 @@ static void trainer_use(llm_trainer *trainer, const llmi_kernels *kernels) {
               llmi_model_attention_scratch(trainer->context,
                                            llmi_near_precision(trainer->desc.precision),
                                            &trainer->model->config,
-                                           (size_t)trainer->desc.seq_len, 1),
+                                           (size_t)trainer->desc.seq_len, 0, 1),
               NULL) == LLM_OK);
 }
 

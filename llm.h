@@ -2684,8 +2684,6 @@ static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
  * No two tasks write the same value, and no sum is cut by the number of threads: so results do not
  * depend on it.
  * ========================================================================================== */
-#define LLMI_STRIP 128u                /* columns per task where sums run over rows */
-
 typedef void llmi_task(void *argument, size_t index, int thread);
 
 #if defined(_OPENMP) || LLMI_POOL
@@ -2757,6 +2755,74 @@ static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task 
     for (i = 0; i < n_tasks; i++) task(argument, i, 0);
 }
 
+/* ---- loops whose body does not ask which thread it is ---------------------------------------- */
+#define LLMI_PIECE 16384u              /* values per task of an elementwise op */
+#define LLMI_ROWS 8u                   /* rows per task of a rowwise op */
+#define LLMI_STRIP 128u                /* columns per task where sums run over rows */
+
+typedef void llmi_body(void *argument, size_t at, size_t n);     /* at .. at + n of the total */
+typedef struct llmi_loop {
+    llmi_body *body;
+    void *argument;
+    size_t total, step;
+} llmi_loop;
+static void llmi_loop_task(void *argument, size_t index, int thread) {
+    const llmi_loop *loop = (const llmi_loop *)argument;
+    const size_t at = index * loop->step;
+    (void)thread;
+    loop->body(loop->argument, at, llmi_min(loop->step, loop->total - at));
+}
+static void llmi_for(const llm_context *context, size_t total, size_t step, llmi_body *body,
+                     void *argument) {
+    llmi_loop loop;
+    loop.body = body;
+    loop.argument = argument;
+    loop.total = total;
+    loop.step = step;
+    llmi_parallel(context, llmi_ceil_div(total, step), llmi_loop_task, &loop);
+}
+
+typedef void llmi_each_body(void *argument, size_t index);
+typedef struct llmi_each_loop { llmi_each_body *body; void *argument; } llmi_each_loop;
+static void llmi_each_task(void *argument, size_t index, int thread) {
+    const llmi_each_loop *loop = (const llmi_each_loop *)argument;
+    (void)thread;
+    loop->body(loop->argument, index);
+}
+static void llmi_each(const llm_context *context, size_t n, llmi_each_body *body, void *argument) {
+    llmi_each_loop loop;
+    loop.body = body;
+    loop.argument = argument;
+    llmi_parallel(context, n, llmi_each_task, &loop);
+}
+
+/* what simple ops write (y) and read (x), elementwise or by rows of width */
+typedef struct llmi_op {
+    const llmi_kernels *kernels;
+    float *y, *y2;
+    const float *x, *x2, *x3;
+    const int32_t *tokens;
+    size_t rows, width;
+    float p;
+    uint64_t seed;
+    int accumulate;
+} llmi_op;
+static llmi_op llmi_op_of(const llm_context *context, float *y, const float *x) {
+    llmi_op op;
+    memset(&op, 0, sizeof op);
+    op.kernels = context->kernels;
+    op.y = y;
+    op.x = x;
+    return op;
+}
+static llmi_op llmi_op_rows(const llm_context *context, float *y, const float *x, size_t rows,
+                            size_t width) {
+    llmi_op op = llmi_op_of(context, y, x);
+    op.rows = rows;
+    op.width = width;
+    return op;
+}
+
 /* ============================================================================================
  * >>gemm         every matrix product: packing, blocking, threading
  *
@@ -2803,33 +2869,30 @@ static int llmi_gemm_is_few(const llmi_gemm *g) {
 /* few rows, the weight stored (n_out,n_in): the columns may be cut anywhere */
 static int llmi_gemm_is_dot(const llmi_gemm *g) { return llmi_gemm_is_few(g) && g->b_row == 1; }
 
-static void llmi_gemm_dot_task(void *argument, size_t index, int thread) {
+static void llmi_gemm_dot_body(void *argument, size_t index) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
     const size_t j = index * job->step;
-    (void)thread;
     job->context->kernels->rows_dot(g->m, llmi_min(job->step, g->n - j), g->k, g->a, g->a_row,
                                     g->b + j * g->b_col, g->b_col, g->c + j, g->ldc,
                                     g->bias ? g->bias + j : NULL, g->accumulate);
 }
 
-static void llmi_gemm_axpy_task(void *argument, size_t index, int thread) {
+static void llmi_gemm_axpy_body(void *argument, size_t index) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
     const size_t blocks = llmi_ceil_div(job->n, job->step), part = index / blocks;
     const size_t j = index % blocks * job->step, k = part * g->k / job->k_parts;
-    (void)thread;
     job->context->kernels->rows_axpy(g->m, llmi_min(job->step, job->n - j),
                                      (part + 1) * g->k / job->k_parts - k, g->a + k, g->a_row,
                                      g->b + k * g->b_row + job->j0 + j, g->b_row,
                                      job->context->panels + part * g->m * job->n + j, job->n);
 }
-static void llmi_gemm_parts_task(void *argument, size_t index, int thread) {
+static void llmi_gemm_parts_body(void *argument, size_t index) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
     const size_t j = index * LLMI_STRIP, n = llmi_min(LLMI_STRIP, job->n - j);
     size_t i, l;
-    (void)thread;
     for (i = 0; i < g->m; i++) {
         float *c = g->c + i * g->ldc + job->j0 + j;
         for (l = 0; l < n; l++)
@@ -2851,7 +2914,7 @@ static void llmi_gemm_few_rows(const llm_context *context, const llmi_gemm *g) {
         job->step = g->n * g->k < LLMI_SMALL_WEIGHT
                         ? g->n
                         : llmi_round_up(llmi_ceil_div(g->n, threads), 64);
-        llmi_parallel(context, llmi_ceil_div(g->n, job->step), llmi_gemm_dot_task, job);
+        llmi_each(context, llmi_ceil_div(g->n, job->step), llmi_gemm_dot_body, job);
         return;
     }
     job->k_parts = g->n * g->k < LLMI_SMALL_WEIGHT ? 1 : LLMI_K_PARTS;
@@ -2863,9 +2926,9 @@ static void llmi_gemm_few_rows(const llm_context *context, const llmi_gemm *g) {
             job->step = llmi_min(
                 job->step,
                 llmi_round_up(llmi_ceil_div(job->n * job->k_parts, threads), LLMI_STRIP));
-        llmi_parallel(context, job->k_parts * llmi_ceil_div(job->n, job->step),
-                      llmi_gemm_axpy_task, job);
-        llmi_parallel(context, llmi_ceil_div(job->n, LLMI_STRIP), llmi_gemm_parts_task, job);
+        llmi_each(context, job->k_parts * llmi_ceil_div(job->n, job->step),
+                      llmi_gemm_axpy_body, job);
+        llmi_each(context, llmi_ceil_div(job->n, LLMI_STRIP), llmi_gemm_parts_body, job);
     }
 }
 
@@ -3168,35 +3231,15 @@ static void llmi_matmul_dw(const llm_context *context, float *dw, const float *d
 /* ============================================================================================
  * >>linear       y = x W^T + b
  * ========================================================================================== */
-#define LLMI_PIECE 16384u              /* values per task of an elementwise op */
-#define LLMI_ROWS 8u                   /* rows per task of a rowwise op */
-
-typedef struct llmi_columns {          /* sums over rows, cut by columns */
-    const llm_context *context;
-    float *dweight, *dbias;
-    const float *dy, *x, *mean, *rstd;
-    size_t rows, width;
-} llmi_columns;
-
-static void llmi_column_sum_task(void *argument, size_t index, int thread) {
-    const llmi_columns *job = (const llmi_columns *)argument;
-    const size_t at = index * LLMI_STRIP;
-    (void)thread;
-    job->context->kernels->column_sum(job->dbias + at, job->dy + at, job->rows, job->width,
-                                      llmi_min(LLMI_STRIP, job->width - at));
-}
-
 /* dbias (width) += sum over rows of dy (rows,width) */
+static void llmi_column_sum_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->column_sum(op->y + at, op->x + at, op->rows, op->width, n);
+}
 static void llmi_add_column_sums(const llm_context *context, float *dbias, const float *dy,
                                  size_t rows, size_t width) {
-    llmi_columns job;
-    memset(&job, 0, sizeof job);
-    job.context = context;
-    job.dbias = dbias;
-    job.dy = dy;
-    job.rows = rows;
-    job.width = width;
-    llmi_parallel(context, llmi_ceil_div(width, LLMI_STRIP), llmi_column_sum_task, &job);
+    llmi_op op = llmi_op_rows(context, dbias, dy, rows, width);
+    llmi_for(context, width, LLMI_STRIP, llmi_column_sum_body, &op);
 }
 
 LLM_API llm_result llm_linear_forward(llm_context *context, float *y, const float *x,
@@ -3236,55 +3279,26 @@ static llm_result llmi_check_tokens(const int32_t *tokens, size_t n, int limit, 
     return LLM_OK;
 }
 
-typedef struct llmi_lookup {
-    const llm_context *context;
-    float *y;                          /* forward: rows; backward: the table's gradient */
-    const float *x;                    /* forward: the table; backward: dy */
-    const int32_t *tokens;
-    size_t rows, width;
-} llmi_lookup;
-
-static void llmi_embedding_task(void *argument, size_t index, int thread) {
-    const llmi_lookup *job = (const llmi_lookup *)argument;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+static void llmi_embedding_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++)
-        memcpy(job->y + r * job->width, job->x + (size_t)job->tokens[r] * job->width,
-               job->width * sizeof(float));
+    for (r = at; r < at + n; r++)
+        memcpy(op->y + r * op->width, op->x + (size_t)op->tokens[r] * op->width,
+               op->width * sizeof(float));
 }
-static void llmi_embedding_backward_task(void *argument, size_t index, int thread) {
-    const llmi_lookup *job = (const llmi_lookup *)argument;
-    const size_t at = index * LLMI_STRIP, n = llmi_min(LLMI_STRIP, job->width - at);
+static void llmi_embedding_backward_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
     size_t r;
-    (void)thread;
-    for (r = 0; r < job->rows; r++)
-        job->context->kernels->axpy(job->y + (size_t)job->tokens[r] * job->width + at, 1.0f,
-                                    job->x + r * job->width + at, n);
+    for (r = 0; r < op->rows; r++)
+        op->kernels->axpy(op->y + (size_t)op->tokens[r] * op->width + at, 1.0f,
+                          op->x + r * op->width + at, n);
 }
-
 /* tokens are checked already */
-static void llmi_embedding(const llm_context *context, float *y, const int32_t *tokens,
-                           const float *weight, size_t rows, size_t width) {
-    llmi_lookup job;
-    job.context = context;
-    job.y = y;
-    job.x = weight;
-    job.tokens = tokens;
-    job.rows = rows;
-    job.width = width;
-    llmi_parallel(context, llmi_ceil_div(rows, LLMI_ROWS), llmi_embedding_task, &job);
-}
 static void llmi_embedding_backward(const llm_context *context, float *dweight, const float *dy,
                                     const int32_t *tokens, size_t rows, size_t width) {
-    llmi_lookup job;
-    job.context = context;
-    job.y = dweight;
-    job.x = dy;
-    job.tokens = tokens;
-    job.rows = rows;
-    job.width = width;
-    llmi_parallel(context, llmi_ceil_div(width, LLMI_STRIP), llmi_embedding_backward_task, &job);
+    llmi_op op = llmi_op_rows(context, dweight, dy, rows, width);
+    op.tokens = tokens;
+    llmi_for(context, width, LLMI_STRIP, llmi_embedding_backward_body, &op);
 }
 
 static llm_result llmi_check_embedding(const llm_context *context, const void *y, const void *x,
@@ -3302,8 +3316,11 @@ static llm_result llmi_check_embedding(const llm_context *context, const void *y
 LLM_API llm_result llm_embedding_forward(llm_context *context, float *y, const int32_t *tokens,
                                          const float *weight, int rows, int vocab_size, int width,
                                          llm_error *err) {
+    llmi_op op;
     LLMI_TRY(llmi_check_embedding(context, y, weight, tokens, rows, vocab_size, width, err));
-    llmi_embedding(context, y, tokens, weight, (size_t)rows, (size_t)width);
+    op = llmi_op_rows(context, y, weight, (size_t)rows, (size_t)width);
+    op.tokens = tokens;
+    llmi_for(context, op.rows, LLMI_ROWS, llmi_embedding_body, &op);
     return LLM_OK;
 }
 LLM_API llm_result llm_embedding_backward(llm_context *context, float *dweight, const float *dy,
@@ -3317,10 +3334,10 @@ LLM_API llm_result llm_embedding_backward(llm_context *context, float *dweight, 
 /* ============================================================================================
  * >>layernorm    y = (x - mean) rstd weight + bias
  *
- * The rows of LayerNorm and RMSNorm run through the same two tasks; without a mean it is RMSNorm.
+ * The rows of LayerNorm and RMSNorm run through the same bodies; without a mean it is RMSNorm.
  * ========================================================================================== */
 typedef struct llmi_norm {
-    const llm_context *context;
+    const llmi_kernels *kernels;
     float *y, *mean_out, *rstd_out;                        /* forward  */
     float *dx, *dweight, *dbias;                           /* backward */
     const float *dy, *mean, *rstd, *x, *weight, *bias;
@@ -3329,79 +3346,64 @@ typedef struct llmi_norm {
     int centered;
 } llmi_norm;
 
-static void llmi_norm_task(void *argument, size_t index, int thread) {
+static void llmi_norm_body(void *argument, size_t at, size_t n) {
     const llmi_norm *job = (const llmi_norm *)argument;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++)
-        job->context->kernels->norm(
-            job->y + r * job->width, job->mean_out ? job->mean_out + r : NULL,
-            job->rstd_out ? job->rstd_out + r : NULL, job->x + r * job->width, job->weight,
-            job->bias, job->width, job->eps, job->centered);
+    for (r = at; r < at + n; r++)
+        job->kernels->norm(job->y + r * job->width, job->mean_out ? job->mean_out + r : NULL,
+                           job->rstd_out ? job->rstd_out + r : NULL, job->x + r * job->width,
+                           job->weight, job->bias, job->width, job->eps, job->centered);
 }
-static void llmi_norm_backward_task(void *argument, size_t index, int thread) {
+static void llmi_norm_backward_body(void *argument, size_t at, size_t n) {
     const llmi_norm *job = (const llmi_norm *)argument;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++)
-        job->context->kernels->norm_backward(job->dx + r * job->width, job->dy + r * job->width,
-                                             job->x + r * job->width, job->weight,
-                                             job->centered ? job->mean[r] : 0.0f, job->rstd[r],
-                                             job->width, job->centered);
+    for (r = at; r < at + n; r++)
+        job->kernels->norm_backward(job->dx + r * job->width, job->dy + r * job->width,
+                                    job->x + r * job->width, job->weight,
+                                    job->centered ? job->mean[r] : 0.0f, job->rstd[r], job->width,
+                                    job->centered);
 }
-static void llmi_norm_weight_task(void *argument, size_t index, int thread) {
+static void llmi_norm_weight_body(void *argument, size_t at, size_t n) {
     const llmi_norm *job = (const llmi_norm *)argument;
-    const size_t at = index * LLMI_STRIP;
-    (void)thread;
-    job->context->kernels->norm_backward_weight(
+    job->kernels->norm_backward_weight(
         job->dweight ? job->dweight + at : NULL, job->dbias ? job->dbias + at : NULL, job->dy + at,
-        job->x + at, job->centered ? job->mean : NULL, job->rstd, job->rows, job->width,
-        llmi_min(LLMI_STRIP, job->width - at));
+        job->x + at, job->centered ? job->mean : NULL, job->rstd, job->rows, job->width, n);
 }
-static void llmi_norm_forward_run(const llmi_norm *job) {
-    llmi_norm copy = *job;
-    if (job->width)
-        llmi_parallel(job->context, llmi_ceil_div(job->rows, LLMI_ROWS), llmi_norm_task, &copy);
-}
-static void llmi_norm_backward_run(const llmi_norm *job) {
-    llmi_norm copy = *job;
-    if (job->dx && job->width)
-        llmi_parallel(job->context, llmi_ceil_div(job->rows, LLMI_ROWS), llmi_norm_backward_task,
-                      &copy);
+static void llmi_norm_backward_run(const llm_context *context, llmi_norm *job) {
+    if (job->dx) llmi_for(context, job->rows, LLMI_ROWS, llmi_norm_backward_body, job);
     if (job->dweight || job->dbias)
-        llmi_parallel(job->context, llmi_ceil_div(job->width, LLMI_STRIP), llmi_norm_weight_task,
-                      &copy);
+        llmi_for(context, job->width, LLMI_STRIP, llmi_norm_weight_body, job);
+}
+/* 0: nothing to do */
+static int llmi_norm_begin(llmi_norm *job, const llm_context *context, const float *x,
+                           const float *weight, int rows, int width, int centered) {
+    memset(job, 0, sizeof *job);
+    if (!context || !x || !weight || rows <= 0 || width <= 0) return 0;
+    job->kernels = context->kernels;
+    job->x = x; job->weight = weight;
+    job->rows = (size_t)rows; job->width = (size_t)width;
+    job->centered = centered;
+    return 1;
 }
 
 LLM_API void llm_layernorm_forward(llm_context *context, float *y, float *mean, float *rstd,
                                    const float *x, const float *weight, const float *bias, int rows,
                                    int width, float eps) {
     llmi_norm job;
-    if (!context || !y || !x || !weight || rows <= 0 || width <= 0) return;
-    memset(&job, 0, sizeof job);
-    job.context = context;
+    if (!llmi_norm_begin(&job, context, x, weight, rows, width, 1) || !y) return;
     job.y = y; job.mean_out = mean; job.rstd_out = rstd;
-    job.x = x; job.weight = weight; job.bias = bias;
-    job.rows = (size_t)rows; job.width = (size_t)width;
+    job.bias = bias;
     job.eps = eps;
-    job.centered = 1;
-    llmi_norm_forward_run(&job);
+    llmi_for(context, job.rows, LLMI_ROWS, llmi_norm_body, &job);
 }
-
 LLM_API void llm_layernorm_backward(llm_context *context, float *dx, float *dweight, float *dbias,
                                     const float *dy, const float *mean, const float *rstd,
                                     const float *x, const float *weight, int rows, int width) {
     llmi_norm job;
-    if (!context || !dy || !mean || !rstd || !x || !weight || rows <= 0 || width <= 0) return;
-    memset(&job, 0, sizeof job);
-    job.context = context;
+    if (!llmi_norm_begin(&job, context, x, weight, rows, width, 1) || !dy || !mean || !rstd) return;
     job.dx = dx; job.dweight = dweight; job.dbias = dbias;
-    job.dy = dy; job.mean = mean; job.rstd = rstd; job.x = x; job.weight = weight;
-    job.rows = (size_t)rows; job.width = (size_t)width;
-    job.centered = 1;
-    llmi_norm_backward_run(&job);
+    job.dy = dy; job.mean = mean; job.rstd = rstd;
+    llmi_norm_backward_run(context, &job);
 }
 
 /* ============================================================================================
@@ -3410,79 +3412,49 @@ LLM_API void llm_layernorm_backward(llm_context *context, float *dx, float *dwei
 LLM_API void llm_rmsnorm_forward(llm_context *context, float *y, float *rstd, const float *x,
                                  const float *weight, int rows, int width, float eps) {
     llmi_norm job;
-    if (!context || !y || !x || !weight || rows <= 0 || width <= 0) return;
-    memset(&job, 0, sizeof job);
-    job.context = context;
+    if (!llmi_norm_begin(&job, context, x, weight, rows, width, 0) || !y) return;
     job.y = y; job.rstd_out = rstd;
-    job.x = x; job.weight = weight;
-    job.rows = (size_t)rows; job.width = (size_t)width;
     job.eps = eps;
-    llmi_norm_forward_run(&job);
+    llmi_for(context, job.rows, LLMI_ROWS, llmi_norm_body, &job);
 }
-
 LLM_API void llm_rmsnorm_backward(llm_context *context, float *dx, float *dweight, const float *dy,
                                   const float *rstd, const float *x, const float *weight, int rows,
                                   int width) {
     llmi_norm job;
-    if (!context || !dy || !rstd || !x || !weight || rows <= 0 || width <= 0) return;
-    memset(&job, 0, sizeof job);
-    job.context = context;
+    if (!llmi_norm_begin(&job, context, x, weight, rows, width, 0) || !dy || !rstd) return;
     job.dx = dx; job.dweight = dweight;
-    job.dy = dy; job.rstd = rstd; job.x = x; job.weight = weight;
-    job.rows = (size_t)rows; job.width = (size_t)width;
-    llmi_norm_backward_run(&job);
+    job.dy = dy; job.rstd = rstd;
+    llmi_norm_backward_run(context, &job);
 }
 
 /* ============================================================================================
  * >>gelu         y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
  * ========================================================================================== */
-typedef struct llmi_elements {         /* elementwise work on n values */
-    const llm_context *context;
-    float *y, *y2;
-    const float *x, *x2;
-    size_t n;
-    float p;
-    uint64_t seed;
-    int accumulate;
-} llmi_elements;
-
-static void llmi_gelu_task(void *argument, size_t index, int thread) {
-    const llmi_elements *job = (const llmi_elements *)argument;
-    const size_t at = index * LLMI_PIECE;
-    (void)thread;
-    job->context->kernels->gelu(job->y + at, job->x + at, llmi_min(LLMI_PIECE, job->n - at));
+static void llmi_gelu_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->gelu(op->y + at, op->x + at, n);
 }
-static void llmi_gelu_backward_task(void *argument, size_t index, int thread) {
-    const llmi_elements *job = (const llmi_elements *)argument;
-    const size_t at = index * LLMI_PIECE;
-    (void)thread;
-    job->context->kernels->gelu_backward(job->y + at, job->y2 ? job->y2 + at : NULL, job->x + at,
-                                         job->x2 + at, llmi_min(LLMI_PIECE, job->n - at),
-                                         job->accumulate);
+static void llmi_gelu_backward_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->gelu_backward(op->y + at, op->y2 ? op->y2 + at : NULL, op->x + at, op->x2 + at, n,
+                               op->accumulate);
 }
 
 /* dx = [dx +] dy gelu'(x), dx may be dy; also y = gelu(x), unless NULL */
 static void llmi_gelu_backward(const llm_context *context, float *dx, float *y, const float *dy,
                                const float *x, size_t n, int accumulate) {
-    llmi_elements job;
-    memset(&job, 0, sizeof job);
-    job.context = context;
-    job.y = dx; job.y2 = y; job.x = dy; job.x2 = x;
-    job.n = n;
-    job.accumulate = accumulate;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_gelu_backward_task, &job);
+    llmi_op op = llmi_op_of(context, dx, dy);
+    op.y2 = y; op.x2 = x;
+    op.accumulate = accumulate;
+    llmi_for(context, n, LLMI_PIECE, llmi_gelu_backward_body, &op);
 }
 
 LLM_API void llm_gelu_forward(llm_context *context, float *y, const float *x, size_t n) {
-    llmi_elements job;
+    llmi_op op;
     if (!context || !y || !x) return;
-    memset(&job, 0, sizeof job);
-    job.context = context;
-    job.y = y; job.x = x;
-    job.n = n;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_gelu_task, &job);
+    op = llmi_op_of(context, y, x);
+    llmi_for(context, n, LLMI_PIECE, llmi_gelu_body, &op);
 }
-
 LLM_API void llm_gelu_backward(llm_context *context, float *dx, const float *dy, const float *x,
                                size_t n) {
     if (context && dx && dy && x) llmi_gelu_backward(context, dx, NULL, dy, x, n, 1);
@@ -3491,54 +3463,42 @@ LLM_API void llm_gelu_backward(llm_context *context, float *dx, const float *dy,
 /* ============================================================================================
  * >>softmax      y = exp(x - max) / sum
  * ========================================================================================== */
-typedef struct llmi_softmax {
-    const llm_context *context;
-    float *y;
-    const float *x, *dy;
-    size_t rows, width;
-} llmi_softmax;
-
-static void llmi_softmax_task(void *argument, size_t index, int thread) {
-    const llmi_softmax *job = (const llmi_softmax *)argument;
-    const llmi_kernels *kernels = job->context->kernels;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+static void llmi_softmax_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    const size_t width = op->width;
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++) {
-        float *y = job->y + r * job->width;
-        const float *x = job->x + r * job->width;
-        const float sum = kernels->exp_sum(y, x, 1.0f, kernels->largest(x, job->width), job->width);
-        kernels->affine(y, y, 1.0f / sum, 0.0f, job->width);
+    for (r = at; r < at + n; r++) {
+        float *y = op->y + r * width;
+        const float *x = op->x + r * width;
+        const float sum = op->kernels->exp_sum(y, x, 1.0f, op->kernels->largest(x, width), width);
+        op->kernels->affine(y, y, 1.0f / sum, 0.0f, width);
     }
 }
-static void llmi_softmax_backward_task(void *argument, size_t index, int thread) {
-    const llmi_softmax *job = (const llmi_softmax *)argument;
-    const llmi_kernels *kernels = job->context->kernels;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
+static void llmi_softmax_backward_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    const size_t width = op->width;
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++) {
-        const float *dy = job->dy + r * job->width, *y = job->x + r * job->width;
-        kernels->softmax_backward(job->y + r * job->width, dy, y, kernels->dot(dy, y, job->width),
-                                  1.0f, job->width, 1);
+    for (r = at; r < at + n; r++) {
+        const float *dy = op->x + r * width, *y = op->x2 + r * width;
+        op->kernels->softmax_backward(op->y + r * width, dy, y, op->kernels->dot(dy, y, width),
+                                      1.0f, width, 1);
     }
 }
 
 LLM_API void llm_softmax_forward(llm_context *context, float *y, const float *x, int rows,
                                  int width) {
-    llmi_softmax job;
+    llmi_op op;
     if (!context || !y || !x || rows <= 0 || width <= 0) return;
-    job.context = context; job.y = y; job.x = x; job.dy = NULL;
-    job.rows = (size_t)rows; job.width = (size_t)width;
-    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_softmax_task, &job);
+    op = llmi_op_rows(context, y, x, (size_t)rows, (size_t)width);
+    llmi_for(context, op.rows, LLMI_ROWS, llmi_softmax_body, &op);
 }
 LLM_API void llm_softmax_backward(llm_context *context, float *dx, const float *dy, const float *y,
                                   int rows, int width) {
-    llmi_softmax job;
+    llmi_op op;
     if (!context || !dx || !dy || !y || rows <= 0 || width <= 0) return;
-    job.context = context; job.y = dx; job.x = y; job.dy = dy;
-    job.rows = (size_t)rows; job.width = (size_t)width;
-    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_softmax_backward_task, &job);
+    op = llmi_op_rows(context, dx, dy, (size_t)rows, (size_t)width);
+    op.x2 = y;
+    llmi_for(context, op.rows, LLMI_ROWS, llmi_softmax_backward_body, &op);
 }
 
 /* ============================================================================================
@@ -3549,29 +3509,23 @@ static float llmi_dropout_factor(float p, uint64_t seed, uint64_t index) {
     return drawn >= (double)p * 4294967296.0 ? 1.0f / (1.0f - p) : 0.0f;
 }
 
-static void llmi_dropout_task(void *argument, size_t index, int thread) {
-    const llmi_elements *job = (const llmi_elements *)argument;
-    const size_t end = llmi_min(job->n, (index + 1) * LLMI_PIECE);
+static void llmi_dropout_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
     size_t i;
-    (void)thread;
-    for (i = index * LLMI_PIECE; i < end; i++) {
-        const float value = job->x[i] * llmi_dropout_factor(job->p, job->seed, i);
-        job->y[i] = job->accumulate ? job->y[i] + value : value;
+    for (i = at; i < at + n; i++) {
+        const float value = op->x[i] * llmi_dropout_factor(op->p, op->seed, i);
+        op->y[i] = op->accumulate ? op->y[i] + value : value;
     }
 }
 
 /* The map is linear and diagonal: the same for values and gradients. y may be x. */
 static void llmi_dropout(const llm_context *context, float *y, const float *x, size_t n, float p,
                          uint64_t seed, int accumulate) {
-    llmi_elements job;
-    memset(&job, 0, sizeof job);
-    job.context = context;
-    job.y = y; job.x = x;
-    job.n = n;
-    job.p = p;
-    job.seed = seed;
-    job.accumulate = accumulate;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_dropout_task, &job);
+    llmi_op op = llmi_op_of(context, y, x);
+    op.p = p;
+    op.seed = seed;
+    op.accumulate = accumulate;
+    llmi_for(context, n, LLMI_PIECE, llmi_dropout_body, &op);
 }
 LLM_API void llm_dropout_forward(llm_context *context, float *y, const float *x, size_t n, float p,
                                  uint64_t seed) {
@@ -3582,84 +3536,55 @@ LLM_API void llm_dropout_backward(llm_context *context, float *dx, const float *
     if (context && dx && dy) llmi_dropout(context, dx, dy, n, p, seed, 1);
 }
 
-typedef struct llmi_sum {
-    const llm_context *context;
-    float *y;
-    const float *a, *b;
-    size_t n;
-} llmi_sum;
-
-static void llmi_add_task(void *argument, size_t index, int thread) {
-    const llmi_sum *job = (const llmi_sum *)argument;
-    const size_t at = index * LLMI_PIECE;
-    (void)thread;
-    job->context->kernels->add(job->y + at, job->a + at, job->b + at,
-                               llmi_min(LLMI_PIECE, job->n - at));
+/* y = a + b */
+static void llmi_add_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->add(op->y + at, op->x + at, op->x2 + at, n);
 }
-
+static void llmi_add_arrays(const llm_context *context, float *y, const float *a, const float *b,
+                            size_t n) {
+    llmi_op op = llmi_op_of(context, y, a);
+    op.x2 = b;
+    llmi_for(context, n, LLMI_PIECE, llmi_add_body, &op);
+}
 /* y = a + dropout(b): a residual connection. b is overwritten where p > 0. */
 static void llmi_residual(const llm_context *context, float *y, const float *a, float *b, size_t n,
                           float p, uint64_t seed) {
-    llmi_sum job;
     if (p > 0.0f) llmi_dropout(context, b, b, n, p, seed, 0);
-    job.context = context; job.y = y; job.a = a; job.b = b; job.n = n;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_add_task, &job);
+    llmi_add_arrays(context, y, a, b, n);
 }
+
 /* ============================================================================================
  * >>swiglu       y = silu(gate) up
  * ========================================================================================== */
-typedef struct llmi_swiglu {
-    const llm_context *context;
-    float *y, *dgate, *dup;
-    const float *dy, *gate, *up;
-    size_t n;
-    int accumulate;
-} llmi_swiglu;
-
-static void llmi_swiglu_task(void *argument, size_t index, int thread) {
-    const llmi_swiglu *job = (const llmi_swiglu *)argument;
-    const size_t at = index * LLMI_PIECE;
-    (void)thread;
-    job->context->kernels->swiglu(job->y + at, job->gate + at, job->up + at,
-                                  llmi_min(LLMI_PIECE, job->n - at));
+static void llmi_swiglu_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->swiglu(op->y + at, op->x + at, op->x2 + at, n);
 }
-static void llmi_swiglu_backward_task(void *argument, size_t index, int thread) {
-    const llmi_swiglu *job = (const llmi_swiglu *)argument;
-    const size_t at = index * LLMI_PIECE;
-    (void)thread;
-    job->context->kernels->swiglu_backward(job->dgate + at, job->dup + at, job->dy + at,
-                                           job->gate + at, job->up + at,
-                                           llmi_min(LLMI_PIECE, job->n - at), job->accumulate);
+static void llmi_swiglu_backward_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->swiglu_backward(op->y + at, op->y2 + at, op->x3 + at, op->x + at, op->x2 + at, n,
+                                 op->accumulate);
 }
 
 LLM_API void llm_swiglu_forward(llm_context *context, float *y, const float *gate, const float *up,
                                 size_t n) {
-    llmi_swiglu job;
+    llmi_op op;
     if (!context || !y || !gate || !up) return;
-    memset(&job, 0, sizeof job);
-    job.context = context;
-    job.y = y;
-    job.gate = gate;
-    job.up = up;
-    job.n = n;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_swiglu_task, &job);
+    op = llmi_op_of(context, y, gate);
+    op.x2 = up;
+    llmi_for(context, n, LLMI_PIECE, llmi_swiglu_body, &op);
 }
 
 /* dgate, dup = [dgate, dup +] ...; either may be dy */
 static void llmi_swiglu_backward(const llm_context *context, float *dgate, float *dup,
                                  const float *dy, const float *gate, const float *up, size_t n,
                                  int accumulate) {
-    llmi_swiglu job;
-    memset(&job, 0, sizeof job);
-    job.context = context;
-    job.dgate = dgate;
-    job.dup = dup;
-    job.dy = dy;
-    job.gate = gate;
-    job.up = up;
-    job.n = n;
-    job.accumulate = accumulate;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_swiglu_backward_task, &job);
+    llmi_op op = llmi_op_of(context, dgate, gate);
+    op.y2 = dup;
+    op.x2 = up; op.x3 = dy;
+    op.accumulate = accumulate;
+    llmi_for(context, n, LLMI_PIECE, llmi_swiglu_backward_body, &op);
 }
 LLM_API void llm_swiglu_backward(llm_context *context, float *dgate, float *dup, const float *dy,
                                  const float *gate, const float *up, size_t n) {
@@ -4305,13 +4230,11 @@ typedef struct llmi_cross_entropy {
     float dloss_scale;                 /* fused: of dlogits, too */
 } llmi_cross_entropy;
 
-static void llmi_cross_entropy_task(void *argument, size_t index, int thread) {
+static void llmi_cross_entropy_body(void *argument, size_t at, size_t n) {
     const llmi_cross_entropy *job = (const llmi_cross_entropy *)argument;
     const llmi_kernels *kernels = job->context->kernels;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++) {
+    for (r = at; r < at + n; r++) {
         const float *x = job->logits + r * job->ld;
         float *dx = job->dlogits ? job->dlogits + r * job->ld : NULL;
         const int32_t target = job->targets[r];
@@ -4357,13 +4280,11 @@ static void llmi_cross_entropy_task(void *argument, size_t index, int thread) {
     }
 }
 
-static void llmi_cross_entropy_backward_task(void *argument, size_t index, int thread) {
+static void llmi_cross_entropy_backward_body(void *argument, size_t at, size_t count) {
     const llmi_cross_entropy *job = (const llmi_cross_entropy *)argument;
     const llmi_kernels *kernels = job->context->kernels;
-    const size_t end = llmi_min(job->rows, (index + 1) * LLMI_ROWS);
     size_t r, i;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < end; r++) {
+    for (r = at; r < at + count; r++) {
         const float g = (job->dloss ? job->dloss[r * job->dloss_step] : 1.0f) * job->dloss_scale;
         float *dx = job->dlogits + r * job->ld, part[512];
         if (job->targets[r] == LLM_IGNORE_INDEX) continue;
@@ -4413,7 +4334,7 @@ LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, 
     job.smoothing = label_smoothing;
     job.losses = losses ? losses : (float *)context->scratch;
     job.lse = lse;
-    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_cross_entropy_task, &job);
+    llmi_for(context, job.rows, LLMI_ROWS, llmi_cross_entropy_body, &job);
     if (loss) {
         const size_t valid = llmi_count_valid(targets, job.rows);
         double sum = 0.0;
@@ -4444,8 +4365,7 @@ LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogi
     job.dloss = dloss;
     job.dloss_step = reduction == LLM_NONE;
     job.dloss_scale = reduction == LLM_MEAN && valid ? 1.0f / (float)valid : 1.0f;
-    llmi_parallel(context, llmi_ceil_div(job.rows, LLMI_ROWS), llmi_cross_entropy_backward_task,
-                  &job);
+    llmi_for(context, job.rows, LLMI_ROWS, llmi_cross_entropy_backward_body, &job);
     return LLM_OK;
 }
 
@@ -4587,7 +4507,7 @@ static void llmi_head_run(llmi_head *head, llmi_arena arena) {
         job.rows = rows;
         job.targets = head->targets + row;
         llmi_matmul(context, s.logits, job.ld, x, head->weight, NULL, rows, 0);
-        llmi_parallel(context, llmi_ceil_div(rows, LLMI_ROWS), llmi_cross_entropy_task, &job);
+        llmi_for(context, rows, LLMI_ROWS, llmi_cross_entropy_body, &job);
         for (r = 0; r < rows; r++) {
             head->loss_sum += (double)s.losses[r];
             head->logprob_sum += (double)s.logprobs[r];
@@ -5518,15 +5438,10 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     return model;
 }
 
-typedef struct llmi_init { float *to; size_t count; float std; uint64_t seed; } llmi_init;
-
-static void llmi_init_task(void *argument, size_t index, int thread) {
-    const llmi_init *job = (const llmi_init *)argument;
-    const size_t end = llmi_min(job->count, (index + 1) * LLMI_PIECE);
+static void llmi_init_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
     size_t i;
-    (void)thread;
-    for (i = index * LLMI_PIECE; i < end; i++)
-        job->to[i] = job->std * llm_random_normal(job->seed, i);
+    for (i = at; i < at + n; i++) op->y[i] = op->p * llm_random_normal(op->seed, i);
 }
 
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
@@ -5543,14 +5458,11 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
     }
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *row = &model->table.rows[i];
-        llmi_init job;
-        job.to = (float *)model->data[i];
-        job.count = row->count;
-        job.std = row->init_std;
-        job.seed = llm_random(desc ? desc->seed : 0, i);
-        if (row->init_std > 0.0f)
-            llmi_parallel(context, llmi_ceil_div(row->count, LLMI_PIECE), llmi_init_task, &job);
-        else for (j = 0; j < row->count; j++) job.to[j] = row->init_value;
+        llmi_op op = llmi_op_of(context, (float *)model->data[i], NULL);
+        op.p = row->init_std;
+        op.seed = llm_random(desc ? desc->seed : 0, i);
+        if (row->init_std > 0.0f) llmi_for(context, row->count, LLMI_PIECE, llmi_init_body, &op);
+        else for (j = 0; j < row->count; j++) op.y[j] = row->init_value;
     }
     llm_context_free(context);
     return model;
@@ -5777,30 +5689,23 @@ static llmi_arena llmi_saved_wide(const llmi_run *run, int layer) {
     return arena;
 }
 
-typedef struct llmi_convert {
-    const llm_context *context;
-    float *wide, *narrow;
-    size_t n;
-    int widen;
-} llmi_convert;
-
-static void llmi_convert_task(void *argument, size_t index, int thread) {
-    const llmi_convert *job = (const llmi_convert *)argument;
-    const size_t at = index * LLMI_PIECE, n = llmi_min(LLMI_PIECE, job->n - at);
-    (void)thread;
-    if (job->widen) job->context->kernels->widen(job->wide + at, job->narrow + at / 2, n);
-    else job->context->kernels->narrow(job->narrow + at / 2, job->wide + at, n);
+static void llmi_widen_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->widen(op->y + at, op->x + at / 2, n);
+}
+static void llmi_narrow_body(void *argument, size_t at, size_t n) {
+    const llmi_op *op = (const llmi_op *)argument;
+    op->kernels->narrow(op->y + at / 2, op->x + at, n);
 }
 /* between the place where a block works and its own, after its forward and before its backward */
 static void llmi_saved_convert(const llmi_run *run, int layer, int widen) {
-    llmi_convert job;
+    float *wide = (float *)(void *)run->saved.wide;
+    float *narrow = (float *)(void *)(llmi_saved_block(run, layer) + run->saved.exact_size);
+    llmi_op op;
     if (!run->saved.narrow) return;
-    job.context = run->context;
-    job.wide = (float *)(void *)run->saved.wide;
-    job.narrow = (float *)(void *)(llmi_saved_block(run, layer) + run->saved.exact_size);
-    job.n = run->saved.wide_size / sizeof(float);
-    job.widen = widen;
-    llmi_parallel(run->context, llmi_ceil_div(job.n, LLMI_PIECE), llmi_convert_task, &job);
+    op = llmi_op_of(run->context, widen ? wide : narrow, widen ? narrow : wide);
+    llmi_for(run->context, run->saved.wide_size / sizeof(float), LLMI_PIECE,
+             widen ? llmi_widen_body : llmi_narrow_body, &op);
 }
 
 /* ============================================================================================
@@ -5870,7 +5775,7 @@ static float *llmi_gpt2_cache(const llmi_run *run, int layer, int value) {
                             (size_t)run->model->config.d_model;
 }
 /* keys and values of a row, head by head, to their places in the cache */
-static void llmi_gpt2_store_task(void *argument, size_t index, int thread) {
+static void llmi_gpt2_store_body(void *argument, size_t index) {
     const llmi_gpt2_rows *job = (const llmi_gpt2_rows *)argument;
     const llmi_run *run = job->run;
     const size_t C = (size_t)run->model->config.d_model, H = (size_t)run->model->config.n_heads,
@@ -5879,7 +5784,6 @@ static void llmi_gpt2_store_task(void *argument, size_t index, int thread) {
                  position = (size_t)run->position[sequence] + index % run->rows;
     size_t h;
     int value;
-    (void)thread;
     for (value = 0; value < 2; value++)
         for (h = 0; h < H; h++)
             memcpy(llmi_gpt2_cache(run, job->layer, value) +
@@ -5942,7 +5846,7 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
     if (run->cache) {
         llmi_gpt2_rows job;
         job.run = run; job.qkv = s.qkv; job.layer = layer;
-        llmi_parallel(context, n, llmi_gpt2_store_task, &job);
+        llmi_each(context, n, llmi_gpt2_store_body, &job);
     }
     llmi_gpt2_attention(run, &a, &s, layer);
     a.out = s.att;
@@ -6070,10 +5974,9 @@ static const float *llmi_row_angles(const llmi_run *run,
            (run->position ? row : row % run->rows) * (size_t)run->model->config.qk_rope_head_dim;
 }
 
-static void llmi_angles_task(void *argument, size_t index, int thread) {
+static void llmi_angles_body(void *argument, size_t index) {
     const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
     const llm_config *c = &job->run->model->config;
-    (void)thread;
     llmi_rope_angles(c, job->run->angles + index * (size_t)c->qk_rope_head_dim,
                      llmi_row_position(job->run, index));
 }
@@ -6081,18 +5984,17 @@ static void llmi_run_angles(const llmi_run *run) {
     llmi_mla_rows job;
     memset(&job, 0, sizeof job);
     job.run = run;
-    llmi_parallel(run->context, run->position ? llmi_run_rows(run) : run->rows, llmi_angles_task,
+    llmi_each(run->context, run->position ? llmi_run_rows(run) : run->rows, llmi_angles_body,
                   &job);
 }
 
 /* q and kr of a row, turned in place */
-static void llmi_mla_turn_task(void *argument, size_t row, int thread) {
+static void llmi_mla_turn_body(void *argument, size_t row) {
     const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const float *angles = llmi_row_angles(job->run, row);
     const size_t qk = llmi_qk_width(c), H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim;
     size_t h;
-    (void)thread;
     for (h = 0; h < H; h++)
         llmi_rope_turn(job->q + (row * H + h) * qk + nope, angles, c->qk_rope_head_dim,
                        c->rope_half_split, job->sign);
@@ -6101,13 +6003,12 @@ static void llmi_mla_turn_task(void *argument, size_t row, int thread) {
 }
 
 /* k (N,H,qk) = [k_nope | kr] */
-static void llmi_mla_keys_task(void *argument, size_t row, int thread) {
+static void llmi_mla_keys_body(void *argument, size_t row) {
     const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const size_t H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim,
                  rope = (size_t)c->qk_rope_head_dim;
     size_t h;
-    (void)thread;
     for (h = 0; h < H; h++) {
         float *k = job->k + (row * H + h) * (nope + rope);
         memcpy(k, job->kv + (row * H + h) * llmi_kv_width(c), nope * sizeof(float));
@@ -6116,14 +6017,13 @@ static void llmi_mla_keys_task(void *argument, size_t row, int thread) {
 }
 
 /* its backward: dk_nope to its place in dkv, the sum of dk_rope over the heads to kr's */
-static void llmi_mla_keys_backward_task(void *argument, size_t row, int thread) {
+static void llmi_mla_keys_backward_body(void *argument, size_t row) {
     const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const size_t H = (size_t)c->n_heads, nope = (size_t)c->qk_nope_head_dim,
                  rope = (size_t)c->qk_rope_head_dim;
     float *dkr = job->kr + row * rope;
     size_t h, i;
-    (void)thread;
     for (i = 0; i < rope; i++) dkr[i] = 0.0f;
     for (h = 0; h < H; h++) {
         const float *dk = job->dk + (row * H + h) * (nope + rope);
@@ -6138,7 +6038,7 @@ static float *llmi_mla_cache(const llmi_run *run, int layer) {
 }
 
 /* a row's [c | kr] to its place in the cache; latent: c after its norm */
-static void llmi_mla_store_task(void *argument, size_t row, int thread) {
+static void llmi_mla_store_body(void *argument, size_t row) {
     const llmi_mla_rows *job = (const llmi_mla_rows *)argument;
     const llmi_run *run = job->run;
     const llm_config *c = &run->model->config;
@@ -6147,7 +6047,6 @@ static void llmi_mla_store_task(void *argument, size_t row, int thread) {
                 ((size_t)run->slot[row / run->rows] * run->cache_len +
                  llmi_row_position(run, row)) *
                     (R + rope);
-    (void)thread;
     memcpy(to, job->latent + row * R, R * sizeof(float));
     memcpy(to + R, job->s->kr + row * rope, rope * sizeof(float));
 }
@@ -6283,10 +6182,10 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     job.kr = s->kr;
     job.sign = 1.0f;
     job.layer = layer;
-    llmi_parallel(context, n, llmi_mla_turn_task, &job);
+    llmi_each(context, n, llmi_mla_turn_body, &job);
     if (run->cache) {
         job.latent = run->ds.cn;
-        llmi_parallel(context, n, llmi_mla_store_task, &job);
+        llmi_each(context, n, llmi_mla_store_body, &job);
     }
     if (run->few) {
         llmi_mla_absorbed(run, s, w, layer, longest);
@@ -6310,7 +6209,7 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
             expand.a_row = R + rope;
             llmi_gemm_run(context, &expand);
             job.keys_kr = latents + R;
-            llmi_parallel(context, a.keys, llmi_mla_keys_task, &job);
+            llmi_each(context, a.keys, llmi_mla_keys_body, &job);
             llmi_attention_keys(context, &a);
         }
     } else {
@@ -6319,7 +6218,7 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
         job.kv = s->kv;
         job.keys_kr = s->kr;
         job.kr_stride = rope;
-        llmi_parallel(context, n, llmi_mla_keys_task, &job);
+        llmi_each(context, n, llmi_mla_keys_body, &job);
         llmi_mla_attention(run, &a, s, run->ds.k, s->kv);
         a.seed = llmi_dropout_seed(run, layer, 1);
         a.out = s->att;
@@ -6350,7 +6249,7 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
     job.kv = s->kv;
     job.keys_kr = s->kr;
     job.kr_stride = rope;
-    llmi_parallel(context, n, llmi_mla_keys_task, &job);
+    llmi_each(context, n, llmi_mla_keys_body, &job);
     llmi_mla_attention(run, &a, s, work->k, s->kv);
     a.seed = llmi_dropout_seed(run, layer, 1);
     a.saved_out = s->att;
@@ -6365,8 +6264,8 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
     job.kr = work->dkr;
     job.q = work->dq;
     job.sign = -1.0f;
-    llmi_parallel(context, n, llmi_mla_keys_backward_task, &job);
-    llmi_parallel(context, n, llmi_mla_turn_task, &job);
+    llmi_each(context, n, llmi_mla_keys_backward_body, &job);
+    llmi_each(context, n, llmi_mla_turn_body, &job);
 
     llmi_run_rmsnorm(run, work->cn, NULL, s->c, w->kv_norm, n, c->kv_lora_rank, LLMI_LATENT_EPS);
     llmi_dense_backward(run, work->dcn, 0, work->dkv, work->cn, llmi_dense(run, w->kv_b), -1, n);
@@ -6500,43 +6399,39 @@ static void llmi_moe_sort(const llmi_run *run, const llmi_moe_saved *s) {
 }
 
 /* to (N K,C): rows of from (N,C) in the sorted order */
-static void llmi_moe_gather_task(void *argument, size_t row, int thread) {
+static void llmi_moe_gather_body(void *argument, size_t row) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const size_t C = (size_t)c->d_model, t = (size_t)(job->s->token[row] / c->num_experts_per_tok);
-    (void)thread;
     memcpy(job->to + row * C, job->from + t * C, C * sizeof(float));
 }
 /* to (N,C) += the sorted rows of each token, in the order of its choices */
-static void llmi_moe_scatter_task(void *argument, size_t t, int thread) {
+static void llmi_moe_scatter_body(void *argument, size_t t) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const size_t C = (size_t)c->d_model, K = (size_t)c->num_experts_per_tok;
     size_t k;
-    (void)thread;
     for (k = 0; k < K; k++)
         job->run->context->kernels->axpy(job->to + t * C, 1.0f,
                                          job->from + (size_t)job->s->place[t * K + k] * C, C);
 }
 /* to (N K,Fm): swiglu of the sorted rows, times their weights */
-static void llmi_moe_act_task(void *argument, size_t row, int thread) {
+static void llmi_moe_act_body(void *argument, size_t row) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llmi_kernels *kernels = job->run->context->kernels;
     const size_t F = (size_t)job->run->model->config.moe_d_ffn;
-    (void)thread;
     kernels->swiglu(job->to + row * F, job->s->gate + row * F, job->s->up + row * F, F);
     kernels->affine(job->to + row * F, job->to + row * F, job->s->weight[job->s->token[row]], 0.0f,
                     F);
 }
 /* other (N K,Fm): the gradient of y = Wdown act without the weight; becomes dgate, and to dup; the
  * weight's gradient goes to dweight (N,K) */
-static void llmi_moe_act_backward_task(void *argument, size_t row, int thread) {
+static void llmi_moe_act_backward_body(void *argument, size_t row) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llmi_kernels *kernels = job->run->context->kernels;
     const size_t F = (size_t)job->run->model->config.moe_d_ffn, from = (size_t)job->s->token[row];
     const float *gate = job->s->gate + row * F, *up = job->s->up + row * F;
     float *act = job->to + row * F, *d = job->other + row * F;
-    (void)thread;
     kernels->swiglu(act, gate, up, F);
     job->run->ds.dweight[from] = kernels->dot(act, d, F);
     kernels->affine(d, d, job->s->weight[from], 0.0f, F);
@@ -6544,7 +6439,7 @@ static void llmi_moe_act_backward_task(void *argument, size_t row, int thread) {
 }
 
 /* dlogits (N,E) from dweight, through the sigmoid; with the balance loss (eq. 17-20) */
-static void llmi_route_backward_task(void *argument, size_t row, int thread) {
+static void llmi_route_backward_body(void *argument, size_t row) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llm_config *c = &job->run->model->config;
     const int E = c->n_routed_experts, K = c->num_experts_per_tok;
@@ -6552,7 +6447,6 @@ static void llmi_route_backward_task(void *argument, size_t row, int thread) {
     const int32_t *choice = job->s->choice + row * (size_t)K;
     float *d = job->to + row * (size_t)E, sum = 1e-20f, dot = 0.0f;
     int e, k;
-    (void)thread;
     memset(d, 0, (size_t)E * sizeof *d);
     for (k = 0; k < K; k++) {
         sum += s[choice[k]];
@@ -6669,7 +6563,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     if (run->balance) *run->balance += llmi_balance(run, s);
     job.to = work->sorted;
     job.from = h;
-    llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    llmi_each(run->context, rows, llmi_moe_gather_body, &job);
     if (shared)
         products = llmi_ffn_products(run, products, s->shared_gate, s->shared_up, h, w->shared, n);
     for (e = 0; e < E; e++) {
@@ -6679,7 +6573,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     }
     llmi_gemm_batch(run->context, work->products, (size_t)(products - work->products));
     job.to = work->act;
-    llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
+    llmi_each(run->context, rows, llmi_moe_act_body, &job);
     products = work->products;
     if (shared) {
         const llmi_matrix down = llmi_dense(run, w->shared + 2);
@@ -6695,7 +6589,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     llmi_gemm_batch(run->context, work->products, (size_t)(products - work->products));
     job.to = y;
     job.from = work->sorted;
-    llmi_parallel(run->context, n, llmi_moe_scatter_task, &job);
+    llmi_each(run->context, n, llmi_moe_scatter_body, &job);
 }
 
 /* dh (N,C) is overwritten */
@@ -6718,9 +6612,9 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     job.s = s;
     job.to = work->sorted;
     job.from = dy;
-    llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    llmi_each(run->context, rows, llmi_moe_gather_body, &job);
     job.to = work->act;
-    llmi_parallel(run->context, rows, llmi_moe_act_task, &job);
+    llmi_each(run->context, rows, llmi_moe_act_body, &job);
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
         const llmi_matrix down = llmi_dense(run, w->experts + 3 * (int)e + 2);
@@ -6731,10 +6625,10 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     }
     llmi_gemm_batch(run->context, work->products, 2 * E);
     job.other = work->dact;
-    llmi_parallel(run->context, rows, llmi_moe_act_backward_task, &job);
+    llmi_each(run->context, rows, llmi_moe_act_backward_body, &job);
     job.to = work->sorted;
     job.from = h;
-    llmi_parallel(run->context, rows, llmi_moe_gather_task, &job);
+    llmi_each(run->context, rows, llmi_moe_gather_body, &job);
     for (e = 0; e < E; e++) {
         const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
         const int weights = w->experts + 3 * (int)e;
@@ -6756,10 +6650,10 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     }
     job.to = dh;
     job.from = work->sorted;
-    llmi_parallel(run->context, n, llmi_moe_scatter_task, &job);
+    llmi_each(run->context, n, llmi_moe_scatter_body, &job);
     if (run->balance_scale != 0.0f) (void)llmi_balance(run, s);
     job.to = work->dlogits;
-    llmi_parallel(run->context, n, llmi_route_backward_task, &job);
+    llmi_each(run->context, n, llmi_route_backward_body, &job);
     llmi_dense_backward(run, dh, 1, work->dlogits, h, llmi_router(run, w->router), -1, n);
 }
 
@@ -6997,13 +6891,12 @@ typedef struct llmi_embed {
     const float *dx;
 } llmi_embed;
 
-static void llmi_embed_task(void *argument, size_t index, int thread) {
+static void llmi_embed_body(void *argument, size_t at, size_t n) {
     const llmi_embed *job = (const llmi_embed *)argument;
     const llmi_run *run = job->run;
-    const size_t C = (size_t)run->model->config.d_model, n = llmi_run_rows(run);
+    const size_t C = (size_t)run->model->config.d_model;
     size_t r;
-    (void)thread;
-    for (r = index * LLMI_ROWS; r < llmi_min(n, (index + 1) * LLMI_ROWS); r++) {
+    for (r = at; r < at + n; r++) {
         const float *embedding = llmi_token_row(run, job->tokens[r], run->x + r * C);
         if (run->model->arch->learned_positions)
             run->context->kernels->add(run->x + r * C, embedding,
@@ -7021,7 +6914,7 @@ static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
     job.run = run;
     job.tokens = tokens;
     job.dx = NULL;
-    llmi_parallel(run->context, llmi_ceil_div(n, LLMI_ROWS), llmi_embed_task, &job);
+    llmi_for(run->context, n, LLMI_ROWS, llmi_embed_body, &job);
     if (run->embd_pdrop > 0.0f)
         llmi_dropout(run->context, run->x, run->x, n * (size_t)run->model->config.d_model,
                      run->embd_pdrop, llmi_dropout_seed(run, 0, 0), 0);
@@ -7042,29 +6935,22 @@ static void llmi_final_norm_forward(const llmi_run *run, float *y, float *mean, 
                             c->norm_eps);
 }
 
-static void llmi_wpe_task(void *argument, size_t index, int thread) {
+static void llmi_wpe_body(void *argument, size_t index) {
     const llmi_embed *job = (const llmi_embed *)argument;
     const llmi_run *run = job->run;
     const size_t C = (size_t)run->model->config.d_model;
     size_t b;
-    (void)thread;
     for (b = 0; b < run->n_sequences; b++)
         run->context->kernels->axpy(llmi_gradient(run, LLMI_WPE) + index * C, 1.0f,
                                     job->dx + (b * run->rows + index) * C, C);
 }
 
-static void llmi_clear_task(void *argument, size_t index, int thread) {
-    const llmi_sum *job = (const llmi_sum *)argument;
-    const size_t at = index * LLMI_PIECE;
-    (void)thread;
-    memset(job->y + at, 0, llmi_min(LLMI_PIECE, job->n - at) * sizeof(float));
+static void llmi_clear_body(void *argument, size_t at, size_t n) {
+    memset(((const llmi_op *)argument)->y + at, 0, n * sizeof(float));
 }
 static void llmi_clear(const llm_context *context, float *y, size_t n) {
-    llmi_sum job;
-    memset(&job, 0, sizeof job);
-    job.y = y;
-    job.n = n;
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_clear_task, &job);
+    llmi_op op = llmi_op_of(context, y, NULL);
+    llmi_for(context, n, LLMI_PIECE, llmi_clear_body, &op);
 }
 /* before the first backward of an accumulation */
 static void llmi_gradients_clear(const llmi_run *run) {
@@ -7102,7 +6988,7 @@ static void llmi_trunk_backward(const llmi_run *run, float *dx, const float *dy,
         job.run = run;
         job.tokens = NULL;
         job.dx = dx;
-        llmi_parallel(run->context, run->rows, llmi_wpe_task, &job);
+        llmi_each(run->context, run->rows, llmi_wpe_body, &job);
     }
 }
 
@@ -7129,13 +7015,12 @@ static size_t llmi_mtp_h_row(const llmi_mtp_rows *job, size_t row) {
     return row / job->run->rows * job->h_rows + row % job->run->rows;
 }
 /* mtp_cat (N,2C) and the rstd of its halves */
-static void llmi_mtp_cat_task(void *argument, size_t row, int thread) {
+static void llmi_mtp_cat_body(void *argument, size_t row) {
     const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
     const llmi_run *run = job->run;
     const llm_config *c = &run->model->config;
     const size_t C = (size_t)c->d_model;
     float *cat = run->mtp_cat + row * 2 * C, *rstd = run->mtp_rstd + row;
-    (void)thread;
     run->context->kernels->norm(cat, NULL, rstd,
                                 llmi_token_row(run, job->tokens[row], cat),
                                 llmi_weight(run, job->w->enorm), NULL, C, c->norm_eps, 0);
@@ -7151,7 +7036,7 @@ static void llmi_mtp_cat(llmi_mtp_rows *job, const llmi_run *run, int layer, con
     job->tokens = tokens;
     job->h = h;
     job->h_rows = h_rows;
-    llmi_parallel(run->context, llmi_run_rows(run), llmi_mtp_cat_task, job);
+    llmi_each(run->context, llmi_run_rows(run), llmi_mtp_cat_body, job);
 }
 
 /* out (N,C) = h^k */
@@ -7170,27 +7055,24 @@ static void llmi_mtp_forward(const llmi_run *run, int layer, float *out, const i
 }
 
 /* copies one half of mtp_dcat to dh (N,C), and that half's input to h */
-static void llmi_mtp_embedding_half_task(void *argument, size_t row, int thread) {
+static void llmi_mtp_embedding_half_body(void *argument, size_t row) {
     const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
     const llmi_run *run = job->run;
     const size_t C = (size_t)run->model->config.d_model;
-    (void)thread;
     memcpy(run->dh + row * C, run->mtp_dcat + row * 2 * C, C * sizeof(float));
     memmove(run->h + row * C, llmi_token_row(run, job->tokens[row], run->h + row * C),
             C * sizeof(float));
 }
-static void llmi_mtp_stream_half_task(void *argument, size_t row, int thread) {
+static void llmi_mtp_stream_half_body(void *argument, size_t row) {
     const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
     const llmi_run *run = job->run;
     const size_t C = (size_t)run->model->config.d_model;
-    (void)thread;
     memcpy(run->dh + row * C, run->mtp_dcat + (row * 2 + 1) * C, C * sizeof(float));
     memcpy(run->h + row * C, job->h + llmi_mtp_h_row(job, row) * C, C * sizeof(float));
 }
-static void llmi_mtp_add_task(void *argument, size_t row, int thread) {
+static void llmi_mtp_add_body(void *argument, size_t row) {
     const llmi_mtp_rows *job = (const llmi_mtp_rows *)argument;
     const size_t C = (size_t)job->run->model->config.d_model;
-    (void)thread;
     job->run->context->kernels->axpy(job->dh + llmi_mtp_h_row(job, row) * C, 1.0f,
                                      job->run->wide + row * C, C);
 }
@@ -7214,17 +7096,17 @@ static void llmi_mtp_backward(const llmi_run *run, int layer, float *dh, float *
     llmi_mtp_cat(&job, run, layer, tokens, h, h_rows);
     job.dh = dh;
     llmi_dense_backward(run, run->mtp_dcat, 0, dx, run->mtp_cat, llmi_dense(run, w->eh), -1, n);
-    llmi_parallel(run->context, n, llmi_mtp_embedding_half_task, &job);
+    llmi_each(run->context, n, llmi_mtp_embedding_half_body, &job);
     memset(run->wide, 0, bytes);
     llm_rmsnorm_backward(run->context, run->wide, llmi_gradient(run, w->enorm), run->dh,
                          run->mtp_rstd, run->h, llmi_weight(run, w->enorm), (int)n, c->d_model);
     llmi_embedding_backward(run->context, llmi_gradient(run, LLMI_WTE), run->wide, tokens, n, C);
-    llmi_parallel(run->context, n, llmi_mtp_stream_half_task, &job);
+    llmi_each(run->context, n, llmi_mtp_stream_half_body, &job);
     memset(run->wide, 0, bytes);
     llm_rmsnorm_backward(run->context, run->wide, llmi_gradient(run, w->hnorm), run->dh,
                          run->mtp_rstd + n, run->h, llmi_weight(run, w->hnorm), (int)n,
                          c->d_model);
-    if (dh) llmi_parallel(run->context, n, llmi_mtp_add_task, &job);
+    if (dh) llmi_each(run->context, n, llmi_mtp_add_body, &job);
 }
 
 /* ============================================================================================
@@ -7551,7 +7433,7 @@ LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *d
     job.run = &run;
     job.s = &s;
     job.to = run.ds.dlogits;
-    llmi_parallel(context, (size_t)rows, llmi_route_backward_task, &job);
+    llmi_each(context, (size_t)rows, llmi_route_backward_body, &job);
     matrix = llmi_matrix_of(gate, (size_t)model.config.n_routed_experts,
                             (size_t)model.config.d_model, 0);
     if (dgate)
@@ -7758,11 +7640,10 @@ static llmi_adamw llmi_adamw_constants(int64_t step, float learning_rate, float 
     return a;
 }
 
-static void llmi_update_task(void *argument, size_t index, int thread) {
+static void llmi_update_body(void *argument, size_t at, size_t n) {
     const llmi_update *job = (const llmi_update *)argument;
-    size_t at = index * LLMI_PIECE, low = 0;
-    const size_t end = llmi_min(job->n, at + LLMI_PIECE);
-    (void)thread;
+    const size_t end = at + n;
+    size_t low = 0;
     if (job->table) { /* the last tensor that starts at or before job->first + at */
         size_t high = job->table->n;
         while (high - low > 1) {
@@ -7798,7 +7679,7 @@ LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, flo
     job.n = n;
     job.with_decay = llmi_adamw_constants(step, learning_rate, beta1, beta2, eps, weight_decay,
                                           (double)grad_scale);
-    llmi_parallel(context, llmi_ceil_div(n, LLMI_PIECE), llmi_update_task, &job);
+    llmi_for(context, n, LLMI_PIECE, llmi_update_body, &job);
 }
 
 typedef struct llmi_squares {
@@ -7808,10 +7689,9 @@ typedef struct llmi_squares {
     double *parts;
 } llmi_squares;
 
-static void llmi_square_sum_task(void *argument, size_t index, int thread) {
+static void llmi_square_sum_body(void *argument, size_t index) {
     const llmi_squares *job = (const llmi_squares *)argument;
     const size_t at = (job->first + index) * LLMI_PIECE;
-    (void)thread;
     job->parts[index] = job->context->kernels->square_sum(job->x + at,
                                                           llmi_min(LLMI_PIECE, job->n - at));
 }
@@ -7825,7 +7705,7 @@ static double llmi_square_sum(const llm_context *context, const float *x, size_t
     for (job.first = 0; job.first < pieces; job.first += 256) {
         const size_t count = llmi_min(256, pieces - job.first);
         size_t i;
-        llmi_parallel(context, count, llmi_square_sum_task, &job);
+        llmi_each(context, count, llmi_square_sum_body, &job);
         for (i = 0; i < count; i++) sum += parts[i];
     }
     return sum;
@@ -8436,7 +8316,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
     job.without_decay.keep = 1.0f;
     job.table = &t->model->table;
     job.first = first;
-    llmi_parallel(t->context, llmi_ceil_div(count, LLMI_PIECE), llmi_update_task, &job);
+    llmi_for(t->context, count, LLMI_PIECE, llmi_update_body, &job);
     t->last_grad_norm = (float)grad_norm;
     t->last_learning_rate = rate;
     t->updated += count;

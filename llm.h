@@ -189,7 +189,7 @@
  *   LLM_API         how functions are declared: extern
  *   LLM_STATIC      all functions static: for a private copy in one file
  *   LLM_MALLOC(n), LLM_FREE(p)   instead of malloc and free: both or neither
- *   LLM_NO_STDIO    nothing that opens files; models and tokenizers load from memory
+ *   LLM_NO_STDIO    nothing that opens files is there; models and tokenizers load from memory
  *   LLM_NO_SIMD     plain C kernels only
  *   LLM_NO_THREADS  everything in the calling thread, unless compiled with OpenMP
  *   LLM_SHARD_BYTES 5e9: the most data of one .safetensors file that a save writes (a larger tensor
@@ -382,6 +382,7 @@ typedef struct llm_model_desc {
  * -> NULL: invalid configuration, or LLM_ERR_MEMORY with nothing left behind */
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
                                     llm_error *err);
+#ifndef LLM_NO_STDIO
 /* path: a directory in Hugging Face layout (config.json, model.safetensors or its sharded index),
  * or one .safetensors file whose metadata holds the configuration. f16, bf16 and fp8 (E4M3 with
  * weight_scale_inv per 128 x 128 block) become f32. f32 is mapped, not read, where POSIX is: pages
@@ -392,10 +393,12 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT naming file and tensor or byte; LLM_ERR_UNSUPPORTED for what
  * would compute something else; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
+#endif
 /* the same of the two files' contents, which are copied from and may be freed afterwards */
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
                                          const llm_model_desc *desc, llm_error *err);
+#ifndef LLM_NO_STDIO
 /* Writes a directory that transformers' from_pretrained loads, in F32 or BF16; above
  * LLM_SHARD_BYTES of data, in shards with an index. Files of an older save are replaced, or removed
  * where this one has none of their name; others stay. Whenever the process dies, llm_model_load
@@ -406,6 +409,7 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
  * to one directory take turns, where its file system has locks (not NFS, nor Windows). */
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err);
+#endif
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
 LLM_API const llm_config *llm_model_config(const llm_model *model);   /* defaults resolved */
 LLM_API size_t llm_model_tensor_count(const llm_model *model);
@@ -549,6 +553,7 @@ LLM_API double llm_trainer_gradient_square_sum(llm_trainer *trainer, size_t firs
 LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
                                             double grad_norm, llm_train_stats *stats,
                                             llm_error *err);
+#ifndef LLM_NO_STDIO
 /* Everything that the next step depends on, weights too: a run that is saved and loaded goes on to
  * the bit as one that was not, with any number of threads. save is atomic; not between a forward
  * and its backward. load wants a trainer of the same configuration (but see prolong):
@@ -558,10 +563,12 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
  * pointer that llm_trainer_user_data gives holds until the next set or load. */
 LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err);
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err);
+#endif
 LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *data, size_t size,
                                              llm_error *err);
 LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *size);
 
+#ifndef LLM_NO_STDIO
 /* ---- training data: token files, mapped ------------------------------------------------------ */
 /* Batches from token files, which llm_data_writer or tools/tokenize.c write. A file of n tokens has
  * floor((n-1)/T) windows: window i reads tokens iT .. iT+T-1 and is to predict iT+1 .. iT+T. No
@@ -627,6 +634,7 @@ LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *t
  * name is as it was. Nothing can be added after it. */
 LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *err);
 LLM_API void llm_data_writer_free(llm_data_writer *writer); /* NULL is fine; unfinished: given up */
+#endif
 
 /* ---- inference ------------------------------------------------------------------------------- */
 /* Key-value caches and scratch; one thread at a time. Keeps nothing derived from weights: after
@@ -707,6 +715,7 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
 /* Byte-level BPE. Text is arbitrary bytes; decode returns them exactly, special tokens included.
  * Thread-safe once created. */
 typedef struct llm_tokenizer llm_tokenizer;
+#ifndef LLM_NO_STDIO
 /* path: a tokenizer.json under any name, which is read as `tokenizers` reads it, alone; or a
  * directory with it or with vocab.json + merges.txt, which is read as transformers' AutoTokenizer
  * reads it, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json
@@ -719,6 +728,7 @@ typedef struct llm_tokenizer llm_tokenizer;
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err);
+#endif
 /* json: size bytes, the contents of a tokenizer.json, which are read as that file alone is and are
  * not kept. -> NULL as llm_tokenizer_load, LLM_ERR_ARGUMENT for NULL. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
@@ -727,10 +737,12 @@ LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
  * tokens (257 or more: the bytes and <|endoftext|>) or nothing is left to merge. */
 LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab_size,
                                            const llm_allocator *allocator, llm_error *err);
+#ifndef LLM_NO_STDIO
 /* writes a tokenizer.json that `tokenizers` and transformers read: at path if that ends in ".json",
  * else into the directory path; atomic */
 LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
                                       llm_error *err);
+#endif
 LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer);       /* NULL is fine */
 /* the largest id + 1: the rows that an embedding needs; not every id below has a token */
 LLM_API int llm_tokenizer_vocab_size(const llm_tokenizer *tokenizer);
@@ -9402,49 +9414,7 @@ static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
  *  16  4  vocab_size                    40     n tokens, to the end of the file
  * The top bit of a token marks it as context only; the bits below are its id.
  * ========================================================================================== */
-#ifdef LLM_NO_STDIO
-static llm_result llmi_data_unsupported(llm_error *err) {
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "token files: compiled with LLM_NO_STDIO");
-}
-LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
-                                llm_error *err) {
-    (void)paths; (void)n_paths; (void)desc;
-    llmi_data_unsupported(err);
-    return NULL;
-}
-LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *tokens,
-                                  int32_t *targets, llm_error *err) {
-    (void)data; (void)step; (void)tokens; (void)targets;
-    return llmi_data_unsupported(err);
-}
-LLM_API int64_t llm_data_token_count(const llm_data *data) { return (void)data, 0; }
-LLM_API int64_t llm_data_window_count(const llm_data *data) { return (void)data, 0; }
-LLM_API int64_t llm_data_empty_count(const llm_data *data) { return (void)data, 0; }
-LLM_API int llm_data_vocab_size(const llm_data *data) { return (void)data, 0; }
-LLM_API uint64_t llm_data_fingerprint(const llm_data *data) { return (void)data, 0; }
-LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err) {
-    (void)data;
-    return llmi_data_unsupported(err);
-}
-LLM_API void llm_data_close(llm_data *data) { (void)data; }
-LLM_API llm_data_writer *llm_data_writer_open(const char *path, int vocab_size,
-                                              const llm_allocator *allocator, llm_error *err) {
-    (void)path; (void)vocab_size; (void)allocator;
-    llmi_data_unsupported(err);
-    return NULL;
-}
-LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *tokens,
-                                       const unsigned char *context_only, size_t n,
-                                       llm_error *err) {
-    (void)writer; (void)tokens; (void)context_only; (void)n;
-    return llmi_data_unsupported(err);
-}
-LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *err) {
-    (void)writer;
-    return llmi_data_unsupported(err);
-}
-LLM_API void llm_data_writer_free(llm_data_writer *writer) { (void)writer; }
-#else
+#ifndef LLM_NO_STDIO
 #define LLMI_DATA_HEADER 40u
 static const char llmi_data_magic[8] = "llm.tok";
 enum { LLMI_DATA_VERSION = 1, LLMI_DATA_SHORT_VOCAB = 1 << 15 };
@@ -12213,23 +12183,7 @@ LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
     return llmi_tokenizer_read(&file, NULL, NULL, allocator, err);
 }
 
-#ifdef LLM_NO_STDIO
-LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
-                                          llm_error *err) {
-    (void)allocator;
-    llmi_fail(err, LLM_ERR_UNSUPPORTED,
-              "%s: built with LLM_NO_STDIO, only llm_tokenizer_load_memory reads",
-              path ? path : "NULL");
-    return NULL;
-}
-
-LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
-                                      llm_error *err) {
-    (void)tokenizer;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%s: built with LLM_NO_STDIO, nothing can be saved",
-                     path ? path : "NULL");
-}
-#else
+#ifndef LLM_NO_STDIO
 /* name is empty where there is no such file; data is the caller's to release */
 static llm_result llmi_tokenizer_file(llmi_bytes *file, void **data, char name[LLMI_PATH],
                                       const char *directory, const char *which,
@@ -13413,14 +13367,8 @@ static llm_result llmi_config_of_metadata(const llmi_shards *all, void **config,
     (void)llmi_json_string(json, node, (char *)*config, *size);
     return LLM_OK;
 }
-#endif
 
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err) {
-#ifdef LLM_NO_STDIO
-    (void)desc;
-    llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO", path ? path : "NULL");
-    return NULL;
-#else
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     char config_path[LLMI_PATH];
     llm_model *model = NULL;
@@ -13459,8 +13407,8 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
     llmi_journal_free(&journal);
     llmi_release(allocator, config);
     return model;
-#endif
 }
+#endif
 
 /* ============================================================================================
  * >>save         a directory that transformers loads
@@ -13845,23 +13793,17 @@ static llm_result llmi_model_save(const llm_model *model, const char *directory,
 #endif
     return result;
 }
-#endif
 
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err) {
-#ifdef LLM_NO_STDIO
-    (void)model; (void)dtype;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
-                     directory ? directory : "NULL");
-#else
     if (!model || !directory) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or directory is NULL");
     if (dtype != LLM_F32 && dtype != LLM_BF16)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "%.120s: dtype %d: models are saved in F32 or BF16", directory,
                          (int)dtype);
     return llmi_model_save(model, directory, dtype, LLM_SHARD_BYTES, err);
-#endif
 }
+#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>resume       a trainer in a file, so that the next step is the same to the bit
@@ -14188,18 +14130,7 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
     llmi_release(allocator, part);
     return result;
 }
-#else
-LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err) {
-    (void)trainer;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
-                     path ? path : "NULL");
-}
-LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
-    (void)trainer;
-    return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: compiled with LLM_NO_STDIO",
-                     path ? path : "NULL");
-}
-#endif
+#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>passes       >>kernels, below, once per instruction set; what this CPU can run

@@ -634,7 +634,7 @@ LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *t
  * name is as it was. Nothing can be added after it. */
 LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *err);
 LLM_API void llm_data_writer_free(llm_data_writer *writer); /* NULL is fine; unfinished: given up */
-#endif
+#endif /* LLM_NO_STDIO */
 
 /* ---- inference ------------------------------------------------------------------------------- */
 /* Key-value caches and scratch; one thread at a time. Keeps nothing derived from weights: after
@@ -1145,17 +1145,10 @@ LLM_API float llm_random_normal(uint64_t seed, uint64_t n);
   #include <arm_neon.h>
 #endif
 
-/* Short macro names that are used below. The caller's own definitions are saved here and restored
+/* Names of one letter that are used below. The caller's own definitions are saved here and restored
  * at the end, if the compiler knows GNU's pragmas. */
 #define LLMI_SHORT_NAMES(DO) \
-    DO("ADD") DO("B") DO("BITS") DO("C") DO("D") DO("DIV") DO("E") DO("F") DO("FLOATS") \
-    DO("FMA") DO("FN") DO("H") DO("HMAX") DO("HSUM") DO("IADD") DO("IAND") DO("IOR") DO("ISET") \
-    DO("K") DO("KC") DO("K_GROUP") DO("L") DO("LD") DO("LD4") DO("LDN") DO("LOAD") DO("LOAD_A") \
-    DO("LOAD_B") DO("MAC") DO("MAX") DO("MC") DO("MIN") DO("MR") DO("MUL") DO("MULTIPLY") \
-    DO("NAME") DO("NR") DO("NV") DO("PAIRS") DO("PART_BYTES") DO("R") DO("ROWS") DO("SET1") \
-    DO("SHARED") DO("SLL") DO("SQRT") DO("SRL") DO("ST") DO("ST2") DO("ST4") DO("STN") \
-    DO("STORE") DO("SUB") DO("T") DO("TILES") DO("TO_FLOAT") DO("TO_INT") DO("TRANSPOSE4") \
-    DO("V") DO("V4") DO("VI") DO("W") DO("ZERO_BELOW")
+    DO("B") DO("C") DO("D") DO("E") DO("F") DO("H") DO("K") DO("L") DO("R") DO("T") DO("V")
 #if defined(__GNUC__) && !defined(__TINYC__)
   #define LLMI_PRAGMA(text) _Pragma(#text)
   #define LLMI_PUSH(name) LLMI_PRAGMA(push_macro(name))
@@ -1510,7 +1503,7 @@ static void llmi_text_number(llmi_text *text, float value, int digits) {
     llmi_text_add(text, number, i);
     if (whole) llmi_text_add(text, ".0", 2);           /* 1 is no float to transformers */
 }
-#endif
+#endif /* LLM_NO_STDIO */
 
 static void llmi_text_free(llmi_text *text) {
     llmi_release(text->allocator, text->data);
@@ -2217,7 +2210,7 @@ static void llmi_fields_describe(llmi_text *text, const void *object, const llmi
         llmi_text_add(text, "\n", 1);
     }
 }
-#endif
+#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>cpu          the table of kernels, one per instruction set; the text is in >>kernels
@@ -2233,65 +2226,83 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
 
 /* How products of one precision are made. The factors are f32 in memory and take their precision
  * where they are packed; sums are f32. */
+/* in order of speed; each needs all that those before it need */
+#define LLMI_PASS_SCALAR 0
+#define LLMI_PASS_BASE 1               /* SSE2 or NEON                    */
+#define LLMI_PASS_AVX2 2               /* with FMA                        */
+#define LLMI_PASS_AVX512 3             /* F, BW, VL                       */
+#define LLMI_PASS_BF16 4               /* AVX-512 with AVX512_BF16        */
+#define LLMI_PASS_AMX 5                /* AVX512_BF16, AMX's tiles of bf16 */
+
+typedef enum llmi_side { LLMI_A, LLMI_B, LLMI_WEIGHT } llmi_side;     /* WEIGHT: B is one */
 typedef struct llmi_tiles {
     size_t mr, nr;                     /* tile of C that stays in registers                     */
     size_t kc, mc;                     /* block of A (mc,kc) for L2                             */
     size_t k_group, value_bytes; /* of a panel: k is padded to the one, a value takes the other */
     size_t k_align;                    /* slices of k are multiples of it                       */
-    /* Panels: groups of mr rows of A (nr columns of B), padded with zeros, in the order in which
-     * block reads them. Element (i,j) of the source stands at [i row + j col]; one of the two is 1.
-     * fp8: at most LLMI_FP8_TILE lanes in a call. pack_a and pack_b use a scale for each lane and
-     * LLMI_FP8_TILE values along k, pack_weight one for all lanes and as many values. */
-    void (*pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k);
-    void (*pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
-    void (*pack_weight)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n);
+    /* Panels: lanes (rows of A, columns of B) in groups of mr or nr, padded with zeros, in the
+     * order in which block reads them. Value j of lane i stands at [i lane + j along]; one of the
+     * two is 1. fp8: at most LLMI_FP8_TILE lanes in a call; A and B have a scale for each lane and
+     * LLMI_FP8_TILE values along k, a weight one for all lanes and as many values. */
+    void (*pack)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
+                 size_t lanes, size_t k);
     /* C (m,n) = [C +] A B [+ bias] from panels */
     void (*block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
                   size_t ldc, const float *bias, int accumulate);
 } llmi_tiles;
 
+/* What a pass has: result, name and parameters of each kernel. The table is made from this list.
+ *   rows_dot, rows_axpy   y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and
+ *                 (k,n) for axpy. dot can add to y, and a bias. What a row gets does not depend on
+ *                 the other rows, nor on where n was cut
+ *   largest       of n >= 1          add  y = a + b        axpy  y += a x       affine  y = a x + b
+ *   exp_sum       the sum of y = exp(a x - b); y NULL: the sum only
+ *   softmax_backward    dx = [dx +] scale y (dy - sum)
+ *   gelu_backward       y = gelu(x) too, unless NULL
+ *   narrow, widen n even values to bf16, in the room of n/2 floats, and back: value i shares one
+ *                 with value i + n/2
+ *   norm          LayerNorm (centered) or RMSNorm of one row; norm_backward_weight: sums over rows
+ *   column_sum    sum += */
+#define LLMI_KERNELS(DO) \
+    DO(void, rows_dot, (size_t m, size_t n, size_t k, const float *x, size_t ldx, \
+                        const float *weight, size_t ldw, float *y, size_t ldy, \
+                        const float *bias, int accumulate)) \
+    DO(void, rows_axpy, (size_t m, size_t n, size_t k, const float *x, size_t ldx, \
+                         const float *weight, size_t ldw, float *y, size_t ldy)) \
+    DO(float, dot, (const float *a, const float *b, size_t n)) \
+    DO(double, square_sum, (const float *x, size_t n)) \
+    DO(float, largest, (const float *x, size_t n)) \
+    DO(void, add, (float *y, const float *a, const float *b, size_t n)) \
+    DO(void, axpy, (float *y, float a, const float *x, size_t n)) \
+    DO(void, affine, (float *y, const float *x, float a, float b, size_t n)) \
+    DO(float, exp_sum, (float *y, const float *x, float a, float b, size_t n)) \
+    DO(void, softmax_backward, (float *dx, const float *dy, const float *y, float sum, \
+                                float scale, size_t n, int accumulate)) \
+    DO(void, gelu, (float *y, const float *x, size_t n)) \
+    DO(void, gelu_backward, (float *dx, float *y, const float *dy, const float *x, size_t n, \
+                             int accumulate)) \
+    DO(void, swiglu, (float *y, const float *gate, const float *up, size_t n)) \
+    DO(void, swiglu_backward, (float *dgate, float *dup, const float *dy, const float *gate, \
+                               const float *up, size_t n, int accumulate)) \
+    DO(void, adamw, (float *weight, float *m, float *v, const float *grad, size_t n, \
+                     const llmi_adamw *step)) \
+    DO(void, narrow, (float *to, const float *x, size_t n)) \
+    DO(void, widen, (float *to, const float *x, size_t n)) \
+    DO(void, norm, (float *y, float *mean, float *rstd, const float *x, const float *weight, \
+                    const float *bias, size_t n, float eps, int centered)) \
+    DO(void, norm_backward, (float *dx, const float *dy, const float *x, const float *weight, \
+                             float mean, float rstd, size_t n, int centered)) \
+    DO(void, norm_backward_weight, (float *dweight, float *dbias, const float *dy, \
+                                    const float *x, const float *mean, const float *rstd, \
+                                    size_t rows, size_t ld, size_t n)) \
+    DO(void, column_sum, (float *sum, const float *x, size_t rows, size_t ld, size_t n))
+
+#define LLMI_MEMBER(result, name, parameters) result (*name) parameters;
 typedef struct llmi_kernels {
     const char *name;
-    size_t w;                          /* floats in a vector                                    */
+    size_t w;                          /* floats in a vector */
     llmi_tiles tiles[LLM_FP8_MIXED + 1];       /* by llm_precision */
-    /* y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and (k,n) for axpy. dot
-     * can add to y, and a bias. What a row gets does not depend on the other rows, nor on where n
-     * was cut. */
-    void (*rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
-                     size_t ldw, float *y, size_t ldy, const float *bias, int accumulate);
-    void (*rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx, const float *weight,
-                      size_t ldw, float *y, size_t ldy);
-    /* vectors of n */
-    float (*dot)(const float *a, const float *b, size_t n);
-    double (*square_sum)(const float *x, size_t n);
-    float (*largest)(const float *x, size_t n);       /* n >= 1 */
-    void (*add)(float *y, const float *a, const float *b, size_t n);         /* y = a + b */
-    void (*axpy)(float *y, float a, const float *x, size_t n);               /* y += a x */
-    void (*affine)(float *y, const float *x, float a, float b, size_t n);    /* y = a x + b */
-    float (*exp_sum)(float *y, const float *x, float a, float b,
-                     size_t n); /* sum of y = exp(a x - b); y NULL: sum only */
-    void (*softmax_backward)(float *dx, const float *dy, const float *y, float sum, float scale,
-                             size_t n, int accumulate); /* dx = [dx +] scale y (dy - sum) */
-    void (*gelu)(float *y, const float *x, size_t n);
-    void (*gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
-                          int accumulate); /* y = gelu(x) too, unless NULL */
-    void (*swiglu)(float *y, const float *gate, const float *up, size_t n);
-    void (*swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
-                            const float *up, size_t n, int accumulate);
-    void (*adamw)(float *weight, float *m, float *v, const float *grad, size_t n,
-                  const llmi_adamw *step);
-    /* n even values to bf16, in the room of n/2 floats: value i shares one with value i + n/2 */
-    void (*narrow)(float *to, const float *x, size_t n);
-    void (*widen)(float *to, const float *x, size_t n);                /* and back */
-    /* LayerNorm (centered) or RMSNorm of one row; the sums over rows of their weight gradients */
-    void (*norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
-                 const float *bias, size_t n, float eps, int centered);
-    void (*norm_backward)(float *dx, const float *dy, const float *x, const float *weight,
-                          float mean, float rstd, size_t n, int centered);
-    void (*norm_backward_weight)(float *dweight, float *dbias, const float *dy, const float *x,
-                                 const float *mean, const float *rstd, size_t rows, size_t ld,
-                                 size_t n);
-    void (*column_sum)(float *sum, const float *x, size_t rows, size_t ld, size_t n);   /* sum += */
+    LLMI_KERNELS(LLMI_MEMBER)
 } llmi_kernels;
 
 /* Defined after the passes. Tables stand in order of speed, from scalar on. */
@@ -2451,7 +2462,7 @@ static int llmi_thread_start(llmi_worker *worker) {
     return started;
 }
 static void llmi_thread_join(llmi_worker *worker) { pthread_join(worker->thread, NULL); }
-#endif
+#endif /* _WIN32 */
 
 static void llmi_pool_end(llmi_pool *pool) {
     int i;
@@ -2737,7 +2748,7 @@ static void llmi_tasks_run(void *argument, int thread) {
             tasks->task(tasks->argument, index, thread);
     }
 }
-#endif
+#endif /* defined(_OPENMP) || LLMI_POOL */
 
 static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
                           void *argument) {
@@ -2970,11 +2981,11 @@ static void llmi_gemm_task(void *argument, size_t index, int thread) {
     j = strip * LLMI_B_COLUMNS;
     n = llmi_min(LLMI_B_COLUMNS, g->n - j);
     for (i = 0; i < m && *kept != block; i += LLMI_PACK_PANELS * mr)
-        kernel->pack_a(a + i * panel, g->a + (i0 + i) * g->a_row + job->k0 * g->a_col, g->a_row,
-                       g->a_col, llmi_min(LLMI_PACK_PANELS * mr, m - i), job->k);
+        kernel->pack(LLMI_A, a + i * panel, g->a + (i0 + i) * g->a_row + job->k0 * g->a_col,
+                     g->a_row, g->a_col, llmi_min(LLMI_PACK_PANELS * mr, m - i), job->k);
     *kept = block;
-    (g->b_weight ? kernel->pack_weight : kernel->pack_b)(
-        b, g->b + j * g->b_col + job->k0 * g->b_row, g->b_row, g->b_col, job->k, n);
+    kernel->pack(g->b_weight ? LLMI_WEIGHT : LLMI_B, b, g->b + j * g->b_col + job->k0 * g->b_row,
+                 g->b_col, g->b_row, n, job->k);
     for (part = 0; part < parts; part++) {                     /* of a, for L2 */
         i = part * tiles / parts * mr;
         kernel->block(llmi_min((part + 1) * tiles / parts * mr, m) - i, n, job->k, a + i * panel,
@@ -3918,19 +3929,19 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     llmi_attention_carve(&s, &arena, kernel, n_keys, a->qk_dim, a->v_dim, 0);
     for (j0 = 0; j0 < n_keys; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
-        kernel->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
-                        keys);
-        kernel->pack_b(s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, a->v_stride, 1,
-                        keys, a->v_dim);
+        kernel->pack(LLMI_B, s.k_columns + j0 * k_panel, k + j0 * a->k_stride, a->k_stride, 1, keys,
+                     a->qk_dim);
+        kernel->pack(LLMI_B, s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, 1,
+                     a->v_stride, a->v_dim, keys);
     }
     for (i0 = first; i0 < last; i0 += a->tile) {
         const size_t rows = llmi_min(a->tile, last - i0), all = position + i0 + rows;
         float *state = a->state ? a->state + 2 * ((sequence * a->n_heads + head) * a->rows + i0)
                                 : NULL;
         if (all <= a->first) continue;     /* an earlier span had its last key */
-        kernel->pack_a(s.q_panel,
-                        a->q + (sequence * a->rows + i0) * a->q_stride + head * a->qk_dim,
-                        a->q_stride, 1, rows, a->qk_dim);
+        kernel->pack(LLMI_A, s.q_panel,
+                     a->q + (sequence * a->rows + i0) * a->q_stride + head * a->qk_dim, a->q_stride,
+                     1, rows, a->qk_dim);
         for (r = 0; r < rows; r++) {
             const size_t row = sequence * a->rows + i0 + r;
             s.max[r] = a->first ? state[2 * r] : -INFINITY;
@@ -3962,7 +3973,7 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
                 }
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
             }
-            kernel->pack_a(s.p_panel, s.scores, LLMI_KEYS, 1, rows, keys);
+            kernel->pack(LLMI_A, s.p_panel, s.scores, LLMI_KEYS, 1, rows, keys);
             kernel->block(rows, a->v_dim, keys, s.p_panel, s.v_rows + j0 / LLMI_KEYS * v_block,
                            s.sums, a->v_dim, NULL, 1);
         }
@@ -4009,12 +4020,12 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
     }
     for (j0 = 0; j0 < a->rows; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0);
-        kernel->pack_b(s.k_columns + j0 * k_panel, k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim,
-                        keys);
-        kernel->pack_b(s.v_columns + j0 * v_panel, v + j0 * a->v_stride, 1, a->v_stride, a->v_dim,
-                        keys);
-        kernel->pack_b(s.k_rows + j0 / LLMI_KEYS * k_block, k + j0 * a->k_stride, a->k_stride, 1,
-                        keys, a->qk_dim);
+        kernel->pack(LLMI_B, s.k_columns + j0 * k_panel, k + j0 * a->k_stride, a->k_stride, 1, keys,
+                     a->qk_dim);
+        kernel->pack(LLMI_B, s.v_columns + j0 * v_panel, v + j0 * a->v_stride, a->v_stride, 1, keys,
+                     a->v_dim);
+        kernel->pack(LLMI_B, s.k_rows + j0 / LLMI_KEYS * k_block, k + j0 * a->k_stride, 1,
+                     a->k_stride, a->qk_dim, keys);
     }
     for (i0 = 0; i0 < a->rows; i0 += a->tile) {
         const size_t rows = llmi_min(a->tile, a->rows - i0), row0 = sequence * a->rows + i0;
@@ -4023,10 +4034,10 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
         const float *out = a->saved_out + row0 * o_stride + head * a->v_dim;
         const float *lse = a->saved_lse + (sequence * a->n_heads + head) * a->rows + i0;
         float *dq = a->dq + row0 * a->q_stride + head * a->qk_dim;
-        kernel->pack_a(s.q_panel, q, a->q_stride, 1, rows, a->qk_dim);
-        kernel->pack_a(s.do_panel, dout, o_stride, 1, rows, a->v_dim);
-        kernel->pack_b(s.q_rows, q, a->q_stride, 1, rows, a->qk_dim);
-        kernel->pack_b(s.do_rows, dout, o_stride, 1, rows, a->v_dim);
+        kernel->pack(LLMI_A, s.q_panel, q, a->q_stride, 1, rows, a->qk_dim);
+        kernel->pack(LLMI_A, s.do_panel, dout, o_stride, 1, rows, a->v_dim);
+        kernel->pack(LLMI_B, s.q_rows, q, 1, a->q_stride, a->qk_dim, rows);
+        kernel->pack(LLMI_B, s.do_rows, dout, 1, o_stride, a->v_dim, rows);
         for (r = 0; r < rows; r++)
             s.sum[r] = kernels->dot(dout + r * o_stride, out + r * o_stride, a->v_dim);
         for (j0 = 0; j0 < i0 + rows; j0 += LLMI_KEYS) {
@@ -4048,13 +4059,13 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
                 memset(p + valid, 0, (keys - valid) * sizeof(float));
                 memset(ds + valid, 0, (keys - valid) * sizeof(float));
             }
-            kernel->pack_a(s.p_panel, s.scores, 1, LLMI_KEYS, seen, rows);
+            kernel->pack(LLMI_A, s.p_panel, s.scores, 1, LLMI_KEYS, seen, rows);
             kernel->block(seen, a->v_dim, rows, s.p_panel, s.do_rows, dv + j0 * a->v_stride,
                            a->v_stride, NULL, 1);
-            kernel->pack_a(s.p_panel, s.dscores, 1, LLMI_KEYS, seen, rows);
+            kernel->pack(LLMI_A, s.p_panel, s.dscores, 1, LLMI_KEYS, seen, rows);
             kernel->block(seen, a->qk_dim, rows, s.p_panel, s.q_rows, dk + j0 * a->k_stride,
                            a->k_stride, NULL, 1);
-            kernel->pack_a(s.p_panel, s.dscores, LLMI_KEYS, 1, rows, keys);
+            kernel->pack(LLMI_A, s.p_panel, s.dscores, LLMI_KEYS, 1, rows, keys);
             kernel->block(rows, a->qk_dim, keys, s.p_panel, s.k_rows + j0 / LLMI_KEYS * k_block,
                            dq, a->q_stride, NULL, 1);
         }
@@ -5330,7 +5341,7 @@ static void llmi_config_write(llmi_text *text, const llm_config *config) {
         }
     arch->write(text, &c);
 }
-#endif
+#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>model        parameters, by the tensor table: in one block, or in mapped files
@@ -9265,7 +9276,7 @@ static FILE *llmi_temporary_begin(llmi_writer *w, int n_names) {
 }
 #else
 static int llmi_temporary_clean(const char *name) { return !llmi_file_remove(name); }
-#endif
+#endif /* LLMI_POSIX */
 
 static void llmi_writer_unlock(llmi_writer *w) {
 #if LLMI_POSIX
@@ -12424,7 +12435,7 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
     llmi_text_free(&text);
     return result;
 }
-#endif
+#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>safetensors  names, types, shapes and places of tensors in a file
@@ -13408,7 +13419,7 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
     llmi_release(allocator, config);
     return model;
 }
-#endif
+#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>save         a directory that transformers loads
@@ -14139,110 +14150,79 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
     #define LLM_SELF "llm.h" /* how this file includes itself: define it if you rename the file */
 #endif
 
-#define LLMI_PASS 0                    /* scalar */
+/* a pass's text is compiled for its instruction set */
+#if LLMI_X86 && defined(__clang__)
+  #define LLMI_REGION(features) LLMI_PRAGMA( \
+      clang attribute push(__attribute__((target(features))), apply_to = function))
+  #define LLMI_REGION_END LLMI_PRAGMA(clang attribute pop)
+#elif LLMI_X86
+  #define LLMI_REGION(features) LLMI_PRAGMA(GCC push_options) LLMI_PRAGMA(GCC target(features))
+  #define LLMI_REGION_END LLMI_PRAGMA(GCC pop_options)
+  #pragma GCC diagnostic push          /* g++ warns inside its own avx512fintrin.h (PR105593) */
+  #pragma GCC diagnostic ignored "-Wuninitialized"
+  #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#define LLMI_PASS LLMI_PASS_SCALAR
 #include LLM_SELF
 #if LLMI_X86 || LLMI_NEON
-  #define LLMI_PASS 1                  /* SSE2 or NEON: always there */
+  #define LLMI_PASS LLMI_PASS_BASE     /* SSE2 or NEON: always there */
   #include LLM_SELF
 #endif
 #if LLMI_X86
-  #define LLMI_PASS 2                  /* AVX2 with FMA */
-  #if defined(__clang__)
-    #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-  #else
-    #pragma GCC push_options
-    #pragma GCC target("avx2,fma")
-  #endif
+  #define LLMI_PASS LLMI_PASS_AVX2
+  LLMI_REGION("avx2,fma")
   #include LLM_SELF
-  #if defined(__clang__)
-    #pragma clang attribute pop
-  #else
-    #pragma GCC pop_options
-  #endif
-  #define LLMI_PASS 3                  /* AVX-512 F, BW, VL */
-  #if defined(__clang__)
-        #pragma clang attribute push(                                                              \
-            __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl"))), apply_to = function)
-  #else
-    #pragma GCC diagnostic push        /* g++ warns inside its own avx512fintrin.h (PR105593) */
-    #pragma GCC diagnostic ignored "-Wuninitialized"
-    #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-    #pragma GCC push_options
-    #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl")
-  #endif
+  LLMI_REGION_END
+  #define LLMI_PASS LLMI_PASS_AVX512   /* F, BW, VL */
+  LLMI_REGION("avx2,fma,avx512f,avx512bw,avx512vl")
   #include LLM_SELF
-  #if defined(__clang__)
-    #pragma clang attribute pop
-  #else
-    #pragma GCC pop_options
-  #endif
+  LLMI_REGION_END
   #if LLMI_BF16
-    #define LLMI_PASS 4                /* AVX-512 with BF16 */
-    #if defined(__clang__)
-            #pragma clang attribute push(                                                          \
-                __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16"))),          \
-                apply_to = function)
-    #else
-      #pragma GCC push_options
-      #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")
-    #endif
+    #define LLMI_PASS LLMI_PASS_BF16
+    LLMI_REGION("avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")
     #include LLM_SELF
-    #if defined(__clang__)
-      #pragma clang attribute pop
-    #else
-      #pragma GCC pop_options
-    #endif
+    LLMI_REGION_END
   #endif
   #if LLMI_AMX
-    #define LLMI_PASS 5                /* AMX with bf16, and AVX-512 */
-    #if defined(__clang__)
-            #pragma clang attribute push(                                                          \
-                __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16"))),   \
-                apply_to = function)
-    #else
-      #pragma GCC push_options
-      #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16")
-    #endif
+    #define LLMI_PASS LLMI_PASS_AMX
+    LLMI_REGION("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16")
     #include LLM_SELF
-    #if defined(__clang__)
-      #pragma clang attribute pop
-    #else
-      #pragma GCC pop_options
-    #endif
+    LLMI_REGION_END
   #endif
   #if !defined(__clang__)
     #pragma GCC diagnostic pop
   #endif
-#endif
+#endif /* LLMI_X86 */
 
 /* the last pass that this CPU and its operating system can run */
 static int llmi_last_pass(void) {
 #if LLMI_X86
     unsigned a, b, c, d, enabled, high;
-    int last = 1;
+    int last = LLMI_PASS_BASE;
     if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27)) && (c & (1u << 12))) { /* OSXSAVE, FMA */
         __asm__ volatile("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
         (void)high;
         if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
-            if ((enabled & 0x06u) == 0x06u && (b & (1u << 5))) last = 2;           /* AVX2 */
-            if (last == 2 && (enabled & 0xe6u) == 0xe6u && (b & (1u << 16)) && (b & (1u << 30)) &&
-                (b & (1u << 31)))
-                last = 3;                                                        /* F, BW, VL */
+            if ((enabled & 0x06u) == 0x06u && (b & (1u << 5))) last = LLMI_PASS_AVX2;
+            if (last == LLMI_PASS_AVX2 && (enabled & 0xe6u) == 0xe6u && (b & (1u << 16)) &&
+                (b & (1u << 30)) && (b & (1u << 31)))
+                last = LLMI_PASS_AVX512;
   #if LLMI_BF16
-            if (last == 3) {
+            if (last == LLMI_PASS_AVX512) {
                 const unsigned amx = d;
                 if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)))
-                    last = 4;                                                    /* AVX512_BF16 */
+                    last = LLMI_PASS_BF16;
     #if LLMI_AMX
-                if (last == 4 && (enabled & 0x60000u) == 0x60000u && (amx & (1u << 22)) &&
-                    (amx & (1u << 24))) {
+                if (last == LLMI_PASS_BF16 && (enabled & 0x60000u) == 0x60000u &&
+                    (amx & (1u << 22)) && (amx & (1u << 24))) {
                     long result = 158;           /* arch_prctl(ARCH_REQ_XCOMP_PERM, tile data): */
                                                  /* Linux asks to be asked                      */
                     __asm__ volatile("syscall"
                                      : "+a"(result)
                                      : "D"(0x1023L), "S"(18L)
                                      : "rcx", "r11", "memory");
-                    if (result == 0) last = 5;
+                    if (result == 0) last = LLMI_PASS_AMX;
                 }
     #else
                 (void)amx;
@@ -14253,26 +14233,27 @@ static int llmi_last_pass(void) {
     }
     return last;
 #else
-    return LLMI_NEON;
-#endif
+    return LLMI_NEON ? LLMI_PASS_BASE : LLMI_PASS_SCALAR;
+#endif /* LLMI_X86 */
 }
 
 static const llmi_kernels *llmi_kernels_of(int pass) {
-    (void)pass;
-#if LLMI_AMX
-    if (pass == 5) return &llmi_kernels_v5;
-#endif
-#if LLMI_BF16
-    if (pass == 4) return &llmi_kernels_v4;
+    static const llmi_kernels *const tables[] = {
+        &LLMI_CAT(llmi_kernels_v, LLMI_PASS_SCALAR),
+#if LLMI_X86 || LLMI_NEON
+        &LLMI_CAT(llmi_kernels_v, LLMI_PASS_BASE),
 #endif
 #if LLMI_X86
-    if (pass == 3) return &llmi_kernels_v3;
-    if (pass == 2) return &llmi_kernels_v2;
+        &LLMI_CAT(llmi_kernels_v, LLMI_PASS_AVX2), &LLMI_CAT(llmi_kernels_v, LLMI_PASS_AVX512),
 #endif
-#if LLMI_X86 || LLMI_NEON
-    if (pass == 1) return &llmi_kernels_v1;
+#if LLMI_BF16
+        &LLMI_CAT(llmi_kernels_v, LLMI_PASS_BF16),
 #endif
-    return &llmi_kernels_v0;
+#if LLMI_AMX
+        &LLMI_CAT(llmi_kernels_v, LLMI_PASS_AMX),
+#endif
+    };
+    return tables[pass];
 }
 
 #if defined(__GNUC__) && !defined(__TINYC__)
@@ -14284,278 +14265,256 @@ LLMI_SHORT_NAMES(LLMI_POP)
 /* ============================================================================================
  * >>kernels      one text, compiled once per instruction set
  *
- * V is a vector of W floats. The words below differ by pass, nothing else does. Vectors never cross
- * a real call: helpers that take one are always inlined. A rest of n < W lanes is loaded with
- * zeros.
+ * LLV is a vector of LLV_W floats, which +, -, * and / work on. The words that begin with LLV_
+ * differ by pass, nothing else does. Vectors never cross a real call: helpers that take one are
+ * always inlined. A rest of n < LLV_W lanes is loaded with zeros.
  * ========================================================================================== */
-#undef ADD
-#undef BITS
-#undef DIV
-#undef FLOATS
-#undef FMA
-#undef FN
-#undef HMAX
-#undef HSUM
-#undef IADD
-#undef IAND
-#undef IOR
-#undef ISET
-#undef KC
-#undef K_GROUP
-#undef LD
-#undef LD4
-#undef LDN
-#undef LOAD
-#undef LOAD_A
-#undef LOAD_B
-#undef MAC
-#undef MAX
-#undef MC
-#undef MIN
-#undef MR
-#undef MUL
-#undef MULTIPLY
-#undef NAME
-#undef NR
-#undef NV
-#undef PAIRS
-#undef PART_BYTES
-#undef ROWS
-#undef SET1
-#undef SHARED
-#undef SLL
-#undef SQRT
-#undef SRL
-#undef ST
-#undef ST2
-#undef ST4
-#undef STN
-#undef STORE
-#undef SUB
-#undef TILES
-#undef TO_FLOAT
-#undef TO_INT
-#undef TRANSPOSE4
-#undef V
-#undef V4
-#undef VI
-#undef W
-#undef ZERO_BELOW
-#define FN(name) LLMI_CAT(name, LLMI_CAT(_v, LLMI_PASS))
+#undef LLV
+#undef LLV_
+#undef LLV_BITS
+#undef LLV_FLOATS
+#undef LLV_FMA
+#undef LLV_HMAX
+#undef LLV_HSUM
+#undef LLV_IADD
+#undef LLV_IAND
+#undef LLV_IOR
+#undef LLV_ISET
+#undef LLV_KC
+#undef LLV_K_GROUP
+#undef LLV_LD
+#undef LLV_LD4
+#undef LLV_LDN
+#undef LLV_LOAD
+#undef LLV_MAC
+#undef LLV_MAX
+#undef LLV_MC
+#undef LLV_MIN
+#undef LLV_MR
+#undef LLV_NAME
+#undef LLV_NR
+#undef LLV_NV
+#undef LLV_ROWS
+#undef LLV_SET1
+#undef LLV_ENTRY
+#undef LLV_F32
+#undef LLV_SLL
+#undef LLV_SQRT
+#undef LLV_SRL
+#undef LLV_ST
+#undef LLV_ST2
+#undef LLV_ST4
+#undef LLV_STN
+#undef LLV_STORE
+#undef LLV_TILES
+#undef LLV_TO_FLOAT
+#undef LLV_TO_INT
+#undef LLV_TRANSPOSE4
+#undef LLV_V4
+#undef LLV_VI
+#undef LLV_W
+#undef LLV_ZERO_BELOW
+#define LLV_(name) LLMI_CAT(llmi_, LLMI_CAT(name, LLMI_CAT(_v, LLMI_PASS)))
+/* The passes after AVX-512's have products of their own; the rest, in f32, is AVX-512's. */
+#if LLMI_PASS > LLMI_PASS_AVX512
+  #define LLV_F32(name) LLMI_CAT(llmi_, LLMI_CAT(name, LLMI_CAT(_v, LLMI_PASS_AVX512)))
+#else
+  #define LLV_F32(name) LLV_(name)
+#endif
 
-#if LLMI_PASS >= 3
-  #if LLMI_PASS == 5                   /* products by AMX, the rest is AVX-512's */
-    #define NAME "amx"
-    #define MR 32
-    #define MC 256
-  #elif LLMI_PASS == 4                 /* products in bf16, the rest is AVX-512's */
-    #define NAME "avx512bf16"
-    #define MR 14
-    #define MC 168
+#if LLMI_PASS >= LLMI_PASS_AVX512
+  #if LLMI_PASS == LLMI_PASS_AMX                   /* products by AMX, the rest is AVX-512's */
+    #define LLV_NAME "amx"
+    #define LLV_MR 32
+    #define LLV_MC 256
+  #elif LLMI_PASS == LLMI_PASS_BF16                 /* products in bf16, the rest is AVX-512's */
+    #define LLV_NAME "avx512bf16"
+    #define LLV_MR 14
+    #define LLV_MC 168
   #else
-    #define NAME "avx512"
-    #define MR 14
-    #define MC 168
+    #define LLV_NAME "avx512"
+    #define LLV_MR 14
+    #define LLV_MC 168
   #endif
-  #define W 16
-  #define NV 2
-  #define KC 768
-  #define ROWS 4
-  #define V __m512
-  #define LD(p) _mm512_loadu_ps(p)
-  #define ST(p, v) _mm512_storeu_ps(p, v)
-  #define LDN(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
-  #define STN(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), v)
-  #define SET1(x) _mm512_set1_ps(x)
-  #define ADD(a, b) _mm512_add_ps(a, b)
-  #define SUB(a, b) _mm512_sub_ps(a, b)
-  #define MUL(a, b) _mm512_mul_ps(a, b)
-  #define DIV(a, b) _mm512_div_ps(a, b)
-  #define SQRT(a) _mm512_sqrt_ps(a)
-  #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
-  #define MAX(a, b) _mm512_max_ps(a, b)
-  #define MIN(a, b) _mm512_min_ps(a, b)
-  #define HSUM(v) _mm512_reduce_add_ps(v)
-  #define HMAX(v) _mm512_reduce_max_ps(v)
-  #define VI __m512i
-  #define TO_INT(v) _mm512_cvtps_epi32(v)
-  #define TO_FLOAT(v) _mm512_cvtepi32_ps(v)
-  #define BITS(v) _mm512_castps_si512(v)
-  #define FLOATS(i) _mm512_castsi512_ps(i)
-  #define ISET(x) _mm512_set1_epi32(x)
-  #define IADD(a, b) _mm512_add_epi32(a, b)
-  #define IAND(a, b) _mm512_and_si512(a, b)
-  #define IOR(a, b) _mm512_or_si512(a, b)
-  #define SLL(i, n) _mm512_slli_epi32(i, n)
-  #define SRL(i, n) _mm512_srli_epi32(i, n)
-  #define ZERO_BELOW(v, x, low) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v)
-#elif LLMI_PASS == 2
-  #define NAME "avx2"
-  #define W 8
-  #define MR 6
-  #define NV 2
-  #define KC 768
-  #define MC 72
-  #define ROWS 2
-  #define V __m256
-  #define LD(p) _mm256_loadu_ps(p)
-  #define ST(p, v) _mm256_storeu_ps(p, v)
-  #define SET1(x) _mm256_set1_ps(x)
-  #define ADD(a, b) _mm256_add_ps(a, b)
-  #define SUB(a, b) _mm256_sub_ps(a, b)
-  #define MUL(a, b) _mm256_mul_ps(a, b)
-  #define DIV(a, b) _mm256_div_ps(a, b)
-  #define SQRT(a) _mm256_sqrt_ps(a)
-  #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
-  #define MAX(a, b) _mm256_max_ps(a, b)
-  #define MIN(a, b) _mm256_min_ps(a, b)
-  #define HSUM(v) FN(llmi_hsum)(v)
-  #define HMAX(v) FN(llmi_hmax)(v)
-  #define VI __m256i
-  #define TO_INT(v) _mm256_cvtps_epi32(v)
-  #define TO_FLOAT(v) _mm256_cvtepi32_ps(v)
-  #define BITS(v) _mm256_castps_si256(v)
-  #define FLOATS(i) _mm256_castsi256_ps(i)
-  #define ISET(x) _mm256_set1_epi32(x)
-  #define IADD(a, b) _mm256_add_epi32(a, b)
-  #define IAND(a, b) _mm256_and_si256(a, b)
-  #define IOR(a, b) _mm256_or_si256(a, b)
-  #define SLL(i, n) _mm256_slli_epi32(i, n)
-  #define SRL(i, n) _mm256_srli_epi32(i, n)
-  #define ZERO_BELOW(v, x, low) _mm256_and_ps(v, _mm256_cmp_ps(x, low, _CMP_NLT_UQ))
-#elif LLMI_PASS == 1 && LLMI_X86
-  #define NAME "sse2"
-  #define W 4
-  #define MR 4
-  #define NV 2
-  #define KC 768
-  #define MC 72
-  #define ROWS 2
-  #define V __m128
-  #define LD(p) _mm_loadu_ps(p)
-  #define ST(p, v) _mm_storeu_ps(p, v)
-  #define SET1(x) _mm_set1_ps(x)
-  #define ADD(a, b) _mm_add_ps(a, b)
-  #define SUB(a, b) _mm_sub_ps(a, b)
-  #define MUL(a, b) _mm_mul_ps(a, b)
-  #define DIV(a, b) _mm_div_ps(a, b)
-  #define SQRT(a) _mm_sqrt_ps(a)
-  #define FMA(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
-  #define MAX(a, b) _mm_max_ps(a, b)
-  #define MIN(a, b) _mm_min_ps(a, b)
-  #define HSUM(v) FN(llmi_hsum)(v)
-  #define HMAX(v) FN(llmi_hmax)(v)
-  #define VI __m128i
-  #define TO_INT(v) _mm_cvtps_epi32(v)
-  #define TO_FLOAT(v) _mm_cvtepi32_ps(v)
-  #define BITS(v) _mm_castps_si128(v)
-  #define FLOATS(i) _mm_castsi128_ps(i)
-  #define ISET(x) _mm_set1_epi32(x)
-  #define IADD(a, b) _mm_add_epi32(a, b)
-  #define IAND(a, b) _mm_and_si128(a, b)
-  #define IOR(a, b) _mm_or_si128(a, b)
-  #define SLL(i, n) _mm_slli_epi32(i, n)
-  #define SRL(i, n) _mm_srli_epi32(i, n)
-  #define ZERO_BELOW(v, x, low) _mm_and_ps(v, _mm_cmpnlt_ps(x, low))
-#elif LLMI_PASS == 1
-  #define NAME "neon"
-  #define W 4
-  #define MR 8
-  #define NV 2
-  #define KC 512
-  #define MC 64
-  #define ROWS 4
-  #define V float32x4_t
-  #define LD(p) vld1q_f32(p)
-  #define ST(p, v) vst1q_f32(p, v)
-  #define SET1(x) vdupq_n_f32(x)
-  #define ADD(a, b) vaddq_f32(a, b)
-  #define SUB(a, b) vsubq_f32(a, b)
-  #define MUL(a, b) vmulq_f32(a, b)
-  #define DIV(a, b) vdivq_f32(a, b)
-  #define SQRT(a) vsqrtq_f32(a)
-  #define FMA(a, b, c) vfmaq_f32(c, a, b)
-  #define MAX(a, b) vmaxq_f32(a, b)
-  #define MIN(a, b) vminq_f32(a, b)
-  #define HSUM(v) vaddvq_f32(v)
-  #define HMAX(v) vmaxvq_f32(v)
-  #define VI int32x4_t
-  #define TO_INT(v) vcvtnq_s32_f32(v)
-  #define TO_FLOAT(v) vcvtq_f32_s32(v)
-  #define BITS(v) vreinterpretq_s32_f32(v)
-  #define FLOATS(i) vreinterpretq_f32_s32(i)
-  #define ISET(x) vdupq_n_s32(x)
-  #define IADD(a, b) vaddq_s32(a, b)
-  #define IAND(a, b) vandq_s32(a, b)
-  #define IOR(a, b) vorrq_s32(a, b)
-  #define SLL(i, n) vshlq_n_s32(i, n)
-  #define SRL(i, n) vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(i), n))
-  #define ZERO_BELOW(v, x, low) \
+  #define LLV_W 16
+  #define LLV_NV 2
+  #define LLV_KC 768
+  #define LLV_ROWS 4
+  #define LLV __m512
+  #define LLV_LD(p) _mm512_loadu_ps(p)
+  #define LLV_ST(p, v) _mm512_storeu_ps(p, v)
+  #define LLV_LDN(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1u), p)
+  #define LLV_STN(p, v, n) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1u), v)
+  #define LLV_SET1(x) _mm512_set1_ps(x)
+  #define LLV_SQRT(a) _mm512_sqrt_ps(a)
+  #define LLV_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+  #define LLV_MAX(a, b) _mm512_max_ps(a, b)
+  #define LLV_MIN(a, b) _mm512_min_ps(a, b)
+  #define LLV_HSUM(v) _mm512_reduce_add_ps(v)
+  #define LLV_HMAX(v) _mm512_reduce_max_ps(v)
+  #define LLV_VI __m512i
+  #define LLV_TO_INT(v) _mm512_cvtps_epi32(v)
+  #define LLV_TO_FLOAT(v) _mm512_cvtepi32_ps(v)
+  #define LLV_BITS(v) _mm512_castps_si512(v)
+  #define LLV_FLOATS(i) _mm512_castsi512_ps(i)
+  #define LLV_ISET(x) _mm512_set1_epi32(x)
+  #define LLV_IADD(a, b) _mm512_add_epi32(a, b)
+  #define LLV_IAND(a, b) _mm512_and_si512(a, b)
+  #define LLV_IOR(a, b) _mm512_or_si512(a, b)
+  #define LLV_SLL(i, n) _mm512_slli_epi32(i, n)
+  #define LLV_SRL(i, n) _mm512_srli_epi32(i, n)
+  #define LLV_ZERO_BELOW(v, x, low) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v)
+#elif LLMI_PASS == LLMI_PASS_AVX2
+  #define LLV_NAME "avx2"
+  #define LLV_W 8
+  #define LLV_MR 6
+  #define LLV_NV 2
+  #define LLV_KC 768
+  #define LLV_MC 72
+  #define LLV_ROWS 2
+  #define LLV __m256
+  #define LLV_LD(p) _mm256_loadu_ps(p)
+  #define LLV_ST(p, v) _mm256_storeu_ps(p, v)
+  #define LLV_SET1(x) _mm256_set1_ps(x)
+  #define LLV_SQRT(a) _mm256_sqrt_ps(a)
+  #define LLV_FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
+  #define LLV_MAX(a, b) _mm256_max_ps(a, b)
+  #define LLV_MIN(a, b) _mm256_min_ps(a, b)
+  #define LLV_HSUM(v) LLV_(hsum)(v)
+  #define LLV_HMAX(v) LLV_(hmax)(v)
+  #define LLV_VI __m256i
+  #define LLV_TO_INT(v) _mm256_cvtps_epi32(v)
+  #define LLV_TO_FLOAT(v) _mm256_cvtepi32_ps(v)
+  #define LLV_BITS(v) _mm256_castps_si256(v)
+  #define LLV_FLOATS(i) _mm256_castsi256_ps(i)
+  #define LLV_ISET(x) _mm256_set1_epi32(x)
+  #define LLV_IADD(a, b) _mm256_add_epi32(a, b)
+  #define LLV_IAND(a, b) _mm256_and_si256(a, b)
+  #define LLV_IOR(a, b) _mm256_or_si256(a, b)
+  #define LLV_SLL(i, n) _mm256_slli_epi32(i, n)
+  #define LLV_SRL(i, n) _mm256_srli_epi32(i, n)
+  #define LLV_ZERO_BELOW(v, x, low) _mm256_and_ps(v, _mm256_cmp_ps(x, low, _CMP_NLT_UQ))
+#elif LLMI_PASS == LLMI_PASS_BASE && LLMI_X86
+  #define LLV_NAME "sse2"
+  #define LLV_W 4
+  #define LLV_MR 4
+  #define LLV_NV 2
+  #define LLV_KC 768
+  #define LLV_MC 72
+  #define LLV_ROWS 2
+  #define LLV __m128
+  #define LLV_LD(p) _mm_loadu_ps(p)
+  #define LLV_ST(p, v) _mm_storeu_ps(p, v)
+  #define LLV_SET1(x) _mm_set1_ps(x)
+  #define LLV_SQRT(a) _mm_sqrt_ps(a)
+  #define LLV_FMA(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
+  #define LLV_MAX(a, b) _mm_max_ps(a, b)
+  #define LLV_MIN(a, b) _mm_min_ps(a, b)
+  #define LLV_HSUM(v) LLV_(hsum)(v)
+  #define LLV_HMAX(v) LLV_(hmax)(v)
+  #define LLV_VI __m128i
+  #define LLV_TO_INT(v) _mm_cvtps_epi32(v)
+  #define LLV_TO_FLOAT(v) _mm_cvtepi32_ps(v)
+  #define LLV_BITS(v) _mm_castps_si128(v)
+  #define LLV_FLOATS(i) _mm_castsi128_ps(i)
+  #define LLV_ISET(x) _mm_set1_epi32(x)
+  #define LLV_IADD(a, b) _mm_add_epi32(a, b)
+  #define LLV_IAND(a, b) _mm_and_si128(a, b)
+  #define LLV_IOR(a, b) _mm_or_si128(a, b)
+  #define LLV_SLL(i, n) _mm_slli_epi32(i, n)
+  #define LLV_SRL(i, n) _mm_srli_epi32(i, n)
+  #define LLV_ZERO_BELOW(v, x, low) _mm_and_ps(v, _mm_cmpnlt_ps(x, low))
+#elif LLMI_PASS == LLMI_PASS_BASE
+  #define LLV_NAME "neon"
+  #define LLV_W 4
+  #define LLV_MR 8
+  #define LLV_NV 2
+  #define LLV_KC 512
+  #define LLV_MC 64
+  #define LLV_ROWS 4
+  #define LLV float32x4_t
+  #define LLV_LD(p) vld1q_f32(p)
+  #define LLV_ST(p, v) vst1q_f32(p, v)
+  #define LLV_SET1(x) vdupq_n_f32(x)
+  #define LLV_SQRT(a) vsqrtq_f32(a)
+  #define LLV_FMA(a, b, c) vfmaq_f32(c, a, b)
+  #define LLV_MAX(a, b) vmaxq_f32(a, b)
+  #define LLV_MIN(a, b) vminq_f32(a, b)
+  #define LLV_HSUM(v) vaddvq_f32(v)
+  #define LLV_HMAX(v) vmaxvq_f32(v)
+  #define LLV_VI int32x4_t
+  #define LLV_TO_INT(v) vcvtnq_s32_f32(v)
+  #define LLV_TO_FLOAT(v) vcvtq_f32_s32(v)
+  #define LLV_BITS(v) vreinterpretq_s32_f32(v)
+  #define LLV_FLOATS(i) vreinterpretq_f32_s32(i)
+  #define LLV_ISET(x) vdupq_n_s32(x)
+  #define LLV_IADD(a, b) vaddq_s32(a, b)
+  #define LLV_IAND(a, b) vandq_s32(a, b)
+  #define LLV_IOR(a, b) vorrq_s32(a, b)
+  #define LLV_SLL(i, n) vshlq_n_s32(i, n)
+  #define LLV_SRL(i, n) vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(i), n))
+  #define LLV_ZERO_BELOW(v, x, low) \
       vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)))
 #else
-  #define NAME "scalar"
-  #define W 1
-  #define MR 4
-  #define NV 2
-  #define KC 256
-  #define MC 64
-  #define ROWS 2
-  #define V float
-  #define LD(p) (*(p))
-  #define ST(p, v) ((void)(*(p) = (v)))
-  #define SET1(x) (x)
-  #define ADD(a, b) ((a) + (b))
-  #define SUB(a, b) ((a) - (b))
-  #define MUL(a, b) ((a) * (b))
-  #define DIV(a, b) ((a) / (b))
-  #define SQRT(a) sqrtf(a)
+  #define LLV_NAME "scalar"
+  #define LLV_W 1
+  #define LLV_MR 4
+  #define LLV_NV 2
+  #define LLV_KC 256
+  #define LLV_MC 64
+  #define LLV_ROWS 2
+  #define LLV float
+  #define LLV_LD(p) (*(p))
+  #define LLV_ST(p, v) ((void)(*(p) = (v)))
+  #define LLV_SET1(x) (x)
+  #define LLV_SQRT(a) sqrtf(a)
   /* spelled out where the compiler would fuse some and not others: rows must not differ */
   #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)
-    #define FMA(a, b, c) fmaf(a, b, c)
+    #define LLV_FMA(a, b, c) fmaf(a, b, c)
   #else
-    #define FMA(a, b, c) ((a) * (b) + (c))
+    #define LLV_FMA(a, b, c) ((a) * (b) + (c))
   #endif
-  #define MAX(a, b) ((a) > (b) ? (a) : (b))
-  #define MIN(a, b) ((a) < (b) ? (a) : (b))
-  #define HSUM(v) (v)
-  #define HMAX(v) (v)
-  #define VI int32_t
-  #define TO_INT(v) ((v) != (v) ? 0 : (int32_t)lrintf(v))
-  #define TO_FLOAT(v) ((float)(v))
-  #define BITS(v) ((int32_t)llmi_bits_of_float(v))
-  #define FLOATS(i) llmi_float_of_bits((uint32_t)(i))
-  #define ISET(x) (x)
-  #define IADD(a, b) ((int32_t)((uint32_t)(a) + (uint32_t)(b)))
-  #define IAND(a, b) ((a) & (b))
-  #define IOR(a, b) ((a) | (b))
-  #define SLL(i, n) ((int32_t)((uint32_t)(i) << (n)))
-  #define SRL(i, n) ((int32_t)((uint32_t)(i) >> (n)))
-  #define ZERO_BELOW(v, x, low) ((x) < (low) ? 0.0f : (v))
-#endif
-#define NR (NV * W)
-#if LLMI_PASS == 5
-  #define K_GROUP 32
-#elif LLMI_PASS == 4
-  #define K_GROUP 2
-  #define MAC(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
+  #define LLV_MAX(a, b) ((a) > (b) ? (a) : (b))
+  #define LLV_MIN(a, b) ((a) < (b) ? (a) : (b))
+  #define LLV_HSUM(v) (v)
+  #define LLV_HMAX(v) (v)
+  #define LLV_VI int32_t
+  #define LLV_TO_INT(v) ((v) != (v) ? 0 : (int32_t)lrintf(v))
+  #define LLV_TO_FLOAT(v) ((float)(v))
+  #define LLV_BITS(v) ((int32_t)llmi_bits_of_float(v))
+  #define LLV_FLOATS(i) llmi_float_of_bits((uint32_t)(i))
+  #define LLV_ISET(x) (x)
+  #define LLV_IADD(a, b) ((int32_t)((uint32_t)(a) + (uint32_t)(b)))
+  #define LLV_IAND(a, b) ((a) & (b))
+  #define LLV_IOR(a, b) ((a) | (b))
+  #define LLV_SLL(i, n) ((int32_t)((uint32_t)(i) << (n)))
+  #define LLV_SRL(i, n) ((int32_t)((uint32_t)(i) >> (n)))
+  #define LLV_ZERO_BELOW(v, x, low) ((x) < (low) ? 0.0f : (v))
+#endif /* LLMI_PASS >= LLMI_PASS_AVX512 */
+#define LLV_NR (LLV_NV * LLV_W)
+#if LLMI_PASS == LLMI_PASS_AMX
+  #define LLV_K_GROUP 32
+#elif LLMI_PASS == LLMI_PASS_BF16
+  #define LLV_K_GROUP 2
+  #define LLV_MAC(a, b, c) _mm512_dpbf16_ps(c, (__m512bh)(a), (__m512bh)(b))
 #else
-  #define K_GROUP 1
-  #define MAC(a, b, c) FMA(a, b, c)
+  #define LLV_K_GROUP 1
+  #define LLV_MAC(a, b, c) LLV_FMA(a, b, c)
 #endif
 
 /* 4-lane helpers for packing: plain load, 4x4 transpose */
-#if LLMI_X86 && LLMI_PASS > 0
-  #define V4 __m128
-  #define LD4(p) _mm_loadu_ps(p)
-  #define ST4(p, v) _mm_storeu_ps(p, v)
-  #define ST2(p, v) _mm_storel_pi((__m64 *)(void *)(p), v)
-  #define TRANSPOSE4(a, b, c, d) _MM_TRANSPOSE4_PS(a, b, c, d)
-#elif LLMI_NEON && LLMI_PASS > 0
-  #define V4 float32x4_t
-  #define LD4(p) vld1q_f32(p)
-  #define ST4(p, v) vst1q_f32(p, v)
-  #define ST2(p, v) vst1_f32(p, vget_low_f32(v))
-  #define TRANSPOSE4(a, b, c, d) do { \
+#if LLMI_X86 && LLMI_PASS > LLMI_PASS_SCALAR
+  #define LLV_V4 __m128
+  #define LLV_LD4(p) _mm_loadu_ps(p)
+  #define LLV_ST4(p, v) _mm_storeu_ps(p, v)
+  #define LLV_ST2(p, v) _mm_storel_pi((__m64 *)(void *)(p), v)
+  #define LLV_TRANSPOSE4(a, b, c, d) _MM_TRANSPOSE4_PS(a, b, c, d)
+#elif LLMI_NEON && LLMI_PASS > LLMI_PASS_SCALAR
+  #define LLV_V4 float32x4_t
+  #define LLV_LD4(p) vld1q_f32(p)
+  #define LLV_ST4(p, v) vst1q_f32(p, v)
+  #define LLV_ST2(p, v) vst1_f32(p, vget_low_f32(v))
+  #define LLV_TRANSPOSE4(a, b, c, d) do { \
         const float32x4x2_t t0_ = vtrnq_f32(a, b), t1_ = vtrnq_f32(c, d); \
         a = vcombine_f32(vget_low_f32(t0_.val[0]), vget_low_f32(t1_.val[0])); \
         b = vcombine_f32(vget_low_f32(t0_.val[1]), vget_low_f32(t1_.val[1])); \
@@ -14563,9 +14522,9 @@ LLMI_SHORT_NAMES(LLMI_POP)
         d = vcombine_f32(vget_high_f32(t0_.val[1]), vget_high_f32(t1_.val[1])); } while (0)
 #endif
 
-#if LLMI_X86 && (LLMI_PASS == 1 || LLMI_PASS == 2)
-LLMI_INLINE float FN(llmi_hsum)(V v) {
-  #if LLMI_PASS == 2
+#if LLMI_X86 && (LLMI_PASS == LLMI_PASS_BASE || LLMI_PASS == LLMI_PASS_AVX2)
+LLMI_INLINE float LLV_(hsum)(LLV v) {
+  #if LLMI_PASS == LLMI_PASS_AVX2
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   #else
     __m128 x = v;
@@ -14573,8 +14532,8 @@ LLMI_INLINE float FN(llmi_hsum)(V v) {
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
-LLMI_INLINE float FN(llmi_hmax)(V v) {
-  #if LLMI_PASS == 2
+LLMI_INLINE float LLV_(hmax)(LLV v) {
+  #if LLMI_PASS == LLMI_PASS_AVX2
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   #else
     __m128 x = v;
@@ -14583,40 +14542,41 @@ LLMI_INLINE float FN(llmi_hmax)(V v) {
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 #endif
-#ifndef LDN      /* through the stack: at most one per row */
-LLMI_INLINE V FN(llmi_ldn)(const float *p, size_t n) {
-    float t[W] = {0};
+#ifndef LLV_LDN      /* through the stack: at most one per row */
+LLMI_INLINE LLV LLV_(ldn)(const float *p, size_t n) {
+    float t[LLV_W] = {0};
     memcpy(t, p, n * sizeof *p);
-    return LD(t);
+    return LLV_LD(t);
 }
-LLMI_INLINE void FN(llmi_stn)(float *p, V v, size_t n) {
-    float t[W];
-    ST(t, v);
+LLMI_INLINE void LLV_(stn)(float *p, LLV v, size_t n) {
+    float t[LLV_W];
+    LLV_ST(t, v);
     memcpy(p, t, n * sizeof *p);
 }
-  #define LDN(p, n) FN(llmi_ldn)(p, n)
-  #define STN(p, v, n) FN(llmi_stn)(p, v, n)
+  #define LLV_LDN(p, n) LLV_(ldn)(p, n)
+  #define LLV_STN(p, v, n) LLV_(stn)(p, v, n)
 #endif
 
-/* min(n, W) lanes, n >= 1 */
-LLMI_INLINE V FN(llmi_load)(const float *p, size_t n) {
-    return n >= W ? LD(p) : LDN(p, n);
+/* min(n, LLV_W) lanes, n >= 1 */
+LLMI_INLINE LLV LLV_(load)(const float *p, size_t n) {
+    return n >= LLV_W ? LLV_LD(p) : LLV_LDN(p, n);
 }
-LLMI_INLINE void FN(llmi_store)(float *p, V v, size_t n) {
-    if (n >= W) ST(p, v);
-    else STN(p, v, n);
+LLMI_INLINE void LLV_(store)(float *p, LLV v, size_t n) {
+    if (n >= LLV_W) LLV_ST(p, v);
+    else LLV_STN(p, v, n);
 }
-#define LOAD(p, n) FN(llmi_load)(p, n)
-#define STORE(p, v, n) FN(llmi_store)(p, v, n)
+#define LLV_LOAD(p, n) LLV_(load)(p, n)
+#define LLV_STORE(p, v, n) LLV_(store)(p, v, n)
 
 /* to the nearest bf16, ties to even; infinities and the NaNs that arithmetic makes stay */
-LLMI_INLINE V FN(llmi_bf16)(V x) {
-    const VI bits = BITS(x), odd = IAND(SRL(bits, 16), ISET(1));
-    return FLOATS(IAND(IADD(bits, IADD(odd, ISET(0x7fff))), ISET(-0x10000)));
+LLMI_INLINE LLV LLV_(bf16)(LLV x) {
+    const LLV_VI bits = LLV_BITS(x), odd = LLV_IAND(LLV_SRL(bits, 16), LLV_ISET(1));
+    return LLV_FLOATS(
+        LLV_IAND(LLV_IADD(bits, LLV_IADD(odd, LLV_ISET(0x7fff))), LLV_ISET(-0x10000)));
 }
 
 /* ---- gemm ------------------------------------------------------------------------------------ */
-#if LLMI_PASS == 5
+#if LLMI_PASS == LLMI_PASS_AMX
 /* AMX multiplies tiles of bf16 with f32 sums. An f32 is the exact sum of three bf16, high + mid +
  * low, of 8 bits each; of the nine products of two such sums, six are taken: what is left out is
  * below 2^-25 of the whole, less than f32 itself rounds. (Henry, Tang, Heinecke, arXiv:1904.06376.)
@@ -14625,9 +14585,9 @@ LLMI_INLINE V FN(llmi_bf16)(V x) {
  * A panel holds, per 32 values of k, its parts (high, mid, low; in bf16 products one), each of two
  * tiles of 16 lanes. A tile is 16 rows of 16 pairs (k, k + 16): for A a row is a lane, and k runs
  * along it; for B a row is a k, and lanes do. */
-#define PART_BYTES 2048
-LLMI_INLINE void FN(llmi_transpose16)(V *x) {
-    V a[16], b[16];
+#define LLV_PART_BYTES 2048
+LLMI_INLINE void LLV_(transpose16)(LLV *x) {
+    LLV a[16], b[16];
     int i;
     LLMI_UNROLL
     for (i = 0; i < 16; i += 2) {                    /* pairs of rows */
@@ -14643,9 +14603,9 @@ LLMI_INLINE void FN(llmi_transpose16)(V *x) {
     }
     LLMI_UNROLL
     for (i = 0; i < 4; i++) {                        /* blocks across */
-        const V p = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88),
+        const LLV p = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88),
                 q = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88);
-        const V r = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd),
+        const LLV r = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd),
                 s = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
         x[i] = _mm512_shuffle_f32x4(p, q, 0x88);
         x[i + 8] = _mm512_shuffle_f32x4(p, q, 0xdd);
@@ -14656,8 +14616,8 @@ LLMI_INLINE void FN(llmi_transpose16)(V *x) {
 
 /* to[i][j] = from[i stride + j], or zero outside of n rows and m columns; ahead: distance to what
  * comes next */
-LLMI_INLINE void FN(llmi_fetch16)(V *to, const float *from, size_t stride, size_t n, size_t m,
-                                  size_t ahead) {
+LLMI_INLINE void LLV_(fetch16)(LLV *to, const float *from, size_t stride, size_t n, size_t m,
+                               size_t ahead) {
     const __mmask16 mask = (__mmask16)(m >= 16 ? 0xffffu : (1u << m) - 1u);
     size_t i;
     if (n >= 16) {
@@ -14669,198 +14629,191 @@ LLMI_INLINE void FN(llmi_fetch16)(V *to, const float *from, size_t stride, size_
         return;
     }
     for (i = 0; i < 16; i++)
-        to[i] = i < n ? _mm512_maskz_loadu_ps(mask, from + i * stride) : SET1(0.0f);
+        to[i] = i < n ? _mm512_maskz_loadu_ps(mask, from + i * stride) : LLV_SET1(0.0f);
 }
 
 /* x rounded to bf16; the last part needs no rounding, which also keeps every NaN one */
-LLMI_INLINE __m512i FN(llmi_high)(V x, int round) {
+LLMI_INLINE __m512i LLV_(high)(LLV x, int round) {
     __m512i bits = _mm512_castps_si512(x);
     if (round) bits = _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
     return _mm512_and_si512(bits, _mm512_set1_epi32(-0x10000));
 }
 
-LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t lane, size_t along,
-                               size_t lanes, size_t k, int transpose, size_t parts) {
+LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t lane, size_t along,
+                            size_t lanes, size_t k, int transpose, size_t parts) {
     size_t l0, k0, half, i, part;
     for (l0 = 0; l0 < lanes; l0 += 32)
-        for (k0 = 0; k0 < k; k0 += 32, to += parts * PART_BYTES / 4)
+        for (k0 = 0; k0 < k; k0 += 32, to += parts * LLV_PART_BYTES / 4)
             for (half = 0; half < 2; half++) {
                 const size_t l = l0 + 16 * half, n_lanes = l < lanes ? llmi_min(16, lanes - l) : 0;
                 char *row = (char *)to + 1024 * half;
-                V pair[2][16];                       /* values k and k + 16 */
+                LLV pair[2][16];                       /* values k and k + 16 */
                 for (i = 0; i < 2; i++) {
                     const size_t at = k0 + 16 * i,
                                  n_k = n_lanes && at < k ? llmi_min(16, k - at) : 0;
                     const float *s = n_k ? from + l * lane + at * along : from;
-                    if (along == 1) FN(llmi_fetch16)(pair[i], s, lane, n_k ? n_lanes : 0, n_k, 64);
-                    else FN(llmi_fetch16)(pair[i], s, along, n_k, n_lanes, 32 * along);
-                    if (transpose) FN(llmi_transpose16)(pair[i]);
+                    if (along == 1) LLV_(fetch16)(pair[i], s, lane, n_k ? n_lanes : 0, n_k, 64);
+                    else LLV_(fetch16)(pair[i], s, along, n_k, n_lanes, 32 * along);
+                    if (transpose) LLV_(transpose16)(pair[i]);
                 }
                 for (i = 0; i < 16; i++, row += 64) {
-                    V x = pair[0][i], y = pair[1][i];
+                    LLV x = pair[0][i], y = pair[1][i];
                     if (parts == 1) {
-                        x = FN(llmi_bf16)(x);
-                        y = FN(llmi_bf16)(y);
+                        x = LLV_(bf16)(x);
+                        y = LLV_(bf16)(y);
                     }
                     LLMI_UNROLL
                     for (part = 0; part < parts; part++) {
-                        const __m512i u = FN(llmi_high)(x, part + 1 < parts),
-                                      v = FN(llmi_high)(y, part + 1 < parts);
-                        _mm512_storeu_si512(row + PART_BYTES * part,
+                        const __m512i u = LLV_(high)(x, part + 1 < parts),
+                                      v = LLV_(high)(y, part + 1 < parts);
+                        _mm512_storeu_si512(row + LLV_PART_BYTES * part,
                                             _mm512_or_si512(_mm512_srli_epi32(u, 16), v));
-                        x = SUB(x, _mm512_castsi512_ps(u));
-                        y = SUB(y, _mm512_castsi512_ps(v));
+                        x = x - _mm512_castsi512_ps(u);
+                        y = y - _mm512_castsi512_ps(v);
                     }
                 }
             }
 }
-static void FN(llmi_pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k) {
-    if (col == 1) FN(llmi_pack)(to, a, row, 1, m, k, 0, 3);
-    else FN(llmi_pack)(to, a, 1, col, m, k, 1, 3);
+/* for A, lanes are rows of a tile as they lie along k; for B, they run across it */
+static void LLV_(pack_f32)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
+                           size_t lanes, size_t k) {
+    LLV_(pack)(to, from, lane, along, lanes, k, (side == LLMI_A) == (along != 1), 3);
 }
-static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n) {
-    if (row == 1) FN(llmi_pack)(to, b, col, 1, n, k, 1, 3);
-    else FN(llmi_pack)(to, b, 1, row, n, k, 0, 3);
-}
-static void FN(llmi_pack_a_bf16)(float *to, const float *a, size_t row, size_t col, size_t m,
-                                 size_t k) {
-    if (col == 1) FN(llmi_pack)(to, a, row, 1, m, k, 0, 1);
-    else FN(llmi_pack)(to, a, 1, col, m, k, 1, 1);
-}
-static void FN(llmi_pack_b_bf16)(float *to, const float *b, size_t row, size_t col, size_t k,
-                                 size_t n) {
-    if (row == 1) FN(llmi_pack)(to, b, col, 1, n, k, 1, 1);
-    else FN(llmi_pack)(to, b, 1, row, n, k, 0, 1);
+static void LLV_(pack_bf16)(llmi_side side, float *to, const float *from, size_t lane,
+                            size_t along, size_t lanes, size_t k) {
+    LLV_(pack)(to, from, lane, along, lanes, k, (side == LLMI_A) == (along != 1), 1);
 }
 
 /* out (32,32) = A panel^T B panel over groups of 32 k */
-LLMI_NOINLINE void FN(llmi_tile)(size_t groups, const float *a, const float *b, float *out,
-                                 int parts) {
+LLMI_NOINLINE void LLV_(tile)(size_t groups, const float *a, const float *b, float *out,
+                              int parts) {
     const char *p = (const char *)a, *q = (const char *)b;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-#define LOAD_A(part) \
-    _tile_loadd(4, p + PART_BYTES * (part), 64); \
-    _tile_loadd(5, p + PART_BYTES * (part) + PART_BYTES / 2, 64)
-#define LOAD_B(part) \
-    _tile_loadd(6, q + PART_BYTES * (part), 64); \
-    _tile_loadd(7, q + PART_BYTES * (part) + PART_BYTES / 2, 64)
-#define MULTIPLY \
+#define LLV_LOAD_A(part) \
+    _tile_loadd(4, p + LLV_PART_BYTES * (part), 64); \
+    _tile_loadd(5, p + LLV_PART_BYTES * (part) + LLV_PART_BYTES / 2, 64)
+#define LLV_LOAD_B(part) \
+    _tile_loadd(6, q + LLV_PART_BYTES * (part), 64); \
+    _tile_loadd(7, q + LLV_PART_BYTES * (part) + LLV_PART_BYTES / 2, 64)
+#define LLV_MULTIPLY \
     _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7); \
     _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7)
-    for (; groups && parts == 1; groups--, p += PART_BYTES, q += PART_BYTES) {
-        LOAD_A(0); LOAD_B(0); MULTIPLY;
+    for (; groups && parts == 1; groups--, p += LLV_PART_BYTES, q += LLV_PART_BYTES) {
+        LLV_LOAD_A(0); LLV_LOAD_B(0); LLV_MULTIPLY;
     }
-    for (; groups; groups--, p += 3 * PART_BYTES, q += 3 * PART_BYTES) {
-        LOAD_A(0); LOAD_B(2); MULTIPLY;              /* high low */
-        LOAD_B(1); MULTIPLY;                         /* high mid */
-        LOAD_A(1); MULTIPLY;                         /* mid mid */
-        LOAD_B(0); MULTIPLY;                         /* mid high */
-        LOAD_A(2); MULTIPLY;                         /* low high */
-        LOAD_A(0); MULTIPLY;                         /* high high */
+    for (; groups; groups--, p += 3 * LLV_PART_BYTES, q += 3 * LLV_PART_BYTES) {
+        LLV_LOAD_A(0); LLV_LOAD_B(2); LLV_MULTIPLY;              /* high low */
+        LLV_LOAD_B(1); LLV_MULTIPLY;                         /* high mid */
+        LLV_LOAD_A(1); LLV_MULTIPLY;                         /* mid mid */
+        LLV_LOAD_B(0); LLV_MULTIPLY;                         /* mid high */
+        LLV_LOAD_A(2); LLV_MULTIPLY;                         /* low high */
+        LLV_LOAD_A(0); LLV_MULTIPLY;                         /* high high */
     }
-#undef LOAD_A
-#undef LOAD_B
-#undef MULTIPLY
+#undef LLV_LOAD_A
+#undef LLV_LOAD_B
+#undef LLV_MULTIPLY
     _tile_stored(0, out, 128);
     _tile_stored(1, out + 16, 128);
     _tile_stored(2, out + 512, 128);
     _tile_stored(3, out + 528, 128);
 }
 
-LLMI_INLINE void FN(llmi_block_of)(size_t m, size_t n, size_t k, const float *a, const float *b,
-                                   float *c, size_t ldc, const float *bias, int accumulate,
-                                   int parts) {
+LLMI_INLINE void LLV_(block_of)(size_t m, size_t n, size_t k, const float *a, const float *b,
+                                float *c, size_t ldc, const float *bias, int accumulate,
+                                int parts) {
     static const struct {
         unsigned char palette, start, zero[14];
         unsigned short bytes[16];
         unsigned char rows[16];
     } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    const size_t groups = llmi_ceil_div(k, 32), panel = groups * (size_t)parts * PART_BYTES / 4;
+    const size_t groups = llmi_ceil_div(k, 32), panel = groups * (size_t)parts * LLV_PART_BYTES / 4;
     float tile[32 * 32];
     size_t i, j, r, q;
     _tile_loadconfig(&shape);
-    for (j = 0; j < n; j += NR)
-        for (i = 0; i < m; i += MR) {
-            const size_t rows = llmi_min(m - i, MR), columns = llmi_min(n - j, NR);
+    for (j = 0; j < n; j += LLV_NR)
+        for (i = 0; i < m; i += LLV_MR) {
+            const size_t rows = llmi_min(m - i, LLV_MR), columns = llmi_min(n - j, LLV_NR);
             for (r = 0; r < rows; r++) {
                 LLMI_PREFETCH_WRITE(c + (i + r) * ldc + j);
                 LLMI_PREFETCH_WRITE(c + (i + r) * ldc + j + columns - 1);
             }
-            FN(llmi_tile)(groups, a + i / MR * panel, b + j / NR * panel, tile, parts);
-            for (q = 0; q < columns; q += W) {
+            LLV_(tile)(groups, a + i / LLV_MR * panel, b + j / LLV_NR * panel, tile, parts);
+            for (q = 0; q < columns; q += LLV_W) {
                 const size_t left = columns - q;
-                const V add = bias ? LOAD(bias + j + q, left) : SET1(0.0f);
+                const LLV add = bias ? LLV_LOAD(bias + j + q, left) : LLV_SET1(0.0f);
                 float *to = c + i * ldc + j + q;
                 for (r = 0; r < rows; r++, to += ldc) {
-                    V x = ADD(LD(tile + r * 32 + q), add);
-                    if (accumulate) x = ADD(LOAD(to, left), x);
-                    STORE(to, x, left);
+                    LLV x = LLV_LD(tile + r * 32 + q) + add;
+                    if (accumulate) x = LLV_LOAD(to, left) + x;
+                    LLV_STORE(to, x, left);
                 }
             }
         }
     _tile_release();
 }
-static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
-                           size_t ldc, const float *bias, int accumulate) {
-    FN(llmi_block_of)(m, n, k, a, b, c, ldc, bias, accumulate, 3);
+static void LLV_(block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
+                        size_t ldc, const float *bias, int accumulate) {
+    LLV_(block_of)(m, n, k, a, b, c, ldc, bias, accumulate, 3);
 }
-static void FN(llmi_block_bf16)(size_t m, size_t n, size_t k, const float *a, const float *b,
-                                float *c, size_t ldc, const float *bias, int accumulate) {
-    FN(llmi_block_of)(m, n, k, a, b, c, ldc, bias, accumulate, 1);
+static void LLV_(block_bf16)(size_t m, size_t n, size_t k, const float *a, const float *b,
+                             float *c, size_t ldc, const float *bias, int accumulate) {
+    LLV_(block_of)(m, n, k, a, b, c, ldc, bias, accumulate, 1);
 }
-#undef PART_BYTES
+#undef LLV_PART_BYTES
 #else
 
-#if LLMI_PASS == 4
+#if LLMI_PASS == LLMI_PASS_BF16
 /* Panels as for f32, of pairs of bf16 along k in place of values */
-LLMI_INLINE V FN(llmi_pairs)(V even, V odd) {
+LLMI_INLINE LLV LLV_(pairs)(LLV even, LLV odd) {
     const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even)),
                   high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
-    return FLOATS(IOR(low, SLL(high, 16)));
+    return LLV_FLOATS(LLV_IOR(low, LLV_SLL(high, 16)));
 }
-#define PAIRS 128                      /* at a time: what is transposed stays in L1 */
-LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
-                               size_t lanes, size_t k) {
+#define LLV_PAIRS 128                      /* at a time: what is transposed stays in L1 */
+LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
+                            size_t lanes, size_t k) {
     const size_t pairs = llmi_ceil_div(k, 2);
-    float rows[NR * PAIRS];
+    float rows[LLV_NR * LLV_PAIRS];
     size_t l0, k0, i, l;
     if (lane == 1) {
         for (i = 0; i < pairs; i++, from += 2 * along)
             for (l0 = 0; l0 < lanes; l0 += P)
-                for (l = 0; l < P; l += W) {
-                    const size_t n = lanes > l0 + l ? llmi_min(W, lanes - l0 - l) : 0;
+                for (l = 0; l < P; l += LLV_W) {
+                    const size_t n = lanes > l0 + l ? llmi_min(LLV_W, lanes - l0 - l) : 0;
                     const float *s = from + (n ? l0 + l : 0);
-                    const V even = LDN(s, n);
-                    const V odd = 2 * i + 1 < k ? LDN(s + along, n) : SET1(0.0f);
-                    STN(to + l0 * pairs + i * P + l, FN(llmi_pairs)(even, odd),
-                        llmi_min(W, P - l));
+                    const LLV even = LLV_LDN(s, n);
+                    const LLV odd = 2 * i + 1 < k ? LLV_LDN(s + along, n) : LLV_SET1(0.0f);
+                    LLV_STN(to + l0 * pairs + i * P + l, LLV_(pairs)(even, odd),
+                            llmi_min(LLV_W, P - l));
                 }
         return;
     }
     for (l0 = 0; l0 < lanes; l0 += P)
-        for (k0 = 0; k0 < k; k0 += 2 * PAIRS) {
-            const size_t n = llmi_min(P, lanes - l0), n_k = llmi_min(2 * PAIRS, k - k0);
+        for (k0 = 0; k0 < k; k0 += 2 * LLV_PAIRS) {
+            const size_t n = llmi_min(P, lanes - l0), n_k = llmi_min(2 * LLV_PAIRS, k - k0);
             for (l = 0; l < n; l++)
-                for (i = 0; i < n_k; i += 2 * W) {
+                for (i = 0; i < n_k; i += 2 * LLV_W) {
                     const float *s = from + (l0 + l) * lane + k0 + i;
                     const size_t left = n_k - i;
-                    const V low = FN(llmi_load)(s, left),
-                            high = left > W ? FN(llmi_load)(s + W, left - W) : SET1(0.0f);
-                    ST(rows + l * PAIRS + i / 2, (V)_mm512_cvtne2ps_pbh(high, low));
+                    const LLV low = LLV_(load)(s, left),
+                              high = left > LLV_W ? LLV_(load)(s + LLV_W, left - LLV_W)
+                                                  : LLV_SET1(0.0f);
+                    LLV_ST(rows + l * LLV_PAIRS + i / 2, (LLV)_mm512_cvtne2ps_pbh(high, low));
                 }
-            llmi_pack_v3(to + l0 * pairs + k0 / 2 * P, rows, P, PAIRS, 1, n, llmi_ceil_div(n_k, 2));
+            LLV_F32(pack)(to + l0 * pairs + k0 / 2 * P, rows, P, LLV_PAIRS, 1, n,
+                         llmi_ceil_div(n_k, 2));
         }
 }
-#undef PAIRS
+#undef LLV_PAIRS
 #else
 
 /* lanes (m or n) in groups of P become to[k P + lane], zero-padded; lane: stride between lanes,
  * along: stride along k, both in floats */
-LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
-                               size_t lanes, size_t k) {
+LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
+                            size_t lanes, size_t k) {
     size_t l0 = 0, i, l, i1;
     if (lane == 1) {     /* whole rows, 8 at a time: a panel's stride would thrash the cache sets */
         const size_t whole = lanes / P * P;
@@ -14872,16 +14825,16 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t la
                 for (i = i0; i < i1; i++, d += P) {
                     const float *s = from + i * along + l0;
                     LLMI_PREFETCH(s + 8 * along);
-#ifdef V4
-                    if (P % W) {                     /* MR is no multiple of W */
+#ifdef LLV_V4
+                    if (P % LLV_W) {                     /* LLV_MR is no multiple of LLV_W */
                         LLMI_UNROLL
-                        for (l = 0; l + 4 <= P; l += 4) ST4(d + l, LD4(s + l));
+                        for (l = 0; l + 4 <= P; l += 4) LLV_ST4(d + l, LLV_LD4(s + l));
                         if (P % 4) memcpy(d + l, s + l, P % 4 * sizeof *s);
                         continue;
                     }
 #endif
                     LLMI_UNROLL
-                    for (l = 0; l < P; l += W) ST(d + l, LD(s + l));
+                    for (l = 0; l < P; l += LLV_W) LLV_ST(d + l, LLV_LD(s + l));
                 }
         }
         to += whole * k;
@@ -14891,7 +14844,7 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t la
         const float *s = from + l0 * lane;
         const size_t n = llmi_min(lanes - l0, P);
         i = 0;
-#ifdef V4
+#ifdef LLV_V4
         if (n == P && along == 1) {      /* four lanes at a time, a cache line of each */
             for (; i + 4 <= k; i = i1) {
                 i1 = llmi_min(i + 16, k / 4 * 4);
@@ -14906,304 +14859,281 @@ LLMI_INLINE void FN(llmi_pack)(float *to, const float *from, size_t P, size_t la
                     LLMI_PREFETCH(h2 + lane + i + 32);
                     for (j = i; j < i1; j += 4) {
                         float *d = to + j * P + l;
-                        V4 a = LD4(h + j), b = LD4(h + lane + j);
-                        V4 c = LD4(h2 + j), e = LD4(h2 + lane + j);
-                        TRANSPOSE4(a, b, c, e);
+                        LLV_V4 a = LLV_LD4(h + j), b = LLV_LD4(h + lane + j);
+                        LLV_V4 c = LLV_LD4(h2 + j), e = LLV_LD4(h2 + lane + j);
+                        LLV_TRANSPOSE4(a, b, c, e);
                         if (two) {
-                            ST2(d, a);
-                            ST2(d + P, b);
-                            ST2(d + 2 * P, c);
-                            ST2(d + 3 * P, e);
+                            LLV_ST2(d, a);
+                            LLV_ST2(d + P, b);
+                            LLV_ST2(d + 2 * P, c);
+                            LLV_ST2(d + 3 * P, e);
                         } else {
-                            ST4(d, a);
-                            ST4(d + P, b);
-                            ST4(d + 2 * P, c);
-                            ST4(d + 3 * P, e);
+                            LLV_ST4(d, a);
+                            LLV_ST4(d + P, b);
+                            LLV_ST4(d + 2 * P, c);
+                            LLV_ST4(d + 3 * P, e);
                         }
                     }
                 }
             }
         }
-#endif
+#endif /* LLV_V4 */
         for (; i < k; i++) {
             for (l = 0; l < n; l++) to[i * P + l] = s[l * lane + i * along];
             for (; l < P; l++) to[i * P + l] = 0.0f;
         }
     }
 }
-#endif
-static void FN(llmi_pack_a)(float *to, const float *a, size_t row, size_t col, size_t m, size_t k) {
-    if (col == 1) FN(llmi_pack)(to, a, MR, row, 1, m, k);
-    else FN(llmi_pack)(to, a, MR, 1, col, m, k);
-}
-static void FN(llmi_pack_b)(float *to, const float *b, size_t row, size_t col, size_t k, size_t n) {
-    if (row == 1) FN(llmi_pack)(to, b, NR, col, 1, n, k);
-    else FN(llmi_pack)(to, b, NR, 1, row, n, k);
+#endif /* LLMI_PASS == LLMI_PASS_BF16 */
+/* LLMI_PASS_BF16: of bf16 */
+static void LLV_(pack_f32)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
+                           size_t lanes, size_t k) {
+    if (side == LLMI_A) LLV_(pack)(to, from, LLV_MR, lane, along, lanes, k);
+    else LLV_(pack)(to, from, LLV_NR, lane, along, lanes, k);
 }
 
 /* the first rows of a tile: C (rows,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias]; k counts pairs where
  * the panels hold pairs */
-LLMI_INLINE void FN(llmi_tile_rows)(int rows, size_t k, const float *a, const float *b, float *c,
-                                    size_t ldc, const float *bias, int accumulate) {
-    V acc[MR][NV];
+LLMI_INLINE void LLV_(tile_rows)(int rows, size_t k, const float *a, const float *b, float *c,
+                                 size_t ldc, const float *bias, int accumulate) {
+    LLV acc[LLV_MR][LLV_NV];
     int i, j;
     LLMI_UNROLL
     for (i = 0; i < rows; i++) {
         LLMI_UNROLL
-        for (j = 0; j < NV; j++) acc[i][j] = SET1(0.0f);
+        for (j = 0; j < LLV_NV; j++) acc[i][j] = LLV_SET1(0.0f);
     }
     LLMI_UNROLL
     for (i = 0; i < rows; i++) LLMI_PREFETCH_WRITE(c + (size_t)i * ldc);
     for (; k; k--) {
-        V bv[NV];
+        LLV bv[LLV_NV];
         LLMI_UNROLL
-        for (j = 0; j < NV; j++) bv[j] = LD(b + j * W);
+        for (j = 0; j < LLV_NV; j++) bv[j] = LLV_LD(b + j * LLV_W);
         LLMI_UNROLL
         for (i = 0; i < rows; i++) {
-            const V av = SET1(a[i]);
+            const LLV av = LLV_SET1(a[i]);
             LLMI_UNROLL
-            for (j = 0; j < NV; j++) acc[i][j] = MAC(av, bv[j], acc[i][j]);
+            for (j = 0; j < LLV_NV; j++) acc[i][j] = LLV_MAC(av, bv[j], acc[i][j]);
         }
-        a += MR;
-        b += NR;
+        a += LLV_MR;
+        b += LLV_NR;
     }
     if (bias) {
         LLMI_UNROLL
-        for (j = 0; j < NV; j++) {
-            const V add = LD(bias + j * W);
+        for (j = 0; j < LLV_NV; j++) {
+            const LLV add = LLV_LD(bias + j * LLV_W);
             LLMI_UNROLL
-            for (i = 0; i < rows; i++) acc[i][j] = ADD(acc[i][j], add);
+            for (i = 0; i < rows; i++) acc[i][j] = acc[i][j] + add;
         }
     }
     if (accumulate) {
         LLMI_UNROLL
         for (i = 0; i < rows; i++) {
             LLMI_UNROLL
-            for (j = 0; j < NV; j++) {
-                float *p = c + (size_t)i * ldc + j * W;
-                ST(p, ADD(LD(p), acc[i][j]));
+            for (j = 0; j < LLV_NV; j++) {
+                float *p = c + (size_t)i * ldc + j * LLV_W;
+                LLV_ST(p, LLV_LD(p) + acc[i][j]);
             }
         }
     } else {
         LLMI_UNROLL
         for (i = 0; i < rows; i++) {
             LLMI_UNROLL
-            for (j = 0; j < NV; j++) ST(c + (size_t)i * ldc + j * W, acc[i][j]);
+            for (j = 0; j < LLV_NV; j++) LLV_ST(c + (size_t)i * ldc + j * LLV_W, acc[i][j]);
         }
     }
 }
 
-LLMI_NOINLINE void FN(llmi_tile)(size_t k, const float *a, const float *b, float *c, size_t ldc,
-                                 const float *bias, int accumulate) {
-    FN(llmi_tile_rows)(MR, k, a, b, c, ldc, bias, accumulate);
+LLMI_NOINLINE void LLV_(tile)(size_t k, const float *a, const float *b, float *c, size_t ldc,
+                              const float *bias, int accumulate) {
+    LLV_(tile_rows)(LLV_MR, k, a, b, c, ldc, bias, accumulate);
 }
-LLMI_NOINLINE void FN(llmi_half_tile)(size_t k, const float *a, const float *b, float *c,
-                                      size_t ldc, const float *bias) {
-    FN(llmi_tile_rows)(MR / 2, k, a, b, c, ldc, bias, 0);
+LLMI_NOINLINE void LLV_(half_tile)(size_t k, const float *a, const float *b, float *c,
+                                   size_t ldc, const float *bias) {
+    LLV_(tile_rows)(LLV_MR / 2, k, a, b, c, ldc, bias, 0);
 }
 
 /* Tiles at the edges go through one on the stack, of half the rows if those are enough: a second
  * epilogue in the tile would make compilers spill its accumulators. */
-static void FN(llmi_block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
-                           size_t ldc, const float *bias, int accumulate) {
-    float whole[MR * NR], edge_bias[NR];
+static void LLV_(block)(size_t m, size_t n, size_t k, const float *a, const float *b, float *c,
+                        size_t ldc, const float *bias, int accumulate) {
+    float whole[LLV_MR * LLV_NR], edge_bias[LLV_NR];
     size_t i, j, r, q;
-    k = llmi_ceil_div(k, K_GROUP);
-    for (j = 0; j < n; j += NR) {
-        const size_t columns = llmi_min(n - j, NR);
+    k = llmi_ceil_div(k, LLV_K_GROUP);
+    for (j = 0; j < n; j += LLV_NR) {
+        const size_t columns = llmi_min(n - j, LLV_NR);
         const float *bias_j = bias ? bias + j : NULL;
-        if (bias && columns < NR) {
-            for (q = 0; q < NR; q++) edge_bias[q] = q < columns ? bias[j + q] : 0.0f;
+        if (bias && columns < LLV_NR) {
+            for (q = 0; q < LLV_NR; q++) edge_bias[q] = q < columns ? bias[j + q] : 0.0f;
             bias_j = edge_bias;
         }
-        for (i = 0; i < m; i += MR) {
+        for (i = 0; i < m; i += LLV_MR) {
             float *to = c + i * ldc + j;
-            const size_t rows = llmi_min(m - i, MR);
-            if (rows == MR && columns == NR) {
-                FN(llmi_tile)(k, a + i * k, b + j * k, to, ldc, bias_j, accumulate);
+            const size_t rows = llmi_min(m - i, LLV_MR);
+            if (rows == LLV_MR && columns == LLV_NR) {
+                LLV_(tile)(k, a + i * k, b + j * k, to, ldc, bias_j, accumulate);
                 continue;
             }
-            if (rows > MR / 2) FN(llmi_tile)(k, a + i * k, b + j * k, whole, NR, bias_j, 0);
-            else FN(llmi_half_tile)(k, a + i * k, b + j * k, whole, NR, bias_j);
+            if (rows > LLV_MR / 2) LLV_(tile)(k, a + i * k, b + j * k, whole, LLV_NR, bias_j, 0);
+            else LLV_(half_tile)(k, a + i * k, b + j * k, whole, LLV_NR, bias_j);
             for (r = 0; r < rows; r++, to += ldc)
-                for (q = 0; q < columns; q += W) {
-                    const V sum = LD(whole + r * NR + q);
-                    STORE(to + q, accumulate ? ADD(LOAD(to + q, columns - q), sum) : sum,
-                          columns - q);
+                for (q = 0; q < columns; q += LLV_W) {
+                    LLV sum = LLV_LD(whole + r * LLV_NR + q);
+                    if (accumulate) sum = LLV_LOAD(to + q, columns - q) + sum;
+                    LLV_STORE(to + q, sum, columns - q);
                 }
         }
     }
 }
 
-#endif
+#endif /* LLMI_PASS == LLMI_PASS_AMX */
 
-#if LLMI_PASS >= 4
+#if LLMI_PASS >= LLMI_PASS_BF16
 /* fp8: a tile along k at a time is packed and quantized in f32, then packed again in bf16, which
  * holds its values exactly */
-LLMI_INLINE void FN(llmi_pack_fp8)(float *to, const float *from, size_t P, size_t lane,
-                                   size_t along, size_t lanes, size_t k, int is_a, int shared) {
+LLMI_INLINE void LLV_(pack_tiles)(float *to, const float *from, size_t P, size_t lane,
+                                size_t along, size_t lanes, size_t k, int is_a, int shared) {
     const size_t n = llmi_ceil_div(lanes, P);
     float tile[LLMI_FP8_TILE * LLMI_FP8_TILE];
     size_t k0, p;
     (void)is_a;
     for (k0 = 0; k0 < k; k0 += LLMI_FP8_TILE) {
         const size_t depth = llmi_min(LLMI_FP8_TILE, k - k0);
-        llmi_pack_v3(tile, from + k0 * along, P, lane, along, lanes, depth);
-        llmi_quantize_v3(tile, P, n, depth, shared);
+        LLV_F32(pack)(tile, from + k0 * along, P, lane, along, lanes, depth);
+        LLV_F32(quantize)(tile, P, n, depth, shared);
         for (p = 0; p < n; p++) {
             const float *panel = tile + p * depth * P;
-  #if LLMI_PASS == 5
-            FN(llmi_pack)(to + (p * llmi_round_up(k, 32) + k0) * P / 2, panel, 1, P, P, depth,
-                          is_a, 1);
+  #if LLMI_PASS == LLMI_PASS_AMX
+            LLV_(pack)(to + (p * llmi_round_up(k, 32) + k0) * P / 2, panel, 1, P, P, depth,
+                       is_a, 1);
   #else
-            FN(llmi_pack)(to + (p * llmi_round_up(k, 2) + k0) * P / 2, panel, P, 1, P, P, depth);
+            LLV_(pack)(to + (p * llmi_round_up(k, 2) + k0) * P / 2, panel, P, 1, P, P, depth);
   #endif
         }
     }
 }
-static void FN(llmi_pack_a_fp8)(float *to, const float *a, size_t row, size_t col, size_t m,
-                                size_t k) {
-    if (col == 1) FN(llmi_pack_fp8)(to, a, MR, row, 1, m, k, 1, 0);
-    else FN(llmi_pack_fp8)(to, a, MR, 1, col, m, k, 1, 0);
-}
-static void FN(llmi_pack_b_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
-                                size_t n) {
-    if (row == 1) FN(llmi_pack_fp8)(to, b, NR, col, 1, n, k, 0, 0);
-    else FN(llmi_pack_fp8)(to, b, NR, 1, row, n, k, 0, 0);
-}
-static void FN(llmi_pack_weight_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
-                                     size_t n) {
-    if (row == 1) FN(llmi_pack_fp8)(to, b, NR, col, 1, n, k, 0, 1);
-    else FN(llmi_pack_fp8)(to, b, NR, 1, row, n, k, 0, 1);
+static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
+                           size_t lanes, size_t k) {
+    if (side == LLMI_A) LLV_(pack_tiles)(to, from, LLV_MR, lane, along, lanes, k, 1, 0);
+    else LLV_(pack_tiles)(to, from, LLV_NR, lane, along, lanes, k, 0, side == LLMI_WEIGHT);
 }
 #endif
 
-#if LLMI_PASS < 4
+#if LLMI_PASS < LLMI_PASS_BF16
 /* ---- gemm in lower precision: panels are rounded where they lie ---- */
-static void FN(llmi_round)(float *x, size_t n) {
+static void LLV_(round)(float *x, size_t n) {
     size_t i;
-    for (i = 0; i < n; i += W) STORE(x + i, FN(llmi_bf16)(LOAD(x + i, n - i)), n - i);
+    for (i = 0; i < n; i += LLV_W) LLV_STORE(x + i, LLV_(bf16)(LLV_LOAD(x + i, n - i)), n - i);
 }
-static void FN(llmi_pack_a_bf16)(float *to, const float *a, size_t row, size_t col, size_t m,
-                                 size_t k) {
-    FN(llmi_pack_a)(to, a, row, col, m, k);
-    FN(llmi_round)(to, llmi_round_up(m, MR) * k);
-}
-static void FN(llmi_pack_b_bf16)(float *to, const float *b, size_t row, size_t col, size_t k,
-                                 size_t n) {
-    FN(llmi_pack_b)(to, b, row, col, k, n);
-    FN(llmi_round)(to, llmi_round_up(n, NR) * k);
+static void LLV_(pack_bf16)(llmi_side side, float *to, const float *from, size_t lane,
+                            size_t along, size_t lanes, size_t k) {
+    LLV_(pack_f32)(side, to, from, lane, along, lanes, k);
+    LLV_(round)(to, llmi_round_up(lanes, side == LLMI_A ? LLV_MR : LLV_NR) * k);
 }
 
 /* The nearest of E4M3's values, ties to even (Micikevicius et al., arXiv:2209.05433, table 1), for
  * |x| <= 448: 8 to 15 steps of an eighth of x's power of two, which is 2^-6 or more. What is not
  * finite stays so. */
-LLMI_INLINE V FN(llmi_e4m3)(V x) {
-    const V power = FLOATS(IAND(BITS(x), ISET(0x7f800000)));
-    const V step = MUL(MAX(power, SET1(1.0f / 64.0f)), SET1(0.125f));
-    return MUL(TO_FLOAT(TO_INT(DIV(x, step))), step);
+LLMI_INLINE LLV LLV_(e4m3)(LLV x) {
+    const LLV power = LLV_FLOATS(LLV_IAND(LLV_BITS(x), LLV_ISET(0x7f800000)));
+    const LLV step = LLV_MAX(power, LLV_SET1(1.0f / 64.0f)) * LLV_SET1(0.125f);
+    return LLV_TO_FLOAT(LLV_TO_INT(x / step)) * step;
 }
 /* The least power of two by which a tile's values come down to 448: so a value times it is exact in
  * bf16, too. (The report has such scales for some activations, sec. 3.3.2.) */
-LLMI_INLINE V FN(llmi_fp8_scale)(V largest) {
-    const VI bits = BITS(DIV(MAX(largest, SET1(1e-12f)), SET1(448.0f)));
-    return FLOATS(IAND(IADD(bits, ISET(0x7fffff)), ISET(0x7f800000)));
+LLMI_INLINE LLV LLV_(fp8_scale)(LLV largest) {
+    const LLV_VI bits = LLV_BITS(LLV_MAX(largest, LLV_SET1(1e-12f)) / LLV_SET1(448.0f));
+    return LLV_FLOATS(LLV_IAND(LLV_IADD(bits, LLV_ISET(0x7fffff)), LLV_ISET(0x7f800000)));
 }
-LLMI_INLINE V FN(llmi_larger)(V most, V x) { return MAX(MAX(x, SUB(SET1(0.0f), x)), most); }
+LLMI_INLINE LLV LLV_(larger)(LLV most, LLV x) {
+    return LLV_MAX(LLV_MAX(x, LLV_SET1(0.0f) - x), most);
+}
 /* n packed panels of so many lanes, in place; shared: the lanes of all share their scales */
-static void FN(llmi_quantize)(float *panels, size_t lanes, size_t n, size_t k, int shared) {
+static void LLV_(quantize)(float *panels, size_t lanes, size_t n, size_t k, int shared) {
     size_t k0, p, i, l;
     for (k0 = 0; k0 < k; k0 += LLMI_FP8_TILE) {
         const size_t depth = llmi_min(LLMI_FP8_TILE, k - k0), count = depth * lanes;
         if (shared) {
-            V most = SET1(0.0f), scale;
+            LLV most = LLV_SET1(0.0f), scale;
             for (p = 0; p < n; p++) {
                 const float *x = panels + (p * k + k0) * lanes;
-                for (i = 0; i < count; i += W) most = FN(llmi_larger)(most, LOAD(x + i, count - i));
+                for (i = 0; i < count; i += LLV_W)
+                    most = LLV_(larger)(most, LLV_LOAD(x + i, count - i));
             }
-            scale = FN(llmi_fp8_scale)(SET1(HMAX(most)));
+            scale = LLV_(fp8_scale)(LLV_SET1(LLV_HMAX(most)));
             for (p = 0; p < n; p++) {
                 float *x = panels + (p * k + k0) * lanes;
-                for (i = 0; i < count; i += W)
-                    STORE(x + i, MUL(FN(llmi_e4m3)(DIV(LOAD(x + i, count - i), scale)), scale),
-                          count - i);
+                for (i = 0; i < count; i += LLV_W)
+                    LLV_STORE(x + i, LLV_(e4m3)(LLV_LOAD(x + i, count - i) / scale) * scale,
+                              count - i);
             }
             continue;
         }
         for (p = 0; p < n; p++)
-            for (l = 0; l < lanes; l += W) {
+            for (l = 0; l < lanes; l += LLV_W) {
                 float *x = panels + (p * k + k0) * lanes + l;
-                V most = SET1(0.0f), scale;
+                LLV most = LLV_SET1(0.0f), scale;
                 for (i = 0; i < depth; i++)
-                    most = FN(llmi_larger)(most, LOAD(x + i * lanes, lanes - l));
-                scale = FN(llmi_fp8_scale)(most);
+                    most = LLV_(larger)(most, LLV_LOAD(x + i * lanes, lanes - l));
+                scale = LLV_(fp8_scale)(most);
                 for (i = 0; i < depth; i++)
-                    STORE(x + i * lanes,
-                          MUL(FN(llmi_e4m3)(DIV(LOAD(x + i * lanes, lanes - l), scale)), scale),
-                          lanes - l);
+                    LLV_STORE(x + i * lanes,
+                              LLV_(e4m3)(LLV_LOAD(x + i * lanes, lanes - l) / scale) * scale,
+                              lanes - l);
             }
     }
 }
 
-static void FN(llmi_pack_a_fp8)(float *to, const float *a, size_t row, size_t col, size_t m,
-                                size_t k) {
-    FN(llmi_pack_a)(to, a, row, col, m, k);
-    FN(llmi_quantize)(to, MR, llmi_ceil_div(m, MR), k, 0);
-}
-static void FN(llmi_pack_b_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
-                                size_t n) {
-    FN(llmi_pack_b)(to, b, row, col, k, n);
-    FN(llmi_quantize)(to, NR, llmi_ceil_div(n, NR), k, 0);
-}
-static void FN(llmi_pack_weight_fp8)(float *to, const float *b, size_t row, size_t col, size_t k,
-                                     size_t n) {
-    FN(llmi_pack_b)(to, b, row, col, k, n);
-    FN(llmi_quantize)(to, NR, llmi_ceil_div(n, NR), k, 1);
+static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
+                           size_t lanes, size_t k) {
+    const size_t P = side == LLMI_A ? LLV_MR : LLV_NR;
+    LLV_(pack_f32)(side, to, from, lane, along, lanes, k);
+    LLV_(quantize)(to, P, llmi_ceil_div(lanes, P), k, side == LLMI_WEIGHT);
 }
 
-/* R rows of x by four rows of the weight */
-LLMI_INLINE void FN(llmi_dot4)(int R, size_t k, const float *x, size_t ldx, const float *const *w,
-                               float *out) {
-    V acc[ROWS][4];
+/* rows rows of x by four rows of the weight */
+LLMI_INLINE void LLV_(dot4)(int rows, size_t k, const float *x, size_t ldx, const float *const *w,
+                            float *out) {
+    LLV acc[LLV_ROWS][4];
     size_t i;
     int r, j;
     LLMI_UNROLL
-    for (r = 0; r < R; r++) {
+    for (r = 0; r < rows; r++) {
         LLMI_UNROLL
-        for (j = 0; j < 4; j++) acc[r][j] = SET1(0.0f);
+        for (j = 0; j < 4; j++) acc[r][j] = LLV_SET1(0.0f);
     }
-    for (i = 0; i < k; i += W) {
-        V wv[4];
+    for (i = 0; i < k; i += LLV_W) {
+        LLV wv[4];
         LLMI_UNROLL
-        for (j = 0; j < 4; j++) wv[j] = LOAD(w[j] + i, k - i);
+        for (j = 0; j < 4; j++) wv[j] = LLV_LOAD(w[j] + i, k - i);
         LLMI_UNROLL
-        for (r = 0; r < R; r++) {
-            const V xv = LOAD(x + (size_t)r * ldx + i, k - i);
+        for (r = 0; r < rows; r++) {
+            const LLV xv = LLV_LOAD(x + (size_t)r * ldx + i, k - i);
             LLMI_UNROLL
-            for (j = 0; j < 4; j++) acc[r][j] = FMA(xv, wv[j], acc[r][j]);
+            for (j = 0; j < 4; j++) acc[r][j] = LLV_FMA(xv, wv[j], acc[r][j]);
         }
     }
     LLMI_UNROLL
-    for (r = 0; r < R; r++) {
+    for (r = 0; r < rows; r++) {
         LLMI_UNROLL
-        for (j = 0; j < 4; j++) out[r * 4 + j] = HSUM(acc[r][j]);
+        for (j = 0; j < 4; j++) out[r * 4 + j] = LLV_HSUM(acc[r][j]);
     }
 }
 /* Four rows of the weight a quarter of it apart are four long streams, which the prefetchers follow
  * even where a row is short. */
-static void FN(llmi_rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
-                              const float *weight, size_t ldw, float *y, size_t ldy,
-                              const float *bias, int accumulate) {
+static void LLV_(rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
+                           const float *weight, size_t ldw, float *y, size_t ldy,
+                           const float *bias, int accumulate) {
     const size_t quarter = llmi_ceil_div(n, 4);
     size_t i, j, r, s, rows;
     for (j = 0; j < quarter; j++) {
         const float *w[4];
         for (s = 0; s < 4; s++) w[s] = weight + llmi_min(j + s * quarter, n - 1) * ldw;
         for (i = 0; i < m; i += rows) {
-            float out[ROWS * 4];
-            rows = m - i < ROWS ? 1 : ROWS;
-            if (rows == ROWS) FN(llmi_dot4)(ROWS, k, x + i * ldx, ldx, w, out);
-            else FN(llmi_dot4)(1, k, x + i * ldx, ldx, w, out);
+            float out[LLV_ROWS * 4];
+            rows = m - i < LLV_ROWS ? 1 : LLV_ROWS;
+            if (rows == LLV_ROWS) LLV_(dot4)(LLV_ROWS, k, x + i * ldx, ldx, w, out);
+            else LLV_(dot4)(1, k, x + i * ldx, ldx, w, out);
             for (r = 0; r < rows; r++)
                 for (s = 0; s < 4 && j + s * quarter < n; s++) {
                     const size_t column = j + s * quarter;
@@ -15216,8 +15146,8 @@ static void FN(llmi_rows_dot)(size_t m, size_t n, size_t k, const float *x, size
 }
 
 /* four rows of the weight, a quarter of it apart, per sweep over y, which stays in L1 */
-static void FN(llmi_rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
-                               const float *weight, size_t ldw, float *y, size_t ldy) {
+static void LLV_(rows_axpy)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
+                            const float *weight, size_t ldw, float *y, size_t ldy) {
     const size_t quarter = llmi_ceil_div(k, 4);
     size_t i, j, q, r;
     for (i = 0; k == 0 && i < m; i++) memset(y + i * ldy, 0, n * sizeof *y);
@@ -15228,105 +15158,108 @@ static void FN(llmi_rows_axpy)(size_t m, size_t n, size_t k, const float *x, siz
         for (i = 0; i < m; i++) {
             const float *xi = x + i * ldx + q;
             float *yi = y + i * ldy;
-            V a[4];
+            LLV a[4];
             LLMI_UNROLL
-            for (r = 0; r < 4; r++) a[r] = SET1(r < rows ? xi[r * quarter] : 0.0f);
-            for (j = 0; j < n; j += W) {
-                V v = FMA(a[0], LOAD(w[0] + j, n - j), q ? LOAD(yi + j, n - j) : SET1(0.0f));
-                V u = MUL(a[1], LOAD(w[1] + j, n - j));
-                v = FMA(a[2], LOAD(w[2] + j, n - j), v);
-                u = FMA(a[3], LOAD(w[3] + j, n - j), u);
-                STORE(yi + j, ADD(v, u), n - j);
+            for (r = 0; r < 4; r++) a[r] = LLV_SET1(r < rows ? xi[r * quarter] : 0.0f);
+            for (j = 0; j < n; j += LLV_W) {
+                LLV v = LLV_FMA(a[0], LLV_LOAD(w[0] + j, n - j),
+                                q ? LLV_LOAD(yi + j, n - j) : LLV_SET1(0.0f));
+                LLV u = a[1] * LLV_LOAD(w[1] + j, n - j);
+                v = LLV_FMA(a[2], LLV_LOAD(w[2] + j, n - j), v);
+                u = LLV_FMA(a[3], LLV_LOAD(w[3] + j, n - j), u);
+                LLV_STORE(yi + j, v + u, n - j);
             }
         }
     }
 }
 
 /* ---- vectors --------------------------------------------------------------------------------- */
-static float FN(llmi_dot)(const float *a, const float *b, size_t n) {
-    V s0 = SET1(0.0f), s1 = SET1(0.0f);
+static float LLV_(dot)(const float *a, const float *b, size_t n) {
+    LLV s0 = LLV_SET1(0.0f), s1 = LLV_SET1(0.0f);
     size_t i;
-    for (i = 0; i + 2 * W <= n; i += 2 * W) {
-        s0 = FMA(LD(a + i), LD(b + i), s0);
-        s1 = FMA(LD(a + i + W), LD(b + i + W), s1);
+    for (i = 0; i + 2 * LLV_W <= n; i += 2 * LLV_W) {
+        s0 = LLV_FMA(LLV_LD(a + i), LLV_LD(b + i), s0);
+        s1 = LLV_FMA(LLV_LD(a + i + LLV_W), LLV_LD(b + i + LLV_W), s1);
     }
-    for (; i < n; i += W) s0 = FMA(LOAD(a + i, n - i), LOAD(b + i, n - i), s0);
-    s0 = ADD(s0, s1);
-    return HSUM(s0);
+    for (; i < n; i += LLV_W) s0 = LLV_FMA(LLV_LOAD(a + i, n - i), LLV_LOAD(b + i, n - i), s0);
+    s0 = s0 + s1;
+    return LLV_HSUM(s0);
 }
-static double FN(llmi_square_sum)(const float *x, size_t n) {
+static double LLV_(square_sum)(const float *x, size_t n) {
     double sum = 0.0;
     size_t i;
     for (i = 0; i < n; i += 512) {
-        const float part = FN(llmi_dot)(x + i, x + i, llmi_min(n - i, 512));
+        const float part = LLV_(dot)(x + i, x + i, llmi_min(n - i, 512));
         sum += (double)part;
     }
     return sum;
 }
-static float FN(llmi_max)(const float *x, size_t n) {
-    V m = SET1(x[0]);
+static float LLV_(largest)(const float *x, size_t n) {
+    LLV m = LLV_SET1(x[0]);
     float most;
     size_t i;
-    for (i = 0; i + W <= n; i += W) m = MAX(LD(x + i), m);
-    most = HMAX(m);
+    for (i = 0; i + LLV_W <= n; i += LLV_W) m = LLV_MAX(LLV_LD(x + i), m);
+    most = LLV_HMAX(m);
     for (; i < n; i++) most = x[i] > most ? x[i] : most;
     return most;
 }
-static void FN(llmi_add)(float *y, const float *a, const float *b, size_t n) {
+static void LLV_(add)(float *y, const float *a, const float *b, size_t n) {
     size_t i;
-    for (i = 0; i < n; i += W) STORE(y + i, ADD(LOAD(a + i, n - i), LOAD(b + i, n - i)), n - i);
+    for (i = 0; i < n; i += LLV_W)
+        LLV_STORE(y + i, LLV_LOAD(a + i, n - i) + LLV_LOAD(b + i, n - i), n - i);
 }
-static void FN(llmi_axpy)(float *y, float a, const float *x, size_t n) {
-    const V av = SET1(a);
+static void LLV_(axpy)(float *y, float a, const float *x, size_t n) {
+    const LLV av = LLV_SET1(a);
     size_t i;
-    for (i = 0; i < n; i += W) STORE(y + i, FMA(av, LOAD(x + i, n - i), LOAD(y + i, n - i)), n - i);
+    for (i = 0; i < n; i += LLV_W)
+        LLV_STORE(y + i, LLV_FMA(av, LLV_LOAD(x + i, n - i), LLV_LOAD(y + i, n - i)), n - i);
 }
-static void FN(llmi_affine)(float *y, const float *x, float a, float b, size_t n) {
-    const V av = SET1(a), bv = SET1(b);
+static void LLV_(affine)(float *y, const float *x, float a, float b, size_t n) {
+    const LLV av = LLV_SET1(a), bv = LLV_SET1(b);
     size_t i;
-    for (i = 0; i < n; i += W) STORE(y + i, FMA(av, LOAD(x + i, n - i), bv), n - i);
+    for (i = 0; i < n; i += LLV_W) LLV_STORE(y + i, LLV_FMA(av, LLV_LOAD(x + i, n - i), bv), n - i);
 }
 
 /* exp(x): x = n ln2 + r, Taylor to degree 6 on |r| <= ln2/2; 0 below -87.3; NaN stays, as the
- * second operand of MAX and MIN */
-LLMI_INLINE V FN(llmi_exp)(V x) {
-    const V low = SET1(-87.3f);
-    const V t = MIN(SET1(88.7f), MAX(low, x));
-    const VI n = TO_INT(MUL(t, SET1(1.44269504f)));
-    const V f = TO_FLOAT(n);
-    V p, r = FMA(f, SET1(-0.693359375f), t);
-    r = FMA(f, SET1(2.12194440e-4f), r);
-    p = SET1(1.0f / 720.0f);
-    p = FMA(p, r, SET1(1.0f / 120.0f));
-    p = FMA(p, r, SET1(1.0f / 24.0f));
-    p = FMA(p, r, SET1(1.0f / 6.0f));
-    p = FMA(p, r, SET1(0.5f));
-    p = FMA(p, r, SET1(1.0f));
-    p = FMA(p, r, SET1(1.0f));
-    p = FLOATS(IADD(BITS(p), SLL(n, 23)));
-    return ZERO_BELOW(p, x, low);
+ * second operand of LLV_MAX and LLV_MIN */
+LLMI_INLINE LLV LLV_(exp)(LLV x) {
+    const LLV low = LLV_SET1(-87.3f);
+    const LLV t = LLV_MIN(LLV_SET1(88.7f), LLV_MAX(low, x));
+    const LLV_VI n = LLV_TO_INT(t * LLV_SET1(1.44269504f));
+    const LLV f = LLV_TO_FLOAT(n);
+    LLV p, r = LLV_FMA(f, LLV_SET1(-0.693359375f), t);
+    r = LLV_FMA(f, LLV_SET1(2.12194440e-4f), r);
+    p = LLV_SET1(1.0f / 720.0f);
+    p = LLV_FMA(p, r, LLV_SET1(1.0f / 120.0f));
+    p = LLV_FMA(p, r, LLV_SET1(1.0f / 24.0f));
+    p = LLV_FMA(p, r, LLV_SET1(1.0f / 6.0f));
+    p = LLV_FMA(p, r, LLV_SET1(0.5f));
+    p = LLV_FMA(p, r, LLV_SET1(1.0f));
+    p = LLV_FMA(p, r, LLV_SET1(1.0f));
+    p = LLV_FLOATS(LLV_IADD(LLV_BITS(p), LLV_SLL(n, 23)));
+    return LLV_ZERO_BELOW(p, x, low);
 }
-static float FN(llmi_exp_sum)(float *y, const float *x, float a, float b, size_t n) {
-    const V av = SET1(a), bv = SET1(-b);
-    V s = SET1(0.0f);
+static float LLV_(exp_sum)(float *y, const float *x, float a, float b, size_t n) {
+    const LLV av = LLV_SET1(a), bv = LLV_SET1(-b);
+    LLV s = LLV_SET1(0.0f);
     float sum;
     size_t i;
-    for (i = 0; i + W <= n;) {         /* summed in parts: a vocabulary's rounding stays small */
-        const size_t end = llmi_min(n, i + 256 * W);
-        V part = SET1(0.0f);
-        for (; i + W <= end; i += W) {
-            const V e = FN(llmi_exp)(FMA(av, LD(x + i), bv));
-            if (y) ST(y + i, e);
-            part = ADD(part, e);
+    for (i = 0; i + LLV_W <= n;) { /* summed in parts: a vocabulary's rounding stays small */
+        const size_t end = llmi_min(n, i + 256 * LLV_W);
+        LLV part = LLV_SET1(0.0f);
+        for (; i + LLV_W <= end; i += LLV_W) {
+            const LLV e = LLV_(exp)(LLV_FMA(av, LLV_LD(x + i), bv));
+            if (y) LLV_ST(y + i, e);
+            part = part + e;
         }
-        s = ADD(s, part);
+        s = s + part;
     }
-    sum = HSUM(s);
+    sum = LLV_HSUM(s);
     if (i < n) {
-        float rest[W];
+        float rest[LLV_W];
         const size_t left = n - i;
         size_t l;
-        ST(rest, FN(llmi_exp)(FMA(av, LDN(x + i, left), bv)));
+        LLV_ST(rest, LLV_(exp)(LLV_FMA(av, LLV_LDN(x + i, left), bv)));
         for (l = 0; l < left; l++) {
             if (y) y[i + l] = rest[l];
             sum += rest[l];
@@ -15334,218 +15267,206 @@ static float FN(llmi_exp_sum)(float *y, const float *x, float a, float b, size_t
     }
     return sum;
 }
-static void FN(llmi_softmax_backward)(float *dx, const float *dy, const float *y, float sum,
-                                      float scale, size_t n, int accumulate) {
-    const V minus = SET1(-sum), sv = SET1(scale);
+static void LLV_(softmax_backward)(float *dx, const float *dy, const float *y, float sum,
+                                   float scale, size_t n, int accumulate) {
+    const LLV minus = LLV_SET1(-sum), sv = LLV_SET1(scale);
     size_t i;
-    for (i = 0; i < n; i += W) {
-        V g = MUL(MUL(sv, LOAD(y + i, n - i)), ADD(LOAD(dy + i, n - i), minus));
-        if (accumulate) g = ADD(LOAD(dx + i, n - i), g);
-        STORE(dx + i, g, n - i);
+    for (i = 0; i < n; i += LLV_W) {
+        LLV g = sv * LLV_LOAD(y + i, n - i) * (LLV_LOAD(dy + i, n - i) + minus);
+        if (accumulate) g = LLV_LOAD(dx + i, n - i) + g;
+        LLV_STORE(dx + i, g, n - i);
     }
 }
 
 /* sigmoid(2u) = 1/(1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3); so gelu = x sigmoid(2u).
  * Beyond +-16 the gate is shut or open to the last bit, while x^2 could overflow: x stops there. */
-LLMI_INLINE V FN(llmi_gelu_gate)(V x) {
-    const V u = MUL(
-        x, FMA(MUL(x, x), SET1(-2.0f * 0.7978845608f * 0.044715f), SET1(-2.0f * 0.7978845608f)));
-    return DIV(SET1(1.0f), ADD(SET1(1.0f), FN(llmi_exp)(u)));
+LLMI_INLINE LLV LLV_(gelu_gate)(LLV x) {
+    const LLV u = x * LLV_FMA(x * x, LLV_SET1(-2.0f * 0.7978845608f * 0.044715f),
+                              LLV_SET1(-2.0f * 0.7978845608f));
+    return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(u));
 }
-static void FN(llmi_gelu)(float *y, const float *x, size_t n) {
+static void LLV_(gelu)(float *y, const float *x, size_t n) {
     size_t i;
-    for (i = 0; i < n; i += W) {
-        const V xv = MAX(SET1(-16.0f), LOAD(x + i, n - i));
-        STORE(y + i, MUL(xv, FN(llmi_gelu_gate)(xv)), n - i);
+    for (i = 0; i < n; i += LLV_W) {
+        const LLV xv = LLV_MAX(LLV_SET1(-16.0f), LLV_LOAD(x + i, n - i));
+        LLV_STORE(y + i, xv * LLV_(gelu_gate)(xv), n - i);
     }
 }
 /* s = sigmoid(2u): gelu' = s + x s (1-s) 2u', 2u' = 2 sqrt(2/pi) (1 + 3 0.044715 x^2) */
-static void FN(llmi_gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
-                                   int accumulate) {
+static void LLV_(gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
+                                int accumulate) {
     size_t i;
-    for (i = 0; i < n; i += W) {
-        const V xv = MAX(SET1(-16.0f), LOAD(x + i, n - i)), inside = MIN(SET1(16.0f), xv);
-        const V s = FN(llmi_gelu_gate)(inside), g = MUL(inside, s);
-        const V du = FMA(MUL(inside, inside), SET1(6.0f * 0.7978845608f * 0.044715f),
-                         SET1(2.0f * 0.7978845608f));
-        const V slope = FMA(MUL(g, SUB(SET1(1.0f), s)), du, s);
-        V d = MUL(LOAD(dy + i, n - i), slope);
-        if (accumulate) d = ADD(LOAD(dx + i, n - i), d);
-        STORE(dx + i, d, n - i);
-        if (y) STORE(y + i, MUL(xv, s), n - i);
+    for (i = 0; i < n; i += LLV_W) {
+        const LLV xv = LLV_MAX(LLV_SET1(-16.0f), LLV_LOAD(x + i, n - i)),
+                  inside = LLV_MIN(LLV_SET1(16.0f), xv);
+        const LLV s = LLV_(gelu_gate)(inside), g = inside * s;
+        const LLV du = LLV_FMA(inside * inside, LLV_SET1(6.0f * 0.7978845608f * 0.044715f),
+                               LLV_SET1(2.0f * 0.7978845608f));
+        const LLV slope = LLV_FMA(g * (LLV_SET1(1.0f) - s), du, s);
+        LLV d = LLV_LOAD(dy + i, n - i) * slope;
+        if (accumulate) d = LLV_LOAD(dx + i, n - i) + d;
+        LLV_STORE(dx + i, d, n - i);
+        if (y) LLV_STORE(y + i, xv * s, n - i);
     }
 }
 
 /* s = sigmoid(gate): y = gate s up;  dgate = dy up (s + gate s (1-s)), dup = dy gate s */
-LLMI_INLINE V FN(llmi_sigmoid)(V x) {
-    return DIV(SET1(1.0f), ADD(SET1(1.0f), FN(llmi_exp)(SUB(SET1(0.0f), x))));
+LLMI_INLINE LLV LLV_(sigmoid)(LLV x) {
+    return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(LLV_SET1(0.0f) - x));
 }
-static void FN(llmi_swiglu)(float *y, const float *gate, const float *up, size_t n) {
+static void LLV_(swiglu)(float *y, const float *gate, const float *up, size_t n) {
     size_t i;
-    for (i = 0; i < n; i += W) {
-        const V g = LOAD(gate + i, n - i);
-        STORE(y + i, MUL(MUL(g, FN(llmi_sigmoid)(g)), LOAD(up + i, n - i)), n - i);
+    for (i = 0; i < n; i += LLV_W) {
+        const LLV g = LLV_LOAD(gate + i, n - i);
+        LLV_STORE(y + i, g * LLV_(sigmoid)(g) * LLV_LOAD(up + i, n - i), n - i);
     }
 }
-static void FN(llmi_swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
-                                     const float *up, size_t n, int accumulate) {
+static void LLV_(swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
+                                  const float *up, size_t n, int accumulate) {
     size_t i;
-    for (i = 0; i < n; i += W) {
-        const V g = LOAD(gate + i, n - i), d = LOAD(dy + i, n - i), s = FN(llmi_sigmoid)(g);
-        const V a = MUL(g, s), slope = FMA(a, SUB(SET1(1.0f), s), s);
-        V dg = MUL(MUL(d, LOAD(up + i, n - i)), slope), du = MUL(d, a);
+    for (i = 0; i < n; i += LLV_W) {
+        const LLV g = LLV_LOAD(gate + i, n - i), d = LLV_LOAD(dy + i, n - i), s = LLV_(sigmoid)(g);
+        const LLV a = g * s, slope = LLV_FMA(a, LLV_SET1(1.0f) - s, s);
+        LLV dg = d * LLV_LOAD(up + i, n - i) * slope, du = d * a;
         if (accumulate) {
-            dg = ADD(LOAD(dgate + i, n - i), dg);
-            du = ADD(LOAD(dup + i, n - i), du);
+            dg = LLV_LOAD(dgate + i, n - i) + dg;
+            du = LLV_LOAD(dup + i, n - i) + du;
         }
-        STORE(dgate + i, dg, n - i);
-        STORE(dup + i, du, n - i);
+        LLV_STORE(dgate + i, dg, n - i);
+        LLV_STORE(dup + i, du, n - i);
     }
 }
 
-static void FN(llmi_adamw_range)(float *weight, float *m, float *v, const float *grad, size_t n,
-                                 const llmi_adamw *step) {
-    const V b1 = SET1(step->beta1), c1 = SET1(1.0f - step->beta1), b2 = SET1(step->beta2);
-    const V c2 = SET1(1.0f - step->beta2), eps = SET1(step->eps), scale = SET1(step->grad_scale);
-    const V size = SET1(step->step_size), root = SET1(step->root_correction),
-            keep = SET1(step->keep);
+static void LLV_(adamw)(float *weight, float *m, float *v, const float *grad, size_t n,
+                              const llmi_adamw *step) {
+    const LLV b1 = LLV_SET1(step->beta1), c1 = LLV_SET1(1.0f - step->beta1),
+              b2 = LLV_SET1(step->beta2);
+    const LLV c2 = LLV_SET1(1.0f - step->beta2), eps = LLV_SET1(step->eps),
+              scale = LLV_SET1(step->grad_scale);
+    const LLV size = LLV_SET1(step->step_size), root = LLV_SET1(step->root_correction),
+            keep = LLV_SET1(step->keep);
     size_t i;
-    for (i = 0; i < n; i += W) {
+    for (i = 0; i < n; i += LLV_W) {
         const size_t left = n - i;
-        const V g = MUL(scale, LOAD(grad + i, left));
-        const V mv = FMA(b1, LOAD(m + i, left), MUL(c1, g));
-        const V vv = FMA(b2, LOAD(v + i, left), MUL(c2, MUL(g, g)));
-        const V change = DIV(MUL(size, mv), FMA(SQRT(vv), root, eps));
-        STORE(m + i, mv, left);
-        STORE(v + i, vv, left);
-        STORE(weight + i, SUB(MUL(keep, LOAD(weight + i, left)), change), left);
+        const LLV g = scale * LLV_LOAD(grad + i, left);
+        const LLV mv = LLV_FMA(b1, LLV_LOAD(m + i, left), c1 * g);
+        const LLV vv = LLV_FMA(b2, LLV_LOAD(v + i, left), c2 * (g * g));
+        const LLV change = size * mv / LLV_FMA(LLV_SQRT(vv), root, eps);
+        LLV_STORE(m + i, mv, left);
+        LLV_STORE(v + i, vv, left);
+        LLV_STORE(weight + i, keep * LLV_LOAD(weight + i, left) - change, left);
     }
 }
 
-static void FN(llmi_narrow)(float *to, const float *x, size_t n) {
+static void LLV_(narrow)(float *to, const float *x, size_t n) {
     const float *high = x + n / 2;
     size_t i;
-    for (i = 0; i < n / 2; i += W) {
+    for (i = 0; i < n / 2; i += LLV_W) {
         const size_t left = n / 2 - i;
-        const V a = FN(llmi_bf16)(LOAD(x + i, left)), b = FN(llmi_bf16)(LOAD(high + i, left));
-        STORE(to + i, FLOATS(IOR(SRL(BITS(a), 16), BITS(b))), left);
+        const LLV a = LLV_(bf16)(LLV_LOAD(x + i, left)), b = LLV_(bf16)(LLV_LOAD(high + i, left));
+        LLV_STORE(to + i, LLV_FLOATS(LLV_IOR(LLV_SRL(LLV_BITS(a), 16), LLV_BITS(b))), left);
     }
 }
-static void FN(llmi_widen)(float *to, const float *x, size_t n) {
+static void LLV_(widen)(float *to, const float *x, size_t n) {
     float *high = to + n / 2;
     size_t i;
-    for (i = 0; i < n / 2; i += W) {
+    for (i = 0; i < n / 2; i += LLV_W) {
         const size_t left = n / 2 - i;
-        const VI both = BITS(LOAD(x + i, left));
-        STORE(to + i, FLOATS(SLL(both, 16)), left);
-        STORE(high + i, FLOATS(IAND(both, ISET(-0x10000))), left);
+        const LLV_VI both = LLV_BITS(LLV_LOAD(x + i, left));
+        LLV_STORE(to + i, LLV_FLOATS(LLV_SLL(both, 16)), left);
+        LLV_STORE(high + i, LLV_FLOATS(LLV_IAND(both, LLV_ISET(-0x10000))), left);
     }
 }
 
 /* ---- norms ----------------------------------------------------------------------------------- */
-static void FN(llmi_norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
-                          const float *bias, size_t n, float eps, int centered) {
-    V s = SET1(0.0f), mv, rv;
+static void LLV_(norm)(float *y, float *mean, float *rstd, const float *x, const float *weight,
+                       const float *bias, size_t n, float eps, int centered) {
+    LLV s = LLV_SET1(0.0f), mv, rv;
     float mu = 0.0f, r;
     size_t i;
     if (centered) {
-        for (i = 0; i < n; i += W) s = ADD(s, LOAD(x + i, n - i));
-        mu = HSUM(s) / (float)n;
-        s = SET1(0.0f);
+        for (i = 0; i < n; i += LLV_W) s = s + LLV_LOAD(x + i, n - i);
+        mu = LLV_HSUM(s) / (float)n;
+        s = LLV_SET1(0.0f);
     }
-    mv = SET1(mu);
-    for (i = 0; i + W <= n; i += W) {
-        const V d = SUB(LD(x + i), mv);
-        s = FMA(d, d, s);
+    mv = LLV_SET1(mu);
+    for (i = 0; i + LLV_W <= n; i += LLV_W) {
+        const LLV d = LLV_LD(x + i) - mv;
+        s = LLV_FMA(d, d, s);
     }
-    r = HSUM(s);
+    r = LLV_HSUM(s);
     for (; i < n; i++) r += (x[i] - mu) * (x[i] - mu);
     r = 1.0f / sqrtf(r / (float)n + eps);
-    rv = SET1(r);
-    for (i = 0; i < n; i += W) {
-        const V h = MUL(MUL(SUB(LOAD(x + i, n - i), mv), rv), LOAD(weight + i, n - i));
-        STORE(y + i, bias ? ADD(h, LOAD(bias + i, n - i)) : h, n - i);
+    rv = LLV_SET1(r);
+    for (i = 0; i < n; i += LLV_W) {
+        LLV h = (LLV_LOAD(x + i, n - i) - mv) * rv * LLV_LOAD(weight + i, n - i);
+        if (bias) h = h + LLV_LOAD(bias + i, n - i);
+        LLV_STORE(y + i, h, n - i);
     }
     if (mean) *mean = mu;
     if (rstd) *rstd = r;
 }
 /* h = (x - mean) rstd, g = dy weight: dx += rstd (g - [mean(g)] - h mean(g h)) */
-static void FN(llmi_norm_backward)(float *dx, const float *dy, const float *x, const float *weight,
-                                   float mean, float rstd, size_t n, int centered) {
-    const V mv = SET1(mean), rv = SET1(rstd);
-    V sum_g = SET1(0.0f), sum_gh = SET1(0.0f), a, b;
+static void LLV_(norm_backward)(float *dx, const float *dy, const float *x, const float *weight,
+                                float mean, float rstd, size_t n, int centered) {
+    const LLV mv = LLV_SET1(mean), rv = LLV_SET1(rstd);
+    LLV sum_g = LLV_SET1(0.0f), sum_gh = LLV_SET1(0.0f), a, b;
     size_t i;
-    for (i = 0; i < n; i += W) {
-        const V g = MUL(LOAD(dy + i, n - i), LOAD(weight + i, n - i));
-        const V h = MUL(SUB(LOAD(x + i, n - i), mv), rv);
-        sum_g = ADD(sum_g, g);
-        sum_gh = FMA(g, h, sum_gh);
+    for (i = 0; i < n; i += LLV_W) {
+        const LLV g = LLV_LOAD(dy + i, n - i) * LLV_LOAD(weight + i, n - i);
+        const LLV h = (LLV_LOAD(x + i, n - i) - mv) * rv;
+        sum_g = sum_g + g;
+        sum_gh = LLV_FMA(g, h, sum_gh);
     }
-    a = SET1(centered ? -HSUM(sum_g) / (float)n : 0.0f);
-    b = SET1(-HSUM(sum_gh) / (float)n);
-    for (i = 0; i < n; i += W) {
-        const V g = FMA(LOAD(dy + i, n - i), LOAD(weight + i, n - i), a);
-        const V h = MUL(SUB(LOAD(x + i, n - i), mv), rv);
-        STORE(dx + i, FMA(rv, FMA(b, h, g), LOAD(dx + i, n - i)), n - i);
+    a = LLV_SET1(centered ? -LLV_HSUM(sum_g) / (float)n : 0.0f);
+    b = LLV_SET1(-LLV_HSUM(sum_gh) / (float)n);
+    for (i = 0; i < n; i += LLV_W) {
+        const LLV g = LLV_FMA(LLV_LOAD(dy + i, n - i), LLV_LOAD(weight + i, n - i), a);
+        const LLV h = (LLV_LOAD(x + i, n - i) - mv) * rv;
+        LLV_STORE(dx + i, LLV_FMA(rv, LLV_FMA(b, h, g), LLV_LOAD(dx + i, n - i)), n - i);
     }
 }
-static void FN(llmi_norm_backward_weight)(float *dweight, float *dbias, const float *dy,
-                                          const float *x, const float *mean, const float *rstd,
-                                          size_t rows, size_t ld, size_t n) {
+static void LLV_(norm_backward_weight)(float *dweight, float *dbias, const float *dy,
+                                       const float *x, const float *mean, const float *rstd,
+                                       size_t rows, size_t ld, size_t n) {
     size_t r, i;
     for (r = 0; r < rows; r++, dy += ld, x += ld) {
-        const V mv = SET1(mean ? mean[r] : 0.0f), rv = SET1(rstd[r]);
-        for (i = 0; i < n; i += W) {
-            const V g = LOAD(dy + i, n - i), h = MUL(SUB(LOAD(x + i, n - i), mv), rv);
-            if (dweight) STORE(dweight + i, FMA(g, h, LOAD(dweight + i, n - i)), n - i);
-            if (dbias) STORE(dbias + i, ADD(LOAD(dbias + i, n - i), g), n - i);
+        const LLV mv = LLV_SET1(mean ? mean[r] : 0.0f), rv = LLV_SET1(rstd[r]);
+        for (i = 0; i < n; i += LLV_W) {
+            const LLV g = LLV_LOAD(dy + i, n - i), h = (LLV_LOAD(x + i, n - i) - mv) * rv;
+            if (dweight) LLV_STORE(dweight + i, LLV_FMA(g, h, LLV_LOAD(dweight + i, n - i)), n - i);
+            if (dbias) LLV_STORE(dbias + i, LLV_LOAD(dbias + i, n - i) + g, n - i);
         }
     }
 }
-static void FN(llmi_column_sum)(float *sum, const float *x, size_t rows, size_t ld, size_t n) {
+static void LLV_(column_sum)(float *sum, const float *x, size_t rows, size_t ld, size_t n) {
     size_t r, i;
     for (r = 0; r < rows; r++, x += ld)
-        for (i = 0; i < n; i += W)
-            STORE(sum + i, ADD(LOAD(sum + i, n - i), LOAD(x + i, n - i)), n - i);
+        for (i = 0; i < n; i += LLV_W)
+            LLV_STORE(sum + i, LLV_LOAD(sum + i, n - i) + LLV_LOAD(x + i, n - i), n - i);
 }
 
-#endif
+#endif /* LLMI_PASS < LLMI_PASS_BF16 */
 
-#if LLMI_PASS >= 4
-  #define SHARED(name) LLMI_CAT(name, _v3)
+#define LLV_TILES(group, bytes, align, pack, block) \
+    {LLV_MR, LLV_NR, LLV_KC, LLV_MC, group, bytes, align, pack, block}
+#define LLV_ENTRY(result, name, parameters) LLV_F32(name),
+static const llmi_kernels LLV_(kernels) = {
+    LLV_NAME, LLV_W,
+#if LLMI_PASS == LLMI_PASS_AMX         /* tiles of f32, bf16, fp8 */
+    {LLV_TILES(32, 6, 32, LLV_(pack_f32), LLV_(block)),
+     LLV_TILES(32, 2, 32, LLV_(pack_bf16), LLV_(block_bf16)),
+     LLV_TILES(32, 2, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block_bf16))},
+#elif LLMI_PASS == LLMI_PASS_BF16
+    {LLV_TILES(1, 4, 4, LLV_F32(pack_f32), LLV_F32(block)),
+     LLV_TILES(2, 2, 4, LLV_(pack_f32), LLV_(block)),
+     LLV_TILES(2, 2, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
 #else
-  #define SHARED(name) FN(name)
+    {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)),
+     LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)),
+     LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
 #endif
-/* with the kernels for f32, bf16, fp8; what pack_b is for a weight, too, but in fp8 */
-#define TILES(group, bytes, align, a, b, weight, block) \
-    {MR, NR, KC, MC, group, bytes, align, a, b, weight, block}
-static const llmi_kernels FN(llmi_kernels) = {
-    NAME, W,
-#if LLMI_PASS == 5
-    {TILES(32, 6, 32, FN(llmi_pack_a), FN(llmi_pack_b), FN(llmi_pack_b), FN(llmi_block)),
-     TILES(32, 2, 32, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), FN(llmi_pack_b_bf16),
-           FN(llmi_block_bf16)),
-     TILES(32, 2, LLMI_FP8_TILE, FN(llmi_pack_a_fp8), FN(llmi_pack_b_fp8),
-           FN(llmi_pack_weight_fp8), FN(llmi_block_bf16))},
-#elif LLMI_PASS == 4
-    {TILES(1, 4, 4, SHARED(llmi_pack_a), SHARED(llmi_pack_b), SHARED(llmi_pack_b),
-           SHARED(llmi_block)),
-     TILES(2, 2, 4, FN(llmi_pack_a), FN(llmi_pack_b), FN(llmi_pack_b), FN(llmi_block)),
-     TILES(2, 2, LLMI_FP8_TILE, FN(llmi_pack_a_fp8), FN(llmi_pack_b_fp8),
-           FN(llmi_pack_weight_fp8), FN(llmi_block))},
-#else
-    {TILES(1, 4, 4, FN(llmi_pack_a), FN(llmi_pack_b), FN(llmi_pack_b), FN(llmi_block)),
-     TILES(1, 4, 4, FN(llmi_pack_a_bf16), FN(llmi_pack_b_bf16), FN(llmi_pack_b_bf16),
-           FN(llmi_block)),
-     TILES(1, 4, LLMI_FP8_TILE, FN(llmi_pack_a_fp8), FN(llmi_pack_b_fp8),
-           FN(llmi_pack_weight_fp8), FN(llmi_block))},
-#endif
-    SHARED(llmi_rows_dot), SHARED(llmi_rows_axpy), SHARED(llmi_dot), SHARED(llmi_square_sum),
-    SHARED(llmi_max), SHARED(llmi_add), SHARED(llmi_axpy), SHARED(llmi_affine),
-    SHARED(llmi_exp_sum), SHARED(llmi_softmax_backward), SHARED(llmi_gelu),
-    SHARED(llmi_gelu_backward), SHARED(llmi_swiglu), SHARED(llmi_swiglu_backward),
-    SHARED(llmi_adamw_range), SHARED(llmi_narrow), SHARED(llmi_widen), SHARED(llmi_norm),
-    SHARED(llmi_norm_backward), SHARED(llmi_norm_backward_weight), SHARED(llmi_column_sum)};
+    LLMI_KERNELS(LLV_ENTRY)};
 
 #undef LLMI_PASS
 #endif /* LLMI_PASS */

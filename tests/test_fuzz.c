@@ -88,9 +88,9 @@ static void fuzz_forget(void) {
         llm_model_free(fuzz_kept.session[i]);
     }
     for (i = 0; i < 3; i++) llm_tokenizer_free(fuzz_kept.text[i]);
-    resume_free(fuzz_kept.trainer);
-    resume_free(fuzz_kept.untouched);
-    resume_free(fuzz_kept.other);
+    drop_trainer(fuzz_kept.trainer);
+    drop_trainer(fuzz_kept.untouched);
+    drop_trainer(fuzz_kept.other);
     memset(&fuzz_kept, 0, sizeof fuzz_kept);
 }
 
@@ -447,7 +447,7 @@ static void fuzz_checkpoint(fuzz_input in) {
     if (llm_trainer_load(fuzz_kept.trainer, fuzz_path("input.ckpt"), &err) == LLM_OK) {
         fuzz_accepted++;
         CHECK(resume_equal(fuzz_kept.trainer, fuzz_kept.other));
-        resume_free(fuzz_kept.trainer);
+        drop_trainer(fuzz_kept.trainer);
         fuzz_kept.trainer = fuzz_trainer(1);
     } else {
         CHECK(err.code != LLM_OK && err.message[0]);
@@ -796,7 +796,7 @@ static int fuzz_make_seed(const char *target, unsigned i, fuzz_seed *seed) {
         if (i > 0) return 0;
         t = fuzz_trainer(2);
         CHECK(llm_trainer_save(t, fuzz_path("seed.ckpt"), NULL) == LLM_OK);
-        resume_free(t);
+        drop_trainer(t);
         fuzz_put_file(seed, fuzz_path(""), "seed.ckpt");
     } else if (!strcmp(target, "session")) {
         if (i >= sizeof ops / sizeof ops[0]) return 0;

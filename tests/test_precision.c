@@ -279,10 +279,10 @@ TEST(precision_gradients_point_where_f32s_do) {
                           "%s, deepseek %d, precision %d: loss %.6f, in f32 %.6f", kernels->name,
                           deepseek, precision, (double)got.loss, (double)want.loss);
                 free(gradients);
-                resume_free(t);
+                drop_trainer(t);
             }
         free(expected);
-        resume_free(exact);
+        drop_trainer(exact);
     }
 }
 
@@ -301,8 +301,8 @@ TEST(precision_threads_give_the_same_bits) {
                 resume_steps(three, 0, 3);
                 CHECK_MSG(resume_equal(one, three), "deepseek %d, precision %d, recompute %d",
                           deepseek, precision, recompute);
-                resume_free(one);
-                resume_free(three);
+                drop_trainer(one);
+                drop_trainer(three);
             }
 }
 
@@ -320,7 +320,7 @@ TEST(precision_learns) {               /* the same batch, again and again */
             for (step = 0; t && step < 60; step++)
                 CHECK(llm_trainer_step(t, tokens, targets, &stats, NULL) == LLM_OK);
             losses[precision] = (double)stats.main_loss;
-            resume_free(t);
+            drop_trainer(t);
         }
         CHECK_MSG(losses[0] < 1.0 && fabs(losses[1] - losses[0]) < 0.1 &&
                       fabs(losses[2] - losses[0]) < 0.25,
@@ -351,7 +351,7 @@ TEST(precision_memory_as_planned) {
                 CHECK_MSG(fabs((double)h.bytes / (double)memory.total - 1.0) < 0.02,
                           "deepseek %d, precision %d, recompute %d: %.0f taken, %.0f planned",
                           deepseek, precision, recompute, (double)h.bytes, (double)memory.total);
-                resume_free(t);
+                drop_trainer(t);
             }
 }
 

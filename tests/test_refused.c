@@ -458,21 +458,19 @@ TEST(refused_trainings) {
 TEST(refused_slices) { /* that are not within the trainer's shard, values 64 to 127 */
     const llm_config c = small_config(11, 8, 8, 1, 2);
     const int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-    llm_model *model = shaken_model(&c, 1, 1, NULL);
     llm_train_desc d = train_desc(1, 8, 1);
     llm_trainer *trainer;
     llm_error err;
     d.shard_first = 64;
     d.shard_count = 64;
-    trainer = llm_trainer_create(model, &d, &err);
+    trainer = shaken_trainer(&c, 1, &d);
     CHECK(trainer && llm_trainer_forward(trainer, tokens, tokens, NULL, NULL) == LLM_OK);
     CHECK(llm_trainer_backward(trainer, NULL) == LLM_OK);
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(trainer, 63, 1, 1.0, NULL, &err), "63");
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(trainer, 129, 0, 1.0, NULL, &err), "129");
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(trainer, 64, 65, 1.0, NULL, &err), "64");
     CHECK(llm_trainer_update_range(trainer, 64, 64, 1.0, NULL, &err) == LLM_OK);
-    llm_trainer_free(trainer);
-    llm_model_free(model);
+    drop_trainer(trainer);
 }
 
 TEST(refused_dims_of_ops) {
@@ -771,9 +769,9 @@ TEST(refused_checkpoints) {
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_save(t, NULL, &err), "NULL");
     llmi_text_free(&configuration);
     free(large);
-    resume_free(t);
-    resume_free(other);
-    resume_free(untouched);
+    drop_trainer(t);
+    drop_trainer(other);
+    drop_trainer(untouched);
 }
 #endif
 

@@ -25,11 +25,6 @@ static llm_trainer *resume_trainer(int deepseek, llm_precision precision, int n_
     model = llm_model_create(&c, &m, NULL);
     return model ? llm_trainer_create(model, &d, NULL) : NULL;
 }
-static void resume_free(llm_trainer *t) {
-    llm_model *model = t ? t->model : NULL;
-    llm_trainer_free(t);
-    llm_model_free(model);
-}
 static void resume_steps(llm_trainer *t, int from, int to) {
     int32_t tokens[24], targets[24];
     int step;
@@ -67,7 +62,7 @@ TEST(resume_to_the_bit) {
             CHECK(strcmp((const char *)llm_trainer_user_data(second, &size), "at 4711") == 0 && size == 8);
             resume_steps(second, cut, 11);
             CHECK_MSG(resume_equal(whole, second), "deepseek %d, precision %d, cut at %d", deepseek, precision, cut);
-            resume_free(whole); resume_free(first); resume_free(second);
+            drop_trainer(whole); drop_trainer(first); drop_trainer(second);
         }
 }
 
@@ -125,7 +120,7 @@ TEST(resume_damaged_files) {
         CHECK(resume_equal(a, b));
     }
     llmi_release(NULL, whole);
-    resume_free(a); resume_free(b); resume_free(untouched);
+    drop_trainer(a); drop_trainer(b); drop_trainer(untouched);
 }
 
 TEST(resume_other_configurations) {
@@ -157,7 +152,7 @@ TEST(resume_other_configurations) {
         llm_trainer_free(b);
         llm_model_free(model);
     }
-    resume_free(a);
+    drop_trainer(a);
 }
 
 /* What may differ where a run is prolonged, and is refused by name where it is not: the moments, the
@@ -172,7 +167,6 @@ TEST(resume_prolongs) {
         {offsetof(llm_train_desc, recompute), 1, "recompute"}};
     const llm_config c = resume_config(0);
     llm_train_desc d = train_desc(2, 12, 3);
-    llm_model *first = shaken_model(&c, 3, 1, NULL);
     llm_trainer *from;
     llm_error err;
     size_t i;
@@ -180,14 +174,13 @@ TEST(resume_prolongs) {
     d.schedule = LLM_COSINE;
     d.max_steps = 50;
     d.grad_accum_steps = 3;
-    from = first ? new_trainer(first, &d) : NULL;
+    from = shaken_trainer(&c, 3, &d);
     if (!from) return;
     resume_steps(from, 0, 6);          /* two updates of three batches */
     CHECK(llm_trainer_save(from, RESUME_FILE, &err) == LLM_OK);
     for (i = 0; i <= sizeof changes / sizeof changes[0]; i++)
         for (prolong = 0; prolong < 2; prolong++) {
             const char *name = "learning_rate";
-            llm_model *model = shaken_model(&c, 9, 1, NULL);
             llm_trainer *to;
             d = from->desc;
             if (i < sizeof changes / sizeof changes[0]) {
@@ -198,7 +191,7 @@ TEST(resume_prolongs) {
             }
             d.decay_steps = 0;
             d.prolong = prolong;
-            to = model ? new_trainer(model, &d) : NULL;
+            to = shaken_trainer(&c, 9, &d);
             if (!to) return;
             if (prolong) {
                 CHECK_MSG(llm_trainer_load(to, RESUME_FILE, &err) == LLM_OK, "%s: %s", name,
@@ -207,21 +200,18 @@ TEST(resume_prolongs) {
             } else {
                 REFUSED(LLM_ERR_FORMAT, llm_trainer_load(to, RESUME_FILE, &err), name);
             }
-            llm_trainer_free(to);
-            llm_model_free(model);
+            drop_trainer(to);
         }
     d = from->desc;                    /* others are refused all the same */
     d.prolong = 1;
     d.weight_decay = 0.5f;
     {
-        llm_model *model = shaken_model(&c, 9, 1, NULL);
-        llm_trainer *to = model ? new_trainer(model, &d) : NULL;
+        llm_trainer *to = shaken_trainer(&c, 9, &d);
         if (!to) return;
         REFUSED(LLM_ERR_FORMAT, llm_trainer_load(to, RESUME_FILE, &err), "weight_decay");
-        llm_trainer_free(to);
-        llm_model_free(model);
+        drop_trainer(to);
     }
-    resume_free(from);
+    drop_trainer(from);
     remove(RESUME_FILE);
 }
 
@@ -325,8 +315,8 @@ TEST(resume_counters) {
         CHECK(other->step == 0 && other->n_tokens == 0 && other->n_forwards == 0 && other->n_accumulated == 0);
     }
     remove(RESUME_FILE);
-    resume_free(t);
-    resume_free(other);
+    drop_trainer(t);
+    drop_trainer(other);
 }
 
 static llm_result resume_load_kept(llm_trainer *t, const float *weights, llm_error *err) {
@@ -390,7 +380,7 @@ TEST(resume_every_allocation_fails) {
     llm_trainer_free(other);
     for (i = 0; i < 2; i++) llm_model_free(models[i]);
     CHECK(h.live == 0 && h.wrong == 0);
-    resume_free(old);
+    drop_trainer(old);
     remove(RESUME_FILE);
 }
 

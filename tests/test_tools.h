@@ -587,6 +587,17 @@ static float *copy_gradients(llm_trainer *trainer) {
     for (i = 0; i < n; i++) copy[i] = (float)(scale * (double)gradients[i]);
     return copy;
 }
+/* how far the mean gradient of one is from the other's */
+static double gradient_error(llm_trainer *got, llm_trainer *want) {
+    float *g = copy_gradients(got), *w = copy_gradients(want);
+    size_t n;
+    double error;
+    llm_trainer_weights(want, &n);
+    error = relative_error(g, w, n);
+    free(g);
+    free(w);
+    return error;
+}
 static llm_trainer *new_trainer(llm_model *model, const llm_train_desc *d) {
     llm_error err;
     llm_trainer *trainer;
@@ -594,5 +605,16 @@ static llm_trainer *new_trainer(llm_model *model, const llm_train_desc *d) {
     trainer = llm_trainer_create(model, d, &err);
     CHECK_MSG(trainer != NULL, "%s", err.message);
     return trainer;
+}
+/* a trainer with a shaken model of its own, which goes when it is dropped */
+static llm_trainer *shaken_trainer(const llm_config *config, uint64_t seed,
+                                   const llm_train_desc *d) {
+    llm_model *model = shaken_model(config, seed, d->n_threads, NULL);
+    return model ? new_trainer(model, d) : NULL;
+}
+static void drop_trainer(llm_trainer *trainer) {
+    llm_model *model = trainer ? trainer->model : NULL;
+    llm_trainer_free(trainer);
+    llm_model_free(model);
 }
 #endif

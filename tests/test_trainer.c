@@ -155,12 +155,11 @@ TEST(trainer_schedule_defaults) {
 /* ---- the ops of an update -------------------------------------------------------------------- */
 TEST(trainer_adamw_op) {
     static const size_t sizes[] = {1, 7, 15, 16, 17, 31, 33, 1000, 16384, 20001};
-    const llmi_kernels *kernels;
-    int k, s;
-    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
+    int table, s;
+    for (table = 0; kernels_at(table); table++)
         for (s = 0; s < 10; s++) {
             const size_t n = sizes[s];
-            llm_context *context = llm_context_create(2, NULL, NULL);
+            llm_context *context = context_at(table, 2);
             float *w = new_floats(n), *m = new_floats(n), *v = new_floats(n), *grad = new_floats(n);
             double *ew = (double *)calloc(n, 8), *em = (double *)calloc(n, 8),
                    *ev = (double *)calloc(n, 8);
@@ -168,9 +167,6 @@ TEST(trainer_adamw_op) {
             double worst = 0.0;
             size_t i;
             int step;
-            CHECK(context != NULL);
-            if (!context) return;
-            context->kernels = kernels;
             for (i = 0; i < n; i++) ew[i] = (double)(w[i] = llm_random_normal(1, i));
             for (step = 1; step <= 5; step++) {
                 for (i = 0; i < n; i++) {
@@ -188,7 +184,8 @@ TEST(trainer_adamw_op) {
             }
             for (i = 0; i < n; i++)
                 worst = fmax(worst, fabs((double)w[i] - ew[i]) / (0.01 + fabs(ew[i])));
-            CHECK_MSG(worst < 1e-5, "%s, n %lu: error %g", kernels->name, (unsigned long)n, worst);
+            CHECK_MSG(worst < 1e-5, "%s, n %lu: error %g", context->kernels->name,
+                      (unsigned long)n, worst);
             free(w); free(m); free(v); free(grad);
             free(ew); free(em); free(ev);
             llm_context_free(context);
@@ -197,17 +194,14 @@ TEST(trainer_adamw_op) {
 
 TEST(trainer_clip_op) {
     static const size_t sizes[] = {1, 15, 17, 16383, 16385, 50000};
-    const llmi_kernels *kernels;
-    int k, s;
-    for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
+    int table, s;
+    for (table = 0; kernels_at(table); table++)
         for (s = 0; s < 6; s++) {
             const size_t n = sizes[s];
-            llm_context *context = llm_context_create(2, NULL, NULL);
+            llm_context *context = context_at(table, 2);
             float *grad = new_floats(n), *before = new_floats(n);
             double norm = 0.0, worst = 0.0, factor;
             size_t i;
-            if (!context) return;
-            context->kernels = kernels;
             for (i = 0; i < n; i++) {
                 grad[i] = before[i] = llm_random_normal(3, i) + 0.01f;
                 norm += (double)grad[i] * (double)grad[i];
@@ -216,13 +210,14 @@ TEST(trainer_clip_op) {
             CHECK(fabs((double)llm_clip_grad_norm(context, grad, n, (float)(1.5 * norm)) / norm -
                        1.0) < 1e-6);
             CHECK_MSG(same_bits(grad, before, n), "%s, n %lu: changed below the bound",
-                      kernels->name, (unsigned long)n);
+                      context->kernels->name, (unsigned long)n);
             CHECK(fabs((double)llm_clip_grad_norm(context, grad, n, (float)(0.25 * norm)) / norm -
                        1.0) < 1e-6);
             factor = (double)(float)(0.25 * norm) / (norm + 1e-6);
             for (i = 0; i < n; i++)
                 worst = fmax(worst, fabs((double)grad[i] - factor * (double)before[i]));
-            CHECK_MSG(worst < 1e-6, "%s, n %lu: off by %g", kernels->name, (unsigned long)n, worst);
+            CHECK_MSG(worst < 1e-6, "%s, n %lu: off by %g", context->kernels->name,
+                      (unsigned long)n, worst);
             free(grad);
             free(before);
             llm_context_free(context);
@@ -234,10 +229,10 @@ TEST(trainer_update_in_double) {
     int variant;
     for (variant = 0; variant < 4; variant++) {
         const llm_config c = small_config(37, 9, 20, 2, 2);
-        llm_model *model = shaken_model(&c, 1, 2, NULL);
         llm_train_desc d = train_desc(2, 9, 2);
         int32_t tokens[18], targets[18];
         llm_trainer *trainer;
+        const llm_model *model;
         llm_train_stats stats;
         size_t n, i, j;
         double norm, worst = 0.0, worst_1d = 0.0;
@@ -246,8 +241,9 @@ TEST(trainer_update_in_double) {
         d.learning_rate = 0.01f;
         d.weight_decay = variant & 1 ? LLM_OFF : 0.0f;
         d.grad_clip = variant & 2 ? LLM_OFF : 0.0f;
-        trainer = model ? new_trainer(model, &d) : NULL;
+        trainer = shaken_trainer(&c, 1, &d);
         if (!trainer) return;
+        model = trainer->model;
         llm_trainer_weights(trainer, &n);
         w = (double *)calloc(n, 8);
         m = (double *)calloc(n, 8);
@@ -305,28 +301,30 @@ TEST(trainer_update_in_double) {
         free(w);
         free(m);
         free(v);
-        llm_trainer_free(trainer);
-        llm_model_free(model);
+        drop_trainer(trainer);
     }
 }
 
 /* ---- batches --------------------------------------------------------------------------------- */
+/* of a GPT-2 with 41 tokens and 16 positions, in one thread */
+static llm_trainer *small_trainer(int B, int T) {
+    const llm_config c = small_config(41, 16, 20, 1, 2);
+    const llm_train_desc d = train_desc(B, T, 1);
+    return shaken_trainer(&c, 7, &d);
+}
 TEST(trainer_accumulation_equals_the_large_batch) {
     const llm_config c = small_config(53, 21, 24, 2, 3);
-    llm_model *large = shaken_model(&c, 7, 2, NULL), *small = shaken_model(&c, 7, 2, NULL);
     llm_train_desc d = train_desc(6, 21, 2);
     llm_trainer *a, *b;
     llm_train_stats sa, sb;
     int32_t tokens[126], targets[126];
-    float *ga, *gb;
     size_t n;
     int update, i;
     d.adam_eps = 1e-4f; /* so that rounding noise does not become a step of full length */
-    if (!large || !small) return;
-    a = new_trainer(large, &d);
+    a = shaken_trainer(&c, 7, &d);
     d.batch_size = 2;
     d.grad_accum_steps = 3;
-    b = new_trainer(small, &d);
+    b = shaken_trainer(&c, 7, &d);
     if (!a || !b) return;
     llm_trainer_weights(a, &n);
     for (update = 0; update < 2; update++) {
@@ -345,39 +343,27 @@ TEST(trainer_accumulation_equals_the_large_batch) {
         }
         CHECK(fabs(loss / weight - (double)sa.loss) < 1e-5);
         CHECK(llm_trainer_gradient_scale(a) == llm_trainer_gradient_scale(b));
-        ga = copy_gradients(a);
-        gb = copy_gradients(b);
-        CHECK_MSG(relative_error(gb, ga, n) < 1e-5, "gradients differ by %g",
-                  relative_error(gb, ga, n));
+        CHECK_MSG(gradient_error(b, a) < 1e-5, "gradients differ by %g", gradient_error(b, a));
         CHECK(llm_trainer_update(a, &sa, NULL) == LLM_OK);
         CHECK(llm_trainer_update(b, &sb, NULL) == LLM_OK);
         CHECK(fabs((double)sa.grad_norm / (double)sb.grad_norm - 1.0) < 1e-5);
         CHECK(relative_error(llm_trainer_weights(b, NULL), llm_trainer_weights(a, NULL), n) < 1e-5);
-        free(ga);
-        free(gb);
     }
-    llm_trainer_free(a);
-    llm_trainer_free(b);
-    llm_model_free(large);
-    llm_model_free(small);
+    drop_trainer(a);
+    drop_trainer(b);
 }
 
 /* sums of two processes' buffers make both equal one process with the batches together; each
  * then updates its half of the weights */
 TEST(trainer_processes_and_shards) {
     const llm_config c = small_config(53, 21, 24, 2, 3);
-    llm_model *models[3];
     llm_trainer *t[3];
     llm_train_desc d = train_desc(4, 21, 2);
     int32_t tokens[84], targets[84];
     size_t n, count, half, i;
     int rank, update;
     d.adam_eps = 1e-4f;
-    for (rank = 0; rank < 3; rank++) {
-        models[rank] = shaken_model(&c, 7, 2, NULL);
-        if (!models[rank]) return;
-    }
-    t[0] = new_trainer(models[0], &d);
+    t[0] = shaken_trainer(&c, 7, &d);
     if (!t[0]) return;
     llm_trainer_gradients(t[0], &count);
     llm_trainer_weights(t[0], &n);
@@ -387,7 +373,7 @@ TEST(trainer_processes_and_shards) {
     for (rank = 1; rank < 3; rank++) {
         d.shard_first = rank == 1 ? 0 : half;
         d.shard_count = rank == 1 ? half : n - half;
-        t[rank] = new_trainer(models[rank], &d);
+        t[rank] = shaken_trainer(&c, 7, &d);
         if (!t[rank]) return;
     }
     for (update = 0; update < 2; update++) {
@@ -436,23 +422,16 @@ TEST(trainer_processes_and_shards) {
         CHECK(llm_trainer_update_range(t[1], 0, (size_t)-1, 1.0, NULL, &err) == LLM_ERR_ARGUMENT);
         CHECK(llm_trainer_update_range(t[1], (size_t)-1, 2, 1.0, NULL, &err) == LLM_ERR_ARGUMENT);
     }
-    for (rank = 0; rank < 3; rank++) {
-        llm_trainer_free(t[rank]);
-        llm_model_free(models[rank]);
-    }
+    for (rank = 0; rank < 3; rank++) drop_trainer(t[rank]);
 }
 
 TEST(trainer_ranges_equal_the_whole) {
     const llm_config c = small_config(41, 13, 20, 1, 2);
-    llm_model *one = shaken_model(&c, 7, 2, NULL), *two = shaken_model(&c, 7, 2, NULL);
-    llm_train_desc d = train_desc(2, 13, 2);
-    llm_trainer *a, *b;
+    const llm_train_desc d = train_desc(2, 13, 2);
+    llm_trainer *a = shaken_trainer(&c, 7, &d), *b = shaken_trainer(&c, 7, &d);
     int32_t tokens[26], targets[26];
     size_t n, at, piece;
     int update;
-    if (!one || !two) return;
-    a = new_trainer(one, &d);
-    b = new_trainer(two, &d);
     if (!a || !b) return;
     llm_trainer_weights(a, &n);
     for (update = 0; update < 3; update++) {
@@ -471,18 +450,13 @@ TEST(trainer_ranges_equal_the_whole) {
         }
         CHECK(weights_are(b, llm_trainer_weights(a, NULL)));
     }
-    llm_trainer_free(a);
-    llm_trainer_free(b);
-    llm_model_free(one);
-    llm_model_free(two);
+    drop_trainer(a);
+    drop_trainer(b);
 }
 
 /* slices come one after the other, with one norm, and nothing comes between them */
 TEST(trainer_slices_in_order) {
-    const llm_config c = small_config(41, 16, 20, 1, 2);
-    llm_model *model = shaken_model(&c, 7, 1, NULL);
-    llm_train_desc d = train_desc(2, 16, 1);
-    llm_trainer *t = model ? new_trainer(model, &d) : NULL;
+    llm_trainer *t = small_trainer(2, 16);
     llm_train_stats stats;
     llm_error err;
     int32_t tokens[32], targets[32];
@@ -507,25 +481,19 @@ TEST(trainer_slices_in_order) {
     CHECK(llm_trainer_update_range(t, 100, n - 100, 1.0, &stats, &err) == LLM_OK &&
           stats.step == 1);
     CHECK(llm_trainer_step(t, tokens, targets, &stats, &err) == LLM_OK && stats.step == 2);
-    llm_trainer_free(t);
-    llm_model_free(model);
+    drop_trainer(t);
 }
 
 /* a target that is ignored might as well not be there */
 TEST(trainer_ignored_is_absent) {
     const llm_config c = small_config(41, 16, 20, 2, 2);
-    llm_model *one = shaken_model(&c, 7, 1, NULL), *two = shaken_model(&c, 7, 1, NULL);
     llm_train_desc d = train_desc(1, 16, 1);
-    llm_trainer *a, *b;
+    llm_trainer *a = shaken_trainer(&c, 7, &d), *b;
     llm_train_stats sa, sb;
     int32_t tokens[16], targets[16];
-    float *ga, *gb;
-    size_t n;
     int i;
-    if (!one || !two) return;
-    a = new_trainer(one, &d);
     d.seq_len = 11;
-    b = new_trainer(two, &d);
+    b = shaken_trainer(&c, 7, &d);
     if (!a || !b) return;
     random_tokens(tokens, 16, 41, 1);
     random_tokens(targets, 16, 41, 2);
@@ -535,33 +503,20 @@ TEST(trainer_ignored_is_absent) {
     CHECK(llm_trainer_forward(b, tokens, targets, &sb, NULL) == LLM_OK &&
           llm_trainer_backward(b, NULL) == LLM_OK);
     CHECK(fabs((double)sa.loss - (double)sb.loss) < 1e-5);
-    llm_trainer_weights(a, &n);
-    ga = copy_gradients(a);
-    gb = copy_gradients(b);
-    CHECK(relative_error(ga, gb, n) < 1e-5);
+    CHECK(gradient_error(a, b) < 1e-5);
     CHECK(fabs((double)sa.perplexity / exp((double)sa.loss) - 1.0) < 1e-4 &&
           sa.main_loss == sa.loss);
-    free(ga);
-    free(gb);
-    llm_trainer_free(a);
-    llm_trainer_free(b);
-    llm_model_free(one);
-    llm_model_free(two);
+    drop_trainer(a);
+    drop_trainer(b);
 }
 
 TEST(trainer_without_a_valid_target) {
-    const llm_config c = small_config(41, 16, 20, 1, 2);
-    llm_model *one = shaken_model(&c, 7, 1, NULL), *two = shaken_model(&c, 7, 1, NULL);
-    llm_train_desc d = train_desc(2, 16, 1);
-    llm_trainer *a, *b;
+    llm_trainer *a = small_trainer(2, 16), *b = small_trainer(2, 16);
     llm_train_stats stats;
     llm_error err;
     int32_t tokens[32], targets[32], none[32];
     float *before;
     int i;
-    if (!one || !two) return;
-    a = new_trainer(one, &d);
-    b = new_trainer(two, &d);
     if (!a || !b) return;
     random_batch(tokens, targets, 32, 41, 0.1, 3);
     for (i = 0; i < 32; i++) none[i] = LLM_IGNORE_INDEX;
@@ -592,16 +547,14 @@ TEST(trainer_without_a_valid_target) {
     CHECK(llm_trainer_evaluate(a, tokens, none, 2, 16, &stats, &err) == LLM_OK &&
           stats.loss == 0.0f);
     free(before);
-    llm_trainer_free(a);
-    llm_trainer_free(b);
-    llm_model_free(one);
-    llm_model_free(two);
+    drop_trainer(a);
+    drop_trainer(b);
 }
 
 /* ---- the order of calls ---------------------------------------------------------------------- */
 TEST(trainer_wrong_order) {
     llm_config c = small_config(41, 16, 20, 1, 2);
-    llm_model *one, *two;
+    llm_model *model;
     llm_train_desc d = train_desc(2, 16, 1);
     llm_trainer *a, *b;
     llm_train_stats stats;
@@ -609,12 +562,10 @@ TEST(trainer_wrong_order) {
     int32_t tokens[32], targets[32];
     size_t n;
     c.resid_pdrop = 0.1f;
-    one = shaken_model(&c, 7, 1, NULL);
-    two = shaken_model(&c, 7, 1, NULL);
-    if (!one || !two) return;
-    a = new_trainer(one, &d);
-    b = new_trainer(two, &d);
+    a = shaken_trainer(&c, 7, &d);
+    b = shaken_trainer(&c, 7, &d);
     if (!a || !b) return;
+    model = a->model;
     llm_trainer_weights(a, &n);
     random_batch(tokens, targets, 32, 41, 0.1, 3);
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_backward(a, &err), "forward");
@@ -637,13 +588,11 @@ TEST(trainer_wrong_order) {
     /* trainers free themselves in any state */
     CHECK(llm_trainer_forward(a, tokens, targets, NULL, &err) == LLM_OK);
     llm_trainer_free(a);
-    a = new_trainer(one, &d);          /* and make room for another */
-    CHECK(llm_trainer_create(one, &d, &err) == NULL && err.code == LLM_ERR_ARGUMENT);
-    llm_trainer_free(a);
-    llm_trainer_free(b);
+    a = new_trainer(model, &d);        /* and make room for another */
+    CHECK(llm_trainer_create(model, &d, &err) == NULL && err.code == LLM_ERR_ARGUMENT);
     llm_trainer_free(NULL);
-    llm_model_free(one);
-    llm_model_free(two);
+    drop_trainer(a);
+    drop_trainer(b);
 }
 
 TEST(trainer_bad_desc) {
@@ -746,10 +695,7 @@ TEST(trainer_bad_desc) {
 }
 
 TEST(trainer_bad_batch) {
-    const llm_config c = small_config(41, 16, 20, 1, 2);
-    llm_model *model = shaken_model(&c, 7, 1, NULL);
-    llm_train_desc d = train_desc(2, 12, 1);
-    llm_trainer *t = model ? new_trainer(model, &d) : NULL;
+    llm_trainer *t = small_trainer(2, 12);
     llm_error err;
     int32_t tokens[40], targets[40];
     static const int32_t outside[3] = {-1, 41, INT32_MIN};
@@ -803,15 +749,11 @@ TEST(trainer_bad_batch) {
     CHECK(llm_trainer_step(t, tokens, targets, NULL, &err) ==
           LLM_OK); /* none of them counts as a forward */
     free(before);
-    llm_trainer_free(t);
-    llm_model_free(model);
+    drop_trainer(t);
 }
 
 TEST(trainer_user_data_and_files) {
-    const llm_config c = small_config(41, 16, 20, 1, 2);
-    llm_model *model = shaken_model(&c, 7, 1, NULL);
-    llm_train_desc d = train_desc(2, 12, 1);
-    llm_trainer *t = model ? new_trainer(model, &d) : NULL;
+    llm_trainer *t = small_trainer(2, 12);
     llm_error err;
     size_t size = 7;
     if (!t) return;
@@ -823,30 +765,25 @@ TEST(trainer_user_data_and_files) {
     CHECK(strcmp((const char *)llm_trainer_user_data(t, &size), "x") == 0 && size == 2);
     CHECK(llm_trainer_set_user_data(t, NULL, 3, &err) == LLM_ERR_ARGUMENT);
     CHECK(llm_trainer_user_data(NULL, NULL) == NULL);
-    llm_trainer_free(t);
-    llm_model_free(model);
+    drop_trainer(t);
 }
 
 /* ---- evaluate -------------------------------------------------------------------------------- */
 TEST(trainer_evaluate_touches_nothing) {
     llm_config c = small_config(61, 24, 24, 2, 3);
-    llm_model *one, *two;
     llm_train_desc d = train_desc(3, 20, 2);
     llm_trainer *a, *b;
-    llm_train_stats sa, se;
+    llm_train_stats se;
     int32_t tokens[60], targets[60], other[60];
     float *gradients, logprobs[60];
     double sum, valid;
     size_t count;
     int step, i;
     c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.2f;
-    one = shaken_model(&c, 7, 2, NULL);
-    two = shaken_model(&c, 7, 2, NULL);
-    if (!one || !two) return;
     d.grad_accum_steps = 2;
     d.seed = 99;
-    a = new_trainer(one, &d);
-    b = new_trainer(two, &d);
+    a = shaken_trainer(&c, 7, &d);
+    b = shaken_trainer(&c, 7, &d);
     if (!a || !b) return;
     random_tokens(other, 60, 61, 77);
     for (step = 0; step < 6; step++) {
@@ -861,7 +798,7 @@ TEST(trainer_evaluate_touches_nothing) {
         CHECK(weights_are(a, before) &&
               same_bits(gradients, llm_trainer_gradients(a, NULL), count));
         CHECK(se.step == (step + 1) / 2 && se.tokens == (step + 1) * 60);
-        CHECK(llm_model_score(one, other, targets, 2, 7, logprobs, NULL) == LLM_OK);
+        CHECK(llm_model_score(a->model, other, targets, 2, 7, logprobs, NULL) == LLM_OK);
         for (i = 0, sum = valid = 0.0; i < 14; i++) {
             sum -= (double)logprobs[i];
             valid += targets[i] != LLM_IGNORE_INDEX;
@@ -874,21 +811,25 @@ TEST(trainer_evaluate_touches_nothing) {
     }
     CHECK_MSG(weights_are(a, llm_trainer_weights(b, NULL)),
               "training with evaluations goes elsewhere");
-    llm_trainer_free(a);
-    llm_trainer_free(b);
-    /* without dropout it is forward's loss, to the bit */
-    one->config.embd_pdrop = one->config.attn_pdrop = one->config.resid_pdrop = 0.0f;
-    d.label_smoothing = 0.0f;
-    a = new_trainer(one, &d);
-    if (a) {
-        CHECK(llm_trainer_evaluate(a, tokens, targets, 3, 20, &se, NULL) == LLM_OK);
-        CHECK(llm_trainer_forward(a, tokens, targets, &sa, NULL) == LLM_OK &&
-              llm_trainer_backward(a, NULL) == LLM_OK);
-        CHECK(se.loss == sa.loss && se.accuracy == sa.accuracy && se.perplexity == sa.perplexity);
-    }
-    llm_trainer_free(a);
-    llm_model_free(one);
-    llm_model_free(two);
+    drop_trainer(a);
+    drop_trainer(b);
+}
+
+/* without dropout it is forward's loss, to the bit */
+TEST(trainer_evaluate_is_forward) {
+    const llm_config c = small_config(61, 24, 24, 2, 3);
+    const llm_train_desc d = train_desc(3, 20, 2);
+    llm_trainer *t = shaken_trainer(&c, 7, &d);
+    llm_train_stats said, want;
+    int32_t tokens[60], targets[60];
+    if (!t) return;
+    random_batch(tokens, targets, 60, 61, 0.2, 5);
+    CHECK(llm_trainer_evaluate(t, tokens, targets, 3, 20, &said, NULL) == LLM_OK);
+    CHECK(llm_trainer_forward(t, tokens, targets, &want, NULL) == LLM_OK &&
+          llm_trainer_backward(t, NULL) == LLM_OK);
+    CHECK(said.loss == want.loss && said.accuracy == want.accuracy &&
+          said.perplexity == want.perplexity);
+    drop_trainer(t);
 }
 
 /* A batch of any size has the losses that it has inside a larger one whose other targets count for
@@ -971,7 +912,6 @@ TEST(trainer_evaluate_with_modules) {
 /* ---- not finite ------------------------------------------------------------------------------ */
 TEST(trainer_survives_what_is_not_finite) {
     llm_config c = small_config(61, 24, 24, 2, 3);
-    llm_model *one, *two;
     llm_train_desc d = train_desc(2, 20, 2);
     llm_trainer *a, *b;
     llm_train_stats stats;
@@ -980,18 +920,15 @@ TEST(trainer_survives_what_is_not_finite) {
     int round;
     static const float poison[3] = {(float)NAN, (float)INFINITY, -(float)INFINITY};
     c.resid_pdrop = 0.1f;
-    one = shaken_model(&c, 7, 2, NULL);
-    two = shaken_model(&c, 7, 2, NULL);
-    if (!one || !two) return;
     d.grad_accum_steps = 2;
-    a = new_trainer(one, &d);
-    b = new_trainer(two, &d);
+    a = shaken_trainer(&c, 7, &d);
+    b = shaken_trainer(&c, 7, &d);
     if (!a || !b) return;
     for (round = 0; round < 3; round++)
         random_batch(tokens[round], targets[round], 40, 61, 0.2, 5 + (uint64_t)round);
     for (round = 0; round < 7; round++) {
         float *before = copy_weights(a),
-              *w = (float *)llm_model_tensor(one, round % 2 ? 0 : 4).data;
+              *w = (float *)llm_model_tensor(a->model, round % 2 ? 0 : 4).data;
         const float kept = w[tokens[1][3] * 24];
         const int64_t step =
             (llm_trainer_evaluate(a, tokens[0], targets[0], 1, 5, &stats, NULL), stats.step);
@@ -1038,10 +975,8 @@ TEST(trainer_survives_what_is_not_finite) {
     CHECK(llm_trainer_backward(a, NULL) == LLM_OK);
     REFUSED(LLM_ERR_ARGUMENT, llm_trainer_update_range(a, 0, 5, -0.5, NULL, &err), "-0.5");
     CHECK(llm_trainer_update_range(a, 0, 5, (double)NAN, NULL, &err) == LLM_ERR_NUMERIC);
-    llm_trainer_free(a);
-    llm_trainer_free(b);
-    llm_model_free(one);
-    llm_model_free(two);
+    drop_trainer(a);
+    drop_trainer(b);
 }
 
 /* ---- determinism ----------------------------------------------------------------------------- */
@@ -1054,12 +989,10 @@ TEST(trainer_threads_give_the_same_bits) {
         size_t n = 0;
         for (i = 0; i < 4; i++) {
             llm_config c = small_config(301, 70, 48, 2, 3);
-            llm_model *model;
             llm_train_desc d = train_desc(5, 70, threads[i]);
             llm_trainer *t;
             c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.1f;
-            model = shaken_model(&c, 7, threads[i], NULL);
-            t = model ? new_trainer(model, &d) : NULL;
+            t = shaken_trainer(&c, 7, &d);
             if (!t) return;
             trainer_use(t, kernels);
             for (step = 0; step < 3; step++) {
@@ -1072,8 +1005,7 @@ TEST(trainer_threads_give_the_same_bits) {
             else
                 CHECK_MSG(weights_are(t, first), "%s: %d threads give other bits than one",
                           kernels->name, threads[i]);
-            llm_trainer_free(t);
-            llm_model_free(model);
+            drop_trainer(t);
         }
         free(first);
     }
@@ -1087,12 +1019,11 @@ TEST(trainer_recompute_gives_the_same_bits) {
     int i, step;
     c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.1f;
     for (i = 0; i < 2; i++) {
-        llm_model *model = shaken_model(&c, 7, 2, NULL);
         llm_train_desc d = train_desc(3, 40, 2);
         llm_trainer *t;
         d.recompute = i;
         CHECK(llm_train_memory(&c, &d, &memory[i], NULL) == LLM_OK);
-        t = model ? new_trainer(model, &d) : NULL;
+        t = shaken_trainer(&c, 7, &d);
         if (!t) return;
         for (step = 0; step < 3; step++) {
             int32_t tokens[120], targets[120];
@@ -1101,8 +1032,7 @@ TEST(trainer_recompute_gives_the_same_bits) {
         }
         if (i == 0) first = copy_weights(t);
         else CHECK(weights_are(t, first));
-        llm_trainer_free(t);
-        llm_model_free(model);
+        drop_trainer(t);
     }
     CHECK(memory[1].activations < memory[0].activations &&
           memory[1].parameters == memory[0].parameters);
@@ -1137,18 +1067,15 @@ TEST(trainer_dropout_of_the_desc) {
     random_batch(tokens, targets, 40, 61, 0.2, 5);
     for (i = 0; i < 3; i++)
         for (k = 0; k < 3; k++) {
-            llm_model *model;
             llm_trainer *t;
             llm_train_stats stats;
             c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = i == 0 ? 0.0f : i == 1 ? 0.1f : 0.3f;
             d.dropout = k == 0 ? 0.0f : k == 1 ? LLM_OFF : 0.3f;
-            model = shaken_model(&c, 7, 1, NULL);
-            t = model ? new_trainer(model, &d) : NULL;
+            t = shaken_trainer(&c, 7, &d);
             if (!t) return;
             CHECK(llm_trainer_forward(t, tokens, targets, &stats, NULL) == LLM_OK);
             losses[i][k] = (double)stats.loss;
-            llm_trainer_free(t);
-            llm_model_free(model);
+            drop_trainer(t);
         }
     CHECK(losses[0][0] == losses[0][1] && losses[1][1] == losses[0][0] &&
           losses[2][1] == losses[0][0]);
@@ -1367,6 +1294,7 @@ static void run_trainer(void) {
     RUN(trainer_bad_batch);
     RUN(trainer_user_data_and_files);
     RUN(trainer_evaluate_touches_nothing);
+    RUN(trainer_evaluate_is_forward);
     RUN(trainer_evaluate_with_modules);
     RUN(trainer_survives_what_is_not_finite);
     RUN(trainer_threads_give_the_same_bits);

@@ -341,6 +341,18 @@ TEST(session_refuses_and_is_as_before) {
 }
 
 /* ---- generation ------------------------------------------------------------------------------ */
+/* with a model of its own, which has 60 tokens and 40 positions */
+static llm_session *small_session(void) {
+    const llm_config c = small_config(60, 40, 24, 2, 3);
+    llm_model *model = shaken_model(&c, 33, 2, NULL);
+    return model ? new_session(model, 0, 1, 2) : NULL;
+}
+static void drop_session(llm_session *session) {
+    llm_model *model = session ? (llm_model *)session->model : NULL;
+    llm_session_free(session);
+    llm_model_free(model);
+}
+
 TEST(generate_golden_greedy) {
     int c;
     for (c = 0; c < N_GOLDEN_CASES; c++) {
@@ -425,9 +437,7 @@ TEST(generate_is_eval_and_sample) {
 }
 
 TEST(generate_ends) {
-    const llm_config c = small_config(60, 40, 24, 2, 3);
-    llm_model *model = shaken_model(&c, 33, 2, NULL);
-    llm_session *s = model ? new_session(model, 0, 1, 2) : NULL;
+    llm_session *s = small_session();
     llm_generate_desc d;
     llm_generate_stats stats;
     heard h;
@@ -505,12 +515,11 @@ TEST(generate_ends) {
               "stopped after %d instead of %d", stats.n_generated, first + 1);
     /* no finite logit: as before the call */
     CHECK(llm_session_rewind(s, 0, 7, NULL) == LLM_OK);
-    ((float *)llm_model_tensor(model, 0).data)[0] = (float)NAN;
+    ((float *)llm_model_tensor(s->model, 0).data)[0] = (float)NAN;
     prompt[1] = 0;
     REFUSED(LLM_ERR_NUMERIC, llm_generate(s, prompt, 10, &d, tokens, 40, &stats, &err), "60");
     CHECK(llm_session_length(s, 0) == 7);
-    llm_session_free(s);
-    llm_model_free(model);
+    drop_session(s);
 }
 
 /* the model's own eos, unless other tokens are given or none shall stop */
@@ -640,9 +649,7 @@ TEST(generate_seeds) {
 }
 
 TEST(generate_refuses) {
-    const llm_config c = small_config(60, 40, 24, 2, 3);
-    llm_model *model = shaken_model(&c, 33, 2, NULL);
-    llm_session *s = model ? new_session(model, 0, 1, 2) : NULL;
+    llm_session *s = small_session();
     llm_generate_desc d;
     llm_error err;
     int32_t prompt[41], tokens[40];
@@ -684,8 +691,7 @@ TEST(generate_refuses) {
                   llm_session_length(s, 0));
         CHECK(llm_session_rewind(s, 0, 8, NULL) == LLM_OK);
     }
-    llm_session_free(s);
-    llm_model_free(model);
+    drop_session(s);
 }
 
 static void run_session(void) {

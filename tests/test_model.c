@@ -343,32 +343,23 @@ TEST(config_impossible) {
     llm_error err;
     heap h;
     int i;
-    static const struct { size_t field; int value; const char *words[3]; } bad[] = {
-        {offsetof(llm_config, vocab_size), 0, {"vocab_size", "0", "1"}},
-        {offsetof(llm_config, vocab_size), -7, {"vocab_size", "-7", "1"}},
-        {offsetof(llm_config, max_seq_len), 0, {"max_seq_len", "0", "1"}},
-        {offsetof(llm_config, max_seq_len), -1, {"max_seq_len", "-1", "1"}},
-        {offsetof(llm_config, d_model), 0, {"d_model", "0", "1"}},
-        {offsetof(llm_config, d_model), -12, {"d_model", "-12", "1"}},
-        {offsetof(llm_config, d_model), INT_MIN, {"d_model", "-2147483648", "1"}},
-        {offsetof(llm_config, n_layers), 0, {"n_layers", "0", "1"}},
-        {offsetof(llm_config, n_layers), -2147483647, {"n_layers", "-2147483647", "1"}},
-        {offsetof(llm_config, n_heads), 0, {"n_heads", "0", "1"}},
-        {offsetof(llm_config, n_heads), -3, {"n_heads", "-3", "1"}},
-        {offsetof(llm_config, n_heads), 5, {"d_model", "12", "5"}},
-        {offsetof(llm_config, n_heads), 13, {"n_heads", "13", "12"}},
-        {offsetof(llm_config, d_ffn), -4, {"d_ffn", "-4", "1"}},
-        {offsetof(llm_config, n_routed_experts), 4, {"n_routed_experts", "4", NULL}},
-        {offsetof(llm_config, mtp_depth), 2, {"mtp_depth", "2", NULL}}};
+    static const field_value bad[] = {
+        BOUNDED(llm_config, vocab_size, 0, "1"), BOUNDED(llm_config, vocab_size, -7, "1"),
+        BOUNDED(llm_config, max_seq_len, 0, "1"), BOUNDED(llm_config, max_seq_len, -1, "1"),
+        BOUNDED(llm_config, d_model, 0, "1"), BOUNDED(llm_config, d_model, -12, "1"),
+        BOUNDED(llm_config, d_model, -2147483648, "1"), BOUNDED(llm_config, n_layers, 0, "1"),
+        BOUNDED(llm_config, n_layers, -2147483647, "1"), BOUNDED(llm_config, n_heads, 0, "1"),
+        BOUNDED(llm_config, n_heads, -3, "1"),
+        {offsetof(llm_config, n_heads), 0, 5, {"d_model", "12", "5"}},
+        BOUNDED(llm_config, n_heads, 13, "12"), BOUNDED(llm_config, d_ffn, -4, "1"),
+        BOUNDED(llm_config, n_routed_experts, 4, NULL), BOUNDED(llm_config, mtp_depth, 2, NULL)};
     heap_init(&h);
     for (i = 0; i < (int)(sizeof bad / sizeof bad[0]); i++) {
         const llm_model_desc d = model_desc(0, 1, &h.allocator);
         c = good;
-        memcpy((char *)&c + bad[i].field, &bad[i].value, sizeof(int));
-        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), bad[i].words[0], bad[i].words[1],
-                bad[i].words[2]);
-        NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), bad[i].words[0], bad[i].words[1],
-                 bad[i].words[2]);
+        set_field(&c, &bad[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), WORDS(bad[i]));
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), WORDS(bad[i]));
         CHECK(llm_config_param_count(&c) == 0);
     }
     for (i = 0; i < 9; i++) {
@@ -463,21 +454,15 @@ TEST(model_bad_desc) {
 
 TEST(model_bad_batch) {
     const llm_config c = small_config(50, 16, 12, 1, 3);
-    llm_model *model;
-    llm_error err;
     heap h;
-    llm_model_desc d;
-    long before;
+    llm_model *model = model_in(&h, &c, 0, 1);
+    const long before = h.live;
+    llm_error err;
     int32_t tokens[32], targets[32];
     float *logits = new_floats(32 * 50), *logprobs = new_floats(32);
     int i;
     static const int32_t outside[4] = {-1, 50, INT32_MAX, INT32_MIN};
-    heap_init(&h);
-    d = model_desc(0, 1, &h.allocator);
-    model = llm_model_create(&c, &d, &err);
-    CHECK(model != NULL);
     if (!model) return;
-    before = h.live;
     random_tokens(tokens, 32, 50, 1);
     random_tokens(targets, 32, 50, 2);
     for (i = 0; i < 4; i++) {
@@ -547,30 +532,24 @@ TEST(model_every_allocation_fails) {
     EACH_ALLOCATION_FAILS(&h, llm_model_score(model, tokens, tokens, 2, 40, logits, &err));
     llm_model_free(model);
     CHECK(h.live == 0);
+    free(logits);
+    free(expected);
 
     snprintf(path, sizeof path, "%s/gpt2_untied", TEST_DATA);
     EACH_ALLOCATION_FAILS_TO_MAKE(&h, model, llm_model_load(path, &d, &err));
     llm_model_free(model);
     CHECK(h.live == 0 && h.bytes == 0 && h.wrong == 0);
-    free(logits);
-    free(expected);
 }
 
 TEST(trainer_every_allocation_fails) {
     const llm_config c = small_config(50, 40, 12, 2, 3);
-    llm_error err;
+    const llm_train_desc t = train_desc(2, 40, 2);
     heap h;
-    llm_model_desc d;
-    llm_model *model;
+    llm_model *model = model_in(&h, &c, 3, 2);
     llm_trainer *trainer = NULL;
-    llm_train_desc t = train_desc(2, 40, 2);
+    llm_error err;
     int32_t tokens[80];
-    heap_init(&h);
-    d = model_desc(3, 2, &h.allocator);
-    model = llm_model_create(&c, &d, &err);
-    CHECK(model != NULL);
     if (!model) return;
-    memset(&d, 0, sizeof d);
     EACH_ALLOCATION_FAILS_TO_MAKE(&h, trainer, llm_trainer_create(model, &t, &err));
     random_tokens(tokens, 80, 50, 9);
     if (trainer) {
@@ -586,19 +565,14 @@ TEST(trainer_every_allocation_fails) {
 
 TEST(session_every_allocation_fails) {
     const llm_config c = small_config(50, 40, 12, 2, 3);
-    llm_error err;
     heap h;
-    llm_model_desc d;
-    llm_model *model;
+    llm_model *model = model_in(&h, &c, 3, 2);
     llm_session *session = NULL;
     llm_session_desc s;
     llm_generate_desc g;
     int32_t tokens[80], fresh[8];
     float logits[150];
-    heap_init(&h);
-    d = model_desc(3, 2, &h.allocator);
-    model = llm_model_create(&c, &d, &err);
-    CHECK(model != NULL);
+    llm_error err;
     if (!model) return;
     memset(&s, 0, sizeof s);
     s.n_sequences = 3;

@@ -176,21 +176,14 @@ static void refused_run(const refused_op *op, void **p) {
     }
 }
 
+#define ROW(op, n, outputs, optional) {#op, n, outputs, optional, refused_##op}
 TEST(refused_null_in_ops) {
-    static const refused_op ops[] = {{"layernorm", 4, 1, 0, refused_layernorm},
-                                     {"rmsnorm", 4, 1, 0, refused_rmsnorm},
-                                     {"gelu", 3, 1, 0, refused_gelu},
-                                     {"gelu_backward", 4, 1, 0, refused_gelu_backward},
-                                     {"softmax", 3, 1, 0, refused_softmax},
-                                     {"softmax_backward", 4, 1, 0, refused_softmax_backward},
-                                     {"dropout", 3, 1, 0, refused_dropout},
-                                     {"dropout_backward", 3, 1, 0, refused_dropout_backward},
-                                     {"swiglu", 4, 1, 0, refused_swiglu},
-                                     {"swiglu_backward", 6, 2, 0, refused_swiglu_backward},
-                                     {"adamw", 5, 3, 0, refused_adamw},
-                                     {"clip_grad_norm", 2, 1, 0, refused_clip},
-                                     {"rope", 4, 1, 0, refused_rope},
-                                     {"rope_backward", 4, 1, 0, refused_rope_backward}};
+    static const refused_op ops[] = {
+        ROW(layernorm, 4, 1, 0), ROW(rmsnorm, 4, 1, 0), ROW(gelu, 3, 1, 0),
+        ROW(gelu_backward, 4, 1, 0), ROW(softmax, 3, 1, 0), ROW(softmax_backward, 4, 1, 0),
+        ROW(dropout, 3, 1, 0), ROW(dropout_backward, 3, 1, 0), ROW(swiglu, 4, 1, 0),
+        ROW(swiglu_backward, 6, 2, 0), ROW(adamw, 5, 3, 0), ROW(clip, 2, 1, 0), ROW(rope, 4, 1, 0),
+        ROW(rope_backward, 4, 1, 0)};
     llm_context *context = llm_context_create(1, NULL, NULL);
     llm_config c = part_config(0, 0);
     void *p[REFUSED_POINTERS];
@@ -214,8 +207,8 @@ TEST(refused_null_in_ops) {
 
 /* the norms' backward passes have inputs first, and outputs that may be NULL */
 TEST(refused_null_in_norms_backward) {
-    static const refused_op ops[] = {{"layernorm_backward", 6, 0, 0, refused_layernorm_backward},
-                                     {"rmsnorm_backward", 5, 0, 0, refused_rmsnorm_backward}};
+    static const refused_op ops[] = {ROW(layernorm_backward, 6, 0, 0),
+                                     ROW(rmsnorm_backward, 5, 0, 0)};
     llm_context *context = llm_context_create(1, NULL, NULL);
     float x[8][16];
     void *p[REFUSED_POINTERS];
@@ -244,16 +237,14 @@ TEST(refused_null_in_parts) {
     static const struct {
         llm_part part;
         refused_op op;
-    } parts[] = {{LLM_MLA, {"mla", 6, 1, 0, refused_mla}},
-                 {LLM_MLA, {"mla_backward", 7, 1, 1, refused_mla_backward}},
-                 {LLM_MOE, {"moe", 6, 1, 0, refused_moe}},
-                 {LLM_MOE, {"moe_backward", 7, 1, 1, refused_moe_backward}},
-                 {LLM_DEEPSEEK_BLOCK, {"block", 6, 1, 0, refused_block}},
-                 {LLM_DEEPSEEK_BLOCK, {"block_backward", 6, 1, 1, refused_block_backward}},
-                 {LLM_MTP_MODULE, {"module", 7, 1, 0, refused_module}},
-                 {LLM_MTP_MODULE, {"module_backward", 8, 1, 1, refused_module_backward}},
-                 {LLM_MOE, {"router", 8, 1, 0, refused_router}},
-                 {LLM_MOE, {"router_backward", 8, 1, 1, refused_router_backward}}};
+    } parts[] = {
+        {LLM_MLA, ROW(mla, 6, 1, 0)}, {LLM_MLA, ROW(mla_backward, 7, 1, 1)},
+        {LLM_MOE, ROW(moe, 6, 1, 0)}, {LLM_MOE, ROW(moe_backward, 7, 1, 1)},
+        {LLM_DEEPSEEK_BLOCK, ROW(block, 6, 1, 0)},
+        {LLM_DEEPSEEK_BLOCK, ROW(block_backward, 6, 1, 1)}, {LLM_MTP_MODULE, ROW(module, 7, 1, 0)},
+        {LLM_MTP_MODULE, ROW(module_backward, 8, 1, 1)}, {LLM_MOE, ROW(router, 8, 1, 0)},
+        {LLM_MOE, ROW(router_backward, 8, 1, 1)}};
+#undef ROW
     llm_context *context = llm_context_create(1, NULL, NULL);
     void *p[REFUSED_POINTERS];
     size_t k, size;
@@ -280,23 +271,6 @@ TEST(refused_null_in_parts) {
 }
 
 /* ---- values ---------------------------------------------------------------------------------- */
-/* one field of a struct; the message names it */
-typedef struct refused_value {
-    size_t offset;
-    int is_float;
-    double value;
-    const char *word;
-} refused_value;
-#define WHOLE(type, field, value)                                                                  \
-  { offsetof(type, field), 0, value, #field }
-#define REAL(type, field, value)                                                                   \
-  { offsetof(type, field), 1, value, #field }
-
-static void refused_set(void *object, const refused_value *v) {
-    const int whole = v->is_float ? 0 : (int)v->value;
-    const float real = (float)v->value;
-    memcpy((char *)object + v->offset, v->is_float ? (const void *)&real : (const void *)&whole, 4);
-}
 static llm_config refused_deepseek(void) {
     llm_config c = deepseek_config(1, 1, 11, 8, 2);
     c.first_k_dense = 0;
@@ -304,38 +278,23 @@ static llm_config refused_deepseek(void) {
 }
 
 TEST(refused_configurations) {
-    static const refused_value deepseek[] = {WHOLE(llm_config, n_heads, -1),
-                                             WHOLE(llm_config, n_heads, 65537),
-                                             WHOLE(llm_config, q_lora_rank, -1),
-                                             WHOLE(llm_config, kv_lora_rank, 0),
-                                             WHOLE(llm_config, qk_nope_head_dim, 0),
-                                             WHOLE(llm_config, v_head_dim, 8193),
-                                             WHOLE(llm_config, qk_rope_head_dim, 0),
-                                             WHOLE(llm_config, qk_rope_head_dim, 5),
-                                             WHOLE(llm_config, mtp_depth, 5),
-                                             WHOLE(llm_config, mtp_depth, -1),
-                                             WHOLE(llm_config, n_routed_experts, -1),
-                                             WHOLE(llm_config, moe_d_ffn, 0),
-                                             WHOLE(llm_config, n_shared_experts, -1),
-                                             WHOLE(llm_config, first_k_dense, 3),
-                                             WHOLE(llm_config, n_group, 7),
-                                             WHOLE(llm_config, n_group, 4),
-                                             WHOLE(llm_config, n_group, 6),
-                                             WHOLE(llm_config, topk_group, 3),
-                                             WHOLE(llm_config, num_experts_per_tok, 0),
-                                             WHOLE(llm_config, num_experts_per_tok, 4),
-                                             REAL(llm_config, routed_scaling_factor, -1.0),
-                                             REAL(llm_config, routed_scaling_factor, HUGE_VAL),
-                                             REAL(llm_config, rope_theta, 1.0),
-                                             REAL(llm_config, rope_theta, HUGE_VAL),
-                                             REAL(llm_config, yarn_factor, -1.0),
-                                             REAL(llm_config, yarn_mscale, -1.0),
-                                             REAL(llm_config, yarn_mscale_all_dim, HUGE_VAL),
-                                             REAL(llm_config, yarn_beta_fast, -1.0),
-                                             REAL(llm_config, yarn_beta_slow, -1.0),
-                                             REAL(llm_config, norm_eps, 1.0),
-                                             REAL(llm_config, attn_pdrop, 1.0)};
-    static const refused_value gpt2[] = {
+    static const field_value deepseek[] = {
+        WHOLE(llm_config, n_heads, -1), WHOLE(llm_config, n_heads, 65537),
+        WHOLE(llm_config, q_lora_rank, -1), WHOLE(llm_config, kv_lora_rank, 0),
+        WHOLE(llm_config, qk_nope_head_dim, 0), WHOLE(llm_config, v_head_dim, 8193),
+        WHOLE(llm_config, qk_rope_head_dim, 0), WHOLE(llm_config, qk_rope_head_dim, 5),
+        WHOLE(llm_config, mtp_depth, 5), WHOLE(llm_config, mtp_depth, -1),
+        WHOLE(llm_config, n_routed_experts, -1), WHOLE(llm_config, moe_d_ffn, 0),
+        WHOLE(llm_config, n_shared_experts, -1), WHOLE(llm_config, first_k_dense, 3),
+        WHOLE(llm_config, n_group, 7), WHOLE(llm_config, n_group, 4), WHOLE(llm_config, n_group, 6),
+        WHOLE(llm_config, topk_group, 3), WHOLE(llm_config, num_experts_per_tok, 0),
+        WHOLE(llm_config, num_experts_per_tok, 4), REAL(llm_config, routed_scaling_factor, -1.0),
+        REAL(llm_config, routed_scaling_factor, HUGE_VAL), REAL(llm_config, rope_theta, 1.0),
+        REAL(llm_config, rope_theta, HUGE_VAL), REAL(llm_config, yarn_factor, -1.0),
+        REAL(llm_config, yarn_mscale, -1.0), REAL(llm_config, yarn_mscale_all_dim, HUGE_VAL),
+        REAL(llm_config, yarn_beta_fast, -1.0), REAL(llm_config, yarn_beta_slow, -1.0),
+        REAL(llm_config, norm_eps, 1.0), REAL(llm_config, attn_pdrop, 1.0)};
+    static const field_value gpt2[] = {
         WHOLE(llm_config, n_routed_experts, 4), WHOLE(llm_config, mtp_depth, 1),
         WHOLE(llm_config, kv_lora_rank, 4), WHOLE(llm_config, q_lora_rank, 4),
         REAL(llm_config, yarn_factor, 2.0)};
@@ -347,8 +306,8 @@ TEST(refused_configurations) {
         c = refused_deepseek();
         c.yarn_factor = 4.0f; /* so that YaRN's other fields count */
         c.yarn_original_max_seq_len = 4;
-        refused_set(&c, &deepseek[i]);
-        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), deepseek[i].word);
+        set_field(&c, &deepseek[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), deepseek[i].words[0]);
         CHECK(llm_config_param_count(&c) == 0 && llm_config_active_param_count(&c) == 0);
     }
     c = refused_deepseek();
@@ -359,8 +318,8 @@ TEST(refused_configurations) {
     REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), "mtp_depth 2", "max_seq_len 2");
     for (i = 0; i < sizeof gpt2 / sizeof gpt2[0]; i++) {
         c = small_config(11, 8, 8, 2, 2);
-        refused_set(&c, &gpt2[i]);
-        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), gpt2[i].word);
+        set_field(&c, &gpt2[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&c, &err), gpt2[i].words[0]);
     }
     c = small_config(INT_MAX - 16, 1 << 24, 1 << 20, 10000, 1);
     c.d_ffn = 1 << 24;
@@ -388,12 +347,10 @@ TEST(refused_configurations) {
 }
 
 TEST(refused_trainings) {
-    static const refused_value values[] = {WHOLE(llm_train_desc, warmup_steps, -1),
-                                           REAL(llm_train_desc, mtp_lambda, -2.0),
-                                           REAL(llm_train_desc, mtp_lambda, 2e6),
-                                           REAL(llm_train_desc, router_bias_speed, -2.0),
-                                           REAL(llm_train_desc, router_aux_alpha, HUGE_VAL),
-                                           WHOLE(llm_train_desc, seq_len, 2)};
+    static const field_value values[] = {
+        WHOLE(llm_train_desc, warmup_steps, -1), REAL(llm_train_desc, mtp_lambda, -2.0),
+        REAL(llm_train_desc, mtp_lambda, 2e6), REAL(llm_train_desc, router_bias_speed, -2.0),
+        REAL(llm_train_desc, router_aux_alpha, HUGE_VAL), WHOLE(llm_train_desc, seq_len, 2)};
     const llm_config c = refused_deepseek();
     llm_model *model = shaken_model(&c, 1, 1, NULL);
     llm_train_desc d = train_desc(1, 8, 1);
@@ -404,9 +361,9 @@ TEST(refused_trainings) {
     CHECK(llm_train_memory(&c, &d, &memory, NULL) == LLM_OK);
     for (i = 0; i < sizeof values / sizeof values[0]; i++) {
         d = train_desc(1, 8, 1);
-        refused_set(&d, &values[i]);
-        REFUSED(LLM_ERR_ARGUMENT, llm_train_memory(&c, &d, &memory, &err), values[i].word);
-        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), values[i].word);
+        set_field(&d, &values[i]);
+        REFUSED(LLM_ERR_ARGUMENT, llm_train_memory(&c, &d, &memory, &err), values[i].words[0]);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), values[i].words[0]);
     }
     CHECK(llm_learning_rate(NULL, 3) == 0.0f);
     CHECK(!llm_trainer_gradients(NULL, &count) && count == 0);

@@ -158,13 +158,11 @@ TEST(resume_other_configurations) {
 /* What may differ where a run is prolonged, and is refused by name where it is not: the moments, the
  * step and the weights go over. A run that was made longer is the run that was long from the start. */
 TEST(resume_prolongs) {
-    static const struct { size_t field; int value; const char *name; } changes[] = {
-        {offsetof(llm_train_desc, batch_size), 3, "batch_size"},
-        {offsetof(llm_train_desc, grad_accum_steps), 2, "grad_accum_steps"},
-        {offsetof(llm_train_desc, max_steps), 77, "max_steps"},
-        {offsetof(llm_train_desc, warmup_steps), 4, "warmup_steps"},
-        {offsetof(llm_train_desc, schedule), LLM_LINEAR, "schedule"},
-        {offsetof(llm_train_desc, recompute), 1, "recompute"}};
+    static const field_value changes[] = {
+        WHOLE(llm_train_desc, batch_size, 3), WHOLE(llm_train_desc, grad_accum_steps, 2),
+        WHOLE(llm_train_desc, max_steps, 77), WHOLE(llm_train_desc, warmup_steps, 4),
+        WHOLE(llm_train_desc, schedule, LLM_LINEAR), WHOLE(llm_train_desc, recompute, 1),
+        REAL(llm_train_desc, learning_rate, 0.0123)};
     const llm_config c = resume_config(0);
     llm_train_desc d = train_desc(2, 12, 3);
     llm_trainer *from;
@@ -178,17 +176,12 @@ TEST(resume_prolongs) {
     if (!from) return;
     resume_steps(from, 0, 6);          /* two updates of three batches */
     CHECK(llm_trainer_save(from, RESUME_FILE, &err) == LLM_OK);
-    for (i = 0; i <= sizeof changes / sizeof changes[0]; i++)
+    for (i = 0; i < sizeof changes / sizeof changes[0]; i++)
         for (prolong = 0; prolong < 2; prolong++) {
-            const char *name = "learning_rate";
+            const char *name = changes[i].words[0];
             llm_trainer *to;
             d = from->desc;
-            if (i < sizeof changes / sizeof changes[0]) {
-                memcpy((char *)&d + changes[i].field, &changes[i].value, sizeof(int));
-                name = changes[i].name;
-            } else {
-                d.learning_rate = 0.0123f;
-            }
+            set_field(&d, &changes[i]);
             d.decay_steps = 0;
             d.prolong = prolong;
             to = shaken_trainer(&c, 9, &d);

@@ -570,7 +570,6 @@ TEST(session_memory_is_what_was_said) {
     for (variant = 0; variant < 6; variant++) {
         llm_config c = small_config(700, 300, 48, 3, 4);
         llm_session_desc d;
-        llm_model_desc md;
         llm_memory memory;
         llm_model *model;
         llm_session *s;
@@ -583,9 +582,7 @@ TEST(session_memory_is_what_was_said) {
         d.n_sequences = variant == 2 ? 9 : variant == 3 ? 20 : 0;
         d.max_seq_len = variant > 3 ? 100 : 0;
         d.speculate = variant == 5;
-        heap_init(&h);
-        md = model_desc(0, 1, &h.allocator);
-        model = llm_model_create(&c, &md, &err);
+        model = model_in(&h, &c, 0, 1);
         CHECK(llm_session_memory(&c, &d, &memory, &err) == LLM_OK);
         CHECK(memory.parameters == 0 && memory.gradients == 0 && memory.optimizer == 0 &&
               memory.total == memory.cache + memory.activations + memory.scratch);

@@ -316,6 +316,24 @@ static void check_refused(llm_result result, llm_result code, const llm_error *e
     } while (0)
 #define NOT_MADE(want, create, ...) REFUSED(want, (create) == NULL ? err.code : LLM_OK, __VA_ARGS__)
 
+/* A value of one field of a struct, and words of the message that refuses it: the field's name; of
+ * BOUNDED, the value, too, and the bound, if it is not NULL. */
+typedef struct field_value {
+    size_t offset;
+    int is_float;
+    double value;
+    const char *words[3];
+} field_value;
+#define WHOLE(type, field, v) {offsetof(type, field), 0, v, {#field, NULL, NULL}}
+#define REAL(type, field, v) {offsetof(type, field), 1, v, {#field, NULL, NULL}}
+#define BOUNDED(type, field, v, bound) {offsetof(type, field), 0, v, {#field, #v, bound}}
+#define WORDS(v) (v).words[0], (v).words[1], (v).words[2]
+static void set_field(void *object, const field_value *v) {
+    const int whole = v->is_float ? 0 : (int)v->value;
+    const float real = (float)v->value;
+    memcpy((char *)object + v->offset, v->is_float ? (const void *)&real : (const void *)&whole, 4);
+}
+
 /* ---- noise ----------------------------------------------------------------------------------- */
 /* the generator of Steele, Lea and Flood as Vigna wrote it down: with a state, one output after the
  * other */
@@ -495,6 +513,18 @@ static llm_model_desc model_desc(uint64_t seed, int threads, const llm_allocator
     d.n_threads = threads;
     d.allocator = allocator;
     return d;
+}
+/* a fresh model, and what is made of it, in a heap that is set up here */
+static llm_model *model_in(heap *h, const llm_config *config, uint64_t seed, int threads) {
+    llm_model_desc d;
+    llm_error err;
+    llm_model *model;
+    heap_init(h);
+    d = model_desc(seed, threads, &h->allocator);
+    err.message[0] = 0;
+    model = llm_model_create(config, &d, &err);
+    CHECK_MSG(model != NULL, "%s", err.message);
+    return model;
 }
 static size_t tensor_size(const llm_tensor *t) {
     size_t n = 1;

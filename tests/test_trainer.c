@@ -600,67 +600,40 @@ TEST(trainer_bad_desc) {
     llm_memory memory;
     llm_error err;
     heap h;
-    llm_model_desc md;
-    llm_model *model;
+    llm_model *model = model_in(&h, &c, 0, 1);
     llm_train_desc good = train_desc(2, 16, 1), d;
-    long live;
+    const long live = h.live;
     int i;
-    static const struct { size_t field; int value; const char *words[3]; } bad[] = {
-        {offsetof(llm_train_desc, batch_size), 0, {"batch_size", "0", "1"}},
-        {offsetof(llm_train_desc, batch_size), -3, {"batch_size", "-3", "1"}},
-        {offsetof(llm_train_desc, batch_size), INT_MAX, {"batch_size", "2147483647", "16"}},
-        {offsetof(llm_train_desc, seq_len), 0, {"seq_len", "0", "1"}},
-        {offsetof(llm_train_desc, seq_len), -1, {"seq_len", "-1", "1"}},
-        {offsetof(llm_train_desc, seq_len), 17, {"seq_len", "17", "16"}},
-        {offsetof(llm_train_desc, grad_accum_steps), -1, {"grad_accum_steps", "-1", "1"}},
-        {offsetof(llm_train_desc, max_steps), 0, {"max_steps", "0", "1"}},
-        {offsetof(llm_train_desc, max_steps), -5, {"max_steps", "-5", "1"}},
-        {offsetof(llm_train_desc, warmup_steps), -1, {"warmup_steps", "-1", "0"}},
-        {offsetof(llm_train_desc, warmup_steps), INT_MIN, {"warmup_steps", "-2147483648", "0"}},
-        {offsetof(llm_train_desc, max_steps), INT_MIN, {"max_steps", "-2147483648", "1"}},
-        {offsetof(llm_train_desc, warmup_steps), 101, {"warmup_steps", "101", "100"}},
-        {offsetof(llm_train_desc, decay_steps), -1, {"decay_steps", "-1", NULL}},
-        {offsetof(llm_train_desc, schedule), 17, {"schedule", "17", NULL}},
-        {offsetof(llm_train_desc, precision), 3, {"precision", "3", "2"}},
-        {offsetof(llm_train_desc, n_threads), -1, {"n_threads", "-1", NULL}},
-        {offsetof(llm_train_desc, n_threads), 1025, {"n_threads", "1025", "1024"}}};
-    static const struct { size_t field; float value; const char *name; } bad_float[] = {
-        {offsetof(llm_train_desc, learning_rate), -0.5f, "learning_rate"},
-        {offsetof(llm_train_desc, learning_rate), (float)NAN, "learning_rate"},
-        {offsetof(llm_train_desc, min_lr_ratio), 1.5f, "min_lr_ratio"},
-        {offsetof(llm_train_desc, beta1), 1.0f, "beta1"},
-        {offsetof(llm_train_desc, beta1), -0.5f, "beta1"},
-        {offsetof(llm_train_desc, beta2), 1.0f, "beta2"},
-        {offsetof(llm_train_desc, adam_eps), -0.5f, "adam_eps"},
-        {offsetof(llm_train_desc, adam_eps), LLM_OFF, "adam_eps"},
-        {offsetof(llm_train_desc, weight_decay), -0.5f, "weight_decay"},
-        {offsetof(llm_train_desc, weight_decay), (float)NAN, "weight_decay"},
-        {offsetof(llm_train_desc, grad_clip), -0.5f, "grad_clip"},
-        {offsetof(llm_train_desc, grad_clip), (float)NAN, "grad_clip"},
-        {offsetof(llm_train_desc, label_smoothing), 1.0f, "label_smoothing"},
-        {offsetof(llm_train_desc, dropout), 1.0f, "dropout"},
-        {offsetof(llm_train_desc, dropout), -0.5f, "dropout"},
-        {offsetof(llm_train_desc, label_smoothing), -0.5f, "label_smoothing"}};
-    heap_init(&h);
-    md = model_desc(0, 1, &h.allocator);
-    model = llm_model_create(&c, &md, &err);
-    CHECK(model != NULL);
+    static const field_value bad[] = {
+        BOUNDED(llm_train_desc, batch_size, 0, "1"), BOUNDED(llm_train_desc, batch_size, -3, "1"),
+        BOUNDED(llm_train_desc, batch_size, 2147483647, "16"),
+        BOUNDED(llm_train_desc, seq_len, 0, "1"), BOUNDED(llm_train_desc, seq_len, -1, "1"),
+        BOUNDED(llm_train_desc, seq_len, 17, "16"),
+        BOUNDED(llm_train_desc, grad_accum_steps, -1, "1"),
+        BOUNDED(llm_train_desc, max_steps, 0, "1"), BOUNDED(llm_train_desc, max_steps, -5, "1"),
+        BOUNDED(llm_train_desc, warmup_steps, -1, "0"),
+        BOUNDED(llm_train_desc, warmup_steps, -2147483648, "0"),
+        BOUNDED(llm_train_desc, max_steps, -2147483648, "1"),
+        BOUNDED(llm_train_desc, warmup_steps, 101, "100"),
+        BOUNDED(llm_train_desc, decay_steps, -1, NULL), BOUNDED(llm_train_desc, schedule, 17, NULL),
+        BOUNDED(llm_train_desc, precision, 3, "2"), BOUNDED(llm_train_desc, n_threads, -1, NULL),
+        BOUNDED(llm_train_desc, n_threads, 1025, "1024"), REAL(llm_train_desc, learning_rate, -0.5),
+        REAL(llm_train_desc, learning_rate, (double)NAN), REAL(llm_train_desc, min_lr_ratio, 1.5),
+        REAL(llm_train_desc, beta1, 1.0), REAL(llm_train_desc, beta1, -0.5),
+        REAL(llm_train_desc, beta2, 1.0), REAL(llm_train_desc, adam_eps, -0.5),
+        REAL(llm_train_desc, adam_eps, LLM_OFF), REAL(llm_train_desc, weight_decay, -0.5),
+        REAL(llm_train_desc, weight_decay, (double)NAN), REAL(llm_train_desc, grad_clip, -0.5),
+        REAL(llm_train_desc, grad_clip, (double)NAN), REAL(llm_train_desc, label_smoothing, 1.0),
+        REAL(llm_train_desc, dropout, 1.0), REAL(llm_train_desc, dropout, -0.5),
+        REAL(llm_train_desc, label_smoothing, -0.5)};
     if (!model) return;
-    live = h.live;
     good.schedule = LLM_WSD;
     good.max_steps = 100;
     for (i = 0; i < (int)(sizeof bad / sizeof bad[0]); i++) {
         d = good;
-        memcpy((char *)&d + bad[i].field, &bad[i].value, sizeof(int));
-        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), bad[i].words[0],
-                 bad[i].words[1], bad[i].words[2]);
-        REFUSED(LLM_ERR_ARGUMENT, llm_train_memory(&c, &d, &memory, &err), bad[i].words[0],
-                bad[i].words[1], bad[i].words[2]);
-    }
-    for (i = 0; i < (int)(sizeof bad_float / sizeof bad_float[0]); i++) {
-        d = good;
-        memcpy((char *)&d + bad_float[i].field, &bad_float[i].value, sizeof(float));
-        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), bad_float[i].name);
+        set_field(&d, &bad[i]);
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_trainer_create(model, &d, &err), WORDS(bad[i]));
+        REFUSED(LLM_ERR_ARGUMENT, llm_train_memory(&c, &d, &memory, &err), WORDS(bad[i]));
     }
     d = good;
     d.shard_first = 1u << 30;
@@ -1195,19 +1168,15 @@ TEST(trainer_memory_is_what_was_said) {
         llm_trainer *t;
         llm_error err;
         heap h;
-        llm_model_desc md;
         size_t weights, peak;
         int32_t *tokens = (int32_t *)calloc(9 * 256, sizeof(int32_t));
         c.tie_embeddings = variant != 4;
         d.recompute = variant == 4;
-        heap_init(&h);
-        md = model_desc(0, 1, &h.allocator);
         CHECK(llm_train_memory(&c, &d, &memory, &err) == LLM_OK);
         CHECK(memory.total == memory.parameters + memory.gradients + memory.optimizer +
                                   memory.activations + memory.scratch);
-        model = llm_model_create(&c, &md, &err);
-        if (!model) return;
-        t = new_trainer(model, &d);
+        model = model_in(&h, &c, 0, 1);
+        t = model ? new_trainer(model, &d) : NULL;
         if (!t) return;
         llm_trainer_weights(t, &weights);
         CHECK(memory.parameters == 4 * weights && memory.optimizer == 8 * weights &&

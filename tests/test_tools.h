@@ -463,15 +463,8 @@ static llm_context *context_at(int table, int n_threads) {
 }
 
 static llm_config small_config(int vocab, int T, int C, int layers, int heads) {
-    llm_config c;
-    memset(&c, 0, sizeof c);
-    c.arch = LLM_ARCH_GPT2;
-    c.vocab_size = vocab;
-    c.max_seq_len = T;
-    c.d_model = C;
-    c.n_layers = layers;
-    c.n_heads = heads;
-    c.tie_embeddings = 1;
+    const llm_config c = {.arch = LLM_ARCH_GPT2, .vocab_size = vocab, .max_seq_len = T,
+                          .d_model = C, .n_layers = layers, .n_heads = heads, .tie_embeddings = 1};
     return c;
 }
 /* sizes that are multiples of nothing; low_rank: of the query, and biases */
@@ -507,11 +500,7 @@ static llm_config deepseek_config(int experts, int low_rank, int vocab, int T, i
     return c;
 }
 static llm_model_desc model_desc(uint64_t seed, int threads, const llm_allocator *allocator) {
-    llm_model_desc d;
-    memset(&d, 0, sizeof d);
-    d.seed = seed;
-    d.n_threads = threads;
-    d.allocator = allocator;
+    const llm_model_desc d = {.seed = seed, .n_threads = threads, .allocator = allocator};
     return d;
 }
 /* a fresh model, and what is made of it, in a heap that is set up here */
@@ -585,12 +574,8 @@ static int on_token(int32_t token, void *user) {
 }
 
 static llm_train_desc train_desc(int B, int T, int threads) {
-    llm_train_desc d;
-    memset(&d, 0, sizeof d);
-    d.batch_size = B;
-    d.seq_len = T;
-    d.schedule = LLM_CONSTANT;
-    d.n_threads = threads;
+    const llm_train_desc d = {.batch_size = B, .seq_len = T, .schedule = LLM_CONSTANT,
+                              .n_threads = threads};
     return d;
 }
 

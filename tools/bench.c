@@ -157,65 +157,37 @@ static double in_child(void (*table)(void)) {
 }
 
 /* ---- peak: multiply and add in registers ----------------------------------------------------- */
-#define REPEAT10(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9)
+/* Ten sums that do not wait for each other, n times sum = sum x + y. madd: that of a, x and y; add:
+ * that of a and b; first: the first float of a. */
+#define PEAK_LOOP(name, vector, set, madd, add, first)                          \
+    static float name(long n) {                                                 \
+        volatile float start = 1.0f;                                            \
+        const vector x = set(0.999f * start), y = set(0.001f * start);          \
+        vector sums[10], a;                                                     \
+        int i;                                                                  \
+        for (i = 0; i < 10; i++) sums[i] = set(start);                          \
+        while (n--) {                                                           \
+            ONE(0, madd) ONE(1, madd) ONE(2, madd) ONE(3, madd) ONE(4, madd)    \
+            ONE(5, madd) ONE(6, madd) ONE(7, madd) ONE(8, madd) ONE(9, madd)    \
+        }                                                                       \
+        for (a = sums[0], i = 1; i < 10; i++) {                                 \
+            const vector b = sums[i];                                           \
+            a = add;                                                            \
+        }                                                                       \
+        return first;                                                           \
+    }
+#define ONE(i, madd) a = sums[i]; sums[i] = madd;
 
-static float loop_scalar(long n) {
-    volatile float start = 1.0f;
-    const float x = 0.999f * start, y = 0.001f * start;
-    float a[10];
-    int i;
-    for (i = 0; i < 10; i++) a[i] = start;
-    while (n--) {
-#define STEP(i) a[i] = a[i] * x + y;
-        REPEAT10(STEP)
-#undef STEP
-    }
-    for (i = 1; i < 10; i++) a[0] += a[i];
-    return a[0];
-}
+PEAK_LOOP(loop_scalar, float, (float), a * x + y, a + b, a)
 #if LLMI_X86
-static float loop_sse2(long n) {
-    volatile float start = 1.0f;
-    const __m128 x = _mm_set1_ps(0.999f * start), y = _mm_set1_ps(0.001f * start);
-    __m128 a[10];
-    int i;
-    for (i = 0; i < 10; i++) a[i] = _mm_set1_ps(start);
-    while (n--) {
-#define STEP(i) a[i] = _mm_add_ps(_mm_mul_ps(a[i], x), y);
-        REPEAT10(STEP)
-#undef STEP
-    }
-    for (i = 1; i < 10; i++) a[0] = _mm_add_ps(a[0], a[i]);
-    return _mm_cvtss_f32(a[0]);
-}
-__attribute__((target("avx2,fma"))) static float loop_avx2(long n) {
-    volatile float start = 1.0f;
-    const __m256 x = _mm256_set1_ps(0.999f * start), y = _mm256_set1_ps(0.001f * start);
-    __m256 a[10];
-    int i;
-    for (i = 0; i < 10; i++) a[i] = _mm256_set1_ps(start);
-    while (n--) {
-#define STEP(i) a[i] = _mm256_fmadd_ps(a[i], x, y);
-        REPEAT10(STEP)
-#undef STEP
-    }
-    for (i = 1; i < 10; i++) a[0] = _mm256_add_ps(a[0], a[i]);
-    return _mm_cvtss_f32(_mm256_castps256_ps128(a[0]));
-}
-__attribute__((target("avx512f"))) static float loop_avx512(long n) {
-    volatile float start = 1.0f;
-    const __m512 x = _mm512_set1_ps(0.999f * start), y = _mm512_set1_ps(0.001f * start);
-    __m512 a[10];
-    int i;
-    for (i = 0; i < 10; i++) a[i] = _mm512_set1_ps(start);
-    while (n--) {
-#define STEP(i) a[i] = _mm512_fmadd_ps(a[i], x, y);
-        REPEAT10(STEP)
-#undef STEP
-    }
-    for (i = 1; i < 10; i++) a[0] = _mm512_add_ps(a[0], a[i]);
-    return _mm_cvtss_f32(_mm512_castps512_ps128(a[0]));
-}
+PEAK_LOOP(loop_sse2, __m128, _mm_set1_ps, _mm_add_ps(_mm_mul_ps(a, x), y), _mm_add_ps(a, b),
+          _mm_cvtss_f32(a))
+__attribute__((target("avx2,fma")))
+PEAK_LOOP(loop_avx2, __m256, _mm256_set1_ps, _mm256_fmadd_ps(a, x, y), _mm256_add_ps(a, b),
+          _mm_cvtss_f32(_mm256_castps256_ps128(a)))
+__attribute__((target("avx512f")))
+PEAK_LOOP(loop_avx512, __m512, _mm512_set1_ps, _mm512_fmadd_ps(a, x, y), _mm512_add_ps(a, b),
+          _mm_cvtss_f32(_mm512_castps512_ps128(a)))
 #endif
 #if LLMI_AMX
 /* tile products of bf16; six of them make one of f32 */
@@ -239,20 +211,8 @@ __attribute__((target("amx-tile,amx-bf16"))) static float loop_amx(long n) {
 }
 #endif
 #if LLMI_NEON
-static float loop_neon(long n) {
-    volatile float start = 1.0f;
-    const float32x4_t x = vdupq_n_f32(0.999f * start), y = vdupq_n_f32(0.001f * start);
-    float32x4_t a[10];
-    int i;
-    for (i = 0; i < 10; i++) a[i] = vdupq_n_f32(start);
-    while (n--) {
-#define STEP(i) a[i] = vfmaq_f32(y, a[i], x);
-        REPEAT10(STEP)
-#undef STEP
-    }
-    for (i = 1; i < 10; i++) a[0] = vaddq_f32(a[0], a[i]);
-    return vgetq_lane_f32(a[0], 0);
-}
+PEAK_LOOP(loop_neon, float32x4_t, vdupq_n_f32, vfmaq_f32(y, a, x), vaddq_f32(a, b),
+          vgetq_lane_f32(a, 0))
 #endif
 
 typedef float peak_loop(long n);
@@ -727,14 +687,9 @@ typedef struct training {
 } training;
 
 static llm_train_desc train_desc(int B, int T) {
-    llm_train_desc d;
-    memset(&d, 0, sizeof d);
-    d.batch_size = B;
-    d.seq_len = T;
-    d.schedule = LLM_CONSTANT;
-    d.n_threads = n_threads;
-    d.precision = precision;
-    d.recompute = recompute;
+    const llm_train_desc d = {.batch_size = B, .seq_len = T, .schedule = LLM_CONSTANT,
+                              .n_threads = n_threads, .precision = precision,
+                              .recompute = recompute};
     return d;
 }
 static llm_memory planned(const llm_config *config, int B, int T) {

@@ -188,6 +188,15 @@ static char *files_pack_some(const files_weights *w, int first, int step, size_t
 static char *files_pack(const files_weights *w, size_t *size) {
     return files_pack_some(w, 0, 1, size);
 }
+static char *files_pack_model(const llm_model *model, size_t *size) {
+    files_weights *w = (files_weights *)plain_alloc(sizeof *w);
+    char *file;
+    files_of_model(w, model);
+    file = files_pack(w, size);
+    files_free(w);
+    free(w);
+    return file;
+}
 
 /* ---- configurations -------------------------------------------------------------------------- */
 static const char files_gpt2[] = "{\"model_type\": \"gpt2\", \"vocab_size\": 3, \"n_positions\""
@@ -425,12 +434,10 @@ static const char files_odd[] = " \"\\{}[]:,.-09eA\x80\xff\n";
 
 TEST(files_damaged_bytes) {            /* loaded or refused, but nothing else */
     llm_model *model = files_small(1, 1);
-    files_weights w;
     llm_error err;
     size_t size, n_header, i;
     char *file, config[sizeof files_gpt2];
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    file = files_pack_model(model, &size);
     n_header = files_data(file, size);
     for (i = 0; i < 3 * n_header; i++) {
         const uint64_t draw = llm_random(5, i);
@@ -446,7 +453,6 @@ TEST(files_damaged_bytes) {            /* loaded or refused, but nothing else */
         files_unload(files_load_memory(config, strlen(files_gpt2), file, size, &err));
     }
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 
@@ -539,11 +545,9 @@ TEST(files_json) {                     /* wherever JSON is read: header, configu
     const char *directory;
     char deep[600];
     llm_model *model = files_small(1, 1);
-    files_weights w;
     size_t size, i;
     char *file;
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    file = files_pack_model(model, &size);
     memset(deep, 0, sizeof deep);
     for (i = 0; i < 100; i++) memcpy(deep + 5 * i, "{\"a\":", 5);
     for (i = 0; i <= sizeof bad / sizeof bad[0]; i++) {
@@ -557,7 +561,6 @@ TEST(files_json) {                     /* wherever JSON is read: header, configu
                       text);
     }
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 
@@ -796,12 +799,9 @@ TEST(files_configuration_stays) {
         if (i == 4) c.mtp_depth = 2, c.tie_embeddings = 1, c.attention_bias = 1;
         if (i == 6) c.first_k_dense = c.n_layers;      /* experts that no layer has */
         if (i == 5) {
+            set_yarn(&c, 2.5f, 16, 0.0f, 0.0f, 0.7f, 0.0f);
             c.rope_half_split = 1;
-            c.n_shared_experts = 0;
-            c.first_k_dense = 0;
-            c.yarn_factor = 2.5f;
-            c.yarn_original_max_seq_len = 16;
-            c.yarn_mscale = 0.7f;
+            c.n_shared_experts = c.first_k_dense = 0;
             c.rope_theta = 12345.6f;
         }
         model = shaken_model(&c, 5, 1, NULL);
@@ -1176,13 +1176,12 @@ TEST(files_shards) {
 TEST(files_single) {
     llm_model *model = files_small(1, 1), *got;
     const char *directory = files_directory("single");
-    char metadata[512], path[300];
+    char metadata[512] = "\"__metadata__\":{\"config\":\"", path[300];
     files_weights w;
     llm_error err;
-    size_t size, i, n;
+    size_t size, i, n = strlen(metadata);
     char *file;
     files_of_model(&w, model);
-    n = (size_t)snprintf(metadata, sizeof metadata, "\"__metadata__\":{\"config\":\"");
     for (i = 0; files_gpt2[i]; i++) {
         if (files_gpt2[i] == '"') metadata[n++] = '\\';
         metadata[n++] = files_gpt2[i];
@@ -1209,7 +1208,6 @@ TEST(files_single) {
 TEST(files_paths) {
     const char *directory = files_directory("paths");
     llm_model *model = files_small(1, 1);
-    files_weights w;
     llm_error err;
     size_t size;
     char *file;
@@ -1265,181 +1263,130 @@ TEST(files_paths) {
         files_refuses(path, LLM_ERR_UNSUPPORTED, "config.json", "llama", "deep");
     }
 #endif
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);      /* more at the end */
+    file = files_pack_model(model, &size);         /* more at the end */
     file = (char *)realloc(file, size + 1);
     file[size] = 0;
     files_refused(files_gpt2, strlen(files_gpt2), file, size + 1, 0, LLM_ERR_FORMAT, "end at byte",
                   "more at the end");
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 
 /* ---- configurations -------------------------------------------------------------------------- */
-typedef struct files_case { const char *text, *word; llm_result code; } files_case;
-
-static void files_refused_configs(const char *base, const llm_model *model, const files_case *cases,
-                                  size_t n) {
-    files_weights w;
+/* Each text, put into the configuration, is refused with this code; the message is about the file
+ * config.json or the weights', and holds what is behind the text's |, or else the text's first key. */
+static void files_refused_configs(const char *base, const llm_model *model, int in_config,
+                                  llm_result code, const char *const *texts, size_t n) {
     size_t size, i;
-    char *file;
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    char *file = files_pack_model(model, &size);
     for (i = 0; i < n; i++) {
-        const char *config = files_config(base, cases[i].text);
-        files_refused(config, strlen(config), file, size, 1, cases[i].code, cases[i].word,
-                      cases[i].text);
+        const char *bar = strstr(texts[i], " | "), *config;
+        const size_t length = bar ? (size_t)(bar - texts[i]) : strlen(texts[i]);
+        char text[256], key[64];
+        snprintf(text, sizeof text, "%.*s", (int)length, texts[i]);
+        snprintf(key, sizeof key, "%.*s", (int)strcspn(text + 1, "'"), text + 1);
+        config = files_config(base, text);
+        files_refused(config, strlen(config), file, size, in_config, code, bar ? bar + 3 : key,
+                      text);
     }
     free(file);
-    files_free(&w);
 }
+#define FILES_REFUSED(base, model, in_config, code, texts) \
+    files_refused_configs(base, model, in_config, code, texts, sizeof texts / sizeof texts[0])
 
 TEST(files_gpt2_config) {
-    static const files_case cases[] = {
-        {"'scale_attn_by_inverse_layer_idx': true", "scale_attn_by_inverse_layer_idx",
-         LLM_ERR_UNSUPPORTED},
-        {"'reorder_and_upcast_attn': 'yes'", "reorder_and_upcast_attn", LLM_ERR_FORMAT},
-        {"'scale_attn_weights': false", "scale_attn_weights", LLM_ERR_UNSUPPORTED},
-        {"'add_cross_attention': true", "add_cross_attention", LLM_ERR_UNSUPPORTED},
-        {"'activation_function': 'relu'", "activation_function", LLM_ERR_UNSUPPORTED},
-        {"'activation_function': 'gelu'", "gelu", LLM_ERR_UNSUPPORTED},
-        {"'activation_function': 'gelu_new '", "activation_function", LLM_ERR_UNSUPPORTED},
-        {"'activation_function': 7", "activation_function", LLM_OK},
-        {"'pruned_heads': {'0': [0]}", "pruned_heads", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {'quant_method': 'fp8'}", "quantization_config",
-         LLM_ERR_UNSUPPORTED},
-        {"'model_type': 'llama'", "llama", LLM_ERR_UNSUPPORTED},
-        {"'model_type': 'GPT2'", "GPT2", LLM_ERR_UNSUPPORTED},
-        {"'model_type': null", "model_type", LLM_ERR_FORMAT},
-        {"'model_type': 2", "model_type", LLM_OK},
-        {"'tie_word_embeddings': 'true'", "tie_word_embeddings", LLM_ERR_FORMAT},
-        {"'scale_attn_weights': 1", "scale_attn_weights", LLM_ERR_FORMAT},
-        {"'scale_attn_weights': null", "scale_attn_weights", LLM_ERR_UNSUPPORTED},
-        {"'n_layer': 0", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': -1", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': 1.0", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': '1'", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': true", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': [1]", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': 4294967297", "n_layer", LLM_ERR_FORMAT},
-        {"'n_layer': 18446744073709551617", "n_layer", LLM_ERR_FORMAT},
-        {"'n_embd': 0", "n_embd", LLM_ERR_FORMAT},
-        {"'n_inner': 0", "n_inner", LLM_ERR_FORMAT},
-        {"'n_inner': -8", "n_inner", LLM_ERR_FORMAT},
-        {"'layer_norm_epsilon': -1e-5", "layer_norm_epsilon", LLM_ERR_FORMAT},
-        {"'layer_norm_epsilon': '1e-5'", "layer_norm_epsilon", LLM_ERR_FORMAT},
-        {"'layer_norm_epsilon': 1e999", "layer_norm_epsilon", LLM_ERR_FORMAT},
-        {"'attn_pdrop': -0.1", "attn_pdrop", LLM_ERR_FORMAT},
-        {"'num_attention_heads': 2", "num_attention_heads", LLM_ERR_UNSUPPORTED},
-        {"'num_hidden_layers': '1'", "num_hidden_layers", LLM_ERR_UNSUPPORTED}};
-    /* values that no model can have: of the file, so the file is named */
-    static const files_case impossible[] = {{"'n_head': 3", "3", LLM_OK},
-                                            {"'attn_pdrop': 1", "attn_pdrop", LLM_OK},
-                                            {"'layer_norm_epsilon': 2", "2", LLM_OK},
-                                            {"'n_layer': 20000", "20000", LLM_OK},
-                                            {"'vocab_size': 2147483647", "2147483647", LLM_OK}};
+    static const char *const unsupported[] = {
+        "'scale_attn_by_inverse_layer_idx': true", "'scale_attn_weights': false",
+        "'add_cross_attention': true", "'activation_function': 'relu'",
+        "'activation_function': 'gelu' | gelu", "'activation_function': 'gelu_new '",
+        "'pruned_heads': {'0': [0]}", "'quantization_config': {'quant_method': 'fp8'}",
+        "'model_type': 'llama' | llama", "'model_type': 'GPT2' | GPT2",
+        "'scale_attn_weights': null", "'num_attention_heads': 2", "'num_hidden_layers': '1'"};
+    static const char *const malformed[] = {
+        "'reorder_and_upcast_attn': 'yes'", "'model_type': null", "'tie_word_embeddings': 'true'",
+        "'scale_attn_weights': 1", "'n_layer': 0", "'n_layer': -1", "'n_layer': 1.0",
+        "'n_layer': '1'", "'n_layer': true", "'n_layer': [1]", "'n_layer': 4294967297",
+        "'n_layer': 18446744073709551617", "'n_embd': 0", "'n_inner': 0", "'n_inner': -8",
+        "'layer_norm_epsilon': -1e-5", "'layer_norm_epsilon': '1e-5'",
+        "'layer_norm_epsilon': 1e999", "'attn_pdrop': -0.1"};
+    /* values of other types, or that no model can have: of the file, so the file is named */
+    static const char *const impossible[] = {
+        "'activation_function': 7", "'model_type': 2",
+        "'n_head': 3 | 3", "'attn_pdrop': 1", "'layer_norm_epsilon': 2 | 2",
+        "'n_layer': 20000 | 20000", "'vocab_size': 2147483647 | 2147483647"};
     llm_model *model = files_small(1, 1);
-    files_refused_configs(files_gpt2, model, cases, sizeof cases / sizeof cases[0]);
-    files_refused_configs(files_gpt2, model, impossible, sizeof impossible / sizeof impossible[0]);
+    FILES_REFUSED(files_gpt2, model, 1, LLM_ERR_UNSUPPORTED, unsupported);
+    FILES_REFUSED(files_gpt2, model, 1, LLM_ERR_FORMAT, malformed);
+    FILES_REFUSED(files_gpt2, model, 1, LLM_OK, impossible);
     llm_model_free(model);
 }
 
 /* A zero is a value, not the absence of one: the default in its place would change what the model
  * computes. */
 TEST(files_zeros_in_config) {
-    static const files_case gpt2[] = {{"'layer_norm_epsilon': 0", "", LLM_OK},
-                                      {"'layer_norm_epsilon': 0.0", "", LLM_OK}};
-    static const files_case deepseek[] = {{"'rms_norm_eps': 0", "", LLM_OK},
-                                          {"'routed_scaling_factor': 0", "", LLM_OK},
-                                          {"'rope_theta': 0", "", LLM_OK},
-                                          {"'rope_theta': 0, 'rope_parameters': {}", "", LLM_OK},
-                                          {"'rope_scaling': {'type': 'yarn', 'factor': 0.0}", "",
-                                           LLM_OK}};
+    static const char *const gpt2[] = {"'layer_norm_epsilon': 0", "'layer_norm_epsilon': 0.0"};
+    static const char *const deepseek[] = {
+        "'rms_norm_eps': 0", "'routed_scaling_factor': 0", "'rope_theta': 0",
+        "'rope_theta': 0, 'rope_parameters': {}",
+        "'rope_scaling': {'type': 'yarn', 'factor': 0.0} | factor"};
     llm_config c = files_deepseek_config();
     llm_model *a = files_small(1, 1), *b = shaken_model(&c, 2, 1, NULL);
-    files_refused_configs(files_gpt2, a, gpt2, sizeof gpt2 / sizeof gpt2[0]);
-    files_refused_configs(files_deepseek, b, deepseek, sizeof deepseek / sizeof deepseek[0]);
+    FILES_REFUSED(files_gpt2, a, 1, LLM_OK, gpt2);
+    FILES_REFUSED(files_deepseek, b, 1, LLM_OK, deepseek);
     llm_model_free(a);
     llm_model_free(b);
 }
 
 TEST(files_deepseek_config) {
-    static const files_case cases[] = {
-        {"'rope_scaling': {'type': 'linear', 'factor': 2.0}", "linear", LLM_ERR_UNSUPPORTED},
-        {"'rope_scaling': {'rope_type': 'dynamic', 'factor': 2.0}", "dynamic", LLM_ERR_UNSUPPORTED},
-        {"'rope_scaling': {'rope_type': 'llama3', 'factor': 2.0}", "llama3", LLM_ERR_UNSUPPORTED},
-        {"'rope_parameters': {'rope_type': 'longrope', 'factor': 2.0}", "longrope",
-         LLM_ERR_UNSUPPORTED},
-        {"'rope_parameters': {'rope_type': 3}", "rope_type", LLM_OK},
-        {"'rope_scaling': 2.0", "rope", LLM_ERR_FORMAT},
-        {"'rope_scaling': 'yarn'", "rope", LLM_ERR_FORMAT},
-        {"'rope_scaling': {'type': 'yarn', 'factor': 4, 'attention_factor': 1.5}",
-         "attention_factor", LLM_ERR_UNSUPPORTED},
-        {"'rope_scaling': {'type': 'yarn', 'factor': 4, 'truncate': false}", "truncate",
-         LLM_ERR_UNSUPPORTED},
-        {"'rope_scaling': {'type': 'yarn', 'factor': -4}", "factor", LLM_ERR_FORMAT},
-        {"'rope_scaling': {'type': 'yarn', 'factor': 4, 'partial_rotary_factor': 0.5}",
-         "partial_rotary_factor", LLM_ERR_UNSUPPORTED},
-        {"'partial_rotary_factor': 0.5, 'rope_scaling': {'type': 'yarn', 'factor': 4}",
-         "partial_rotary_factor", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {'quant_method': 'gptq'}", "quant_method", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {}", "quant_method", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': 8", "quant", LLM_OK},
-        {"'quantization_config': {'quant_method': 'fp8', 'fmt': 'e5m2'}", "fmt",
-         LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [64, 128]}",
-         "weight_block_size", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [128]}",
-         "weight_block_size", LLM_ERR_UNSUPPORTED},
-        {"'quantization_config': {'quant_method': 'fp8', 'weight_block_size': 128}",
-         "weight_block_size", LLM_ERR_UNSUPPORTED},
-        {"'hidden_act': 'gelu'", "hidden_act", LLM_ERR_UNSUPPORTED},
-        {"'scoring_func': 'softmax'", "scoring_func", LLM_ERR_UNSUPPORTED},
-        {"'topk_method': 'greedy'", "topk_method", LLM_ERR_UNSUPPORTED},
-        {"'moe_layer_freq': 2", "moe_layer_freq", LLM_ERR_UNSUPPORTED},
-        {"'num_key_value_heads': 1", "num_key_value_heads", LLM_ERR_UNSUPPORTED},
-        {"'num_local_experts': 8", "num_local_experts", LLM_ERR_UNSUPPORTED},
-        {"'num_nextn_predict_layers': 0, 'num_mtp_layers': 1", "num_mtp_layers",
-         LLM_ERR_UNSUPPORTED},
-        {"'q_lora_rank': -1", "q_lora_rank", LLM_ERR_FORMAT},
-        {"'kv_lora_rank': 0", "kv_lora_rank", LLM_ERR_FORMAT},
-        {"'n_routed_experts': '4'", "n_routed_experts", LLM_ERR_FORMAT},
-        {"'routed_scaling_factor': -2.5", "routed_scaling_factor", LLM_ERR_FORMAT},
-        {"'attention_bias': 1", "attention_bias", LLM_ERR_FORMAT}};
-    static const files_case impossible[] = {{"'n_group': 3", "n_group 3", LLM_OK},
-                                            {"'topk_group': 3", "topk_group 3", LLM_OK},
-                                            {"'num_experts_per_tok': 3", "per_tok 3", LLM_OK},
-                                            {"'qk_rope_head_dim': 3", "head_dim 3", LLM_OK},
-                                            {"'rope_theta': 0.5", "rope_theta 0.5", LLM_OK}};
+    static const char *const unsupported[] = {
+        "'rope_scaling': {'type': 'linear', 'factor': 2.0} | linear",
+        "'rope_scaling': {'rope_type': 'dynamic', 'factor': 2.0} | dynamic",
+        "'rope_scaling': {'rope_type': 'llama3', 'factor': 2.0} | llama3",
+        "'rope_parameters': {'rope_type': 'longrope', 'factor': 2.0} | longrope",
+        "'rope_scaling': {'type': 'yarn', 'factor': 4, 'attention_factor': 1.5} | attention_factor",
+        "'rope_scaling': {'type': 'yarn', 'factor': 4, 'truncate': false} | truncate",
+        "'rope_scaling': {'type': 'yarn', 'factor': 4, 'partial_rotary_factor': 0.5}"
+        " | partial_rotary_factor",
+        "'partial_rotary_factor': 0.5, 'rope_scaling': {'type': 'yarn', 'factor': 4}",
+        "'quantization_config': {'quant_method': 'gptq'} | quant_method",
+        "'quantization_config': {} | quant_method",
+        "'quantization_config': {'quant_method': 'fp8', 'fmt': 'e5m2'} | fmt",
+        "'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [64, 128]}"
+        " | weight_block_size",
+        "'quantization_config': {'quant_method': 'fp8', 'weight_block_size': [128]}"
+        " | weight_block_size",
+        "'quantization_config': {'quant_method': 'fp8', 'weight_block_size': 128}"
+        " | weight_block_size",
+        "'hidden_act': 'gelu'", "'scoring_func': 'softmax'", "'topk_method': 'greedy'",
+        "'moe_layer_freq': 2", "'num_key_value_heads': 1", "'num_local_experts': 8",
+        "'num_nextn_predict_layers': 0, 'num_mtp_layers': 1 | num_mtp_layers"};
+    static const char *const malformed[] = {
+        "'rope_scaling': 2.0 | rope", "'rope_scaling': 'yarn' | rope",
+        "'rope_scaling': {'type': 'yarn', 'factor': -4} | factor", "'q_lora_rank': -1",
+        "'kv_lora_rank': 0", "'n_routed_experts': '4'", "'routed_scaling_factor': -2.5",
+        "'attention_bias': 1"};
+    static const char *const impossible[] = {
+        "'rope_parameters': {'rope_type': 3} | rope_type", "'quantization_config': 8 | quant",
+        "'n_group': 3 | n_group 3", "'topk_group': 3 | topk_group 3",
+        "'num_experts_per_tok': 3 | per_tok 3", "'qk_rope_head_dim': 3 | head_dim 3",
+        "'rope_theta': 0.5 | rope_theta 0.5"};
     /* tensors that the configuration does not have, or lacks */
-    static const files_case other[] = {
-        {"'attention_bias': true", "model.layers.0.self_attn.q_a_proj.bias", LLM_ERR_FORMAT},
-        {"'q_lora_rank': null", "model.layers.0.self_attn.q_proj.weight", LLM_ERR_FORMAT},
-        {"'n_routed_experts': 6", "model.layers.1.mlp.gate.weight", LLM_ERR_FORMAT},
-        {"'first_k_dense_replace': 0", "model.layers.0.mlp.gate.weight", LLM_ERR_FORMAT},
-        {"'n_shared_experts': 2", "model.layers.1.mlp.shared_experts.gate_proj.weight",
-         LLM_ERR_FORMAT},
-        {"'n_shared_experts': 0", "model.layers.1.mlp.shared_experts", LLM_ERR_UNSUPPORTED},
-        {"'tie_word_embeddings': true", "lm_head.weight", LLM_ERR_FORMAT}};
+    static const char *const lacking[] = {
+        "'attention_bias': true | model.layers.0.self_attn.q_a_proj.bias",
+        "'q_lora_rank': null | model.layers.0.self_attn.q_proj.weight",
+        "'n_routed_experts': 6 | model.layers.1.mlp.gate.weight",
+        "'first_k_dense_replace': 0 | model.layers.0.mlp.gate.weight",
+        "'n_shared_experts': 2 | model.layers.1.mlp.shared_experts.gate_proj.weight",
+        "'tie_word_embeddings': true | lm_head.weight"};
+    static const char *const more[] = {"'n_shared_experts': 0 | model.layers.1.mlp.shared_experts"};
     llm_config c = files_deepseek_config();
     llm_model *model = shaken_model(&c, 2, 1, NULL);
-    files_weights w;
-    size_t size, i;
-    char *file;
     if (!model) return;
-    files_refused_configs(files_deepseek, model, cases, sizeof cases / sizeof cases[0]);
-    files_refused_configs(files_deepseek, model, impossible,
-                          sizeof impossible / sizeof impossible[0]);
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
-    for (i = 0; i < sizeof other / sizeof other[0]; i++) {
-        const char *config = files_config(files_deepseek, other[i].text);
-        files_refused(config, strlen(config), file, size, 0, other[i].code, other[i].word,
-                      other[i].text);
-    }
-    free(file);
-    files_free(&w);
+    FILES_REFUSED(files_deepseek, model, 1, LLM_ERR_UNSUPPORTED, unsupported);
+    FILES_REFUSED(files_deepseek, model, 1, LLM_ERR_FORMAT, malformed);
+    FILES_REFUSED(files_deepseek, model, 1, LLM_OK, impossible);
+    FILES_REFUSED(files_deepseek, model, 0, LLM_ERR_FORMAT, lacking);
+    FILES_REFUSED(files_deepseek, model, 0, LLM_ERR_UNSUPPORTED, more);
     llm_model_free(model);
 }
 
@@ -1447,14 +1394,12 @@ TEST(files_deepseek_config) {
 TEST(files_null_is_false) {
     llm_config c = files_deepseek_config();
     llm_model *model = shaken_model(&c, 2, 1, NULL), *got;
-    files_weights w;
     llm_error err;
     size_t size;
     const char *config;
     char *file;
     if (!model) return;
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    file = files_pack_model(model, &size);
     config = files_config(files_deepseek, "'rope_interleave': null");
     got = files_load_memory(config, strlen(config), file, size, &err);
     CHECK(got && llm_model_config(got)->rope_half_split && llm_model_config(got)->norm_topk_prob);
@@ -1464,7 +1409,6 @@ TEST(files_null_is_false) {
     CHECK(got && !llm_model_config(got)->rope_half_split && !llm_model_config(got)->norm_topk_prob);
     files_unload(got);
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 
@@ -1498,26 +1442,17 @@ TEST(files_deepseek_styles) {
          "'rope_scaling': {'type': 'yarn', " FILES_YARN "}", 500.0f, 1}};
     llm_config c = files_deepseek_config();
     llm_model *model = shaken_model(&c, 2, 1, NULL), *got;
-    files_weights w;
     llm_error err;
     size_t size, i;
     char *file;
     if (!model) return;
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    file = files_pack_model(model, &size);
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *config = files_config(files_deepseek, cases[i].text);
         llm_config want;
         c = files_deepseek_config();
         c.rope_theta = cases[i].theta;
-        if (cases[i].yarn) {
-            c.yarn_factor = 8.0f;
-            c.yarn_original_max_seq_len = 16;
-            c.yarn_beta_fast = 24.0f;
-            c.yarn_beta_slow = 2.0f;
-            c.yarn_mscale = 0.75f;
-            c.yarn_mscale_all_dim = 0.5f;
-        }
+        if (cases[i].yarn) set_yarn(&c, 8.0f, 16, 24.0f, 2.0f, 0.75f, 0.5f);
         got = llm_model_create(&c, NULL, &err);            /* for the defaults */
         CHECK_MSG(got != NULL, "%s", err.message);
         if (got) want = *llm_model_config(got);
@@ -1532,7 +1467,6 @@ TEST(files_deepseek_styles) {
         files_unload(got);
     }
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 
@@ -1577,12 +1511,10 @@ TEST(files_large_claims) {
         "'model_type': 'deepseek_v3', 'n_routed_experts': 65536, 'num_hidden_layers': 80",
         "'model_type': 'deepseek_v3', 'n_shared_experts': 1024, 'moe_intermediate_size': 16777216"};
     llm_model *model = files_small(1, 1);
-    files_weights w;
     llm_error err;
     size_t size, i;
     char *file;
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    file = files_pack_model(model, &size);
     for (i = 0; i < sizeof claims / sizeof claims[0]; i++) {
         llm_model_desc d = files_desc();
         const char *config = files_config("{\"model_type\": \"\"}", claims[i]);
@@ -1598,7 +1530,6 @@ TEST(files_large_claims) {
         CHECK_MSG(llmi_seconds() - start < 1.0, "%s took seconds", claims[i]);
     }
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 
@@ -1691,14 +1622,7 @@ TEST(files_round_trips) {
             c.routed_scaling_factor = 0.0f;
         if (kind == 3) c.q_lora_rank = 0, c.rope_half_split = 1, c.norm_topk_prob = 0;
         if (kind == 4) c.attention_bias = 1, c.n_shared_experts = 0, c.rope_theta = 123.456f;
-        if (kind == 5) {
-            c.yarn_factor = 3.7f;
-            c.yarn_original_max_seq_len = 17;
-            c.yarn_beta_fast = 31.5f;
-            c.yarn_beta_slow = 1.5f;
-            c.yarn_mscale = 0.707f;
-            c.yarn_mscale_all_dim = 0.9f;
-        }
+        if (kind == 5) set_yarn(&c, 3.7f, 17, 31.5f, 1.5f, 0.707f, 0.9f);
         model = shaken_model(&c, 8, 1, NULL);
         if (model) files_round_trip(model, kind == 5);
         llm_model_free(model);
@@ -2455,19 +2379,16 @@ TEST(files_mapped_allocation_fails) {
 TEST(files_more_layers_than_said) {
     llm_config c = files_deepseek_config();
     llm_model *model;
-    files_weights w;
     size_t size;
     char *file;
     const char *config = files_config(files_deepseek, "'num_nextn_predict_layers': 0");
     c.n_layers = 3;
     model = shaken_model(&c, 5, 1, NULL);
     if (!model) return;
-    files_of_model(&w, model);
-    file = files_pack(&w, &size);
+    file = files_pack_model(model, &size);
     files_refused(config, strlen(config), file, size, 0, LLM_ERR_UNSUPPORTED, "model.layers.2.",
                   "num_hidden_layers");
     free(file);
-    files_free(&w);
     llm_model_free(model);
 }
 

@@ -168,11 +168,7 @@ static fuzz_input fuzz_weights_of(unsigned deepseek) {
     if (!kept->data) {
         const llm_config c = files_deepseek_config();
         llm_model *model = deepseek ? shaken_model(&c, 3, 1, NULL) : files_small(1, 3);
-        files_weights *w = (files_weights *)calloc(1, sizeof *w);
-        files_of_model(w, model);
-        kept->data = (const unsigned char *)files_pack(w, &kept->size);
-        files_free(w);
-        free(w);
+        kept->data = (const unsigned char *)files_pack_model(model, &kept->size);
         llm_model_free(model);
     }
     return *kept;

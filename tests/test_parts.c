@@ -68,12 +68,8 @@ TEST(rope_values_and_adjoint) {
         c.rope_half_split = kind % 2;
         c.rope_theta = kind < 4 ? 10000.0f : 500.0f;
         if (kind >= 2) {
-            c.yarn_factor = 8.0f;
-            c.yarn_original_max_seq_len = 64;
-            c.yarn_beta_fast = 32.0f;
-            c.yarn_beta_slow = 1.0f;
-            c.yarn_mscale = kind == 3 ? 0.7f : 0.0f;
-            c.yarn_mscale_all_dim = kind == 3 ? 1.3f : kind == 4 ? 1.0f : 0.0f;
+            set_yarn(&c, 8.0f, 64, 32.0f, 1.0f, kind == 3 ? 0.7f : 0.0f,
+                     kind == 3 ? 1.3f : kind == 4 ? 1.0f : 0.0f);
             scale = kind == 3 ? (0.07 * log(8.0) + 1.0) / (0.13 * log(8.0) + 1.0) : 0.1 * log(8.0) + 1.0;
         }
         for (r = 0; r < rows; r++) positions[r] = kind < 3 ? r % T : 37 * r + 5;

@@ -648,17 +648,12 @@ TEST(refused_configurations_in_json) {
         {"3", "not a JSON object", LLM_ERR_FORMAT},
         {"{\"model_type\": \"gpt2\", \"vocab_size\": 9999999999}", "vocab_size", LLM_ERR_FORMAT}};
     size_t i, size;
-    files_weights *w = (files_weights *)calloc(1, sizeof *w);
     llm_model *model = files_small(1, 3);
-    char *file;
-    files_of_model(w, model);
-    file = files_pack(w, &size);
+    char *file = files_pack_model(model, &size);
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++)
         files_refused(cases[i].text, strlen(cases[i].text), file, size, 1, cases[i].code,
                       cases[i].word, cases[i].text);
     free(file);
-    files_free(w);
-    free(w);
     llm_model_free(model);
 }
 

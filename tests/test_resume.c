@@ -216,7 +216,8 @@ TEST(resume_older_files) {
         const char *path = deepseek ? "tests/data/checkpoints/deepseek_first"
                                     : "tests/data/checkpoints/gpt2_first";
         llm_config c;
-        llm_train_desc d;
+        llm_train_desc d = {.batch_size = 2, .seq_len = 8, .max_steps = 10, .warmup_steps = 2,
+                            .learning_rate = 0.01f, .seed = 3};
         llm_train_stats stats;
         llm_model *model;
         llm_trainer *t;
@@ -224,7 +225,6 @@ TEST(resume_older_files) {
         int32_t x[16], y[16];
         size_t size = 0;
         memset(&c, 0, sizeof c);
-        memset(&d, 0, sizeof d);
         if (deepseek) CHECK(llm_config_preset(&c, "deepseek-tiny", NULL) == LLM_OK);
         c.vocab_size = 11;
         c.max_seq_len = c.d_model = 8;
@@ -240,12 +240,6 @@ TEST(resume_older_files) {
             c.arch = LLM_ARCH_GPT2;
             c.resid_pdrop = 0.1f;
         }
-        d.batch_size = 2;
-        d.seq_len = 8;
-        d.max_steps = 10;
-        d.warmup_steps = 2;
-        d.learning_rate = 0.01f;
-        d.seed = 3;
         model = shaken_model(&c, 5, 1, NULL);
         t = model ? new_trainer(model, &d) : NULL;
         if (!t) return;

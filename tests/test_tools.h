@@ -499,6 +499,15 @@ static llm_config deepseek_config(int experts, int low_rank, int vocab, int T, i
     c.mtp_depth = mtp_depth;
     return c;
 }
+static void set_yarn(llm_config *c, float factor, int original_length, float beta_fast,
+                     float beta_slow, float mscale, float mscale_all_dim) {
+    c->yarn_factor = factor;
+    c->yarn_original_max_seq_len = original_length;
+    c->yarn_beta_fast = beta_fast;
+    c->yarn_beta_slow = beta_slow;
+    c->yarn_mscale = mscale;
+    c->yarn_mscale_all_dim = mscale_all_dim;
+}
 static llm_model_desc model_desc(uint64_t seed, int threads, const llm_allocator *allocator) {
     const llm_model_desc d = {.seed = seed, .n_threads = threads, .allocator = allocator};
     return d;

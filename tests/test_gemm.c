@@ -116,161 +116,130 @@ static void product_run(llm_context *context, size_t m, size_t n, size_t k, unsi
     product_free(&p);
 }
 
-TEST(gemm_rows_around_the_tile) {
-    int t;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
-        const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, tiles->mr - 1, tiles->mr, tiles->mr + 1, 2 * tiles->mr - 1,
-                                2 * tiles->mr + 1, 4 * tiles->mr + 1, tiles->mc - 1, tiles->mc, tiles->mc + 1};
-        unsigned i, c;
-        for (i = 0; i < 18; i++)
-            for (c = 0; c < 48; c += i < 14 ? 1 : 5) product_run(context, sizes[i], tiles->nr + 1, 11, c);
-        llm_context_free(context);
-    }
+TEST_OF_TABLES(gemm_rows_around_the_tile, context, 1) {
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const size_t mr = tiles->mr, mc = tiles->mc;
+    const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, mr - 1, mr, mr + 1, 2 * mr - 1,
+                            2 * mr + 1, 4 * mr + 1, mc - 1, mc, mc + 1};
+    unsigned i, c;
+    for (i = 0; i < 18; i++)
+        for (c = 0; c < 48; c += i < 14 ? 1 : 5)
+            product_run(context, sizes[i], tiles->nr + 1, 11, c);
 }
-TEST(gemm_columns_around_the_tile) {
-    int t;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        const llmi_kernels *k = context->kernels;
-        const llmi_tiles *tiles = &k->tiles[LLM_FP32];
-        const size_t sizes[] = {1, 2, 3, k->w - (k->w > 1), k->w, k->w + 1, tiles->nr - 1, tiles->nr, tiles->nr + 1, 2 * tiles->nr - 1,
-                                2 * tiles->nr + 1, 4 * tiles->nr + 1, 63, 64, 65, 129, 257};
-        unsigned i, c;
-        for (i = 0; i < 17; i++)
-            for (c = 0; c < 48; c++) product_run(context, c % 3 ? tiles->mr + 17 : 5, sizes[i], 13, c);
-        llm_context_free(context);
-    }
+TEST_OF_TABLES(gemm_columns_around_the_tile, context, 1) {
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const size_t w = context->kernels->w, nr = tiles->nr;
+    const size_t sizes[] = {1, 2, 3, w - (w > 1), w, w + 1, nr - 1, nr, nr + 1, 2 * nr - 1,
+                            2 * nr + 1, 4 * nr + 1, 63, 64, 65, 129, 257};
+    unsigned i, c;
+    for (i = 0; i < 17; i++)
+        for (c = 0; c < 48; c++) product_run(context, c % 3 ? tiles->mr + 17 : 5, sizes[i], 13, c);
 }
-TEST(gemm_depth_around_the_block) {
-    int t;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        const llmi_kernels *k = context->kernels;
-        const llmi_tiles *tiles = &k->tiles[LLM_FP32];
-        const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, k->w + 1, 2 * k->w + 1, 31, 32, 33, 47, 63, 64, 65, tiles->kc - 1,
-                                tiles->kc, tiles->kc + 1, tiles->kc + 5, 2 * tiles->kc, 2 * tiles->kc + 3, 3 * tiles->kc + 1};
-        unsigned i, c;
-        for (i = 0; i < 24; i++)
-            for (c = 0; c < 48; c += i < 17 ? 1 : 7) product_run(context, c % 3 ? 19 : 3, tiles->nr + 3, sizes[i], c);
-        llm_context_free(context);
-    }
+TEST_OF_TABLES(gemm_depth_around_the_block, context, 1) {
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const size_t w = context->kernels->w, kc = tiles->kc;
+    const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, w + 1, 2 * w + 1, 31, 32, 33, 47, 63, 64, 65,
+                            kc - 1, kc, kc + 1, kc + 5, 2 * kc, 2 * kc + 3, 3 * kc + 1};
+    unsigned i, c;
+    for (i = 0; i < 24; i++)
+        for (c = 0; c < 48; c += i < 17 ? 1 : 7)
+            product_run(context, c % 3 ? 19 : 3, tiles->nr + 3, sizes[i], c);
 }
 /* more than one block in two or three directions at once */
-TEST(gemm_many_blocks) {
-    int t;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 2);
-        const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
-        const size_t m = tiles->mc + 1, n = 3 * LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
-        unsigned c;
-        for (c = 0; c < 4; c++) {
-            product_run(context, m, 2 * tiles->nr + 1, d, c + 8);
-            product_run(context, 17, n, 9, c + 4 + 16);
-            product_run(context, 2 * LLMI_A_ROWS + 3, tiles->nr + 1, 5, c + 12 + 32);
-        }
-        product_run(context, 18, n + tiles->nr, d + 2, 2 + 8);
-        product_run(context, 2 * LLMI_A_ROWS + 1, 3, d, 1 + 4);
-        product_run(context, 2 * LLMI_A_ROWS + 1, n, 3, 0);
-        product_run(context, 16, 4200, 33, 0 + 16);            /* few rows: y in pieces */
-        product_run(context, 1, 4200, 33, 0 + 4 + 16);
-        product_run(context, 5, 3001, 40, 2 + 8 + 16);
-        llm_context_free(context);
+TEST_OF_TABLES(gemm_many_blocks, context, 2) {
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const size_t m = tiles->mc + 1, n = 3 * LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
+    unsigned c;
+    for (c = 0; c < 4; c++) {
+        product_run(context, m, 2 * tiles->nr + 1, d, c + 8);
+        product_run(context, 17, n, 9, c + 4 + 16);
+        product_run(context, 2 * LLMI_A_ROWS + 3, tiles->nr + 1, 5, c + 12 + 32);
     }
+    product_run(context, 18, n + tiles->nr, d + 2, 2 + 8);
+    product_run(context, 2 * LLMI_A_ROWS + 1, 3, d, 1 + 4);
+    product_run(context, 2 * LLMI_A_ROWS + 1, n, 3, 0);
+    product_run(context, 16, 4200, 33, 0 + 16);            /* few rows: y in pieces */
+    product_run(context, 1, 4200, 33, 0 + 4 + 16);
+    product_run(context, 5, 3001, 40, 2 + 8 + 16);
 }
 
 /* small integers: every sum is exact, so every table gives the same bits as the plain sum */
-TEST(gemm_exact_integers) {
-    int t;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 3);
-        const llmi_kernels *kernels = context->kernels;
-        const llmi_tiles *tiles = &kernels->tiles[LLM_FP32];
-        const size_t ms[] = {1, 7, 16, 17, tiles->mr + 3, tiles->mc + 2};
-        unsigned i, c;
-        for (i = 0; i < 6; i++)
-            for (c = 0; c < 8; c++) {
-                product p = product_of(ms[i], 2 * tiles->nr + 5, c % 3 == 1 ? tiles->kc + 6 : 35, c + 16);
-                size_t x, y, k;
-                int wrong = 0;
-                product_make(&p, 77 + c);
-                for (x = 0; x < p.m; x++)
+TEST_OF_TABLES(gemm_exact_integers, context, 3) {
+    const llmi_kernels *kernels = context->kernels;
+    const llmi_tiles *tiles = &kernels->tiles[LLM_FP32];
+    const size_t ms[] = {1, 7, 16, 17, tiles->mr + 3, tiles->mc + 2};
+    unsigned i, c;
+    for (i = 0; i < 6; i++)
+        for (c = 0; c < 8; c++) {
+            product p =
+                product_of(ms[i], 2 * tiles->nr + 5, c % 3 == 1 ? tiles->kc + 6 : 35, c + 16);
+            size_t x, y, k;
+            int wrong = 0;
+            product_make(&p, 77 + c);
+            for (x = 0; x < p.m; x++)
+                for (k = 0; k < p.k; k++)
+                    p.a[x * p.g.a_row + k * p.g.a_col] =
+                        (float)((int)(x * 7 + k * 5 + x * k) % 17 - 8);
+            for (y = 0; y < p.n; y++)
+                for (k = 0; k < p.k; k++)
+                    p.b[k * p.g.b_row + y * p.g.b_col] =
+                        (float)((int)(y * 11 + k * 3 + y * k) % 19 - 9);
+            for (x = 0; x < p.m && p.accumulate; x++)
+                for (y = 0; y < p.n; y++) p.c[x * p.g.ldc + y] = (float)((int)(x + y) % 5);
+            llmi_gemm_run(context, &p.g);
+            for (x = 0; x < p.m; x++)
+                for (y = 0; y < p.n; y++) {
+                    int sum = p.accumulate ? (int)(x + y) % 5 : 0;
                     for (k = 0; k < p.k; k++)
-                        p.a[x * p.g.a_row + k * p.g.a_col] = (float)((int)(x * 7 + k * 5 + x * k) % 17 - 8);
-                for (y = 0; y < p.n; y++)
-                    for (k = 0; k < p.k; k++)
-                        p.b[k * p.g.b_row + y * p.g.b_col] = (float)((int)(y * 11 + k * 3 + y * k) % 19 - 9);
-                for (x = 0; x < p.m && p.accumulate; x++)
-                    for (y = 0; y < p.n; y++) p.c[x * p.g.ldc + y] = (float)((int)(x + y) % 5);
-                llmi_gemm_run(context, &p.g);
-                for (x = 0; x < p.m; x++)
-                    for (y = 0; y < p.n; y++) {
-                        int sum = p.accumulate ? (int)(x + y) % 5 : 0;
-                        for (k = 0; k < p.k; k++)
-                            sum += ((int)(x * 7 + k * 5 + x * k) % 17 - 8) * ((int)(y * 11 + k * 3 + y * k) % 19 - 9);
-                        wrong += (double)p.c[x * p.g.ldc + y] != (double)sum;
-                    }
-                CHECK_MSG(!wrong, "%s, m %lu n %lu k %lu, case %u: %d sums are not exact", kernels->name,
-                          (unsigned long)p.m, (unsigned long)p.n, (unsigned long)p.k, c, wrong);
-                product_free(&p);
-            }
-        llm_context_free(context);
-    }
+                        sum += ((int)(x * 7 + k * 5 + x * k) % 17 - 8) *
+                               ((int)(y * 11 + k * 3 + y * k) % 19 - 9);
+                    wrong += (double)p.c[x * p.g.ldc + y] != (double)sum;
+                }
+            CHECK_MSG(!wrong, "%s, m %lu n %lu k %lu, case %u: %d sums are not exact",
+                      kernels->name, (unsigned long)p.m, (unsigned long)p.n, (unsigned long)p.k, c,
+                      wrong);
+            product_free(&p);
+        }
 }
 
-TEST(gemm_without_depth) {             /* the sum of no products is 0 */
+TEST_OF_TABLES(gemm_without_depth, context, 1) {             /* the sum of no products is 0 */
     static const size_t ms[] = {1, 16, 17, 40};
-    int t;
     unsigned i, c;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        for (i = 0; i < 4; i++)
-            for (c = 0; c < 16; c++) product_run(context, ms[i], 21, 0, c + 32);
-        llm_context_free(context);
-    }
+    for (i = 0; i < 4; i++)
+        for (c = 0; c < 16; c++) product_run(context, ms[i], 21, 0, c + 32);
 }
-TEST(gemm_without_elements) {
-    int t;
+TEST_OF_TABLES(gemm_without_elements, context, 1) {
     unsigned c;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        for (c = 0; c < 48; c++) {
-            product_run(context, 0, 5, 3, c);
-            product_run(context, 20, 0, 3, c);
-            product_run(context, 0, 0, 0, c);
-        }
-        llm_context_free(context);
+    for (c = 0; c < 48; c++) {
+        product_run(context, 0, 5, 3, c);
+        product_run(context, 20, 0, 3, c);
+        product_run(context, 0, 0, 0, c);
     }
 }
 
 /* a NaN or an infinity in A reaches its row, in B its column, and nothing else */
-TEST(gemm_not_finite_stays_in_its_place) {
+TEST_OF_TABLES(gemm_not_finite_stays_in_its_place, context, 1) {
     static const size_t ms[] = {5, 40};
-    int t;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        unsigned i, c, kind;
-        for (i = 0; i < 2; i++)
-            for (c = 0; c < 4; c++)
-                for (kind = 0; kind < 2; kind++) {
-                    product p = product_of(ms[i], 37, 45, c);
-                    const float bad = kind ? INFINITY : NAN;
-                    size_t x, y;
-                    int wrong = 0;
-                    product_make(&p, 5 + c);
-                    p.a[3 * p.g.a_row + 41 * p.g.a_col] = bad;
-                    p.b[44 * p.g.b_row + 35 * p.g.b_col] = bad;
-                    llmi_gemm_run(context, &p.g);
-                    for (x = 0; x < p.m; x++)
-                        for (y = 0; y < p.n; y++)
-                            wrong += (fabs((double)p.c[x * p.g.ldc + y]) <= 1e30) != (x != 3 && y != 35);
-                    CHECK_MSG(!wrong, "%s, m %lu, layout %u, %s: %d values", context->kernels->name, (unsigned long)ms[i],
-                              c, kind ? "infinity" : "NaN", wrong);
-                    product_free(&p);
-                }
-        llm_context_free(context);
-    }
+    unsigned i, c, kind;
+    for (i = 0; i < 2; i++)
+        for (c = 0; c < 4; c++)
+            for (kind = 0; kind < 2; kind++) {
+                product p = product_of(ms[i], 37, 45, c);
+                const float bad = kind ? INFINITY : NAN;
+                size_t x, y;
+                int wrong = 0;
+                product_make(&p, 5 + c);
+                p.a[3 * p.g.a_row + 41 * p.g.a_col] = bad;
+                p.b[44 * p.g.b_row + 35 * p.g.b_col] = bad;
+                llmi_gemm_run(context, &p.g);
+                for (x = 0; x < p.m; x++)
+                    for (y = 0; y < p.n; y++)
+                        wrong += (fabs((double)p.c[x * p.g.ldc + y]) <= 1e30) !=
+                                 (x != 3 && y != 35);
+                CHECK_MSG(!wrong, "%s, m %lu, layout %u, %s: %d values",
+                          context->kernels->name, (unsigned long)ms[i], c, kind ? "infinity" : "NaN", wrong);
+                product_free(&p);
+            }
 }
 
 /* far from 1, the relative precision is the same */

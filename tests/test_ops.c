@@ -6,49 +6,68 @@ static const int op_threads[] = {2, 3, 5};
 
 /* widths around the vector of a table, and what layers have */
 #define N_WIDTHS 11
-static void op_widths(const llmi_kernels *kernels, int *widths) {
-    const int w = (int)kernels->w;
-    widths[0] = 1; widths[1] = 2; widths[2] = w > 1 ? w - 1 : 3; widths[3] = w; widths[4] = w + 1;
-    widths[5] = 2 * w; widths[6] = 2 * w + 3; widths[7] = 127; widths[8] = 129; widths[9] = 300; widths[10] = 768;
+static int op_width(const llm_context *context, int i) {
+    const int w = (int)context->kernels->w;
+    const int widths[N_WIDTHS] = {1, 2, w > 1 ? w - 1 : 3, w, w + 1, 2 * w, 2 * w + 3, 127, 129,
+                                  300, 768};
+    return widths[i];
+}
+/* what an op with one input works on, and what its oracle says */
+typedef struct op_case { size_t n; float *x, *dy, *y, *dx; double *want, *want_d; } op_case;
+
+static op_case op_open(size_t n, double deviation, uint64_t seed) {
+    op_case c;
+    c.n = n;
+    c.x = noise(n, deviation, seed);
+    c.dy = noise(n, 1.0, 2);
+    c.y = floats(n);
+    c.dx = filled(n, 0.5f);
+    c.want = doubles(n);
+    c.want_d = doubles(n);
+    return c;
+}
+/* after the op has been run in place, on x */
+static void op_close(op_case *c, const char *label) {
+    CHECK_MSG(same_bits(c->x, c->y, c->n), "%s: in place, the result differs", label);
+    drop(c->x); drop(c->dy); drop(c->y); drop(c->dx);
+    free(c->want); free(c->want_d);
 }
 
 /* ---- embedding ----------------------------------------------------------------------------------- */
-TEST(embedding_against_oracle) {
+TEST_OF_TABLES(embedding_against_oracle, context, 1) {
     static const int rows[] = {1, 2, 8, 9, 50};
-    int t, i, j;
-    for (t = 0; kernels_at(t); t++) {
-        llm_context *context = context_at(t, 1);
-        int widths[N_WIDTHS];
-        op_widths(context->kernels, widths);
-        for (i = 0; i < N_WIDTHS; i++)
-            for (j = 0; j < 5; j++) {
-                const size_t width = (size_t)widths[i], n = (size_t)rows[j], vocab = 13;
-                float *weight = noise(vocab * width, 1.0, 1), *dy = noise(n * width, 1.0, 2), *y = floats(n * width);
-                float *dweight = filled(vocab * width, 0.25f);
-                double *want = doubles(n * width), *want_d = doubles(vocab * width);
-                int32_t tokens[50];
-                uint64_t state = 3;
-                size_t r, c;
-                char label[96];
-                llm_error err;
-                for (c = 0; c < vocab * width; c++) want_d[c] = 0.25;
-                for (r = 0; r < n; r++) {
-                    tokens[r] = r == 0 ? 12 : r == 1 ? 0 : (int32_t)(plain_random(&state) % 13);
-                    for (c = 0; c < width; c++) {
-                        want[r * width + c] = (double)weight[(size_t)tokens[r] * width + c];
-                        want_d[(size_t)tokens[r] * width + c] += (double)dy[r * width + c];
-                    }
+    int i, j;
+    for (i = 0; i < N_WIDTHS; i++)
+        for (j = 0; j < 5; j++) {
+            const int columns = op_width(context, i);
+            const size_t width = (size_t)columns, n = (size_t)rows[j], vocab = 13;
+            float *weight = noise(vocab * width, 1.0, 1), *dweight = filled(vocab * width, 0.25f);
+            float *dy = noise(n * width, 1.0, 2), *y = floats(n * width);
+            double *want = doubles(n * width), *want_d = doubles(vocab * width);
+            int32_t tokens[50];
+            uint64_t state = 3;
+            size_t r, c;
+            char label[96];
+            llm_error err;
+            for (c = 0; c < vocab * width; c++) want_d[c] = 0.25;
+            for (r = 0; r < n; r++) {
+                tokens[r] = r == 0 ? 12 : r == 1 ? 0 : (int32_t)(plain_random(&state) % 13);
+                for (c = 0; c < width; c++) {
+                    want[r * width + c] = (double)weight[(size_t)tokens[r] * width + c];
+                    want_d[(size_t)tokens[r] * width + c] += (double)dy[r * width + c];
                 }
-                snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, rows[j], widths[i]);
-                CHECK(llm_embedding_forward(context, y, tokens, weight, rows[j], 13, widths[i], &err) == LLM_OK);
-                CHECK_CLOSE(y, want, n * width, 0.0, 0.0, label);
-                CHECK(llm_embedding_backward(context, dweight, dy, tokens, rows[j], 13, widths[i], &err) == LLM_OK);
-                CHECK_CLOSE(dweight, want_d, vocab * width, 5e-6, 0.0, label);
-                drop(weight); drop(dy); drop(y); drop(dweight);
-                free(want); free(want_d);
             }
-        llm_context_free(context);
-    }
+            snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, rows[j],
+                     columns);
+            CHECK(llm_embedding_forward(context, y, tokens, weight, rows[j], 13, columns, &err) ==
+                  LLM_OK);
+            CHECK_CLOSE(y, want, n * width, 0.0, 0.0, label);
+            CHECK(llm_embedding_backward(context, dweight, dy, tokens, rows[j], 13, columns,
+                                         &err) == LLM_OK);
+            CHECK_CLOSE(dweight, want_d, vocab * width, 5e-6, 0.0, label);
+            drop(weight); drop(dy); drop(y); drop(dweight);
+            free(want); free(want_d);
+        }
 }
 
 TEST(embedding_refuses_bad_tokens) {
@@ -172,11 +191,10 @@ static void norm_against_oracle(int centered) {
     }
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
-        int widths[N_WIDTHS];
-        op_widths(context->kernels, widths);
         for (i = 0; i < N_WIDTHS; i++)
             for (j = 0; j < 5; j++) {
-                const size_t rows = (size_t)all_rows[j], width = (size_t)widths[i], n = rows * width;
+                const size_t rows = (size_t)all_rows[j], width = (size_t)op_width(context, i);
+                const size_t n = rows * width;
                 const double eps = j == 1 ? 1e-2 : 1e-5, offset = j == 2 ? 2.0 : 0.0;
                 float *x = noise(n, 1.5, 10 + (uint64_t)i), *w = noise(width, 1.0, 20), *b = noise(width, 1.0, 21);
                 float *dy = noise(n, 1.0, 22), *y = floats(n), *mean = floats(rows), *rstd = floats(rows);
@@ -190,7 +208,8 @@ static void norm_against_oracle(int centered) {
                 for (k = 0; k < n; k++) c.dx[k] += 0.5;
                 for (k = 0; k < width; k++) { c.dw[k] += -1.0; c.db[k] += 2.0; }
                 largest_rstd = largest(c.rstd, rows);
-                snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, all_rows[j], widths[i]);
+                snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, c.rows,
+                         c.width);
                 if (centered) {
                     llm_layernorm_forward(context, y, mean, rstd, x, w, b, c.rows, c.width, (float)eps);
                     CHECK_CLOSE(mean, c.mean, rows, 2e-6, 0.0, label);
@@ -295,29 +314,23 @@ TEST(gelu_against_oracle) {
     }
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
-        int widths[N_WIDTHS + 2];
-        op_widths(context->kernels, widths);
-        widths[N_WIDTHS] = 16385;
-        widths[N_WIDTHS + 1] = 40001;
         for (i = 0; i < N_WIDTHS + 2; i++) {
-            const size_t n = (size_t)widths[i];
-            float *x = noise(n, 3.0, (uint64_t)i), *dy = noise(n, 1.0, 2), *y = floats(n), *dx = filled(n, 0.5f);
-            double *want = doubles(n), *want_d = doubles(n);
+            const int width = i < N_WIDTHS ? op_width(context, i) : i == N_WIDTHS ? 16385 : 40001;
+            const size_t n = (size_t)width;
+            op_case c = op_open(n, 3.0, (uint64_t)i);
             char label[64];
             size_t k;
             for (k = 0; k < n; k++) {
-                want[k] = gelu_value((double)x[k]);
-                want_d[k] = 0.5 + (double)dy[k] * gelu_slope((double)x[k]);
+                c.want[k] = gelu_value((double)c.x[k]);
+                c.want_d[k] = 0.5 + (double)c.dy[k] * gelu_slope((double)c.x[k]);
             }
-            snprintf(label, sizeof label, "%s, %d values", context->kernels->name, widths[i]);
-            llm_gelu_forward(context, y, x, n);
-            CHECK_CLOSE(y, want, n, 2e-7, 1e-6, label);
-            llm_gelu_backward(context, dx, dy, x, n);
-            CHECK_CLOSE(dx, want_d, n, 4e-6, 2e-6, label);
-            llm_gelu_forward(context, x, x, n);
-            CHECK_MSG(same_bits(x, y, n), "%s: in place, the result differs", label);
-            drop(x); drop(dy); drop(y); drop(dx);
-            free(want); free(want_d);
+            snprintf(label, sizeof label, "%s, %d values", context->kernels->name, width);
+            llm_gelu_forward(context, c.y, c.x, n);
+            CHECK_CLOSE(c.y, c.want, n, 2e-7, 1e-6, label);
+            llm_gelu_backward(context, c.dx, c.dy, c.x, n);
+            CHECK_CLOSE(c.dx, c.want_d, n, 4e-6, 2e-6, label);
+            llm_gelu_forward(context, c.x, c.x, n);
+            op_close(&c, label);
         }
         llm_context_free(context);
     }
@@ -404,14 +417,14 @@ typedef struct softmax_case { int rows, width; double *x, *y, *dy, *dx; } softma
 
 static double softmax_loss(void *argument) {
     softmax_case *c = (softmax_case *)argument;
-    double loss = 0.0;
+    const double *x = c->x, *dy = c->dy;
+    double *y = c->y, loss = 0.0;
     int r, i;
-    for (r = 0; r < c->rows; r++) {
-        const double *x = c->x + r * c->width;
-        double *y = c->y + r * c->width, most = x[0], sum = 0.0;
+    for (r = 0; r < c->rows; r++, x += c->width, y += c->width, dy += c->width) {
+        double most = x[0], sum = 0.0;
         for (i = 1; i < c->width; i++) most = fmax(most, x[i]);
         for (i = 0; i < c->width; i++) sum += y[i] = exp(x[i] - most);
-        for (i = 0; i < c->width; i++) loss += (y[i] /= sum) * c->dy[r * c->width + i];
+        for (i = 0; i < c->width; i++) loss += (y[i] /= sum) * dy[i];
     }
     return loss;
 }
@@ -442,20 +455,20 @@ TEST(softmax_against_oracle) {
     }
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
-        int widths[N_WIDTHS + 1];
-        op_widths(context->kernels, widths);
-        widths[N_WIDTHS] = 50257;
         for (i = 0; i <= N_WIDTHS; i++)
             for (j = 0; j < (i < N_WIDTHS ? 4 : 1); j++) {
-                const size_t rows = (size_t)all_rows[j], width = (size_t)widths[i], n = rows * width;
+                const size_t rows = (size_t)all_rows[j];
+                const size_t width = i < N_WIDTHS ? (size_t)op_width(context, i) : 50257;
+                const size_t n = rows * width;
                 float *x = noise(n, sizes[j], 1 + (uint64_t)i), *dy = noise(n, 1.0, 2), *y = floats(n), *dx = filled(n, 0.5f);
                 softmax_case c;
                 char label[96];
                 size_t k;
-                c.rows = all_rows[j]; c.width = widths[i];
+                c.rows = all_rows[j]; c.width = (int)width;
                 c.x = widened(x, n); c.y = doubles(n); c.dy = widened(dy, n); c.dx = doubles(n);
                 softmax_loss(&c);
-                snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, all_rows[j], widths[i]);
+                snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, c.rows,
+                         c.width);
                 llm_softmax_forward(context, y, x, c.rows, c.width);
                 /* x - max is rounded once: |x - max| 2^-24, so is exp of it, relatively */
                 CHECK_CLOSE(y, c.y, n, 1e-12, 2e-6 + 3e-7 * sizes[j], label);
@@ -530,8 +543,8 @@ TEST(dropout_against_oracle) {
         for (j = 0; j < 5; j++) {
             const size_t n = sizes[i];
             const double p = (double)ps[j];
-            float *x = noise(n, 1.0, 1), *dy = noise(n, 1.0, 2), *y = floats(n), *dx = filled(n, 0.5f);
-            double *want = doubles(n), *want_d = doubles(n), kept = 0.0;
+            op_case c = op_open(n, 1.0, 1);
+            double kept = 0.0;
             uint64_t state = 1000 + (uint64_t)j;
             char label[64];
             size_t k;
@@ -539,20 +552,18 @@ TEST(dropout_against_oracle) {
                 const double random = (double)(plain_random(&state) >> 32);
                 const double factor = random >= p * 4294967296.0 ? 1.0 / (1.0 - p) : 0.0;
                 kept += factor > 0.0;
-                want[k] = (double)x[k] * factor;
-                want_d[k] = 0.5 + (double)dy[k] * factor;
+                c.want[k] = (double)c.x[k] * factor;
+                c.want_d[k] = 0.5 + (double)c.dy[k] * factor;
             }
             snprintf(label, sizeof label, "%lu values, p %g", (unsigned long)n, p);
-            llm_dropout_forward(context, y, x, n, ps[j], 1000 + (uint64_t)j);
-            CHECK_CLOSE(y, want, n, 0.0, 1e-6, label);
-            llm_dropout_backward(context, dx, dy, n, ps[j], 1000 + (uint64_t)j);
-            CHECK_CLOSE(dx, want_d, n, 1e-6, 1e-6, label);
+            llm_dropout_forward(context, c.y, c.x, n, ps[j], 1000 + (uint64_t)j);
+            CHECK_CLOSE(c.y, c.want, n, 0.0, 1e-6, label);
+            llm_dropout_backward(context, c.dx, c.dy, n, ps[j], 1000 + (uint64_t)j);
+            CHECK_CLOSE(c.dx, c.want_d, n, 1e-6, 1e-6, label);
             CHECK_MSG(fabs(kept - (1.0 - p) * (double)n) <= 1.0 + 4.0 * sqrt(p * (1.0 - p) * (double)n), "%s: %g kept",
                       label, kept);
-            llm_dropout_forward(context, x, x, n, ps[j], 1000 + (uint64_t)j);
-            CHECK_MSG(same_bits(x, y, n), "%s: in place, the result differs", label);
-            drop(x); drop(dy); drop(y); drop(dx);
-            free(want); free(want_d);
+            llm_dropout_forward(context, c.x, c.x, n, ps[j], 1000 + (uint64_t)j);
+            op_close(&c, label);
         }
     llm_context_free(context);
 }
@@ -582,12 +593,9 @@ TEST(adamw_against_double) {
     int t, i, j;
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
-        int widths[N_WIDTHS + 1];
-        op_widths(context->kernels, widths);
-        widths[N_WIDTHS] = 16384 + 5;
         for (i = 0; i <= N_WIDTHS; i++)
             for (j = 0; j < 3; j++) {
-                const size_t n = (size_t)widths[i];
+                const size_t n = i < N_WIDTHS ? (size_t)op_width(context, i) : 16384 + 5;
                 const double lr = (double)(float)settings[j][0], b1 = (double)(float)settings[j][1];
                 const double b2 = (double)(float)settings[j][2], eps = (double)(float)settings[j][3];
                 const double decay = (double)(float)settings[j][4], scale = (double)(float)settings[j][5];

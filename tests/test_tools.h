@@ -461,6 +461,19 @@ static llm_context *context_at(int table, int n_threads) {
     context->kernels = kernels_at(table);
     return context;
 }
+/* A test that runs once with each table, in a context of so many threads:
+ *     TEST_OF_TABLES(name, context, 2) { CHECK(llm_...(context, ...)); } */
+#define TEST_OF_TABLES(name, context, n_threads)                            \
+    static void each_##name(llm_context *context);                          \
+    TEST(name) {                                                            \
+        int table;                                                          \
+        for (table = 0; kernels_at(table); table++) {                       \
+            llm_context *made = context_at(table, n_threads);               \
+            each_##name(made);                                              \
+            llm_context_free(made);                                         \
+        }                                                                   \
+    }                                                                       \
+    static void each_##name(llm_context *context)
 
 static llm_config small_config(int vocab, int T, int C, int layers, int heads) {
     const llm_config c = {.arch = LLM_ARCH_GPT2, .vocab_size = vocab, .max_seq_len = T,

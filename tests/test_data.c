@@ -459,10 +459,21 @@ TEST(data_hostile_files) {
 
 TEST(data_arguments) {
     static const char *const paths[] = {DATA(0), NULL};
+    static const struct {
+        int B, T, rank, n_ranks;
+        float valid_fraction;
+        const char *words;
+    } bad[] = {{0, 4, 0, 0, 0.0f, "batch_size 0"}, {3, -1, 0, 0, 0.0f, "seq_len -1"},
+               {65536, 65536, 0, 0, 0.0f, "65536"}, {3, 4, 0, -2, 0.0f, "n_ranks -2"},
+               {3, 4, 1, 0, 0.0f, "rank 1"}, {3, 4, 4, 4, 0.0f, "[0, 3]"},
+               {3, 4, -1, 4, 0.0f, "rank -1"}, {3, 4, 0, 0, 1.0f, "valid_fraction 1"},
+               {3, 4, 0, 0, -0.1f, "valid_fraction -0.1"}, {3, 4, 0, 0, NAN, "valid_fraction"},
+               {3, 30, 0, 0, 0.0f, "no window of 30 + 1 tokens"}};
     llm_data_desc d = data_desc(3, 4), good = d;
     llm_error err;
     llm_data *data;
     int32_t x[12], y[12];
+    size_t i;
     CHECK(data_write(DATA(0), 1, 30, 300, 0, &err) == LLM_OK &&
           data_write(DATA(1), 1, 4, 300, 0, &err) == LLM_OK);
     CHECK(!llm_data_open(NULL, 1, &d, &err) && err.code == LLM_ERR_ARGUMENT);
@@ -470,41 +481,13 @@ TEST(data_arguments) {
           strstr(err.message, "path 1"));
     CHECK(!llm_data_open(paths, 1, NULL, &err) && err.code == LLM_ERR_ARGUMENT);
     DATA_REFUSED(&d, 0, LLM_ERR_ARGUMENT, "n_paths 0");
-    d = good;
-    d.batch_size = 0;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "batch_size 0");
-    d = good;
-    d.seq_len = -1;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "seq_len -1");
-    d = good;
-    d.batch_size = d.seq_len = 65536;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "65536");
-    d = good;
-    d.n_ranks = -2;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "n_ranks -2");
-    d = good;
-    d.rank = 1;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "rank 1");
-    d = good;
-    d.rank = 4;
-    d.n_ranks = 4;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "[0, 3]");
-    d = good;
-    d.rank = -1;
-    d.n_ranks = 4;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "rank -1");
-    d = good;
-    d.valid_fraction = 1.0f;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "valid_fraction 1");
-    d = good;
-    d.valid_fraction = -0.1f;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "valid_fraction -0.1");
-    d = good;
-    d.valid_fraction = NAN;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "valid_fraction");
-    d = good;
-    d.seq_len = 30;
-    DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, "no window of 30 + 1 tokens");
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        d = data_desc(bad[i].B, bad[i].T);
+        d.rank = bad[i].rank;
+        d.n_ranks = bad[i].n_ranks;
+        d.valid_fraction = bad[i].valid_fraction;
+        DATA_REFUSED(&d, 1, LLM_ERR_ARGUMENT, bad[i].words);
+    }
     d = good;
     d.seq_len = 29; /* just one, with or without a file that has none */
     data = data_open(2, &d, &err);

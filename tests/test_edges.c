@@ -9,6 +9,14 @@
     (h)->fail_at = -1;                                                                             \
   } while (0)
 
+/* and what works then survives each of its allocations */
+#define FORWARD_NEEDS_MEMORY(h, call)                                                              \
+  do {                                                                                             \
+    NEXT_ALLOCATION_FAILS(h, call);                                                                \
+    CHECK((call) == LLM_OK);                                                                       \
+    EACH_ALLOCATION_FAILS(h, call);                                                                \
+  } while (0)
+
 /* a context whose memory is counted; at the end nothing is left of it */
 static llm_context *edges_context(heap *h) {
     heap_init(h);
@@ -121,9 +129,7 @@ TEST(edges_of_modules) {
     llm_error err;
     edges_part p;
     edges_open(&p, LLM_MTP_MODULE);
-    NEXT_ALLOCATION_FAILS(&p.h, edges_module(&p, &err));
-    CHECK(edges_module(&p, &err) == LLM_OK);
-    EACH_ALLOCATION_FAILS(&p.h, edges_module(&p, &err));
+    FORWARD_NEEDS_MEMORY(&p.h, edges_module(&p, &err));
     NEXT_ALLOCATION_FAILS(&p.h, edges_module_backward(&p, NULL, dh, none, &err));
     CHECK(dh[0] == 0.5f);
     CHECK(edges_module_backward(&p, NULL, dh, none, &err) == LLM_OK);
@@ -144,9 +150,7 @@ TEST(edges_of_mla) { /* one of the weights' gradients, and no dx */
     llm_error err;
     edges_part p;
     edges_open(&p, LLM_MLA);
-    NEXT_ALLOCATION_FAILS(&p.h, edges_mla(&p, &err));
-    CHECK(edges_mla(&p, &err) == LLM_OK);
-    EACH_ALLOCATION_FAILS(&p.h, edges_mla(&p, &err));
+    FORWARD_NEEDS_MEMORY(&p.h, edges_mla(&p, &err));
     few[0] = filled(11 * 24, 0.5f); /* (q_lora_rank,C) */
     CHECK(llm_mla_backward(p.context, NULL, few, p.x, p.saved, p.x, (const float *const *)p.weights,
                            &p.c, 1, EDGES_ROWS, &err) == LLM_OK);
@@ -320,20 +324,16 @@ TEST(edges_of_hashes) {
 /* SipHash as in fig. 2.1 of its paper, one round for a word of the message, three at the end; the
  * message is the whole words, then the last 8 bytes; the length goes where 0xFF does */
 static uint64_t edges_left(uint64_t x, int n) { return x << n | x >> (64 - n); }
+static void edges_half(uint64_t v[4], int i, int k, int n) {
+    v[i] += v[k];
+    v[k] = edges_left(v[k], n) ^ v[i];
+}
 static void edges_round(uint64_t v[4]) {
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = edges_left(v[1], 13);
-    v[3] = edges_left(v[3], 16);
-    v[1] ^= v[0];
-    v[3] ^= v[2];
+    edges_half(v, 0, 1, 13);
+    edges_half(v, 2, 3, 16);
     v[0] = edges_left(v[0], 32);
-    v[2] += v[1];
-    v[0] += v[3];
-    v[1] = edges_left(v[1], 17);
-    v[3] = edges_left(v[3], 21);
-    v[1] ^= v[2];
-    v[3] ^= v[0];
+    edges_half(v, 2, 1, 17);
+    edges_half(v, 0, 3, 21);
     v[2] = edges_left(v[2], 32);
 }
 static uint64_t edges_siphash(uint64_t k0, uint64_t k1, const char *bytes, size_t n) {

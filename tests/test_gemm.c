@@ -237,7 +237,8 @@ TEST_OF_TABLES(gemm_not_finite_stays_in_its_place, context, 1) {
                         wrong += (fabs((double)p.c[x * p.g.ldc + y]) <= 1e30) !=
                                  (x != 3 && y != 35);
                 CHECK_MSG(!wrong, "%s, m %lu, layout %u, %s: %d values",
-                          context->kernels->name, (unsigned long)ms[i], c, kind ? "infinity" : "NaN", wrong);
+                          context->kernels->name, (unsigned long)ms[i], c, kind ? "infinity" : "NaN",
+                          wrong);
                 product_free(&p);
             }
 }

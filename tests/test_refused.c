@@ -572,41 +572,37 @@ TEST(refused_tokenizers) {
          "added token a: its id"},
         {REFUSED_ADDED("{\"id\": 0, \"content\": \"a\"}, {\"id\": 1, \"content\": \"a\"}"),
          LLM_ERR_FORMAT, "added token 1, a, has been given before"}};
-    static const bpe_change cases[] = {
-        {"\"version\": \"1.0\",", "", LLM_OK, ""},
-        {"\"normalizer\": null,", "", LLM_OK, ""},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Sequence\", \"normalizers\": {}}",
-         LLM_ERR_UNSUPPORTED, "normalizer"},
-        {"\"normalizer\": null", "\"normalizer\": {\"type\": \"Other\", \"normalizers\": []}",
-         LLM_ERR_UNSUPPORTED, "normalizer"},
 #define REFUSED_POST                                                                               \
   "\"post_processor\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false, "                    \
   "\"trim_offsets\": false, \"use_regex\": true}"
-        {REFUSED_POST, "\"post_processor\": null", LLM_OK, ""},
-        {REFUSED_POST ",", "", LLM_OK, ""},
-        {BPE_LEVEL, "{\"type\": \"Sequence\"}", LLM_ERR_UNSUPPORTED, "pretokenizers is missing"},
-        {BPE_LEVEL, "{\"type\": \"Sequence\", \"pretokenizers\": {}}", LLM_ERR_UNSUPPORTED,
-         "pretokenizers is {}"},
-        {BPE_LEVEL,
-         BPE_LIST("{\"type\": \"Split\", \"pattern\": {" BPE_NUMBERS
-                  "}, \"invert\": false}, " BPE_LEVEL),
-         LLM_ERR_UNSUPPORTED, "behavior is missing"},
-        {BPE_LEVEL,
-         BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT
-                  "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}"),
-         LLM_OK, ""},
-        {BPE_LEVEL, BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL),
-         LLM_ERR_UNSUPPORTED, "pre_tokenizer"},
-        {BPE_LEVEL,
-         BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL),
-         LLM_ERR_UNSUPPORTED, "pre_tokenizer"}};
+    static const char *const accepted[] = {
+        "'version': '1.0', => ", "'normalizer': null, => ",
+        REFUSED_POST " => 'post_processor': null", REFUSED_POST ", => ",
+        BPE_LEVEL " => "
+        BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT
+                 "{'type': 'ByteLevel', 'add_prefix_space': false, 'use_regex': false}")};
+    static const char *const unsupported[] = {
+        "'normalizer': null => 'normalizer': {'type': 'Sequence', 'normalizers': {}} | normalizer",
+        "'normalizer': null => 'normalizer': {'type': 'Other', 'normalizers': []} | normalizer",
+        BPE_LEVEL " => {'type': 'Sequence'} | pretokenizers is missing",
+        BPE_LEVEL " => {'type': 'Sequence', 'pretokenizers': {}} | pretokenizers is {}",
+        BPE_LEVEL " => "
+        BPE_LIST("{'type': 'Split', 'pattern': {" BPE_NUMBERS "}, 'invert': false}, " BPE_LEVEL)
+        " | behavior is missing",
+        BPE_LEVEL " => "
+        BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL)
+        " | pre_tokenizer",
+        BPE_LEVEL " => "
+        BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL)
+        " | pre_tokenizer"};
     llm_error err;
     size_t i;
     for (i = 0; i < sizeof whole / sizeof whole[0]; i++)
         NOT_MADE(whole[i].code,
                  llm_tokenizer_load_memory(whole[i].text, strlen(whole[i].text), NULL, &err),
                  whole[i].word);
-    for (i = 0; i < sizeof cases / sizeof cases[0]; i++) bpe_changed(&cases[i]);
+    BPE_CHANGES(LLM_OK, accepted);
+    BPE_CHANGES(LLM_ERR_UNSUPPORTED, unsupported);
     NOT_MADE(LLM_ERR_ARGUMENT, llm_tokenizer_load_memory(NULL, 1, NULL, &err), "NULL");
     NOT_MADE(LLM_ERR_FORMAT, llm_tokenizer_load_memory(NULL, 0, NULL, &err), "tokenizer.json");
 }

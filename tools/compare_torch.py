@@ -69,27 +69,13 @@ def torch_model(options):
     else:  # as tools/bench.c has them
         kind = DeepseekV3ForCausalLM
         config = DeepseekV3Config(
-            vocab_size=50257,
-            hidden_size=512,
-            intermediate_size=1408,
-            moe_intermediate_size=352,
-            num_hidden_layers=12 if moe else 6,
-            num_attention_heads=8,
-            num_key_value_heads=8,
-            q_lora_rank=192,
-            kv_lora_rank=64,
-            qk_nope_head_dim=64,
-            qk_rope_head_dim=32,
-            v_head_dim=64,
-            n_routed_experts=16,
-            num_experts_per_tok=2,
-            n_shared_experts=1,
-            n_group=1,
-            topk_group=1,
-            routed_scaling_factor=1.0,
-            first_k_dense_replace=1 if moe else 6,
-            max_position_embeddings=1024,
-            tie_word_embeddings=False,
+            vocab_size=50257, max_position_embeddings=1024, tie_word_embeddings=False,
+            hidden_size=512, intermediate_size=1408, moe_intermediate_size=352,
+            num_hidden_layers=12 if moe else 6, first_k_dense_replace=1 if moe else 6,
+            num_attention_heads=8, num_key_value_heads=8, q_lora_rank=192, kv_lora_rank=64,
+            qk_nope_head_dim=64, qk_rope_head_dim=32, v_head_dim=64,
+            n_routed_experts=16, num_experts_per_tok=2, n_shared_experts=1,
+            n_group=1, topk_group=1, routed_scaling_factor=1.0,
         )
     config.bos_token_id = config.eos_token_id = None
     config._attn_implementation = options.attention

@@ -70,6 +70,15 @@ def close(name, a, b, tolerance):
         )
 
 
+def table(text):
+    """a dict for each line below the first, which has the keys; a name stands for itself"""
+    head, *rows = [line.split() for line in text.strip().split("\n")]
+    return [
+        {key: word if key == "name" else ast.literal_eval(word) for key, word in zip(head, row)}
+        for row in rows
+    ]
+
+
 # ---- GPT-2 --------------------------------------------------------------------------------------
 
 def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, tied=True, eps=1e-5):
@@ -157,6 +166,22 @@ def greedy(name, model, prompt, length):
     return whole[0, prompt.shape[1] :]
 
 
+def golden_of(name, model, tokens, targets, smoothing, logits, loss, prompt, positions):
+    """what a golden of any architecture has"""
+    logprobs = logits.log_softmax(-1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return {
+        "tokens": int32(tokens),
+        "targets": int32(targets),
+        "label_smoothing": float32([smoothing]),
+        "logits": float32(logits.detach()),
+        "loss": float32([loss.item()]),
+        "logprobs": float32(logprobs.detach().masked_fill(targets == IGNORE, 0.0)),
+        "correct": int32([(logits.argmax(-1) == targets).sum().item()]),
+        "prompt": int32(tokens[0, :prompt]),
+        "greedy": int32(greedy(name, model, tokens[:1, :prompt], positions)),
+    }
+
+
 def gpt2_case(out, name, seed, B, T, ignored, smoothing, prompt, **shape):
     generator = torch.Generator().manual_seed(seed)
     model = gpt2_model(generator, **shape)
@@ -173,18 +198,9 @@ def gpt2_case(out, name, seed, B, T, ignored, smoothing, prompt, **shape):
     for (key, p), p64 in zip(model.named_parameters(), exact.parameters()):
         close(f"{name}: gradient of {key}", p.grad, p64.grad, 2e-5)
 
-    logprobs = logits.log_softmax(-1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    golden = {
-        "tokens": int32(tokens),
-        "targets": int32(targets),
-        "label_smoothing": float32([smoothing]),
-        "logits": float32(logits.detach()),
-        "loss": float32([loss.item()]),
-        "logprobs": float32(logprobs.detach().masked_fill(targets == IGNORE, 0.0)),
-        "correct": int32([(logits.argmax(-1) == targets).sum().item()]),
-        "prompt": int32(tokens[0, :prompt]),
-        "greedy": int32(greedy(name, model, tokens[:1, :prompt], shape["positions"])),
-    }
+    golden = golden_of(
+        name, model, tokens, targets, smoothing, logits, loss, prompt, shape["positions"]
+    )
     for key, p in model.named_parameters():
         golden["grad." + key] = float32(p.grad)
     directory = os.path.join(out, name)
@@ -206,9 +222,8 @@ gpt2_one    7    2     5         17    1     1      None  True  1e-5 1 1  0.0   
 
 
 def make_gpt2(out):
-    head, *rows = [line.split() for line in GPT2_CASES.strip().split("\n")]
-    for name, *values in rows:
-        gpt2_case(out, name, **dict(zip(head[1:], map(ast.literal_eval, values))))
+    for case in table(GPT2_CASES):
+        gpt2_case(out, **case)
 
 
 # ---- DeepSeek-V3 --------------------------------------------------------------------------------
@@ -323,19 +338,8 @@ def deepseek_case(out, name, seed, D, bias, rope, smoothing, **shape):
     for (key, p), p64 in pairs:
         close(f"{name}: gradient of {key}", p.grad, p64.grad, 5e-5)
 
-    logprobs = logits.log_softmax(-1).gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    golden = {
-        "tokens": int32(tokens),
-        "targets": int32(targets),
-        "label_smoothing": float32([smoothing]),
-        "logits": float32(logits.detach()),
-        "loss": float32([loss.item()]),
-        "parts": float32([x.item() for x in parts]),
-        "logprobs": float32(logprobs.detach().masked_fill(targets == IGNORE, 0.0)),
-        "correct": int32([(logits.argmax(-1) == targets).sum().item()]),
-        "prompt": int32(tokens[0, :3]),
-        "greedy": int32(greedy(name, model, tokens[:1, :3], T + 1)),
-    }
+    golden = golden_of(name, model, tokens, targets, smoothing, logits, loss, 3, T + 1)
+    golden["parts"] = float32([x.item() for x in parts])
     for key, g in deepseek_tensors(model, mtp, lambda p: p.grad).items():
         golden["grad." + key] = g
     directory = os.path.join(out, name)
@@ -598,34 +602,36 @@ def sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, pe
     return processors(history.unsqueeze(0), logits.clone().unsqueeze(0)).softmax(-1).squeeze(0)
 
 
+SAMPLING_CASES = """
+vocab history temperature top_k top_p min_p penalty
+17    0       1.0         0     0.0   0.0   0.0
+17    0       0.7         0     0.0   0.0   0.0
+23    0       1.0         5     0.0   0.0   0.0
+23    0       1.0         0     0.8   0.0   0.0
+23    0       1.3         0     0.0   0.1   0.0
+23    9       1.0         0     0.0   0.0   1.5
+31    6       0.8         12    0.9   0.05  1.3
+31    6       1.5         20    0.6   0.02  0.8
+40    0       1.0         7     0.3   0.0   0.0
+23    0       1.0         100   1.0   0.0   1.0
+29    0       1.0         0     0.01  0.0   0.0
+29    12      2.0         1     0.5   0.5   2.0
+"""
+
+
 def make_sampling(out):
     generator = torch.Generator().manual_seed(300)
     golden = {}
-    # vocabulary, history, temperature, top-k, top-p, min-p, repetition penalty
-    cases = [
-        (17, 0, 1.0, 0, 0.0, 0.0, 0.0),
-        (17, 0, 0.7, 0, 0.0, 0.0, 0.0),
-        (23, 0, 1.0, 5, 0.0, 0.0, 0.0),
-        (23, 0, 1.0, 0, 0.8, 0.0, 0.0),
-        (23, 0, 1.3, 0, 0.0, 0.1, 0.0),
-        (23, 9, 1.0, 0, 0.0, 0.0, 1.5),
-        (31, 6, 0.8, 12, 0.9, 0.05, 1.3),
-        (31, 6, 1.5, 20, 0.6, 0.02, 0.8),
-        (40, 0, 1.0, 7, 0.3, 0.0, 0.0),
-        (23, 0, 1.0, 100, 1.0, 0.0, 1.0),
-        (29, 0, 1.0, 0, 0.01, 0.0, 0.0),
-        (29, 12, 2.0, 1, 0.5, 0.5, 2.0),
-    ]
-    for i, (vocab, n_history, temperature, top_k, top_p, min_p, penalty) in enumerate(cases):
+    cases = table(SAMPLING_CASES)
+    for i, case in enumerate(cases):
+        vocab, n_history = case.pop("vocab"), case.pop("history")
         logits = torch.randn(vocab, generator=generator) * 2.0
         history = torch.randint(0, vocab, (n_history,), generator=generator)  # some occur twice
         golden[f"logits{i}"] = float32(logits)
         if n_history:
             golden[f"history{i}"] = int32(history)
-        golden[f"desc{i}"] = float32([temperature, top_k, top_p, min_p, penalty])
-        golden[f"probabilities{i}"] = float32(
-            sampling_probabilities(logits, history, temperature, top_k, top_p, min_p, penalty)
-        )
+        golden[f"desc{i}"] = float32([*case.values()])
+        golden[f"probabilities{i}"] = float32(sampling_probabilities(logits, history, **case))
     # top-k 3 keeps all equals of the third
     logits = torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0, -1.0, 0.0])
     golden[f"logits{len(cases)}"] = float32(logits)

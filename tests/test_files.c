@@ -889,8 +889,8 @@ TEST(files_numbers) {
         memset(&text, 0, sizeof text);
         llmi_text_number(&text, cases[i].value, 1);
         llmi_text_add(&text, "", 1);
-        CHECK_MSG(text.data && !strcmp(text.data, cases[i].text), "%s, not %s", text.data,
-                  cases[i].text);
+        CHECK_MSG(text.data && !strcmp(text.data, cases[i].text), "%s, not %s",
+                  text.data ? text.data : "nothing", cases[i].text);
         llmi_text_free(&text);
     }
 }

@@ -6,10 +6,10 @@ static const int op_threads[] = {2, 3, 5};
 
 /* widths around the vector of a table, and what layers have */
 #define N_WIDTHS 11
-static int op_width(const llm_context *context, int i) {
-    const int w = (int)context->kernels->w;
-    const int widths[N_WIDTHS] = {1, 2, w > 1 ? w - 1 : 3, w, w + 1, 2 * w, 2 * w + 3, 127, 129,
-                                  300, 768};
+static size_t op_width(const llm_context *context, int i) {
+    const size_t w = context->kernels->w;
+    const size_t widths[N_WIDTHS] = {1, 2, w > 1 ? w - 1 : 3, w, w + 1, 2 * w, 2 * w + 3, 127, 129,
+                                     300, 768};
     return widths[i];
 }
 /* what an op with one input works on, and what its oracle says */
@@ -39,8 +39,8 @@ TEST_OF_TABLES(embedding_against_oracle, context, 1) {
     int i, j;
     for (i = 0; i < N_WIDTHS; i++)
         for (j = 0; j < 5; j++) {
-            const int columns = op_width(context, i);
-            const size_t width = (size_t)columns, n = (size_t)rows[j], vocab = 13;
+            const size_t width = op_width(context, i), n = (size_t)rows[j], vocab = 13;
+            const int columns = (int)width;
             float *weight = noise(vocab * width, 1.0, 1), *dweight = filled(vocab * width, 0.25f);
             float *dy = noise(n * width, 1.0, 2), *y = floats(n * width);
             double *want = doubles(n * width), *want_d = doubles(vocab * width);
@@ -193,7 +193,7 @@ static void norm_against_oracle(int centered) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < N_WIDTHS; i++)
             for (j = 0; j < 5; j++) {
-                const size_t rows = (size_t)all_rows[j], width = (size_t)op_width(context, i);
+                const size_t rows = (size_t)all_rows[j], width = op_width(context, i);
                 const size_t n = rows * width;
                 const double eps = j == 1 ? 1e-2 : 1e-5, offset = j == 2 ? 2.0 : 0.0;
                 float *x = noise(n, 1.5, 10 + (uint64_t)i), *w = noise(width, 1.0, 20), *b = noise(width, 1.0, 21);
@@ -315,8 +315,7 @@ TEST(gelu_against_oracle) {
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < N_WIDTHS + 2; i++) {
-            const int width = i < N_WIDTHS ? op_width(context, i) : i == N_WIDTHS ? 16385 : 40001;
-            const size_t n = (size_t)width;
+            const size_t n = i < N_WIDTHS ? op_width(context, i) : i == N_WIDTHS ? 16385 : 40001;
             op_case c = op_open(n, 3.0, (uint64_t)i);
             char label[64];
             size_t k;
@@ -324,7 +323,7 @@ TEST(gelu_against_oracle) {
                 c.want[k] = gelu_value((double)c.x[k]);
                 c.want_d[k] = 0.5 + (double)c.dy[k] * gelu_slope((double)c.x[k]);
             }
-            snprintf(label, sizeof label, "%s, %d values", context->kernels->name, width);
+            snprintf(label, sizeof label, "%s, %d values", context->kernels->name, (int)n);
             llm_gelu_forward(context, c.y, c.x, n);
             CHECK_CLOSE(c.y, c.want, n, 2e-7, 1e-6, label);
             llm_gelu_backward(context, c.dx, c.dy, c.x, n);
@@ -458,7 +457,7 @@ TEST(softmax_against_oracle) {
         for (i = 0; i <= N_WIDTHS; i++)
             for (j = 0; j < (i < N_WIDTHS ? 4 : 1); j++) {
                 const size_t rows = (size_t)all_rows[j];
-                const size_t width = i < N_WIDTHS ? (size_t)op_width(context, i) : 50257;
+                const size_t width = i < N_WIDTHS ? op_width(context, i) : 50257;
                 const size_t n = rows * width;
                 float *x = noise(n, sizes[j], 1 + (uint64_t)i), *dy = noise(n, 1.0, 2), *y = floats(n), *dx = filled(n, 0.5f);
                 softmax_case c;
@@ -595,7 +594,7 @@ TEST(adamw_against_double) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i <= N_WIDTHS; i++)
             for (j = 0; j < 3; j++) {
-                const size_t n = i < N_WIDTHS ? (size_t)op_width(context, i) : 16384 + 5;
+                const size_t n = i < N_WIDTHS ? op_width(context, i) : 16384 + 5;
                 const double lr = (double)(float)settings[j][0], b1 = (double)(float)settings[j][1];
                 const double b2 = (double)(float)settings[j][2], eps = (double)(float)settings[j][3];
                 const double decay = (double)(float)settings[j][4], scale = (double)(float)settings[j][5];

@@ -28,10 +28,10 @@ static void *plain_alloc(size_t size) {
 }
 /* n floats that nobody has written yet: each is guard_bits */
 static float *floats(size_t n) {
-    float *raw = (float *)plain_alloc((GUARD_BEFORE + n + GUARD_AFTER) * sizeof(float));
-    size_t i;
-    for (i = 0; i < GUARD_BEFORE + n + GUARD_AFTER; i++)
-        memcpy(raw + i, &guard_bits, sizeof(float));
+    size_t i = GUARD_BEFORE + n + GUARD_AFTER;         /* never 0 */
+    float *raw = (float *)plain_alloc(i * sizeof(float));
+    do memcpy(raw + --i, &guard_bits, sizeof(float));
+    while (i);
     memcpy(raw, &n, sizeof n);
     return raw + GUARD_BEFORE;
 }

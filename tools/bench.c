@@ -617,7 +617,7 @@ static void run_op(void *argument) {
         c.rows = (size_t)rows;
         c.vocab = c.ld = 50257;
         c.losses = j->small;
-        llmi_parallel(j->context, llmi_ceil_div(c.rows, LLMI_ROWS), llmi_cross_entropy_task, &c);
+        llmi_for(j->context, c.rows, LLMI_ROWS, llmi_cross_entropy_body, &c);
         break;
     }
     case OP_NORM_OF: j->small[0] = (float)llmi_square_sum(j->context, j->x, n); break;

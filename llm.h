@@ -354,6 +354,18 @@ typedef struct llm_context llm_context;
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
                                         llm_error *err);
 LLM_API void llm_context_free(llm_context *context);             /* NULL is fine */
+/* Instruction sets, in order of speed. The fastest that CPU, system and compiler have is taken; a
+ * cap makes unequal machines compute the same bits: the least of their llm_context_isa(NULL). */
+typedef enum llm_isa {
+    LLM_ISA_BEST = 0,                 /* no cap                                               */
+    LLM_ISA_SCALAR,                   /* plain C                                              */
+    LLM_ISA_BASE,                     /* SSE2 or NEON                                         */
+    LLM_ISA_AVX2, LLM_ISA_AVX512, LLM_ISA_AVX512_BF16, LLM_ISA_AMX
+} llm_isa;
+LLM_API llm_isa llm_context_isa(const llm_context *context);     /* of NULL: what this CPU has */
+/* most: no more than that is used from now on. -> LLM_ERR_ARGUMENT: NULL, or none of llm_isa */
+LLM_API llm_result llm_context_set_isa(llm_context *context, llm_isa most, llm_error *err);
+LLM_API const char *llm_isa_name(llm_isa isa);   /* "scalar", "sse2", ..; NULL: not compiled in */
 
 /* ---- model ----------------------------------------------------------------------------------- */
 /* Parameters. Any number of threads may use one model while nobody trains it. It must outlive
@@ -374,6 +386,7 @@ typedef struct llm_model_desc {
     llm_dtype dtype;                  /* of matrix weights kept in memory; only F32 today     */
     const llm_allocator *allocator;   /* used by the model, its trainers and sessions         */
     int n_threads;                    /* 0 = all cores; the default of trainers and sessions  */
+    llm_isa isa;                      /* cap for the model, its trainers and sessions; BEST   */
 } llm_model_desc;
 
 /* A model with fresh weights: GPT-2: matrices N(0, 0.02), residual projections N(0, 0.02/sqrt(2L)),
@@ -412,6 +425,7 @@ LLM_API llm_result llm_model_save(const llm_model *model, const char *directory,
 #endif
 LLM_API void llm_model_free(llm_model *model);                   /* NULL is fine */
 LLM_API const llm_config *llm_model_config(const llm_model *model);   /* defaults resolved */
+LLM_API llm_isa llm_model_isa(const llm_model *model);           /* that runs; of NULL: BEST */
 LLM_API size_t llm_model_tensor_count(const llm_model *model);
 /* the i-th tensor; all zero past the last. Writing to data is fine while nobody else
  * uses the model, and never changes a file */
@@ -489,6 +503,11 @@ typedef struct llm_memory {
  * llm_trainer_create takes the model's. -> LLM_ERR_ARGUMENT as llm_trainer_create. Thread-safe. */
 LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
                                     llm_memory *memory, llm_error *err);
+/* Writes into *desc the defaults that its zeros stand for in a training of config, so that it means
+ * what it meant (LLM_OFF stays). -> errors as llm_trainer_create; desc is then as before.
+ * Thread-safe. */
+LLM_API llm_result llm_train_desc_resolve(llm_train_desc *desc, const llm_config *config,
+                                          llm_error *err);
 
 typedef struct llm_train_stats {      /* of the call, not of the accumulation                 */
     int64_t step, tokens;             /* optimizer updates; tokens seen since the start       */
@@ -591,6 +610,7 @@ typedef struct llm_data_desc {
     int valid;                        /* 1 = those windows, 0 = the others                    */
     int skip_empty;                   /* 1 = windows without a target are left out: open      */
                                       /* looks for one in each                                */
+    const llm_allocator *allocator;   /* NULL = LLM_MALLOC                                    */
 } llm_data_desc;
 /* paths: n_paths >= 1 files of one vocabulary. The split by valid_fraction is exact to half a
  * window over all files together, so that many short files contribute, too. -> NULL: LLM_ERR_IO;
@@ -654,6 +674,9 @@ typedef struct llm_session_desc {
  * all zero. -> errors as llm_session_create, or of llm_config_validate. Thread-safe. */
 LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
                                       llm_memory *memory, llm_error *err);
+/* the same as llm_train_desc_resolve; errors as llm_session_create */
+LLM_API llm_result llm_session_desc_resolve(llm_session_desc *desc, const llm_config *config,
+                                            llm_error *err);
 /* -> NULL: LLM_ERR_ARGUMENT; LLM_ERR_UNSUPPORTED: another cache_dtype, or speculate without
  * modules; LLM_ERR_MEMORY */
 LLM_API llm_session *llm_session_create(const llm_model *model, const llm_session_desc *desc,
@@ -2233,6 +2256,7 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
 #define LLMI_PASS_AVX512 3             /* F, BW, VL                       */
 #define LLMI_PASS_BF16 4               /* AVX-512 with AVX512_BF16        */
 #define LLMI_PASS_AMX 5                /* AVX512_BF16, AMX's tiles of bf16 */
+#define LLMI_N_PASSES (LLMI_AMX ? 6 : LLMI_BF16 ? 5 : LLMI_X86 ? 4 : LLMI_NEON ? 2 : 1)
 
 typedef enum llmi_side { LLMI_A, LLMI_B, LLMI_WEIGHT } llmi_side;     /* WEIGHT: B is one */
 typedef struct llmi_tiles {
@@ -2567,6 +2591,7 @@ typedef struct llmi_share {            /* of a thread, of the tasks that run */
 
 struct llm_context {
     const llmi_kernels *kernels;
+    int best;                          /* the last pass that runs here                          */
     int n_threads;
     llmi_share *shares;                /* n_threads */
 #if LLMI_POOL
@@ -2632,12 +2657,12 @@ static size_t llmi_panels_size(const llmi_tiles *tiles) {
 /* Kernels and threads; -> floats of the panels: room for every table's, as the context's table may
  * be exchanged. */
 static size_t llmi_context_plan(llm_context *context, int n_threads) {
-    const int last = llmi_last_pass();
     size_t depth = 0;
     int i, precision;
     memset(context, 0, sizeof *context);
     context->n_threads = llmi_thread_count(n_threads);
-    for (i = 0; i <= last; i++) {
+    context->best = llmi_last_pass();
+    for (i = 0; i <= context->best; i++) {
         context->kernels = llmi_kernels_of(i);             /* the last one is the fastest */
         for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
             depth = llmi_max(depth, llmi_panel_depth(&context->kernels->tiles[precision]));
@@ -2679,6 +2704,27 @@ LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allo
         return NULL;
     }
     return context;
+}
+
+/* the pass that runs under a cap */
+static int llmi_capped(int best, llm_isa most) {
+    return most == LLM_ISA_BEST || (int)most - 1 > best ? best : (int)most - 1;
+}
+LLM_API llm_isa llm_context_isa(const llm_context *context) {
+    int pass = 0;
+    if (!context) return (llm_isa)(llmi_last_pass() + 1);
+    while (context->kernels != llmi_kernels_of(pass)) pass++;
+    return (llm_isa)(pass + 1);
+}
+LLM_API const char *llm_isa_name(llm_isa isa) {
+    return isa > LLM_ISA_BEST && (int)isa <= LLMI_N_PASSES ? llmi_kernels_of((int)isa - 1)->name
+                                                           : NULL;
+}
+LLM_API llm_result llm_context_set_isa(llm_context *context, llm_isa most, llm_error *err) {
+    if (!context) return llmi_fail(err, LLM_ERR_ARGUMENT, "isa: context is NULL");
+    LLMI_TRY(llmi_check_int("isa", (int)most, 0, (int)LLM_ISA_AMX, err));
+    context->kernels = llmi_kernels_of(llmi_capped(context->best, most));
+    return LLM_OK;
 }
 
 /* At least size bytes of scratch, whose old contents are lost. A trainer or session asks once for
@@ -4169,12 +4215,8 @@ static llm_result llmi_attention_from_dims(llmi_attention *a, const llm_attentio
             err, LLM_ERR_ARGUMENT,
             "attention: B %d, T %d, n_heads %d, qk_head_dim %d, v_head_dim %d: below 0", dims->B,
             dims->T, dims->n_heads, dims->qk_head_dim, dims->v_head_dim);
-    if (!(dims->dropout >= 0.0f && dims->dropout < 1.0f))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: dropout %g is not in [0, 1)",
-                         (double)dims->dropout);
-    if (!(dims->scale >= 0.0f && dims->scale < INFINITY))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "attention: scale %g is not in [0, inf)",
-                         (double)dims->scale);
+    LLMI_TRY(llmi_check_float("attention: dropout", (double)dims->dropout, "[)", 0.0, 1.0, err));
+    LLMI_TRY(llmi_check_float("attention: scale", (double)dims->scale, "[]", 0.0, FLT_MAX, err));
     memset(a, 0, sizeof *a);
     a->n_sequences = (size_t)dims->B;
     a->rows = (size_t)dims->T;
@@ -5356,6 +5398,7 @@ struct llm_model {
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
     int n_threads;
+    llm_isa isa;                       /* cap */
     int has_trainer;
     llmi_table table;
     void **data;                       /* data[i]: the values of tensor i, f32 */
@@ -5427,7 +5470,8 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
                   (int)desc->dtype);
         return NULL;
     }
-    if (desc && llmi_check_int("model desc: n_threads", desc->n_threads, 0, 1024, err) != LLM_OK)
+    if (desc && (llmi_check_int("model desc: n_threads", desc->n_threads, 0, 1024, err) != LLM_OK ||
+                 llmi_check_int("model desc: isa", (int)desc->isa, 0, LLM_ISA_AMX, err) != LLM_OK))
         return NULL;
     model = (llm_model *)llmi_alloc(allocator, sizeof *model, "model", err);
     if (!model) return NULL;
@@ -5436,6 +5480,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     llmi_config_resolve(&model->config);
     model->arch = llmi_arch_of(config->arch);
     model->n_threads = desc ? desc->n_threads : 0;
+    model->isa = desc ? desc->isa : LLM_ISA_BEST;
     model->special.bos = model->special.pad = -1;
     if (allocator) {
         model->allocator_copy = *allocator;
@@ -5467,6 +5512,13 @@ static void llmi_init_body(void *argument, size_t at, size_t n) {
     for (i = at; i < at + n; i++) op->y[i] = op->p * llm_random_normal(op->seed, i);
 }
 
+/* of the model's instruction set and allocator */
+static llm_context *llmi_model_context(const llm_model *model, int n_threads, llm_error *err) {
+    llm_context *context = llm_context_create(n_threads, model->allocator, err);
+    if (context) (void)llm_context_set_isa(context, model->isa, NULL);
+    return context;
+}
+
 LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_desc *desc,
                                     llm_error *err) {
     llm_model *model = llmi_model_allocate(config, desc, err);
@@ -5474,7 +5526,7 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
     size_t i, j;
     if (!model) return NULL;
     if (llmi_model_gather(model, err) == LLM_OK)
-        context = llm_context_create(model->n_threads, model->allocator, err);
+        context = llmi_model_context(model, model->n_threads, err);
     if (!context) {
         llm_model_free(model);
         return NULL;
@@ -5514,6 +5566,9 @@ LLM_API llm_result llm_model_set_special_tokens(llm_model *model, const llm_spec
     model->special = *special;
     for (i = special->n_eos; i < LLMI_EOS_MAX; i++) model->special.eos[i] = 0;
     return LLM_OK;
+}
+LLM_API llm_isa llm_model_isa(const llm_model *model) {
+    return model ? (llm_isa)(llmi_capped(llmi_last_pass(), model->isa) + 1) : LLM_ISA_BEST;
 }
 LLM_API size_t llm_model_tensor_count(const llm_model *model) { return model ? model->table.n : 0; }
 
@@ -7562,7 +7617,7 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
                                  float *logprobs, llm_error *err) {
     const size_t n = (size_t)B * (size_t)T;
     const llm_config *config = &model->config;
-    llm_context *context = llm_context_create(model->n_threads, model->allocator, err);
+    llm_context *context = llmi_model_context(model, model->n_threads, err);
     llmi_arena arena = {NULL, 0};
     llmi_head_scratch s;
     llmi_run run;
@@ -7779,8 +7834,9 @@ static const llmi_field llmi_train_fields[] = {        /* member, type, range, d
     {LLMI_TRAIN(router_aux_alpha), LLMI_FLOAT, "[]", 0, 1e6, 0.0001f, 0, NULL, NULL, 0},
     {LLMI_TRAIN(dropout), LLMI_FLOAT, "[)", (double)LLM_OFF, 1, 0, 0, NULL, NULL, 0}};
 
-static void llmi_train_resolve(llm_train_desc *d) {
-    llmi_fields_resolve(d, llmi_train_fields, LLMI_COUNT(llmi_train_fields), 1);
+/* off: LLM_OFF becomes 0 */
+static void llmi_train_resolve(llm_train_desc *d, int off) {
+    llmi_fields_resolve(d, llmi_train_fields, LLMI_COUNT(llmi_train_fields), off);
     if (d->decay_steps == 0 && d->warmup_steps >= 0 && d->warmup_steps <= d->max_steps)
         d->decay_steps = d->max_steps / 10 < d->max_steps - d->warmup_steps
                              ? d->max_steps / 10
@@ -7808,7 +7864,7 @@ LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step) {
     llm_train_desc d;
     if (!desc) return 0.0f;
     d = *desc;
-    llmi_train_resolve(&d);
+    llmi_train_resolve(&d, 1);
     return llmi_learning_rate(&d, step < 0 ? 0 : step);
 }
 
@@ -7850,7 +7906,7 @@ struct llm_trainer {
 /* resolves *d, too */
 static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, size_t floats,
                                    llm_error *err) {
-    llmi_train_resolve(d);
+    llmi_train_resolve(d, 1);
     LLMI_TRY(llmi_fields_check("train desc: ", d, llmi_train_fields, LLMI_COUNT(llmi_train_fields),
                                1, err));
     LLMI_TRY(llmi_check_int("train desc: seq_len", d->seq_len, 1, config->max_seq_len, err));
@@ -7882,6 +7938,22 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
                          "train desc: shard_first %lu + shard_count %lu is above the %lu weights",
                          (unsigned long)d->shard_first, (unsigned long)d->shard_count,
                          (unsigned long)floats);
+    return LLM_OK;
+}
+
+LLM_API llm_result llm_train_desc_resolve(llm_train_desc *desc, const llm_config *config,
+                                          llm_error *err) {
+    llm_train_desc d;
+    llm_config c;
+    if (!desc) return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc is NULL");
+    LLMI_TRY(llm_config_validate(config, err));
+    c = *config;
+    llmi_config_resolve(&c);
+    d = *desc;
+    LLMI_TRY(llmi_train_check(&d, &c, (size_t)llmi_config_count(&c).floats, err));
+    llmi_train_resolve(desc, 0);
+    desc->shard_first = d.shard_first;
+    desc->shard_count = d.shard_count;
     return LLM_OK;
 }
 
@@ -7976,7 +8048,7 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     const llm_allocator *allocator = t->model->allocator;
     const size_t state = t->desc.shard_count;
     llmi_arena activations = {NULL, 0}, work = {NULL, 0};
-    t->context = llm_context_create(t->desc.n_threads, allocator, err);
+    t->context = llmi_model_context(t->model, t->desc.n_threads, err);
     if (!t->context) return LLM_ERR_MEMORY;
     LLMI_TRY(llmi_scratch_reserve(
         t->context,
@@ -8510,6 +8582,20 @@ static llm_result llmi_session_check(llm_session_desc *d, const llm_config *conf
     return LLM_OK;
 }
 
+LLM_API llm_result llm_session_desc_resolve(llm_session_desc *desc, const llm_config *config,
+                                            llm_error *err) {
+    llm_session_desc d;
+    llm_config c;
+    if (!desc) return llmi_fail(err, LLM_ERR_ARGUMENT, "session desc is NULL");
+    LLMI_TRY(llm_config_validate(config, err));
+    c = *config;
+    llmi_config_resolve(&c);
+    d = *desc;
+    LLMI_TRY(llmi_session_check(&d, &c, err));
+    *desc = d;
+    return LLM_OK;
+}
+
 LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
                                       llm_memory *memory, llm_error *err) {
     llmi_arena arena = {NULL, 0};
@@ -8548,7 +8634,7 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     const llm_config *config = &s->model->config;
     const llm_allocator *allocator = s->model->allocator;
     llmi_arena arena = {NULL, 0};
-    s->context = llm_context_create(s->desc.n_threads, allocator, err);
+    s->context = llmi_model_context(s->model, s->desc.n_threads, err);
     if (!s->context) return LLM_ERR_MEMORY;
     LLMI_TRY(llmi_scratch_reserve(s->context, llmi_session_scratch(s, config, s->context), err));
     s->cache_size = llmi_session_cache_size(s, config);
@@ -9460,9 +9546,11 @@ typedef struct llmi_data_file {
 struct llm_data {
     llm_data_desc desc;                /* resolved */
     int64_t n_windows, n_tokens;       /* windows of an epoch */
-    int64_t *kept, n_empty;            /* kept: where some are empty, the others' numbers */
+    int64_t *with_target, n_empty;     /* numbers of the windows that are not empty, if some are */
     int n_files;
     llmi_data_file *files;
+    llm_allocator allocator_copy;
+    const llm_allocator *allocator;    /* NULL or the copy */
 };
 
 /* the header of a file of size bytes */
@@ -9492,7 +9580,8 @@ static llm_result llmi_data_parse(llmi_data_file *f, const unsigned char *header
 }
 
 /* the bytes of an open file: mapped, or read */
-static llm_result llmi_data_map(llmi_data_file *f, FILE *file, llm_error *err) {
+static llm_result llmi_data_map(llmi_data_file *f, FILE *file, const llm_allocator *allocator,
+                                llm_error *err) {
 #if LLMI_POSIX
     void *mapping = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fileno(file), 0);
     if (mapping != MAP_FAILED) {
@@ -9501,7 +9590,7 @@ static llm_result llmi_data_map(llmi_data_file *f, FILE *file, llm_error *err) {
         return LLM_OK;
     }
 #endif
-    f->memory = llmi_alloc(NULL, f->size, f->name, err);
+    f->memory = llmi_alloc(allocator, f->size, f->name, err);
     if (!f->memory) return LLM_ERR_MEMORY;
     f->tokens = (const unsigned char *)f->memory + LLMI_DATA_HEADER;
     errno = 0;
@@ -9510,7 +9599,8 @@ static llm_result llmi_data_map(llmi_data_file *f, FILE *file, llm_error *err) {
     return llmi_fail_io(err, "read", f->name);
 }
 
-static llm_result llmi_data_file_open(llmi_data_file *f, const char *path, llm_error *err) {
+static llm_result llmi_data_file_open(llmi_data_file *f, const char *path,
+                                      const llm_allocator *allocator, llm_error *err) {
     unsigned char header[LLMI_DATA_HEADER];
     FILE *file;
     int64_t size;
@@ -9525,7 +9615,7 @@ static llm_result llmi_data_file_open(llmi_data_file *f, const char *path, llm_e
     else if (fread(header, 1, sizeof header, file) != sizeof header)
         result = llmi_fail_io(err, "read", path);
     else result = llmi_data_parse(f, header, (uint64_t)size, err);
-    if (result == LLM_OK) result = llmi_data_map(f, file, err);
+    if (result == LLM_OK) result = llmi_data_map(f, file, allocator, err);
     fclose(file);
     return result;
 }
@@ -9554,14 +9644,15 @@ static uint32_t llmi_data_top(int width) { return 1u << (8 * width - 1); }
 static llm_result llmi_data_skip(llm_data *data, llm_error *err) {
     const uint64_t T = (uint64_t)data->desc.seq_len;
     int64_t i, n = 0;
-    data->kept = (int64_t *)llmi_alloc(
-        NULL, llmi_mul((size_t)data->n_windows, sizeof *data->kept), "numbers of windows", err);
-    if (!data->kept) return LLM_ERR_MEMORY;
+    data->with_target = (int64_t *)llmi_alloc(
+        data->allocator, llmi_mul((size_t)data->n_windows, sizeof *data->with_target),
+        "numbers of windows", err);
+    if (!data->with_target) return LLM_ERR_MEMORY;
     for (i = 0; i < data->n_windows; i++) {
         uint64_t begin, t = 1;
         const llmi_data_file *f = llmi_data_find(data, i, &begin);
         while (t <= T && (llmi_data_value(f, begin + t) & llmi_data_top(f->width))) t++;
-        if (t <= T) data->kept[n++] = i;
+        if (t <= T) data->with_target[n++] = i;
     }
     data->n_empty = data->n_windows - n;
     data->n_windows = n;
@@ -9572,8 +9663,8 @@ static llm_result llmi_data_skip(llm_data *data, llm_error *err) {
                          data->desc.valid ? "to validate" : "to train",
                          llmi_path_end(data->files[0].name, 80));
     if (data->n_empty) return LLM_OK;
-    llmi_release(NULL, data->kept);
-    data->kept = NULL;
+    llmi_release(data->allocator, data->with_target);
+    data->with_target = NULL;
     return LLM_OK;
 }
 
@@ -9620,37 +9711,37 @@ static llm_result llmi_data_check(const char *const *paths, int n_paths, llm_dat
                          d->batch_size, d->seq_len, INT_MAX);
     LLMI_TRY(llmi_check_int("data desc: n_ranks", d->n_ranks, 1, INT_MAX, err));
     LLMI_TRY(llmi_check_int("data desc: rank", d->rank, 0, d->n_ranks - 1, err));
-    if (!(d->valid_fraction >= 0.0f && d->valid_fraction < 1.0f))
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "data desc: valid_fraction %g is not in [0, 1)",
-                         (double)d->valid_fraction);
-    return LLM_OK;
+    return llmi_check_float("data desc: valid_fraction", (double)d->valid_fraction, "[)", 0.0, 1.0,
+                            err);
 }
 
 LLM_API void llm_data_close(llm_data *data) {
+    llm_allocator copy;
     int i;
     if (!data) return;
     for (i = 0; data->files && i < data->n_files; i++) {
 #if LLMI_POSIX
         if (data->files[i].mapping) munmap(data->files[i].mapping, data->files[i].size);
 #endif
-        llmi_release(NULL, data->files[i].memory);
+        llmi_release(data->allocator, data->files[i].memory);
     }
-    llmi_release(NULL, data->files);
-    llmi_release(NULL, data->kept);
-    llmi_release(NULL, data);
+    llmi_release(data->allocator, data->files);
+    llmi_release(data->allocator, data->with_target);
+    copy = data->allocator_copy;
+    llmi_release(data->allocator ? &copy : NULL, data);
 }
 
 static llm_result llmi_data_open_files(llm_data *data, const char *const *paths, int n_paths,
                                        llm_error *err) {
     const size_t size = llmi_mul((size_t)n_paths, sizeof *data->files);
     int i;
-    data->files = (llmi_data_file *)llmi_alloc(NULL, size, "list of token files", err);
+    data->files = (llmi_data_file *)llmi_alloc(data->allocator, size, "list of token files", err);
     if (!data->files) return LLM_ERR_MEMORY;
     memset(data->files, 0, size);
     data->n_files = n_paths;
     for (i = 0; i < n_paths; i++) {
         const llmi_data_file *first = &data->files[0], *f = &data->files[i];
-        LLMI_TRY(llmi_data_file_open(&data->files[i], paths[i], err));
+        LLMI_TRY(llmi_data_file_open(&data->files[i], paths[i], data->allocator, err));
         if (f->vocab_size != first->vocab_size)
             return llmi_fail(err, LLM_ERR_ARGUMENT, "%.90s has vocab_size %d, but %.90s %d",
                              llmi_path_end(f->name, 90), f->vocab_size,
@@ -9669,9 +9760,14 @@ LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm
     }
     fresh.desc = *desc;
     if (llmi_data_check(paths, n_paths, &fresh.desc, err) != LLM_OK) return NULL;
-    data = (llm_data *)llmi_alloc(NULL, sizeof *data, "training data", err);
+    data = (llm_data *)llmi_alloc(desc->allocator, sizeof *data, "training data", err);
     if (!data) return NULL;
     *data = fresh;
+    if (desc->allocator) {
+        data->allocator_copy = *desc->allocator;
+        data->allocator = &data->allocator_copy;
+    }
+    data->desc.allocator = data->allocator;
     if (llmi_data_open_files(data, paths, n_paths, err) == LLM_OK) return data;
     llm_data_close(data);
     return NULL;
@@ -9736,7 +9832,7 @@ LLM_API llm_result llm_data_batch(const llm_data *data, int64_t step, int32_t *t
         if (!d->sequential)
             i = (int64_t)llmi_permute((uint64_t)i, (uint64_t)data->n_windows,
                                       llm_random(d->seed, epoch));
-        if (data->kept) i = data->kept[i];
+        if (data->with_target) i = data->with_target[i];
         LLMI_TRY(llmi_data_window(data, i, tokens + row, targets + row, err));
     }
     return LLM_OK;

@@ -454,6 +454,45 @@ TEST(core_parallel) {
     }
 }
 
+/* a cap is kept by contexts, models and what is made of them */
+TEST(core_isa) {
+    const llm_config c = small_config(30, 8, 8, 1, 2);
+    llm_train_desc train = train_desc(1, 8, 1);
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    llm_model_desc d;
+    llm_error err;
+    int i, tables = 0;
+    while (kernels_at(tables)) tables++;
+    CHECK((int)llm_context_isa(NULL) == tables && (int)llm_context_isa(context) == tables);
+    CHECK(llm_isa_name(LLM_ISA_BEST) == NULL && llm_isa_name((llm_isa)99) == NULL);
+    CHECK(llm_model_isa(NULL) == LLM_ISA_BEST);
+    memset(&d, 0, sizeof d);
+    for (i = 0; i <= (int)LLM_ISA_AMX; i++) {
+        const int runs = i == 0 || i > tables ? tables : i;
+        llm_model *model;
+        llm_session *session;
+        llm_trainer *trainer;
+        CHECK(llm_context_set_isa(context, (llm_isa)i, &err) == LLM_OK);
+        CHECK((int)llm_context_isa(context) == runs && context->kernels == kernels_at(runs - 1));
+        CHECK(strcmp(llm_isa_name((llm_isa)runs), context->kernels->name) == 0);
+        d.isa = (llm_isa)i;
+        model = llm_model_create(&c, &d, &err);
+        CHECK((int)llm_model_isa(model) == runs);
+        session = llm_session_create(model, NULL, &err);
+        CHECK(session && session->context->kernels == kernels_at(runs - 1));
+        llm_session_free(session);
+        trainer = llm_trainer_create(model, &train, &err);
+        CHECK(trainer && trainer->context->kernels == kernels_at(runs - 1));
+        llm_trainer_free(trainer);
+        llm_model_free(model);
+    }
+    REFUSED(LLM_ERR_ARGUMENT, llm_context_set_isa(context, (llm_isa)7, &err), "isa 7", "[0, 6]");
+    REFUSED(LLM_ERR_ARGUMENT, llm_context_set_isa(NULL, LLM_ISA_BASE, &err), "NULL");
+    d.isa = (llm_isa)-1;
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), "isa -1", "[0, 6]");
+    llm_context_free(context);
+}
+
 static void run_core(void) {
     RUN(core_random_published);
     RUN(core_random_addresses);
@@ -473,4 +512,5 @@ static void run_core(void) {
     RUN(core_context_in_a_child);
     RUN(core_context_allocator);
     RUN(core_parallel);
+    RUN(core_isa);
 }

@@ -698,7 +698,7 @@ static void data_expect(const int32_t *tokens, const unsigned char *marks, size_
     size_t i, wrong = 0;
     err.message[0] = 0;
     memset(&f, 0, sizeof f);
-    CHECK_MSG(llmi_data_file_open(&f, DATA(0), &err) == LLM_OK, "%s", err.message);
+    CHECK_MSG(llmi_data_file_open(&f, DATA(0), NULL, &err) == LLM_OK, "%s", err.message);
     CHECK_MSG(f.n == n, "%s: %d tokens, not %d", what, (int)f.n, (int)n);
     for (i = 0; i < n && f.n == n; i++)
         wrong += llmi_get_little(f.tokens + 2 * i, 2) !=
@@ -873,8 +873,31 @@ TEST(data_tokenize_documents) {
     data_expect(pairs, prompts, 16, "the old file");
 }
 
+/* all that an open set of files takes comes from the desc's allocator, and goes back */
+TEST(data_allocator) {
+    llm_allocator allocator;
+    llm_data_desc d;
+    llm_data *data = NULL;
+    llm_error err;
+    heap h;
+    heap_init(&h);
+    CHECK(data_write(DATA(0), 0, 500, 300, 1, &err) == LLM_OK);
+    memset(&d, 0, sizeof d);
+    d.batch_size = 1;
+    d.seq_len = 20;
+    d.skip_empty = 1;
+    allocator = h.allocator;
+    d.allocator = &allocator;
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, data, data_open(1, &d, &err));
+    memset(&allocator, 0, sizeof allocator);       /* the struct was copied */
+    CHECK(h.live > 0 && llm_data_window_count(data) > 0);
+    llm_data_close(data);
+    CHECK(h.live == 0);
+}
+
 static void run_data(void) {
     RUN(data_round_trip);
+    RUN(data_allocator);
     RUN(data_format);
     RUN(data_windows);
     RUN(data_skips_windows_without_targets);

@@ -1244,8 +1244,43 @@ TEST(trainer_memorises) {
     llm_model_free(model);
 }
 
+/* a resolved desc means what it meant, and says so; a refused one is as it was */
+TEST(trainer_desc_resolves) {
+    const llm_config c = deepseek_config(1, 0, 40, 16, 1);
+    llm_train_desc d = train_desc(2, 8, 1), once, bad;
+    llm_session_desc s;
+    llm_error err;
+    memset(&s, 0, sizeof s);
+    d.learning_rate = 0.0f;
+    d.weight_decay = LLM_OFF;
+    d.dropout = LLM_OFF;
+    d.warmup_steps = 10;
+    d.max_steps = 200;
+    CHECK(llm_train_desc_resolve(&d, &c, &err) == LLM_OK);
+    CHECK(d.grad_accum_steps == 1 && d.learning_rate == 3e-4f && d.min_lr_ratio == 0.1f);
+    CHECK(d.beta1 == 0.9f && d.beta2 == 0.95f && d.adam_eps == 1e-8f && d.grad_clip == 1.0f);
+    CHECK(d.mtp_lambda == 0.3f && d.router_bias_speed == 0.001f && d.router_aux_alpha == 0.0001f);
+    CHECK(d.weight_decay == LLM_OFF && d.dropout == LLM_OFF && d.decay_steps == 20);
+    CHECK(d.shard_first == 0 && d.shard_count >= llm_config_param_count(&c));
+    once = d;
+    CHECK(llm_train_desc_resolve(&d, &c, &err) == LLM_OK && !memcmp(&once, &d, sizeof d));
+    bad = d;
+    bad.beta1 = 1.0f;
+    once = bad;
+    REFUSED(LLM_ERR_ARGUMENT, llm_train_desc_resolve(&bad, &c, &err), "beta1 1", "[0, 1)");
+    CHECK(!memcmp(&once, &bad, sizeof bad));
+    REFUSED(LLM_ERR_ARGUMENT, llm_train_desc_resolve(NULL, &c, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_train_desc_resolve(&d, NULL, &err), "NULL");
+    CHECK(llm_session_desc_resolve(&s, &c, &err) == LLM_OK);
+    CHECK(s.max_seq_len == 16 && s.n_sequences == 1);
+    s.max_seq_len = 17;
+    REFUSED(LLM_ERR_ARGUMENT, llm_session_desc_resolve(&s, &c, &err), "max_seq_len 17", "[1, 16]");
+    CHECK(s.max_seq_len == 17 && s.n_sequences == 1);
+}
+
 static void run_trainer(void) {
     RUN(trainer_ten_steps_of_pytorch);
+    RUN(trainer_desc_resolves);
     RUN(trainer_schedules_of_pytorch);
     RUN(trainer_follows_the_schedule);
     RUN(trainer_schedule_defaults);

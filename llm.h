@@ -189,6 +189,7 @@
  *   LLM_API         how functions are declared: extern
  *   LLM_STATIC      all functions static: for a private copy in one file
  *   LLM_MALLOC(n), LLM_FREE(p)   instead of malloc and free: both or neither
+ *   LLM_ASSERT(c)   checks of the library's own promises, never of input: nothing
  *   LLM_NO_STDIO    nothing that opens files is there; models and tokenizers load from memory
  *   LLM_NO_SIMD     plain C kernels only
  *   LLM_NO_THREADS  everything in the calling thread, unless compiled with OpenMP
@@ -1242,6 +1243,9 @@ static void *llmi_only_read(const void *given) {
 }
 
 static int llmi_int_min(int a, int b) { return a < b ? a : b; }
+#ifndef LLM_ASSERT
+  #define LLM_ASSERT(condition) ((void)0)
+#endif
 #define LLMI_COUNT(array) (sizeof (array) / sizeof (array)[0])
 static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
@@ -2734,13 +2738,30 @@ static llm_result llmi_scratch_reserve(llm_context *context, size_t size, llm_er
                      "scratch", err);
 }
 
-/* Memory is carved from a base; with a NULL base the same code measures (the pointers are then
- * NULL). */
-typedef struct llmi_arena { char *base; size_t used; } llmi_arena;
+/* A plan is a function that carves what an object needs from arenas. It runs twice: without a base
+ * it measures, and the pointers are NULL; then llmi_arena_take gives the arena its memory. */
+typedef struct llmi_arena { char *base; size_t used, size; } llmi_arena;
+
+static llmi_arena llmi_arena_at(void *base, size_t size) {       /* NULL, 0: to measure */
+    llmi_arena arena;
+    arena.base = (char *)base;
+    arena.used = 0;
+    arena.size = size;
+    return arena;
+}
+/* what was measured; -> *memory, the caller's to release */
+static llm_result llmi_arena_take(llmi_arena *arena, void **memory, const llm_allocator *allocator,
+                                  const char *what, llm_error *err) {
+    *memory = llmi_alloc(allocator, arena->used, what, err);
+    if (!*memory) return LLM_ERR_MEMORY;
+    *arena = llmi_arena_at(*memory, arena->used);
+    return LLM_OK;
+}
 
 static void *llmi_carve(llmi_arena *arena, size_t count, size_t size) {
     void *memory = arena->base ? arena->base + arena->used : NULL;
     arena->used = llmi_add(arena->used, llmi_round_up(llmi_mul(count, size), LLMI_ALIGN));
+    LLM_ASSERT(!arena->base || arena->used <= arena->size);
     return memory;
 }
 static float *llmi_carve_floats(llmi_arena *arena, size_t count) {
@@ -2796,7 +2817,7 @@ static void llmi_tasks_run(void *argument, int thread) {
 }
 #endif /* defined(_OPENMP) || LLMI_POOL */
 
-static void llmi_parallel(const llm_context *context, size_t n_tasks, llmi_task *task,
+static void llmi_parallel(llm_context *context, size_t n_tasks, llmi_task *task,
                           void *argument) {
     size_t i;
 #if defined(_OPENMP) || LLMI_POOL
@@ -2841,7 +2862,7 @@ static void llmi_loop_task(void *argument, size_t index, int thread) {
     (void)thread;
     loop->body(loop->argument, at, llmi_min(loop->step, loop->total - at));
 }
-static void llmi_for(const llm_context *context, size_t total, size_t step, llmi_body *body,
+static void llmi_for(llm_context *context, size_t total, size_t step, llmi_body *body,
                      void *argument) {
     llmi_loop loop;
     loop.body = body;
@@ -2858,7 +2879,7 @@ static void llmi_each_task(void *argument, size_t index, int thread) {
     (void)thread;
     loop->body(loop->argument, index);
 }
-static void llmi_each(const llm_context *context, size_t n, llmi_each_body *body, void *argument) {
+static void llmi_each(llm_context *context, size_t n, llmi_each_body *body, void *argument) {
     llmi_each_loop loop;
     loop.body = body;
     loop.argument = argument;
@@ -2876,7 +2897,7 @@ typedef struct llmi_op {
     uint64_t seed;
     int accumulate;
 } llmi_op;
-static llmi_op llmi_op_of(const llm_context *context, float *y, const float *x) {
+static llmi_op llmi_op_of(llm_context *context, float *y, const float *x) {
     llmi_op op;
     memset(&op, 0, sizeof op);
     op.kernels = context->kernels;
@@ -2884,7 +2905,7 @@ static llmi_op llmi_op_of(const llm_context *context, float *y, const float *x) 
     op.x = x;
     return op;
 }
-static llmi_op llmi_op_rows(const llm_context *context, float *y, const float *x, size_t rows,
+static llmi_op llmi_op_rows(llm_context *context, float *y, const float *x, size_t rows,
                             size_t width) {
     llmi_op op = llmi_op_of(context, y, x);
     op.rows = rows;
@@ -2920,7 +2941,7 @@ typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bia
 } llmi_gemm;
 
 typedef struct llmi_gemm_job {
-    const llm_context *context;
+    llm_context *context;
     const llmi_gemm *g;                /* the products, all of one A */
     const llmi_tiles *kernel;          /* of their precision                                */
     size_t step;                       /* few rows: columns per task                        */
@@ -2971,7 +2992,7 @@ static void llmi_gemm_parts_body(void *argument, size_t index) {
     }
 }
 
-static void llmi_gemm_few_rows(const llm_context *context, const llmi_gemm *g) {
+static void llmi_gemm_few_rows(llm_context *context, const llmi_gemm *g) {
     const size_t threads = (size_t)context->n_threads, sums = g->m * LLMI_K_PARTS;
     size_t n;
     llmi_gemm_job work, *job = &work;
@@ -3022,6 +3043,7 @@ static void llmi_gemm_task(void *argument, size_t index, int thread) {
     const size_t column = cell % job->across;
     size_t strip = column * job->strips / job->across + at % job->column_blocks, i, j, n, part;
     if (tiles == 0 || strip >= (column + 1) * job->strips / job->across) return;
+    LLM_ASSERT(tiles * mr <= LLMI_A_ROWS && panel <= llmi_panel_depth(kernel));
     for (; strip >= llmi_ceil_div(g->n, LLMI_B_COLUMNS); g++)
         strip -= llmi_ceil_div(g->n, LLMI_B_COLUMNS);
     j = strip * LLMI_B_COLUMNS;
@@ -3057,7 +3079,7 @@ static void llmi_gemm_cut(llmi_gemm_job *job, size_t threads) {
 }
 
 /* n products of one A, rows i0 to i0 + m of each */
-static void llmi_gemm_rows(const llm_context *context, const llmi_gemm *g, size_t n, size_t i0,
+static void llmi_gemm_rows(llm_context *context, const llmi_gemm *g, size_t n, size_t i0,
                            size_t m) {
     const llmi_tiles *kernel = &context->kernels->tiles[g->precision];
     const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernel->kc));
@@ -3084,13 +3106,13 @@ static void llmi_gemm_rows(const llm_context *context, const llmi_gemm *g, size_
     }
 }
 
-static void llmi_gemm_run(const llm_context *context, const llmi_gemm *g) {
+static void llmi_gemm_run(llm_context *context, const llmi_gemm *g) {
     if (llmi_gemm_is_few(g)) llmi_gemm_few_rows(context, g);
     else llmi_gemm_rows(context, g, 1, 0, g->m);
 }
 
 /* n products of one A */
-static void llmi_gemm_same_a(const llm_context *context, const llmi_gemm *g, size_t n) {
+static void llmi_gemm_same_a(llm_context *context, const llmi_gemm *g, size_t n) {
     if (!llmi_gemm_is_few(g)) llmi_gemm_rows(context, g, n, 0, g->m);
     else
         for (; n; n--) llmi_gemm_run(context, g++);
@@ -3098,7 +3120,7 @@ static void llmi_gemm_same_a(const llm_context *context, const llmi_gemm *g, siz
 
 /* ---- several products, none of which reads what another writes: each part by one thread ---- */
 typedef struct llmi_batch {
-    const llm_context *context;
+    llm_context *context;
     const llmi_gemm *products;
     size_t n;
     size_t columns;                    /* in a part, of a product of few rows */
@@ -3148,7 +3170,7 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
 }
 
 /* all of one precision; those of one A, of one layout */
-static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *products, size_t n) {
+static void llmi_gemm_batch(llm_context *context, const llmi_gemm *products, size_t n) {
     const size_t threads = (size_t)context->n_threads;
     size_t tasks = 0, columns = 0, i, group;
     llmi_batch job;
@@ -3170,7 +3192,7 @@ static void llmi_gemm_batch(const llm_context *context, const llmi_gemm *product
 }
 
 /* n products of one A: few rows of it are multiplied by all columns in one batch */
-static void llmi_gemm_again(const llm_context *context, const llmi_gemm *products, size_t n) {
+static void llmi_gemm_again(llm_context *context, const llmi_gemm *products, size_t n) {
     if (llmi_gemm_is_few(products)) llmi_gemm_batch(context, products, n);
     else llmi_gemm_rows(context, products, n, 0, products->m);
 }
@@ -3209,12 +3231,12 @@ static const float *llmi_matrix_row(const llmi_matrix *w, size_t row, float *roo
     return w->data + row * w->n_in;
 }
 /* y (n_out) = W x, and y (n_in) = x W, within a task */
-static void llmi_matrix_times(const llm_context *context, const llmi_matrix *w, float *y,
+static void llmi_matrix_times(llm_context *context, const llmi_matrix *w, float *y,
                               const float *x) {
     context->kernels->rows_dot(1, w->n_out, w->n_in, x, w->n_in, w->data, w->n_in, y, w->n_out,
                                NULL, 0);
 }
-static void llmi_matrix_times_back(const llm_context *context, const llmi_matrix *w, float *y,
+static void llmi_matrix_times_back(llm_context *context, const llmi_matrix *w, float *y,
                                    const float *x) {
     context->kernels->rows_axpy(1, w->n_in, w->n_out, x, w->n_out, w->data, w->n_in, y, w->n_in);
 }
@@ -3234,7 +3256,7 @@ static llmi_gemm llmi_product(float *y, size_t ldy, const float *x, llmi_matrix 
     g.b_weight = 1;
     return g;
 }
-static void llmi_matmul(const llm_context *context, float *y, size_t ldy, const float *x,
+static void llmi_matmul(llm_context *context, float *y, size_t ldy, const float *x,
                         llmi_matrix w, const float *bias, size_t rows, int accumulate) {
     const llmi_gemm g = llmi_product(y, ldy, x, w, bias, rows, accumulate);
     llmi_gemm_run(context, &g);
@@ -3263,7 +3285,7 @@ static llmi_gemm llmi_product_dx(float *dx, const float *dy, size_t lddy, llmi_m
     g.b_weight = 1;
     return g;
 }
-static void llmi_matmul_dx(const llm_context *context, float *dx, const float *dy, size_t lddy,
+static void llmi_matmul_dx(llm_context *context, float *dx, const float *dy, size_t lddy,
                            llmi_matrix w, size_t rows, int accumulate) {
     const llmi_gemm g = llmi_product_dx(dx, dy, lddy, w, rows, accumulate);
     llmi_gemm_run(context, &g);
@@ -3291,7 +3313,7 @@ static llmi_gemm llmi_product_dw(float *dw, const float *dy, size_t lddy, const 
     g.b_weight = 0;
     return g;
 }
-static void llmi_matmul_dw(const llm_context *context, float *dw, const float *dy, size_t lddy,
+static void llmi_matmul_dw(llm_context *context, float *dw, const float *dy, size_t lddy,
                            const float *x, llmi_matrix w, size_t rows, int accumulate) {
     const llmi_gemm g = llmi_product_dw(dw, dy, lddy, x, w, rows, accumulate);
     llmi_gemm_run(context, &g);
@@ -3305,7 +3327,7 @@ static void llmi_column_sum_body(void *argument, size_t at, size_t n) {
     const llmi_op *op = (const llmi_op *)argument;
     op->kernels->column_sum(op->y + at, op->x + at, op->rows, op->width, n);
 }
-static void llmi_add_column_sums(const llm_context *context, float *dbias, const float *dy,
+static void llmi_add_column_sums(llm_context *context, float *dbias, const float *dy,
                                  size_t rows, size_t width) {
     llmi_op op = llmi_op_rows(context, dbias, dy, rows, width);
     llmi_for(context, width, LLMI_STRIP, llmi_column_sum_body, &op);
@@ -3363,14 +3385,14 @@ static void llmi_embedding_backward_body(void *argument, size_t at, size_t n) {
                           op->x + r * op->width + at, n);
 }
 /* tokens are checked already */
-static void llmi_embedding_backward(const llm_context *context, float *dweight, const float *dy,
+static void llmi_embedding_backward(llm_context *context, float *dweight, const float *dy,
                                     const int32_t *tokens, size_t rows, size_t width) {
     llmi_op op = llmi_op_rows(context, dweight, dy, rows, width);
     op.tokens = tokens;
     llmi_for(context, width, LLMI_STRIP, llmi_embedding_backward_body, &op);
 }
 
-static llm_result llmi_check_embedding(const llm_context *context, const void *y, const void *x,
+static llm_result llmi_check_embedding(llm_context *context, const void *y, const void *x,
                                        const int32_t *tokens, int rows, int vocab_size, int width,
                                        llm_error *err) {
     if (!context || !y || !x || (!tokens && rows > 0))
@@ -3438,13 +3460,13 @@ static void llmi_norm_weight_body(void *argument, size_t at, size_t n) {
         job->dweight ? job->dweight + at : NULL, job->dbias ? job->dbias + at : NULL, job->dy + at,
         job->x + at, job->centered ? job->mean : NULL, job->rstd, job->rows, job->width, n);
 }
-static void llmi_norm_backward_run(const llm_context *context, llmi_norm *job) {
+static void llmi_norm_backward_run(llm_context *context, llmi_norm *job) {
     if (job->dx) llmi_for(context, job->rows, LLMI_ROWS, llmi_norm_backward_body, job);
     if (job->dweight || job->dbias)
         llmi_for(context, job->width, LLMI_STRIP, llmi_norm_weight_body, job);
 }
 /* 0: nothing to do */
-static int llmi_norm_begin(llmi_norm *job, const llm_context *context, const float *x,
+static int llmi_norm_begin(llmi_norm *job, llm_context *context, const float *x,
                            const float *weight, int rows, int width, int centered) {
     memset(job, 0, sizeof *job);
     if (!context || !x || !weight || rows <= 0 || width <= 0) return 0;
@@ -3510,7 +3532,7 @@ static void llmi_gelu_backward_body(void *argument, size_t at, size_t n) {
 }
 
 /* dx = [dx +] dy gelu'(x), dx may be dy; also y = gelu(x), unless NULL */
-static void llmi_gelu_backward(const llm_context *context, float *dx, float *y, const float *dy,
+static void llmi_gelu_backward(llm_context *context, float *dx, float *y, const float *dy,
                                const float *x, size_t n, int accumulate) {
     llmi_op op = llmi_op_of(context, dx, dy);
     op.y2 = y; op.x2 = x;
@@ -3588,7 +3610,7 @@ static void llmi_dropout_body(void *argument, size_t at, size_t n) {
 }
 
 /* The map is linear and diagonal: the same for values and gradients. y may be x. */
-static void llmi_dropout(const llm_context *context, float *y, const float *x, size_t n, float p,
+static void llmi_dropout(llm_context *context, float *y, const float *x, size_t n, float p,
                          uint64_t seed, int accumulate) {
     llmi_op op = llmi_op_of(context, y, x);
     op.p = p;
@@ -3610,14 +3632,14 @@ static void llmi_add_body(void *argument, size_t at, size_t n) {
     const llmi_op *op = (const llmi_op *)argument;
     op->kernels->add(op->y + at, op->x + at, op->x2 + at, n);
 }
-static void llmi_add_arrays(const llm_context *context, float *y, const float *a, const float *b,
+static void llmi_add_arrays(llm_context *context, float *y, const float *a, const float *b,
                             size_t n) {
     llmi_op op = llmi_op_of(context, y, a);
     op.x2 = b;
     llmi_for(context, n, LLMI_PIECE, llmi_add_body, &op);
 }
 /* y = a + dropout(b): a residual connection. b is overwritten where p > 0. */
-static void llmi_residual(const llm_context *context, float *y, const float *a, float *b, size_t n,
+static void llmi_residual(llm_context *context, float *y, const float *a, float *b, size_t n,
                           float p, uint64_t seed) {
     if (p > 0.0f) llmi_dropout(context, b, b, n, p, seed, 0);
     llmi_add_arrays(context, y, a, b, n);
@@ -3646,7 +3668,7 @@ LLM_API void llm_swiglu_forward(llm_context *context, float *y, const float *gat
 }
 
 /* dgate, dup = [dgate, dup +] ...; either may be dy */
-static void llmi_swiglu_backward(const llm_context *context, float *dgate, float *dup,
+static void llmi_swiglu_backward(llm_context *context, float *dgate, float *dup,
                                  const float *dy, const float *gate, const float *up, size_t n,
                                  int accumulate) {
     llmi_op op = llmi_op_of(context, dgate, gate);
@@ -3767,7 +3789,7 @@ static void llmi_rope_turn(float *x, const float *table, int width, int half_spl
 }
 
 typedef struct llmi_rope {
-    const llm_context *context;
+    llm_context *context;
     const llm_config *config;
     float *y;
     const float *x;
@@ -3876,7 +3898,7 @@ typedef struct llmi_attention {
     uint64_t seed;
     llm_precision precision;           /* of the products, not of the softmax                     */
     /* of the run */
-    const llm_context *context;
+    llm_context *context;
     const llmi_tiles *kernel;          /* of that precision                                       */
     size_t tile;                       /* queries in a tile                                       */
     size_t parts;                      /* of each head's queries                                  */
@@ -3930,7 +3952,7 @@ static void llmi_attention_carve(llmi_attention_scratch *s, llmi_arena *arena,
 static size_t llmi_attention_scratch_size(const llmi_tiles *kernel, size_t n_keys, size_t qk_dim,
                                           size_t v_dim, int backward) {
     llmi_attention_scratch s;
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_attention_carve(&s, &arena, kernel, n_keys, qk_dim, v_dim, backward);
     return arena.used;
 }
@@ -3970,8 +3992,8 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     size_t i0, j0, r, n_keys;
     if (first >= last || end <= a->first) return;
     n_keys = end - a->first;
-    arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
-    arena.used = 0;
+    arena = llmi_arena_at((char *)a->context->scratch + a->thread_size * (size_t)thread,
+                          a->thread_size);
     llmi_attention_carve(&s, &arena, kernel, n_keys, a->qk_dim, a->v_dim, 0);
     for (j0 = 0; j0 < n_keys; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
@@ -4055,8 +4077,8 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
     llmi_attention_scratch s;
     llmi_arena arena;
     size_t i0, j0, r;
-    arena.base = (char *)a->context->scratch + a->thread_size * (size_t)thread;
-    arena.used = 0;
+    arena = llmi_arena_at((char *)a->context->scratch + a->thread_size * (size_t)thread,
+                          a->thread_size);
     llmi_attention_carve(&s, &arena, kernel, a->rows, a->qk_dim, a->v_dim, 1);
     for (r = 0; r < a->rows && !a->accumulate; r++) {
         memset(a->dq + (sequence * a->rows + r) * a->q_stride + head * a->qk_dim, 0,
@@ -4150,9 +4172,10 @@ static size_t llmi_attention_few_size(size_t n_keys) {
 }
 
 /* n_keys: the longest sequence's; -> tasks */
-static size_t llmi_attention_few(const llm_context *context, llmi_attention *a, size_t n_keys) {
+static size_t llmi_attention_few(llm_context *context, llmi_attention *a, size_t n_keys) {
     a->context = context;
     a->thread_size = llmi_attention_few_size(n_keys);
+    LLM_ASSERT(a->thread_size * (size_t)context->n_threads <= context->scratch_size);
     a->group = a->k_head || a->v_head
                    ? 1
                    : llmi_min(LLMI_FEW_HEADS,
@@ -4165,7 +4188,7 @@ static size_t llmi_attention_span(size_t first, size_t n) {
     return n - first <= LLMI_SPAN_MOST ? n - first : LLMI_SPAN;
 }
 /* a->keys keys from a->first on. The scratch is reserved already. */
-static void llmi_attention_keys(const llm_context *context, llmi_attention *a) {
+static void llmi_attention_keys(llm_context *context, llmi_attention *a) {
     const size_t heads = a->n_sequences * a->n_heads, threads = (size_t)context->n_threads;
     a->context = context;
     a->kernel = &context->kernels->tiles[a->precision];
@@ -4173,10 +4196,11 @@ static void llmi_attention_keys(const llm_context *context, llmi_attention *a) {
     a->thread_size = llmi_attention_scratch_size(a->kernel, a->keys, a->qk_dim, a->v_dim, 0);
     a->parts = llmi_max(1, llmi_min(llmi_ceil_div(a->rows, a->tile),
                                     llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
+    LLM_ASSERT(a->thread_size * threads <= context->scratch_size);
     llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
 }
 /* n_keys: the longest sequence's */
-static void llmi_attention_run(const llm_context *context, llmi_attention *a, size_t n_keys,
+static void llmi_attention_run(llm_context *context, llmi_attention *a, size_t n_keys,
                                int few) {
     const float *k = a->k, *v = a->v;
     if (few) {
@@ -4190,11 +4214,12 @@ static void llmi_attention_run(const llm_context *context, llmi_attention *a, si
         llmi_attention_keys(context, a);
     }
 }
-static void llmi_attention_backward_run(const llm_context *context, llmi_attention *a) {
+static void llmi_attention_backward_run(llm_context *context, llmi_attention *a) {
     a->context = context;
     a->kernel = &context->kernels->tiles[a->precision];
     a->tile = llmi_attention_tile(a->kernel);
     a->thread_size = llmi_attention_scratch_size(a->kernel, a->rows, a->qk_dim, a->v_dim, 1);
+    LLM_ASSERT(a->thread_size * (size_t)context->n_threads <= context->scratch_size);
     llmi_parallel(context, a->n_sequences * a->n_heads, llmi_attention_backward_task, a);
 }
 
@@ -4281,7 +4306,7 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
 #define LLMI_MTP_MAX 4                 /* modules, as in llm_train_stats.mtp_loss */
 
 typedef struct llmi_cross_entropy {
-    const llm_context *context;
+    llm_context *context;
     const float *logits;               /* rows ld apart */
     float *dlogits; /* as logits, or NULL; fused: the logits themselves, overwritten */
     const int32_t *targets;
@@ -4435,7 +4460,7 @@ LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogi
 }
 
 /* ---- the losses of a model and its MTP modules, as an op ---- */
-static llm_result llmi_mtp_loss_check(const llm_context *context, const float *const *logits,
+static llm_result llmi_mtp_loss_check(llm_context *context, const float *const *logits,
                                       const float *const *lse, const int32_t *targets, int B, int T,
                                       int depth, llm_error *err) {
     int k;
@@ -4517,7 +4542,7 @@ LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlo
 #define LLMI_LOSS_ROWS_SMALL 512u      /* where memory counts for more: recompute */
 
 typedef struct llmi_head {
-    const llm_context *context;
+    llm_context *context;
     llmi_matrix weight;                /* (V,C) */
     const float *x;                    /* (rows,C), after the final norm */
     const int32_t *targets;            /* (rows) */
@@ -4548,7 +4573,7 @@ static void llmi_head_carve(llmi_head_scratch *s, llmi_arena *arena, size_t voca
 
 /* arena: what follows the caller's own part of the scratch */
 static void llmi_head_run(llmi_head *head, llmi_arena arena) {
-    const llm_context *context = head->context;
+    llm_context *context = head->context;
     const size_t vocab = head->weight.n_out, width = head->weight.n_in;
     llmi_head_scratch s;
     llmi_cross_entropy job;
@@ -5756,15 +5781,12 @@ static char *llmi_saved_block(const llmi_run *run, int layer) {
     return run->saved.blocks + (run->saved.keep ? (size_t)layer * run->saved.block_size : 0);
 }
 static llmi_arena llmi_saved_exact(const llmi_run *run, int layer) {
-    llmi_arena arena = {NULL, 0};
-    arena.base = llmi_saved_block(run, layer);
-    return arena;
+    return llmi_arena_at(llmi_saved_block(run, layer), run->saved.exact_size);
 }
 static llmi_arena llmi_saved_wide(const llmi_run *run, int layer) {
-    llmi_arena arena = {NULL, 0};
-    arena.base = run->saved.narrow ? run->saved.wide
-                                   : llmi_saved_block(run, layer) + run->saved.exact_size;
-    return arena;
+    return llmi_arena_at(run->saved.narrow ? run->saved.wide
+                                           : llmi_saved_block(run, layer) + run->saved.exact_size,
+                         run->saved.wide_size);
 }
 
 static void llmi_widen_body(void *argument, size_t at, size_t n) {
@@ -6912,7 +6934,7 @@ static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_c
                                    size_t n) {
     const size_t L = (size_t)config->n_layers, D = (size_t)run->mtp;
     const size_t blocks = run->saved.keep ? L + D : 1;
-    llmi_arena exact = {NULL, 0}, wide = {NULL, 0};
+    llmi_arena exact = llmi_arena_at(NULL, 0), wide = exact;
     llmi_arch_of(config->arch)->carve_saved(&exact, &wide, config, n);
     run->saved.narrow = run->saved.keep && run->precision != LLM_FP32;
     run->saved.exact_size = exact.used;
@@ -7026,7 +7048,7 @@ static void llmi_wpe_body(void *argument, size_t index) {
 static void llmi_clear_body(void *argument, size_t at, size_t n) {
     memset(((const llmi_op *)argument)->y + at, 0, n * sizeof(float));
 }
-static void llmi_clear(const llm_context *context, float *y, size_t n) {
+static void llmi_clear(llm_context *context, float *y, size_t n) {
     llmi_op op = llmi_op_of(context, y, NULL);
     llmi_for(context, n, LLMI_PIECE, llmi_clear_body, &op);
 }
@@ -7280,7 +7302,7 @@ static void llmi_part_carve_saved(llmi_run *run, llmi_arena *arena, llm_part par
 }
 
 LLM_API size_t llm_part_saved_bytes(llm_part part, const llm_config *config, int B, int T) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_run run;
     llm_config c;
     memset(&run, 0, sizeof run);
@@ -7307,7 +7329,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
                                  const float *const *weights, const float *embedding,
                                  const llm_config *config, int B, int T, int backward,
                                  llm_error *err) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llm_config *c = &p->model.config;
     size_t i, n;
     memset(p, 0, sizeof *p);
@@ -7327,10 +7349,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
         context, llmi_model_attention_scratch(context, LLM_FP32, c, (size_t)T, 0, backward), err));
     p->run.mtp = c->mtp_depth;
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
-    p->memory = llmi_alloc(context->allocator, arena.used, "scratch", err);
-    if (!p->memory) return LLM_ERR_MEMORY;
-    arena.base = (char *)p->memory;
-    arena.used = 0;
+    LLMI_TRY(llmi_arena_take(&arena, &p->memory, context->allocator, "scratch", err));
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
     llmi_config_table(&p->table, c, &p->layer);
     for (i = 0; i < p->table.n; i++) p->model.data[i] = NULL;
@@ -7346,8 +7365,7 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
     p->run.model = &p->model;
     p->run.n_sequences = (size_t)B;
     p->run.rows = (size_t)T;
-    arena.base = (char *)saved;
-    arena.used = 0;
+    arena = llmi_arena_at(saved, llm_part_saved_bytes(part, config, B, T));
     llmi_part_carve_saved(&p->run, &arena, part, c, n);
     if (backward) memset(p->run.gradients, 0, (size_t)p->table.floats * sizeof(float));
     p->run.accumulate = 1;
@@ -7374,12 +7392,12 @@ static llm_result llmi_part_close(llmi_part *p, float *dx, float *const *dweight
 LLM_API llm_result llm_mla_forward(llm_context *context, float *y, void *saved, const float *x,
                                    const float *const *weights, const llm_config *config, int B,
                                    int T, llm_error *err) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_mla_saved s;
     llmi_part p;
     if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or y is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 0, err));
-    arena.base = (char *)saved;
+    arena = llmi_arena_at(saved, SIZE_MAX);
     llmi_mla_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     llmi_mla_forward(&p.run, y, x, &s, 0, (size_t)T);
     return llmi_part_close(&p, NULL, NULL);
@@ -7388,12 +7406,12 @@ LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *cons
                                     const float *dy, void *saved, const float *x,
                                     const float *const *weights, const llm_config *config, int B,
                                     int T, llm_error *err) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_mla_saved s;
     llmi_part p;
     if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or dy is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 1, err));
-    arena.base = (char *)saved;
+    arena = llmi_arena_at(saved, SIZE_MAX);
     llmi_mla_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     llmi_mla_backward(&p.run, p.d, dy, x, &s, 0);
     return llmi_part_close(&p, dx, dweights);
@@ -7402,13 +7420,13 @@ LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *cons
 LLM_API llm_result llm_moe_forward(llm_context *context, float *y, float *loads, float *balance,
                                    void *saved, const float *x, const float *const *weights,
                                    const llm_config *config, int B, int T, llm_error *err) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_moe_saved s;
     double sum = 0.0;
     llmi_part p;
     if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or y is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 0, err));
-    arena.base = (char *)saved;
+    arena = llmi_arena_at(saved, SIZE_MAX);
     llmi_moe_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     if (loads) memset(loads, 0, (size_t)p.model.config.n_routed_experts * sizeof *loads);
     p.run.loads = loads;
@@ -7421,12 +7439,12 @@ LLM_API llm_result llm_moe_backward(llm_context *context, float *dx, float *cons
                                     const float *dy, float alpha, void *saved, const float *x,
                                     const float *const *weights, const llm_config *config, int B,
                                     int T, llm_error *err) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_moe_saved s;
     llmi_part p;
     if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or dy is NULL");
     LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 1, err));
-    arena.base = (char *)saved;
+    arena = llmi_arena_at(saved, SIZE_MAX);
     llmi_moe_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
     p.run.balance_scale = alpha / (float)B;
     llmi_moe_backward(&p.run, p.d, dy, x, &s, 0);
@@ -7438,7 +7456,7 @@ static llm_result llmi_router_open(llmi_run *run, llm_model *model, llmi_moe_sav
                                    llm_context *context, const llm_config *config, int rows,
                                    llm_error *err) {
     const llm_config *c = &model->config;
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     int pass;
     memset(run, 0, sizeof *run);
     memset(model, 0, sizeof *model);
@@ -7456,8 +7474,7 @@ static llm_result llmi_router_open(llmi_run *run, llm_model *model, llmi_moe_sav
         run->ds.dlogits = llmi_carve_floats(
             &arena, llmi_mul((size_t)rows, (size_t)c->n_routed_experts));
         if (pass == 0) LLMI_TRY(llmi_scratch_reserve(context, arena.used, err));
-        arena.base = (char *)context->scratch;
-        arena.used = 0;
+        arena = llmi_arena_at(context->scratch, arena.used);
     }
     return LLM_OK;
 }
@@ -7618,7 +7635,7 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     const size_t n = (size_t)B * (size_t)T;
     const llm_config *config = &model->config;
     llm_context *context = llmi_model_context(model, model->n_threads, err);
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llmi_head_scratch s;
     llmi_run run;
     llm_result result;
@@ -7637,10 +7654,8 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
                                   err);
     for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
         if (pass) {
-            memory = llmi_alloc(model->allocator, arena.used, "activations", err);
-            if (!memory) result = LLM_ERR_MEMORY;
-            arena.base = (char *)memory;
-            arena.used = 0;
+            result = llmi_arena_take(&arena, &memory, model->allocator, "activations", err);
+            if (result != LLM_OK) break;
         }
         llmi_carve_activations(&run, &arena, config, n);
         llmi_carve_work(&run, &arena, config, n, (size_t)B, 0, context->n_threads, 0);
@@ -7696,7 +7711,7 @@ LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens
  * >>adamw        the optimizer and clipping
  * ========================================================================================== */
 typedef struct llmi_update {
-    const llm_context *context;
+    llm_context *context;
     float *weight, *m, *v;
     const float *grad;
     size_t n;
@@ -7761,7 +7776,7 @@ LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, flo
 }
 
 typedef struct llmi_squares {
-    const llm_context *context;
+    llm_context *context;
     const float *x;
     size_t n, first;
     double *parts;
@@ -7775,7 +7790,7 @@ static void llmi_square_sum_body(void *argument, size_t index) {
 }
 
 /* in pieces, 256 at a time, added in order */
-static double llmi_square_sum(const llm_context *context, const float *x, size_t n) {
+static double llmi_square_sum(llm_context *context, const float *x, size_t n) {
     double parts[256], sum = 0.0;
     const size_t pieces = llmi_ceil_div(n, LLMI_PIECE);
     llmi_squares job;
@@ -7884,6 +7899,7 @@ struct llm_trainer {
     float *gradients;                  /* floats, then the tail */
     float *m, *v;                      /* of the slice desc.shard_first, shard_count */
     void *activations, *work;          /* two blocks, cut up by the plan */
+    size_t activations_size;
     llmi_run run;
     float *dx;                         /* (N,C): the stream's gradient */
     float *h[LLMI_MTP_MAX + 1];        /* (N,C): outputs of the final norm and the modules */
@@ -7988,9 +8004,10 @@ static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_th
     llmi_carve_work(&t->run, work, config, n, (size_t)t->desc.batch_size, 0, n_threads, 1);
     if (!config->mtp_depth) t->h[0] = t->run.h;
     /* The head may read h, which is first; the rest is free while it runs. */
-    head.base = NULL;
+    LLM_ASSERT((char *)t->run.h == work->base);
+    head = llmi_arena_at(NULL, 0);
     head.used = llmi_round_up(llmi_mul(n, C) * sizeof(float), LLMI_ALIGN);
-    t->head_arena.base = work->base;
+    t->head_arena = llmi_arena_at(work->base, work->size);
     t->head_arena.used = head.used;
     llmi_head_carve(&s, &head, (size_t)config->vocab_size, llmi_min(n, llmi_loss_rows(&t->desc)));
     work->used = llmi_max(work->used, head.used);
@@ -7998,7 +8015,7 @@ static void llmi_trainer_plan(llm_trainer *t, const llm_config *config, int n_th
 
 LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_desc *desc,
                                     llm_memory *memory, llm_error *err) {
-    llmi_arena activations = {NULL, 0}, work = {NULL, 0};
+    llmi_arena activations = llmi_arena_at(NULL, 0), work = activations;
     llm_context context;
     llm_trainer t;
     llm_config c;
@@ -8047,7 +8064,7 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     const llm_config *config = &t->model->config;
     const llm_allocator *allocator = t->model->allocator;
     const size_t state = t->desc.shard_count;
-    llmi_arena activations = {NULL, 0}, work = {NULL, 0};
+    llmi_arena activations = llmi_arena_at(NULL, 0), work = activations;
     t->context = llmi_model_context(t->model, t->desc.n_threads, err);
     if (!t->context) return LLM_ERR_MEMORY;
     LLMI_TRY(llmi_scratch_reserve(
@@ -8063,13 +8080,9 @@ static llm_result llmi_trainer_allocate(llm_trainer *t, llm_error *err) {
     if (!t->m) return LLM_ERR_MEMORY;
     t->v = t->m + state;
     llmi_trainer_plan(t, config, t->context->n_threads, &activations, &work);
-    t->activations = llmi_alloc(allocator, activations.used, "activations", err);
-    if (!t->activations) return LLM_ERR_MEMORY;
-    t->work = llmi_alloc(allocator, work.used, "activations", err);
-    if (!t->work) return LLM_ERR_MEMORY;
-    activations.base = (char *)t->activations;
-    work.base = (char *)t->work;
-    activations.used = work.used = 0;
+    LLMI_TRY(llmi_arena_take(&activations, &t->activations, allocator, "activations", err));
+    LLMI_TRY(llmi_arena_take(&work, &t->work, allocator, "activations", err));
+    t->activations_size = activations.size;
     llmi_trainer_plan(t, config, t->context->n_threads, &activations, &work);
     /* the last that can fail; before the rest is touched: the pages of files are gone by then */
     LLMI_TRY(llmi_model_gather(t->model, err));
@@ -8457,8 +8470,8 @@ LLM_API llm_result llm_trainer_step(llm_trainer *trainer, const int32_t *tokens,
 LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tokens,
                                         const int32_t *targets, int B, int T,
                                         llm_train_stats *stats, llm_error *err) {
-    llmi_arena arena = {NULL, 0};
     llmi_losses losses;
+    llmi_arena arena;
     double balance = 0.0;
     llmi_run run;
     LLMI_TRY(llmi_check_targets(trainer, tokens, targets, B, T, err));
@@ -8469,7 +8482,7 @@ LLM_API llm_result llm_trainer_evaluate(llm_trainer *trainer, const int32_t *tok
     run.loads = NULL;
     run.balance = trainer->desc.router_aux_alpha > 0.0f ? &balance : NULL;
     run.keep_x = run.saved.keep = 0;   /* no backward follows */
-    arena.base = (char *)trainer->activations;
+    arena = llmi_arena_at(trainer->activations, trainer->activations_size);
     llmi_carve_activations(&run, &arena, &trainer->model->config, llmi_run_rows(&run));
     llmi_trainer_loss(trainer, &run, tokens, targets, 0, &losses);
     losses.balance = balance;
@@ -8557,7 +8570,7 @@ static size_t llmi_session_cache_size(const llm_session *s, const llm_config *co
 
 /* attention's, or sampling's */
 static size_t llmi_session_scratch(const llm_session *s, const llm_config *config,
-                                   const llm_context *context) {
+                                   llm_context *context) {
     return llmi_max(llmi_model_attention_scratch(context, LLM_FP32, config,
                                                  (size_t)s->desc.max_seq_len, 1, 0),
                     llmi_mul((size_t)config->vocab_size, 16));
@@ -8598,7 +8611,7 @@ LLM_API llm_result llm_session_desc_resolve(llm_session_desc *desc, const llm_co
 
 LLM_API llm_result llm_session_memory(const llm_config *config, const llm_session_desc *desc,
                                       llm_memory *memory, llm_error *err) {
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     llm_context context;
     llm_session s;
     llm_config c;
@@ -8633,7 +8646,7 @@ LLM_API void llm_session_free(llm_session *session) {
 static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     const llm_config *config = &s->model->config;
     const llm_allocator *allocator = s->model->allocator;
-    llmi_arena arena = {NULL, 0};
+    llmi_arena arena = llmi_arena_at(NULL, 0);
     s->context = llmi_model_context(s->model, s->desc.n_threads, err);
     if (!s->context) return LLM_ERR_MEMORY;
     LLMI_TRY(llmi_scratch_reserve(s->context, llmi_session_scratch(s, config, s->context), err));
@@ -8641,10 +8654,7 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     s->cache = (float *)llmi_alloc(allocator, s->cache_size, "key-value cache", err);
     if (!s->cache) return LLM_ERR_MEMORY;
     llmi_session_plan(s, config, s->context->n_threads, &arena);
-    s->memory = llmi_alloc(allocator, arena.used, "activations", err);
-    if (!s->memory) return LLM_ERR_MEMORY;
-    arena.base = (char *)s->memory;
-    arena.used = 0;
+    LLMI_TRY(llmi_arena_take(&arena, &s->memory, allocator, "activations", err));
     llmi_session_plan(s, config, s->context->n_threads, &arena);
     memset(s->length, 0, (size_t)s->desc.n_sequences * sizeof(int));
     if (s->run.mtp) memset(s->cache, 0, s->cache_size);    /* a module may not see all positions */

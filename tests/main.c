@@ -20,11 +20,17 @@ static void *default_allocate(size_t size);
 static void default_release(void *memory);
 #define LLM_MALLOC(size) default_allocate(size)
 #define LLM_FREE(memory) default_release(memory)
+static void assert_failed(const char *condition, const char *file, int line);
+#define LLM_ASSERT(condition) \
+    ((condition) ? (void)0 : assert_failed(#condition, __FILE__, __LINE__))
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #undef memcmp
 #undef strcmp
 #include "test.h"
+static void assert_failed(const char *condition, const char *file, int line) {
+    test_check(0, file, line, "the library's own promise: %s", condition);
+}
 #include "test_tools.h"
 
 #include "test_core.c"

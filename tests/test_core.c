@@ -191,22 +191,24 @@ TEST(core_grow) {
 }
 
 TEST(core_carve) {
-    llmi_arena measure = {NULL, 0}, bind = {NULL, 0}, over = {NULL, 0};
-    char *block;
+    llmi_arena measure = llmi_arena_at(NULL, 0), bind, over = measure;
+    void *block = NULL;
     float *a, *b;
     char *c;
     CHECK(llmi_carve_floats(&measure, 3) == NULL && llmi_carve(&measure, 1, 1) == NULL);
     CHECK(llmi_carve_floats(&measure, 33) == NULL);
-    block = (char *)llmi_alloc(NULL, measure.used, "a block", NULL);
-    CHECK(block != NULL && measure.used >= 3 * 4 + 1 + 33 * 4);
+    CHECK(measure.used >= 3 * 4 + 1 + 33 * 4);
+    bind = measure;
+    CHECK(llmi_arena_take(&bind, &block, NULL, "a block", NULL) == LLM_OK);
     if (!block) return;
-    bind.base = block;
+    CHECK(bind.base == (char *)block && bind.used == 0 && bind.size == measure.used);
     a = llmi_carve_floats(&bind, 3);
     c = (char *)llmi_carve(&bind, 1, 1);
     b = llmi_carve_floats(&bind, 33);
     CHECK(bind.used == measure.used);
     CHECK((uintptr_t)a % 64 == 0 && (uintptr_t)b % 64 == 0 && (uintptr_t)c % 64 == 0);
-    CHECK((char *)a >= block && c >= (char *)(a + 3) && (char *)b >= c + 1 && (char *)(b + 33) <= block + bind.used);
+    CHECK((char *)a >= bind.base && c >= (char *)(a + 3) && (char *)b >= c + 1 &&
+          (char *)(b + 33) <= bind.base + bind.used);
     llmi_release(NULL, block);
     llmi_carve_floats(&over, SIZE_MAX / 3);
     llmi_carve_floats(&over, 10);

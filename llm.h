@@ -110,15 +110,15 @@
  * PRECISION
  *   Weights, gradients, moments and sums are f32 in every training; llm_train_desc.precision says
  *   what the factors of products are rounded to, to the nearest, ties to even:
- *   FP32         nothing is rounded
- *   BF16_MIXED   weights, activations and their gradients are bf16 in every product. Norms,
- *                softmax, losses, the router and the stream between blocks stay f32. What blocks
- *                save for the backward is kept in bf16
- *   FP8_MIXED    as that, and the linear layers' products, forward and both backward ones, are of
- *                E4M3 (DeepSeek-V3 report sec. 3.3): a scale, the power of two next above
- *                largest/448, for each tile of 1 x 128 activations or gradients along the summed
- *                index, or 128 x 128 weights; f32 sums. Embedding,
- *                head, attention between q, k, v, and router are as in BF16_MIXED
+ *   FP32     nothing is rounded
+ *   BF16     weights, activations and their gradients are bf16 in every product. Norms,
+ *            softmax, losses, the router and the stream between blocks stay f32. What blocks
+ *            save for the backward is kept in bf16
+ *   FP8      as that, and the linear layers' products, forward and both backward ones, are of
+ *            E4M3 (DeepSeek-V3 report sec. 3.3): a scale, the power of two next above
+ *            largest/448, for each tile of 1 x 128 activations or gradients along the summed
+ *            index, or 128 x 128 weights; f32 sums. Embedding,
+ *            head, attention between q, k, v, and router are as in BF16
  *   Where the CPU multiplies bf16 (AVX512_BF16, AMX) products do so; elsewhere values are rounded
  *   where they are packed, and multiplied in f32.
  *
@@ -225,7 +225,11 @@
  * Every desc is zero-initialised by the caller (in C = {0}, in C++ = {}, or memset; NULL for all
  * zero); a zero selects the default written beside a field, and LLM_OFF says "really zero" where
  * zero means a default.
- * Every llm_error pointer may be NULL; it is written on failure only.
+ * Every llm_error pointer may be NULL; it is written on failure only, and is the last argument.
+ * Order of arguments: the object first. Ops: context, outputs, saved values, inputs, weights, dims.
+ * Others: inputs, outputs. Types of counts: int for what a configuration bounds (B, T, rows, widths,
+ * steps of a schedule); size_t for elements, bytes and tensors; int64_t for updates and tokens seen.
+ * Updates are counted from 0 everywhere.
  * ========================================================================================== */
 #ifndef LLM_H
 #define LLM_H
@@ -248,7 +252,7 @@ extern "C" {
 #endif
 
 /* ---- results --------------------------------------------------------------------------------- */
-#define LLM_VERSION 100               /* 10000 major + 100 minor + patch                       */
+#define LLM_VERSION 200               /* 10000 major + 100 minor + patch                       */
 LLM_API int llm_version(void);        /* LLM_VERSION of the implementation that is linked      */
 typedef enum llm_result {
     LLM_OK = 0,
@@ -456,16 +460,20 @@ LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens
                                    llm_error *err);
 
 /* ---- training -------------------------------------------------------------------------------- */
-typedef enum llm_precision { LLM_FP32 = 0, LLM_BF16_MIXED, LLM_FP8_MIXED } llm_precision;
+typedef enum llm_precision {
+    LLM_PRECISION_FP32 = 0, LLM_PRECISION_BF16, LLM_PRECISION_FP8
+} llm_precision;
 /* Learning rate of update i = 0, 1, ... (lr: learning_rate, low: lr min_lr_ratio, W: warmup_steps,
  * M: max_steps, D: decay_steps): lr (i+1)/W while i < W, and low from M on. Between, COSINE being
  * arXiv:1608.03983 eq. 5 without restarts, and WSD (warm-up, stable, decay) arXiv:2404.06395 sec.
  * 4.2:
- *   LLM_COSINE    low + (lr - low) (1 + cos(pi (i-W)/(M-W))) / 2
- *   LLM_LINEAR    lr + (low - lr) (i-W)/(M-W)
- *   LLM_WSD       lr, then over the last D updates (0: a tenth of M, at most M-W) linearly to low
- *   LLM_CONSTANT  lr, without an end */
-typedef enum llm_schedule { LLM_COSINE = 0, LLM_WSD, LLM_LINEAR, LLM_CONSTANT } llm_schedule;
+ *   COSINE    low + (lr - low) (1 + cos(pi (i-W)/(M-W))) / 2
+ *   LINEAR    lr + (low - lr) (i-W)/(M-W)
+ *   WSD       lr, then over the last D updates (0: a tenth of M, at most M-W) linearly to low
+ *   CONSTANT  lr, without an end */
+typedef enum llm_schedule {
+    LLM_SCHEDULE_COSINE = 0, LLM_SCHEDULE_WSD, LLM_SCHEDULE_LINEAR, LLM_SCHEDULE_CONSTANT
+} llm_schedule;
 
 typedef struct llm_train_desc {
     int batch_size, seq_len;          /* B, T: required                                       */
@@ -907,15 +915,17 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
  * arXiv:1512.00567 sec. 7). logits (rows,V); a target is in [0,V) or LLM_IGNORE_INDEX, whose loss
  * is 0. With s = label_smoothing in [0,1): loss of a row = (1-s) (lse - x_target) + s (lse -
  * mean(x)). MEAN divides by the number of valid targets (0 if there is none; PyTorch has NaN). */
-typedef enum llm_reduction { LLM_MEAN = 0, LLM_SUM, LLM_NONE } llm_reduction;
+typedef enum llm_reduction {
+    LLM_REDUCTION_MEAN = 0, LLM_REDUCTION_SUM, LLM_REDUCTION_NONE
+} llm_reduction;
 /* losses (rows) and lse (rows, saved for the backward) may be NULL; loss: the reduced one, NULL for
- * LLM_NONE */
+ * LLM_REDUCTION_NONE */
 LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, float *losses,
                                              float *lse, const float *logits,
                                              const int32_t *targets, int rows, int vocab_size,
                                              float label_smoothing, llm_reduction reduction,
                                              llm_error *err);
-/* dloss: gradient of the reduced loss (one value; NULL = 1), for LLM_NONE of every row's (rows).
+/* dloss: gradient of the reduced loss (one value; NULL = 1), without a reduction of each row's.
  * dlogits += dloss (softmax(x) - (1-s) onehot(target) - s/V) [/ valid targets for MEAN] */
 LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogits,
                                               const float *dloss, const float *lse,
@@ -940,31 +950,43 @@ LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlo
                                          float label_smoothing, llm_error *err);
 
 /* ---- ops: the parts of the two models ---------------------------------------------------------
- * What they compute stands at >>gpt2 >>mla >>moe >>deepseek >>mtp. They read the fields of config
- * that concern them; no dropout. x, y (B,T,C). weights: one pointer per tensor of the part, in the
- * order of llm_part_tensor; dweights likewise, an entry or the whole may be NULL. saved: at least
- * llm_part_saved_bytes, from a forward to its backward. Each call takes scratch memory and frees
- * it. -> LLM_ERR_ARGUMENT: an impossible configuration, a NULL weight; LLM_ERR_MEMORY */
+ * What they compute stands at >>gpt2 >>mla >>moe >>deepseek >>mtp. No dropout. */
 typedef enum llm_part {
-    LLM_MLA,             /* attention of a DeepSeek block, without the norm before it        */
-    LLM_MOE,             /* router, routed and shared experts                                */
-    LLM_GPT2_BLOCK,
-    LLM_DEEPSEEK_BLOCK,  /* with experts where n_routed_experts is above 0, else one FFN     */
-    LLM_MTP_MODULE
+    LLM_PART_MLA,             /* attention of a DeepSeek block, without the norm before it        */
+    LLM_PART_MOE,             /* router, routed and shared experts                                */
+    LLM_PART_GPT2_BLOCK,
+    LLM_PART_DEEPSEEK_BLOCK,  /* with experts where n_routed_experts is above 0, else one FFN     */
+    LLM_PART_MTP_MODULE       /* y = RMSNorm(block(Weh [RMSNorm(x) | RMSNorm(h)]))                */
 } llm_part;
+/* what a forward and its backward have in common */
+typedef struct llm_part_args {
+    const llm_config *config;         /* the fields that concern the part are read            */
+    int B, T;
+    const float *x;                   /* (B,T,C); a block's backward does not need it. MTP:   */
+                                      /* the embeddings of the tokens k ahead                 */
+    const float *h;                   /* MTP: (B,T,C), the hidden state of the depth before,  */
+                                      /* both of the T positions that have such a token       */
+    const float *const *weights;      /* one for each tensor, in the order of llm_part_tensor */
+    void *saved;                      /* at least llm_part_saved_bytes, kept until backward   */
+    float *loads, *balance;           /* MOE's forward fills them, unless NULL: (E) rows per  */
+                                      /* expert; the mean over sequences of sum_i f_i P_i,    */
+                                      /* report eq. 17-20, without its alpha                  */
+    float alpha;                      /* MOE's backward adds the gradient of alpha times that */
+    float *dh;                        /* MTP's backward adds the gradient of h, unless NULL   */
+} llm_part_args;
 /* the i-th tensor of a part: n_dims and dims, data NULL; all zero past the last. name: 72 bytes
  * that receive the name it would have in layer 0, or NULL. */
 LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size_t i, char *name);
 /* 0 for an impossible configuration */
 LLM_API size_t llm_part_saved_bytes(llm_part part, const llm_config *config, int B, int T);
-
-LLM_API llm_result llm_mla_forward(llm_context *context, float *y, void *saved, const float *x,
-                                   const float *const *weights, const llm_config *config, int B,
-                                   int T, llm_error *err);
-LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *const *dweights,
-                                    const float *dy, void *saved, const float *x,
-                                    const float *const *weights, const llm_config *config, int B,
-                                    int T, llm_error *err);
+/* y (B,T,C). Each call takes scratch memory and frees it. -> LLM_ERR_ARGUMENT: an impossible
+ * configuration, a NULL weight; LLM_ERR_MEMORY */
+LLM_API llm_result llm_part_forward(llm_context *context, llm_part part, float *y,
+                                    const llm_part_args *args, llm_error *err);
+/* dx (B,T,C) += and dweights +=, each of which, and each entry of dweights, may be NULL */
+LLM_API llm_result llm_part_backward(llm_context *context, llm_part part, float *dx,
+                                     float *const *dweights, const float *dy,
+                                     const llm_part_args *args, llm_error *err);
 /* The router alone, DeepSeek-V3 report eq. 12-16: scores (rows,E) = sigmoid(x gate^T), gate (E,C);
  * choice and weight (rows,K): the experts chosen by score + bias (E) within groups, and their
  * weights, unbiased; loads (E) or NULL: rows per expert. Ties go to the lower expert. */
@@ -978,52 +1000,16 @@ LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *d
                                        const float *dweight, const float *scores,
                                        const int32_t *choice, const float *x, const float *gate,
                                        const llm_config *config, int rows, llm_error *err);
-/* loads (E) or NULL: rows per expert; balance or NULL: the mean over sequences of sum_i f_i P_i,
- * report eq. 17-20, without its alpha */
-LLM_API llm_result llm_moe_forward(llm_context *context, float *y, float *loads, float *balance,
-                                   void *saved, const float *x, const float *const *weights,
-                                   const llm_config *config, int B, int T, llm_error *err);
-/* with the gradient of alpha times the balance loss */
-LLM_API llm_result llm_moe_backward(llm_context *context, float *dx, float *const *dweights,
-                                    const float *dy, float alpha, void *saved, const float *x,
-                                    const float *const *weights, const llm_config *config, int B,
-                                    int T, llm_error *err);
-LLM_API llm_result llm_gpt2_block_forward(llm_context *context, float *y, void *saved,
-                                          const float *x, const float *const *weights,
-                                          const llm_config *config, int B, int T, llm_error *err);
-LLM_API llm_result llm_gpt2_block_backward(llm_context *context, float *dx, float *const *dweights,
-                                           const float *dy, void *saved,
-                                           const float *const *weights, const llm_config *config,
-                                           int B, int T, llm_error *err);
-LLM_API llm_result llm_deepseek_block_forward(llm_context *context, float *y, void *saved,
-                                              const float *x, const float *const *weights,
-                                              const llm_config *config, int B, int T,
-                                              llm_error *err);
-LLM_API llm_result llm_deepseek_block_backward(llm_context *context, float *dx,
-                                               float *const *dweights, const float *dy, void *saved,
-                                               const float *const *weights,
-                                               const llm_config *config, int B, int T,
-                                               llm_error *err);
-/* y = RMSNorm(block(Weh [RMSNorm(e) | RMSNorm(h)])), e (B,T,C) the embeddings of the tokens k
- * ahead, h (B,T,C) the hidden state of the depth before, both of the T positions that have such a
- * token */
-LLM_API llm_result llm_mtp_module_forward(llm_context *context, float *y, void *saved,
-                                          const float *e, const float *h,
-                                          const float *const *weights, const llm_config *config,
-                                          int B, int T, llm_error *err);
-LLM_API llm_result llm_mtp_module_backward(llm_context *context, float *de, float *dh,
-                                           float *const *dweights, const float *dy, void *saved,
-                                           const float *e, const float *h,
-                                           const float *const *weights, const llm_config *config,
-                                           int B, int T, llm_error *err);
 
-/* AdamW, arXiv:1711.05101 algorithm 2, update number step = 1, 2, ...: with g = grad_scale grad,
+/* AdamW, arXiv:1711.05101 algorithm 2, update number step = 0, 1, ...: with g = grad_scale grad,
  * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
- * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + decay w). A step below 1: nothing */
+ * w -= lr (m/(1-b1^n) / (sqrt(v/(1-b2^n)) + eps) + decay w), n = step + 1. step below 0: nothing */
+typedef struct llm_adamw {
+    int64_t step;
+    float learning_rate, beta1, beta2, eps, weight_decay, grad_scale;    /* none has a default */
+} llm_adamw;
 LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, float *v,
-                              const float *grad, size_t n, int64_t step, float learning_rate,
-                              float beta1, float beta2, float eps, float weight_decay,
-                              float grad_scale);
+                              const float *grad, size_t n, const llm_adamw *adamw);
 /* Clipping by norm (Pascanu et al., arXiv:1211.5063 alg. 1): scales n gradients in place by min(1,
  * max_norm/(norm + 1e-6)), as torch.nn.utils.clip_grad_norm_; returns the norm before. max_norm
  * below 0 (LLM_OFF): nothing is scaled. */
@@ -2329,7 +2315,7 @@ typedef struct llmi_tiles {
 typedef struct llmi_kernels {
     const char *name;
     size_t w;                          /* floats in a vector */
-    llmi_tiles tiles[LLM_FP8_MIXED + 1];       /* by llm_precision */
+    llmi_tiles tiles[LLM_PRECISION_FP8 + 1];       /* by llm_precision */
     LLMI_KERNELS(LLMI_MEMBER)
 } llmi_kernels;
 
@@ -2668,7 +2654,7 @@ static size_t llmi_context_plan(llm_context *context, int n_threads) {
     context->best = llmi_last_pass();
     for (i = 0; i <= context->best; i++) {
         context->kernels = llmi_kernels_of(i);             /* the last one is the fastest */
-        for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
+        for (precision = LLM_PRECISION_FP32; precision <= LLM_PRECISION_FP8; precision++)
             depth = llmi_max(depth, llmi_panel_depth(&context->kernels->tiles[precision]));
     }
     return depth * (LLMI_A_ROWS + LLMI_B_COLUMNS) * (size_t)context->n_threads;
@@ -2954,7 +2940,7 @@ typedef struct llmi_gemm_job {
 } llmi_gemm_job;
 
 static int llmi_gemm_is_few(const llmi_gemm *g) {
-    return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_FP32;
+    return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_PRECISION_FP32;
 }
 /* few rows, the weight stored (n_out,n_in): the columns may be cut anywhere */
 static int llmi_gemm_is_dot(const llmi_gemm *g) { return llmi_gemm_is_few(g) && g->b_row == 1; }
@@ -3008,7 +2994,7 @@ static void llmi_gemm_few_rows(llm_context *context, const llmi_gemm *g) {
         return;
     }
     job->k_parts = g->n * g->k < LLMI_SMALL_WEIGHT ? 1 : LLMI_K_PARTS;
-    n = llmi_panels_size(&context->kernels->tiles[LLM_FP32]) / sums;
+    n = llmi_panels_size(&context->kernels->tiles[LLM_PRECISION_FP32]) / sums;
     for (job->j0 = 0; job->j0 < g->n; job->j0 += job->n) {
         job->n = llmi_min(g->n - job->j0, n / LLMI_STRIP * LLMI_STRIP);
         job->step = llmi_max(LLMI_STRIP, 4096 / g->m / LLMI_STRIP * LLMI_STRIP);  /* stays in L1 */
@@ -3213,7 +3199,7 @@ static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, 
     matrix.n_out = n_out;
     matrix.n_in = n_in;
     matrix.transposed = transposed;
-    matrix.precision = LLM_FP32;
+    matrix.precision = LLM_PRECISION_FP32;
     matrix.tensor = -1;
     matrix.first = 0;
     return matrix;
@@ -4274,7 +4260,8 @@ LLM_API llm_result llm_attention_forward(llm_context *context, float *out, float
     LLMI_TRY(llmi_attention_from_dims(&a, dims, err));
     if (!a.n_sequences || !a.rows || !a.n_heads || !a.qk_dim || !a.v_dim) return LLM_OK;
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_attention_reserve(context, LLM_FP32, a.rows, a.qk_dim, a.v_dim, 0), err));
+        context, llmi_attention_reserve(context, LLM_PRECISION_FP32, a.rows, a.qk_dim, a.v_dim, 0),
+        err));
     a.out = out; a.lse = lse; a.q = q; a.k = k; a.v = v;
     llmi_attention_run(context, &a, a.rows, 0);
     return LLM_OK;
@@ -4290,7 +4277,8 @@ LLM_API llm_result llm_attention_backward(llm_context *context, float *dq, float
     LLMI_TRY(llmi_attention_from_dims(&a, dims, err));
     if (!a.n_sequences || !a.rows || !a.n_heads || !a.qk_dim || !a.v_dim) return LLM_OK;
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_attention_reserve(context, LLM_FP32, a.rows, a.qk_dim, a.v_dim, 1), err));
+        context, llmi_attention_reserve(context, LLM_PRECISION_FP32, a.rows, a.qk_dim, a.v_dim, 1),
+        err));
     a.saved_out = out; a.saved_lse = lse; a.q = q; a.k = k; a.v = v;
     a.dout = dout; a.dq = dq; a.dk = dk; a.dv = dv;
     a.accumulate = 1;
@@ -4412,7 +4400,7 @@ LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, 
                                              float label_smoothing, llm_reduction reduction,
                                              llm_error *err) {
     llmi_cross_entropy job;
-    if (!context || !logits || !targets || (!loss && reduction != LLM_NONE))
+    if (!context || !logits || !targets || (!loss && reduction != LLM_REDUCTION_NONE))
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "cross_entropy: context, loss, logits or targets is NULL");
     LLMI_TRY(llmi_check_cross_entropy(targets, rows, vocab_size, label_smoothing, err));
@@ -4430,7 +4418,7 @@ LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, 
         double sum = 0.0;
         size_t r;
         for (r = 0; r < job.rows; r++) sum += (double)job.losses[r];
-        *loss = (float)(reduction == LLM_MEAN && valid ? sum / (double)valid : sum);
+        *loss = (float)(reduction == LLM_REDUCTION_MEAN && valid ? sum / (double)valid : sum);
     }
     return LLM_OK;
 }
@@ -4453,8 +4441,8 @@ LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogi
     job.smoothing = label_smoothing;
     job.saved_lse = lse;
     job.dloss = dloss;
-    job.dloss_step = reduction == LLM_NONE;
-    job.dloss_scale = reduction == LLM_MEAN && valid ? 1.0f / (float)valid : 1.0f;
+    job.dloss_step = reduction == LLM_REDUCTION_NONE;
+    job.dloss_scale = reduction == LLM_REDUCTION_MEAN && valid ? 1.0f / (float)valid : 1.0f;
     llmi_for(context, job.rows, LLMI_ROWS, llmi_cross_entropy_backward_body, &job);
     return LLM_OK;
 }
@@ -4500,8 +4488,9 @@ LLM_API llm_result llm_mtp_loss_forward(llm_context *context, float *loss, float
     if (!shifted) return LLM_ERR_MEMORY;
     for (k = 0; k <= depth && result == LLM_OK; k++) {
         llmi_mtp_shift(shifted, targets, (size_t)B, (size_t)T, (size_t)k);
-        result = llm_cross_entropy_forward(context, &part, NULL, lse[k], logits[k], shifted,
-                                           B * (T - k), vocab_size, label_smoothing, LLM_MEAN, err);
+        result =
+            llm_cross_entropy_forward(context, &part, NULL, lse[k], logits[k], shifted, B * (T - k),
+                                      vocab_size, label_smoothing, LLM_REDUCTION_MEAN, err);
         if (result != LLM_OK) break;
         if (parts) parts[k] = part;
         if (k == 0) *loss = part;
@@ -4530,7 +4519,7 @@ LLM_API llm_result llm_mtp_loss_backward(llm_context *context, float *const *dlo
         if (dlogits[k])
             result = llm_cross_entropy_backward(context, dlogits[k], &scale, lse[k], logits[k],
                                                 shifted, B * (T - k), vocab_size, label_smoothing,
-                                                LLM_MEAN, err);
+                                                LLM_REDUCTION_MEAN, err);
     }
     llmi_release(context->allocator, shifted);
     return result;
@@ -5702,7 +5691,7 @@ static int llmi_head_index(const llm_model *model) {
 }
 /* of the head and of attention, which fp8 training leaves in bf16 (DeepSeek-V3 report, 3.3.1) */
 static llm_precision llmi_near_precision(llm_precision precision) {
-    return precision == LLM_FP32 ? LLM_FP32 : LLM_BF16_MIXED;
+    return precision == LLM_PRECISION_FP32 ? LLM_PRECISION_FP32 : LLM_PRECISION_BF16;
 }
 /* ---- weights as handles: products, gradients ------------------------------------------------- */
 static llmi_matrix llmi_model_matrix(const llm_model *model, int i, llm_precision precision) {
@@ -6154,7 +6143,7 @@ static void llmi_mla_store_body(void *argument, size_t row) {
 /* the router's weight, always in f32: a rounded score would choose another expert */
 static llmi_matrix llmi_router(const llmi_run *run, int i) {
     llmi_matrix w = llmi_dense(run, i);
-    w.precision = LLM_FP32;
+    w.precision = LLM_PRECISION_FP32;
     return w;
 }
 
@@ -6936,7 +6925,7 @@ static void llmi_carve_activations(llmi_run *run, llmi_arena *arena, const llm_c
     const size_t blocks = run->saved.keep ? L + D : 1;
     llmi_arena exact = llmi_arena_at(NULL, 0), wide = exact;
     llmi_arch_of(config->arch)->carve_saved(&exact, &wide, config, n);
-    run->saved.narrow = run->saved.keep && run->precision != LLM_FP32;
+    run->saved.narrow = run->saved.keep && run->precision != LLM_PRECISION_FP32;
     run->saved.exact_size = exact.used;
     run->saved.wide_size = wide.used;
     run->saved.block_size = llmi_round_up(
@@ -7220,6 +7209,7 @@ typedef struct llmi_part {
     size_t first, count;               /* tensors of the part in the table */
     float *d;                          /* (N,C): a gradient on its way */
     int32_t *tokens;                   /* (N): 0 .. N - 1, of the MTP module's embeddings */
+    llmi_ds_saved saved;               /* of MLA or MoE alone */
     void *memory;
 } llmi_part;
 
@@ -7228,22 +7218,22 @@ typedef struct llmi_part {
 static llm_result llmi_part_config(llm_config *c, llm_part part, const llm_config *config, int rows,
                                    int T, llm_error *err) {
     if (!config) return llmi_fail(err, LLM_ERR_ARGUMENT, "part: config is NULL");
-    LLMI_TRY(llmi_check_int("part", (int)part, 0, (int)LLM_MTP_MODULE, err));
+    LLMI_TRY(llmi_check_int("part", (int)part, 0, (int)LLM_PART_MTP_MODULE, err));
     *c = *config;
-    c->arch = part == LLM_GPT2_BLOCK ? LLM_ARCH_GPT2 : LLM_ARCH_DEEPSEEK_V3;
-    c->vocab_size = part == LLM_MTP_MODULE ? rows : 1;
+    c->arch = part == LLM_PART_GPT2_BLOCK ? LLM_ARCH_GPT2 : LLM_ARCH_DEEPSEEK_V3;
+    c->vocab_size = part == LLM_PART_MTP_MODULE ? rows : 1;
     c->max_seq_len = T > 1 ? T : 2;
     c->n_layers = c->tie_embeddings = 1;
     c->embd_pdrop = c->attn_pdrop = c->resid_pdrop = 0.0f;
     c->first_k_dense = 0;
-    c->mtp_depth = part == LLM_MTP_MODULE;
-    if (part == LLM_GPT2_BLOCK) {
+    c->mtp_depth = part == LLM_PART_MTP_MODULE;
+    if (part == LLM_PART_GPT2_BLOCK) {
         c->n_routed_experts = c->kv_lora_rank = c->q_lora_rank = 0;
         c->yarn_factor = 0.0f;
     }
-    if (part == LLM_MLA) c->n_routed_experts = 0;
-    if (part == LLM_MLA || part == LLM_MOE) c->d_ffn = 1;
-    if (part == LLM_MOE) {
+    if (part == LLM_PART_MLA) c->n_routed_experts = 0;
+    if (part == LLM_PART_MLA || part == LLM_PART_MOE) c->d_ffn = 1;
+    if (part == LLM_PART_MOE) {
         LLMI_TRY(llmi_check_int("n_routed_experts", c->n_routed_experts, 1, 65536, err));
         c->n_heads = c->kv_lora_rank = c->qk_nope_head_dim = c->v_head_dim = 1;
         c->q_lora_rank = c->attention_bias = 0;
@@ -7252,19 +7242,19 @@ static llm_result llmi_part_config(llm_config *c, llm_part part, const llm_confi
     }
     LLMI_TRY(llm_config_validate(c, err));
     llmi_config_resolve(c);
-    if (part == LLM_MTP_MODULE) c->n_layers = 0;           /* layer 0 is the module */
+    if (part == LLM_PART_MTP_MODULE) c->n_layers = 0;           /* layer 0 is the module */
     return LLM_OK;
 }
 
 /* where the part's tensors stand: those of layer 0, or of one half of it */
 static void llmi_part_range(llmi_part *p, llm_part part) {
     const llmi_ds_layer *w = &p->layer;
-    const size_t end = p->table.n - (part == LLM_GPT2_BLOCK ? 2 : 1);    /* the final norm */
-    p->first = part == LLM_GPT2_BLOCK ? (size_t)LLMI_BLOCKS
-               : part == LLM_MLA      ? (size_t)w->norm1 + 1
-               : part == LLM_MOE      ? (size_t)w->norm2 + 1
+    const size_t end = p->table.n - (part == LLM_PART_GPT2_BLOCK ? 2 : 1);    /* the final norm */
+    p->first = part == LLM_PART_GPT2_BLOCK ? (size_t)LLMI_BLOCKS
+               : part == LLM_PART_MLA      ? (size_t)w->norm1 + 1
+               : part == LLM_PART_MOE      ? (size_t)w->norm2 + 1
                                       : 1;
-    p->count = (part == LLM_MLA ? (size_t)w->norm2 : end) - p->first;
+    p->count = (part == LLM_PART_MLA ? (size_t)w->norm2 : end) - p->first;
 }
 
 LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size_t i, char *name) {
@@ -7288,28 +7278,24 @@ LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size
     return tensor;
 }
 
-static void llmi_part_carve_saved(llmi_run *run, llmi_arena *arena, llm_part part,
+static void llmi_part_carve_saved(llmi_part *p, llmi_arena *arena, llm_part part,
                                   const llm_config *c, size_t n) {
-    run->keep_x = run->saved.keep = 1;
-    run->mtp = c->mtp_depth;
-    if (part == LLM_MLA || part == LLM_MOE) {
-        llmi_ds_saved s;
-        if (part == LLM_MLA) llmi_mla_carve_saved(&s.mla, arena, arena, c, n);
-        else llmi_moe_carve_saved(&s.moe, arena, arena, c, n);
-    } else {
-        llmi_carve_activations(run, arena, c, n);
-    }
+    p->run.keep_x = p->run.saved.keep = 1;
+    p->run.mtp = c->mtp_depth;
+    if (part == LLM_PART_MLA) llmi_mla_carve_saved(&p->saved.mla, arena, arena, c, n);
+    else if (part == LLM_PART_MOE) llmi_moe_carve_saved(&p->saved.moe, arena, arena, c, n);
+    else llmi_carve_activations(&p->run, arena, c, n);
 }
 
 LLM_API size_t llm_part_saved_bytes(llm_part part, const llm_config *config, int B, int T) {
     llmi_arena arena = llmi_arena_at(NULL, 0);
-    llmi_run run;
+    llmi_part p;
     llm_config c;
-    memset(&run, 0, sizeof run);
+    memset(&p, 0, sizeof p);
     if (B < 1 || T < 1 || B > INT_MAX / T ||
         llmi_part_config(&c, part, config, B * T, T, NULL) != LLM_OK)
         return 0;
-    llmi_part_carve_saved(&run, &arena, part, &c, (size_t)B * (size_t)T);
+    llmi_part_carve_saved(&p, &arena, part, &c, (size_t)B * (size_t)T);
     return arena.used;
 }
 
@@ -7324,20 +7310,19 @@ static void llmi_part_plan(llmi_part *p, llmi_arena *arena, size_t B, size_t n, 
     llmi_carve_work(&p->run, arena, c, n, B, 0, n_threads, backward);
 }
 
-/* embedding: NULL, or the MTP module's (N,C) */
-static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *context, void *saved,
-                                 const float *const *weights, const float *embedding,
-                                 const llm_config *config, int B, int T, int backward,
-                                 llm_error *err) {
+static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *context,
+                                 const llm_part_args *args, int backward, llm_error *err) {
+    const float *const *weights = args->weights;
+    const int B = args->B, T = args->T;
     llmi_arena arena = llmi_arena_at(NULL, 0);
     llm_config *c = &p->model.config;
     size_t i, n;
     memset(p, 0, sizeof *p);
-    if (!context || !saved || !weights)
+    if (!context || !args->saved || !weights)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "part: context, saved or weights is NULL");
     LLMI_TRY(llmi_check_int("part: B", B, 1, INT_MAX, err));
     LLMI_TRY(llmi_check_int("part: T", T, 1, INT_MAX / B, err));
-    LLMI_TRY(llmi_part_config(c, part, config, B * T, T, err));
+    LLMI_TRY(llmi_part_config(c, part, args->config, B * T, T, err));
     n = (size_t)B * (size_t)T;
     llmi_config_table(&p->table, c, &p->layer);
     llmi_part_range(p, part);
@@ -7346,7 +7331,8 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
             return llmi_fail(err, LLM_ERR_ARGUMENT, "part: weight %lu of %lu is NULL",
                              (unsigned long)i, (unsigned long)p->count);
     LLMI_TRY(llmi_scratch_reserve(
-        context, llmi_model_attention_scratch(context, LLM_FP32, c, (size_t)T, 0, backward), err));
+        context,
+        llmi_model_attention_scratch(context, LLM_PRECISION_FP32, c, (size_t)T, 0, backward), err));
     p->run.mtp = c->mtp_depth;
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
     LLMI_TRY(llmi_arena_take(&arena, &p->memory, context->allocator, "scratch", err));
@@ -7354,8 +7340,8 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
     llmi_config_table(&p->table, c, &p->layer);
     for (i = 0; i < p->table.n; i++) p->model.data[i] = NULL;
     for (i = 0; i < p->count; i++) p->model.data[p->first + i] = llmi_only_read(weights[i]);
-    if (embedding) {
-        p->model.data[LLMI_WTE] = llmi_only_read(embedding);
+    if (part == LLM_PART_MTP_MODULE) {
+        p->model.data[LLMI_WTE] = llmi_only_read(args->x);
         for (i = 0; i < n; i++) p->tokens[i] = (int32_t)i;
     }
     p->model.table = p->table;
@@ -7365,90 +7351,73 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
     p->run.model = &p->model;
     p->run.n_sequences = (size_t)B;
     p->run.rows = (size_t)T;
-    arena = llmi_arena_at(saved, llm_part_saved_bytes(part, config, B, T));
-    llmi_part_carve_saved(&p->run, &arena, part, c, n);
+    arena = llmi_arena_at(args->saved, llm_part_saved_bytes(part, args->config, B, T));
+    llmi_part_carve_saved(p, &arena, part, c, n);
     if (backward) memset(p->run.gradients, 0, (size_t)p->table.floats * sizeof(float));
     p->run.accumulate = 1;
     if (!p->model.arch->learned_positions) llmi_run_angles(&p->run);
     return LLM_OK;
 }
 
-/* adds what a backward found: d to dx, the gradients to the caller's */
-static llm_result llmi_part_close(llmi_part *p, float *dx, float *const *dweights) {
-    llm_context *context = p->run.context;
-    size_t i;
-    if (dx)
-        llmi_residual(context, dx, dx, p->d,
-                      llmi_run_rows(&p->run) * (size_t)p->model.config.d_model, 0.0f, 0);
-    for (i = 0; dweights && i < p->count; i++)
-        if (dweights[i])
-            llmi_residual(context, dweights[i], dweights[i],
-                          llmi_gradient(&p->run, (int)(p->first + i)),
-                          p->table.rows[p->first + i].count, 0.0f, 0);
-    llmi_release(context->allocator, p->memory);
+LLM_API llm_result llm_part_forward(llm_context *context, llm_part part, float *y,
+                                    const llm_part_args *args, llm_error *err) {
+    double sum = 0.0;
+    llmi_part p;
+    if (!y || !args || !args->x || (part == LLM_PART_MTP_MODULE && !args->h))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "part: args, x, h or y is NULL");
+    LLMI_TRY(llmi_part_open(&p, part, context, args, 0, err));
+    if (part == LLM_PART_MLA) {
+        llmi_mla_forward(&p.run, y, args->x, &p.saved.mla, 0, (size_t)args->T);
+    } else if (part == LLM_PART_MOE) {
+        if (args->loads)
+            memset(args->loads, 0, (size_t)p.model.config.n_routed_experts * sizeof(float));
+        p.run.loads = args->loads;
+        p.run.balance = args->balance ? &sum : NULL;
+        llmi_moe_forward(&p.run, y, args->x, &p.saved.moe, 0);
+        if (args->balance) *args->balance = (float)(sum / (double)args->B);
+    } else if (part == LLM_PART_MTP_MODULE) {
+        llmi_mtp_forward(&p.run, 0, y, p.tokens, args->h, (size_t)args->T);
+    } else {                           /* x and y go through the run's own streams */
+        memcpy(llmi_block_in(&p.run, 0), args->x, p.run.x_size * sizeof(float));
+        llmi_block_forward(&p.run, 0, (size_t)args->T);
+        memcpy(y, llmi_block_out(&p.run, 0), p.run.x_size * sizeof(float));
+    }
+    llmi_release(context->allocator, p.memory);
     return LLM_OK;
 }
 
-LLM_API llm_result llm_mla_forward(llm_context *context, float *y, void *saved, const float *x,
-                                   const float *const *weights, const llm_config *config, int B,
-                                   int T, llm_error *err) {
-    llmi_arena arena = llmi_arena_at(NULL, 0);
-    llmi_mla_saved s;
+LLM_API llm_result llm_part_backward(llm_context *context, llm_part part, float *dx,
+                                     float *const *dweights, const float *dy,
+                                     const llm_part_args *args, llm_error *err) {
+    const int is_block = part == LLM_PART_GPT2_BLOCK || part == LLM_PART_DEEPSEEK_BLOCK;
+    const float *found;
     llmi_part p;
-    if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or y is NULL");
-    LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 0, err));
-    arena = llmi_arena_at(saved, SIZE_MAX);
-    llmi_mla_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
-    llmi_mla_forward(&p.run, y, x, &s, 0, (size_t)T);
-    return llmi_part_close(&p, NULL, NULL);
-}
-LLM_API llm_result llm_mla_backward(llm_context *context, float *dx, float *const *dweights,
-                                    const float *dy, void *saved, const float *x,
-                                    const float *const *weights, const llm_config *config, int B,
-                                    int T, llm_error *err) {
-    llmi_arena arena = llmi_arena_at(NULL, 0);
-    llmi_mla_saved s;
-    llmi_part p;
-    if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "mla: x or dy is NULL");
-    LLMI_TRY(llmi_part_open(&p, LLM_MLA, context, saved, weights, NULL, config, B, T, 1, err));
-    arena = llmi_arena_at(saved, SIZE_MAX);
-    llmi_mla_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
-    llmi_mla_backward(&p.run, p.d, dy, x, &s, 0);
-    return llmi_part_close(&p, dx, dweights);
-}
-
-LLM_API llm_result llm_moe_forward(llm_context *context, float *y, float *loads, float *balance,
-                                   void *saved, const float *x, const float *const *weights,
-                                   const llm_config *config, int B, int T, llm_error *err) {
-    llmi_arena arena = llmi_arena_at(NULL, 0);
-    llmi_moe_saved s;
-    double sum = 0.0;
-    llmi_part p;
-    if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or y is NULL");
-    LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 0, err));
-    arena = llmi_arena_at(saved, SIZE_MAX);
-    llmi_moe_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
-    if (loads) memset(loads, 0, (size_t)p.model.config.n_routed_experts * sizeof *loads);
-    p.run.loads = loads;
-    p.run.balance = balance ? &sum : NULL;
-    llmi_moe_forward(&p.run, y, x, &s, 0);
-    if (balance) *balance = (float)(sum / (double)B);
-    return llmi_part_close(&p, NULL, NULL);
-}
-LLM_API llm_result llm_moe_backward(llm_context *context, float *dx, float *const *dweights,
-                                    const float *dy, float alpha, void *saved, const float *x,
-                                    const float *const *weights, const llm_config *config, int B,
-                                    int T, llm_error *err) {
-    llmi_arena arena = llmi_arena_at(NULL, 0);
-    llmi_moe_saved s;
-    llmi_part p;
-    if (!dy || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "moe: x or dy is NULL");
-    LLMI_TRY(llmi_part_open(&p, LLM_MOE, context, saved, weights, NULL, config, B, T, 1, err));
-    arena = llmi_arena_at(saved, SIZE_MAX);
-    llmi_moe_carve_saved(&s, &arena, &arena, &p.model.config, llmi_run_rows(&p.run));
-    p.run.balance_scale = alpha / (float)B;
-    llmi_moe_backward(&p.run, p.d, dy, x, &s, 0);
-    return llmi_part_close(&p, dx, dweights);
+    size_t i, n;
+    if (!dy || !args || (!args->x && !is_block) || (part == LLM_PART_MTP_MODULE && !args->h))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "part: args, x, h or dy is NULL");
+    LLMI_TRY(llmi_part_open(&p, part, context, args, 1, err));
+    found = p.d;
+    n = llmi_run_rows(&p.run) * (size_t)p.model.config.d_model;
+    if (part == LLM_PART_MLA) {
+        llmi_mla_backward(&p.run, p.d, dy, args->x, &p.saved.mla, 0);
+    } else if (part == LLM_PART_MOE) {
+        p.run.balance_scale = args->alpha / (float)args->B;
+        llmi_moe_backward(&p.run, p.d, dy, args->x, &p.saved.moe, 0);
+    } else if (part == LLM_PART_MTP_MODULE) {
+        llmi_mtp_backward(&p.run, 0, args->dh, p.d, dy, p.tokens, args->h, (size_t)args->T);
+        found = llmi_gradient(&p.run, LLMI_WTE);
+    } else {
+        memcpy(p.d, dy, n * sizeof(float));
+        llmi_block_backward(&p.run, p.d, 0);
+    }
+    if (dx) llmi_add_arrays(context, dx, dx, found, n);
+    for (i = 0; dweights && i < p.count; i++)
+        if (dweights[i])
+            llmi_add_arrays(context, dweights[i], dweights[i],
+                            llmi_gradient(&p.run, (int)(p.first + i)),
+                            p.table.rows[p.first + i].count);
+    llmi_release(context->allocator, p.memory);
+    return LLM_OK;
 }
 
 /* the router alone: the experts' sizes do not matter */
@@ -7463,7 +7432,7 @@ static llm_result llmi_router_open(llmi_run *run, llm_model *model, llmi_moe_sav
     memset(s, 0, sizeof *s);
     if (!context) return llmi_fail(err, LLM_ERR_ARGUMENT, "router: context is NULL");
     LLMI_TRY(llmi_check_int("router: rows", rows, 0, INT_MAX, err));
-    LLMI_TRY(llmi_part_config(&model->config, LLM_MOE, config, 1, 1, err));
+    LLMI_TRY(llmi_part_config(&model->config, LLM_PART_MOE, config, 1, 1, err));
     run->context = context;
     run->model = model;
     run->n_sequences = 1;
@@ -7537,83 +7506,6 @@ LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *d
     return LLM_OK;
 }
 
-/* a block: x and y go through the run's own streams, which are saved */
-static llm_result llmi_block_op_forward(llm_part part, llm_context *context, float *y, void *saved,
-                                        const float *x, const float *const *weights,
-                                        const llm_config *config, int B, int T, llm_error *err) {
-    llmi_part p;
-    size_t bytes;
-    if (!y || !x) return llmi_fail(err, LLM_ERR_ARGUMENT, "block: x or y is NULL");
-    LLMI_TRY(llmi_part_open(&p, part, context, saved, weights, NULL, config, B, T, 0, err));
-    bytes = p.run.x_size * sizeof(float);
-    memcpy(llmi_block_in(&p.run, 0), x, bytes);
-    llmi_block_forward(&p.run, 0, (size_t)T);
-    memcpy(y, llmi_block_out(&p.run, 0), bytes);
-    return llmi_part_close(&p, NULL, NULL);
-}
-static llm_result llmi_block_op_backward(llm_part part, llm_context *context, float *dx,
-                                         float *const *dweights, const float *dy, void *saved,
-                                         const float *const *weights, const llm_config *config,
-                                         int B, int T, llm_error *err) {
-    llmi_part p;
-    if (!dy) return llmi_fail(err, LLM_ERR_ARGUMENT, "block: dy is NULL");
-    LLMI_TRY(llmi_part_open(&p, part, context, saved, weights, NULL, config, B, T, 1, err));
-    memcpy(p.d, dy, p.run.x_size * sizeof(float));
-    llmi_block_backward(&p.run, p.d, 0);
-    return llmi_part_close(&p, dx, dweights);
-}
-LLM_API llm_result llm_gpt2_block_forward(llm_context *context, float *y, void *saved,
-                                          const float *x, const float *const *weights,
-                                          const llm_config *config, int B, int T, llm_error *err) {
-    return llmi_block_op_forward(LLM_GPT2_BLOCK, context, y, saved, x, weights, config, B, T, err);
-}
-LLM_API llm_result llm_gpt2_block_backward(llm_context *context, float *dx, float *const *dweights,
-                                           const float *dy, void *saved,
-                                           const float *const *weights, const llm_config *config,
-                                           int B, int T, llm_error *err) {
-    return llmi_block_op_backward(LLM_GPT2_BLOCK, context, dx, dweights, dy, saved, weights, config,
-                                  B, T, err);
-}
-LLM_API llm_result llm_deepseek_block_forward(llm_context *context, float *y, void *saved,
-                                              const float *x, const float *const *weights,
-                                              const llm_config *config, int B, int T,
-                                              llm_error *err) {
-    return llmi_block_op_forward(LLM_DEEPSEEK_BLOCK, context, y, saved, x, weights, config, B, T,
-                                 err);
-}
-LLM_API llm_result llm_deepseek_block_backward(llm_context *context, float *dx,
-                                               float *const *dweights, const float *dy, void *saved,
-                                               const float *const *weights,
-                                               const llm_config *config, int B, int T,
-                                               llm_error *err) {
-    return llmi_block_op_backward(LLM_DEEPSEEK_BLOCK, context, dx, dweights, dy, saved, weights,
-                                  config, B, T, err);
-}
-
-LLM_API llm_result llm_mtp_module_forward(llm_context *context, float *y, void *saved,
-                                          const float *e, const float *h,
-                                          const float *const *weights, const llm_config *config,
-                                          int B, int T, llm_error *err) {
-    llmi_part p;
-    if (!y || !e || !h) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_module: e, h or y is NULL");
-    LLMI_TRY(llmi_part_open(&p, LLM_MTP_MODULE, context, saved, weights, e, config, B, T, 0, err));
-    llmi_mtp_forward(&p.run, 0, y, p.tokens, h, (size_t)T);
-    return llmi_part_close(&p, NULL, NULL);
-}
-LLM_API llm_result llm_mtp_module_backward(llm_context *context, float *de, float *dh,
-                                           float *const *dweights, const float *dy, void *saved,
-                                           const float *e, const float *h,
-                                           const float *const *weights, const llm_config *config,
-                                           int B, int T, llm_error *err) {
-    llmi_part p;
-    if (!dy || !e || !h) return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_module: e, h or dy is NULL");
-    LLMI_TRY(llmi_part_open(&p, LLM_MTP_MODULE, context, saved, weights, e, config, B, T, 1, err));
-    llmi_mtp_backward(&p.run, 0, dh, p.d, dy, p.tokens, h, (size_t)T);
-    if (de)
-        llmi_residual(context, de, de, llmi_gradient(&p.run, LLMI_WTE), p.run.x_size, 0.0f, 0);
-    return llmi_part_close(&p, NULL, dweights);
-}
-
 /* ============================================================================================
  * >>score        logits and log-probabilities of whole batches, without a cache
  * ========================================================================================== */
@@ -7648,10 +7540,9 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     run.n_sequences = (size_t)B;
     run.rows = (size_t)T;
     memory = NULL;
-    result = llmi_scratch_reserve(context,
-                                  llmi_model_attention_scratch(context, LLM_FP32, config, run.rows,
-                                                               0, 0),
-                                  err);
+    result = llmi_scratch_reserve(
+        context, llmi_model_attention_scratch(context, LLM_PRECISION_FP32, config, run.rows, 0, 0),
+        err);
     for (pass = 0; pass < 2 && result == LLM_OK; pass++) {
         if (pass) {
             result = llmi_arena_take(&arena, &memory, model->allocator, "activations", err);
@@ -7668,13 +7559,13 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
         llmi_final_norm_forward(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
         if (logits) {
             llmi_matmul(context, logits, (size_t)config->vocab_size, run.h,
-                        llmi_head_matrix(model, LLM_FP32),
+                        llmi_head_matrix(model, LLM_PRECISION_FP32),
                         NULL, n, 0);
         } else {
             llmi_head head;
             memset(&head, 0, sizeof head);
             head.context = context;
-            head.weight = llmi_head_matrix(model, LLM_FP32);
+            head.weight = llmi_head_matrix(model, LLM_PRECISION_FP32);
             head.x = run.h;
             head.targets = targets;
             head.rows = n;
@@ -7720,16 +7611,16 @@ typedef struct llmi_update {
     size_t first;                      /* where weight stands in the flat block  */
 } llmi_update;
 
-static llmi_adamw llmi_adamw_constants(int64_t step, float learning_rate, float beta1, float beta2,
-                                       float eps, float weight_decay, double grad_scale) {
+static llmi_adamw llmi_adamw_constants(const llm_adamw *d, double grad_scale) {
+    const double n = (double)d->step + 1.0;
     llmi_adamw a;
-    a.beta1 = beta1;
-    a.beta2 = beta2;
-    a.eps = eps;
+    a.beta1 = d->beta1;
+    a.beta2 = d->beta2;
+    a.eps = d->eps;
     a.grad_scale = (float)grad_scale;
-    a.step_size = (float)((double)learning_rate / (1.0 - pow((double)beta1, (double)step)));
-    a.root_correction = (float)(1.0 / sqrt(1.0 - pow((double)beta2, (double)step)));
-    a.keep = (float)(1.0 - (double)learning_rate * (double)weight_decay);
+    a.step_size = (float)((double)d->learning_rate / (1.0 - pow((double)d->beta1, n)));
+    a.root_correction = (float)(1.0 / sqrt(1.0 - pow((double)d->beta2, n)));
+    a.keep = (float)(1.0 - (double)d->learning_rate * (double)d->weight_decay);
     return a;
 }
 
@@ -7761,17 +7652,14 @@ static void llmi_update_body(void *argument, size_t at, size_t n) {
 }
 
 LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, float *v,
-                              const float *grad, size_t n, int64_t step, float learning_rate,
-                              float beta1, float beta2, float eps, float weight_decay,
-                              float grad_scale) {
+                              const float *grad, size_t n, const llm_adamw *adamw) {
     llmi_update job;
-    if (!context || !weight || !m || !v || !grad || step < 1) return;
+    if (!context || !weight || !m || !v || !grad || !adamw || adamw->step < 0) return;
     memset(&job, 0, sizeof job);
     job.context = context;
     job.weight = weight; job.m = m; job.v = v; job.grad = grad;
     job.n = n;
-    job.with_decay = llmi_adamw_constants(step, learning_rate, beta1, beta2, eps, weight_decay,
-                                          (double)grad_scale);
+    job.with_decay = llmi_adamw_constants(adamw, (double)adamw->grad_scale);
     llmi_for(context, n, LLMI_PIECE, llmi_update_body, &job);
 }
 
@@ -7863,11 +7751,11 @@ static float llmi_learning_rate(const llm_train_desc *d, int64_t step) {
     const double high = (double)d->learning_rate, low = high * (double)d->min_lr_ratio;
     double done;
     if (step < d->warmup_steps) return (float)(high * (double)(step + 1) / (double)d->warmup_steps);
-    if (d->schedule == LLM_CONSTANT) return (float)high;
+    if (d->schedule == LLM_SCHEDULE_CONSTANT) return (float)high;
     if (step >= d->max_steps) return (float)low;
     done = (double)(step - d->warmup_steps) / ((double)d->max_steps - (double)d->warmup_steps);
-    if (d->schedule == LLM_LINEAR) return (float)(high + (low - high) * done);
-    if (d->schedule == LLM_WSD) {
+    if (d->schedule == LLM_SCHEDULE_LINEAR) return (float)(high + (low - high) * done);
+    if (d->schedule == LLM_SCHEDULE_WSD) {
         const int64_t start = (int64_t)d->max_steps - d->decay_steps;
         if (step < start) return (float)high;
         return (float)(high + (low - high) * (double)(step - start) / (double)d->decay_steps);
@@ -7933,12 +7821,13 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
     if (config->mtp_depth >= d->seq_len)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: mtp_depth %d is not below seq_len %d",
                          config->mtp_depth, d->seq_len);
-    LLMI_TRY(llmi_check_int("train desc: schedule", (int)d->schedule, 0, (int)LLM_CONSTANT, err));
-    if (d->schedule != LLM_CONSTANT) {
+    LLMI_TRY(llmi_check_int("train desc: schedule", (int)d->schedule, 0, (int)LLM_SCHEDULE_CONSTANT,
+                            err));
+    if (d->schedule != LLM_SCHEDULE_CONSTANT) {
         LLMI_TRY(llmi_check_int("train desc: max_steps", d->max_steps, 1, INT_MAX, err));
         LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, d->max_steps, err));
     }
-    if (d->schedule == LLM_WSD)
+    if (d->schedule == LLM_SCHEDULE_WSD)
         LLMI_TRY(llmi_check_int("train desc: decay_steps", d->decay_steps, 0,
                                 d->max_steps - d->warmup_steps, err));
     LLMI_TRY(llmi_check_int("train desc: warmup_steps", d->warmup_steps, 0, INT_MAX, err));
@@ -7946,8 +7835,8 @@ static llm_result llmi_train_check(llm_train_desc *d, const llm_config *config, 
         return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc: dropout %g is not in [0, 1), nor "
                          "LLM_OFF", (double)d->dropout);
     LLMI_TRY(llmi_check_int("train desc: n_threads", d->n_threads, 0, 1024, err));
-    LLMI_TRY(llmi_check_int("train desc: precision", (int)d->precision, LLM_FP32, LLM_FP8_MIXED,
-                            err));
+    LLMI_TRY(llmi_check_int("train desc: precision", (int)d->precision, LLM_PRECISION_FP32,
+                            LLM_PRECISION_FP8, err));
     if (d->shard_first == 0 && d->shard_count == 0) d->shard_count = floats;
     if (d->shard_first > floats || d->shard_count > floats - d->shard_first)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
@@ -8387,6 +8276,7 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
     const size_t low = t ? t->desc.shard_first : 0, high = t ? low + t->desc.shard_count : 0;
     double scale = 0.0;
     float rate;
+    llm_adamw adamw;
     llmi_update job;
     LLMI_TRY(llmi_update_check(t, &scale, err));
     if (first < low || first > high || count > high - first)
@@ -8418,8 +8308,14 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
     job.v = t->v + (first - low);
     job.grad = t->gradients + first;
     job.n = count;
-    job.with_decay = llmi_adamw_constants(t->step + 1, rate, t->desc.beta1, t->desc.beta2,
-                                          t->desc.adam_eps, t->desc.weight_decay, scale);
+    memset(&adamw, 0, sizeof adamw);
+    adamw.step = t->step;
+    adamw.learning_rate = rate;
+    adamw.beta1 = t->desc.beta1;
+    adamw.beta2 = t->desc.beta2;
+    adamw.eps = t->desc.adam_eps;
+    adamw.weight_decay = t->desc.weight_decay;
+    job.with_decay = llmi_adamw_constants(&adamw, scale);
     job.without_decay = job.with_decay;
     job.without_decay.keep = 1.0f;
     job.table = &t->model->table;
@@ -8571,7 +8467,7 @@ static size_t llmi_session_cache_size(const llm_session *s, const llm_config *co
 /* attention's, or sampling's */
 static size_t llmi_session_scratch(const llm_session *s, const llm_config *config,
                                    llm_context *context) {
-    return llmi_max(llmi_model_attention_scratch(context, LLM_FP32, config,
+    return llmi_max(llmi_model_attention_scratch(context, LLM_PRECISION_FP32, config,
                                                  (size_t)s->desc.max_seq_len, 1, 0),
                     llmi_mul((size_t)config->vocab_size, 16));
 }
@@ -8777,8 +8673,8 @@ static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n)
         const float *h = llmi_mtp_advance(s, k, length + 1 + n_drafts, length + 1);
         size_t i, best = 0;
         if (!h || k > n) continue;
-        llmi_matmul(s->context, s->sample_logits, V, h, llmi_head_matrix(s->model, LLM_FP32), NULL,
-                    1, 0);
+        llmi_matmul(s->context, s->sample_logits, V, h,
+                    llmi_head_matrix(s->model, LLM_PRECISION_FP32), NULL, 1, 0);
         for (i = 1; i < V; i++)
             if (s->sample_logits[i] > s->sample_logits[best]) best = i;
         drafts[n_drafts++] = s->tokens[length + k] = (int32_t)best;
@@ -8800,7 +8696,8 @@ static void llmi_session_logits(llm_session *s, float *logits, size_t first, siz
     const size_t V = (size_t)s->model->config.vocab_size, C = (size_t)s->model->config.d_model;
     llmi_final_norm_forward(&s->run, s->run.h, NULL, NULL,
                          llmi_run_x(&s->run, s->model->config.n_layers) + first * C, n);
-    llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model, LLM_FP32), NULL, n, 0);
+    llmi_matmul(s->context, logits, V, s->run.h, llmi_head_matrix(s->model, LLM_PRECISION_FP32),
+                NULL, n, 0);
 }
 
 /* logits (n_logits,V): of the last rows, no more than LLMI_FEW_ROWS */

@@ -756,7 +756,7 @@ typedef struct cli_training {
 static inline void cli_check_training(cli_option *options, const cli_model *m,
                                       const cli_training *t) {
     if (*m->preset) cli_no_effect(options, "--arch", "with --preset");
-    if (t->schedule == LLM_CONSTANT)
+    if (t->schedule == LLM_SCHEDULE_CONSTANT)
         cli_no_effect(options, "--min-lr", "with --schedule constant");
     NEED(!m->context || m->context >= t->seq, "--context %d is below --seq %d", m->context, t->seq);
     NEED(!cli_given(options, "--min-lr") || t->min_lr <= t->lr, "--min-lr %g is above --lr %g",
@@ -775,7 +775,7 @@ static inline void cli_same(cli_option *options, const char *name, double before
     NEED(0, "%s was %.9g: give it again, or another", name, before);
 }
 static inline llm_train_desc cli_train_desc(cli_option *options, const cli_training *t) {
-    const int few = t->steps < 500 && t->schedule != LLM_CONSTANT;
+    const int few = t->steps < 500 && t->schedule != LLM_SCHEDULE_CONSTANT;
     const int ratio = cli_given(options, "--min-lr") && t->lr > 0;
     llm_train_desc d;
     memset(&d, 0, sizeof d);
@@ -784,7 +784,7 @@ static inline llm_train_desc cli_train_desc(cli_option *options, const cli_train
     d.learning_rate = cli_or_off(t->lr);
     d.min_lr_ratio = ratio ? cli_or_off(t->min_lr / t->lr) : 0.1f;
     d.schedule = (llm_schedule)t->schedule;
-    d.max_steps = t->schedule == LLM_CONSTANT ? 0 : t->steps;   /* that one has no end */
+    d.max_steps = t->schedule == LLM_SCHEDULE_CONSTANT ? 0 : t->steps;   /* that one has no end */
     d.warmup_steps = cli_given(options, "--warmup") ? t->warmup : few ? t->steps / 10 : 50;
     d.beta2 = (float)t->beta2;
     d.weight_decay = cli_or_off(t->weight_decay);

@@ -27,12 +27,12 @@ static void language_model_loss(const float *logits, const int32_t *targets) {
     float mean, sum, smooth, each[ROWS], logit_gradient[ROWS * V] = {0}, lse[ROWS];
     int r, v, valid = 0, correct = 0;
     double total = 0.0;
-    TRY(llm_cross_entropy_forward(context, &mean, each, lse, logits, targets, ROWS, V, 0.0f, LLM_MEAN,
+    TRY(llm_cross_entropy_forward(context, &mean, each, lse, logits, targets, ROWS, V, 0.0f, LLM_REDUCTION_MEAN,
                                   &error));
-    TRY(llm_cross_entropy_forward(context, &sum, NULL, NULL, logits, targets, ROWS, V, 0.0f, LLM_SUM,
+    TRY(llm_cross_entropy_forward(context, &sum, NULL, NULL, logits, targets, ROWS, V, 0.0f, LLM_REDUCTION_SUM,
                                   &error));
     TRY(llm_cross_entropy_forward(context, &smooth, NULL, NULL, logits, targets, ROWS, V, 0.1f,
-                                  LLM_MEAN, &error));
+                                  LLM_REDUCTION_MEAN, &error));
     for (r = 0; r < ROWS; r++) {
         const float *x = logits + r * V;
         int best = 0;
@@ -49,7 +49,7 @@ static void language_model_loss(const float *logits, const int32_t *targets) {
     printf("  with label smoothing 0.1, a tenth of each target spread over the vocabulary: %.4f\n",
            (double)smooth);
     TRY(llm_cross_entropy_backward(context, logit_gradient, NULL, lse, logits, targets, ROWS, V, 0.0f,
-                                   LLM_MEAN, &error));
+                                   LLM_REDUCTION_MEAN, &error));
     for (r = 0; r < ROWS * V; r++) total += (double)logit_gradient[r];
     printf("  the gradient is (softmax - onehot)/%d: its sum is %.1e, an ignored row's is 0: %s\n\n",
            valid, total, logit_gradient[2 * V] == 0.0f ? "yes" : "no");
@@ -59,6 +59,7 @@ int main(int argc, char **argv) {
     float *h[DEPTH + 1], *logits[DEPTH + 1], *dlogits[DEPTH + 1], *lse[DEPTH + 1];
     float *weight, *dweight, *m, *v, loss, parts[DEPTH + 1];
     int32_t targets[ROWS];
+    llm_adamw adamw = {0, 0.02f, 0.9f, 0.95f, 1e-8f, 0.0f, 1.0f};
     int step, k, i;
 
     if (argc > 1) {
@@ -100,8 +101,8 @@ int main(int argc, char **argv) {
         for (k = 0; k <= DEPTH; k++)
             TRY(llm_linear_backward(context, NULL, dweight, NULL, dlogits[k], h[k], weight,
                                     B * (T - k), C, V));
-        llm_adamw_update(context, weight, m, v, dweight, V * C, step, 0.02f, 0.9f, 0.95f, 1e-8f, 0.0f,
-                         1.0f);
+        adamw.step = step - 1;
+        llm_adamw_update(context, weight, m, v, dweight, V * C, &adamw);
         if (step == 1 || step % 50 == 0)
             printf("  step %3d: loss %.4f = main %.4f + 0.15 (%.4f + %.4f)\n", step, (double)loss,
                    (double)parts[0], (double)parts[1], (double)parts[2]);

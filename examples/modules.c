@@ -44,13 +44,17 @@ static int fresh_weights(llm_part part, float **weights, size_t *sizes) {
 
 static void attention(void) {
     float *weights[MOST], *x = numbers(ROWS * C, 1.0f, 1), *y = numbers(ROWS * C, 0.0f, 0);
-    void *saved = malloc(llm_part_saved_bytes(LLM_MLA, &config, B, T));
+    void *saved = malloc(llm_part_saved_bytes(LLM_PART_MLA, &config, B, T));
     size_t sizes[MOST];
+    llm_part_args args = {&config, B, T};
     llm_config preset;
     int i, n;
     printf("1. latent attention (MLA). Its tensors:\n");
-    n = fresh_weights(LLM_MLA, weights, sizes);
-    TRY(llm_mla_forward(context, y, saved, x, (const float *const *)weights, &config, B, T, &error));
+    n = fresh_weights(LLM_PART_MLA, weights, sizes);
+    args.x = x;
+    args.weights = (const float *const *)weights;
+    args.saved = saved;
+    TRY(llm_part_forward(context, LLM_PART_MLA, y, &args, &error));
     printf("   y[0] = %.4f %.4f %.4f ...\n", (double)y[0], (double)y[1], (double)y[2]);
     printf("   A cache keeps kv_lora_rank + rope values per position and layer, not 2 d_model:\n");
     for (i = 0; llm_config_preset_name(i); i++) {
@@ -103,30 +107,33 @@ static void mtp(void) {
     float *weights[MOST], *dweights[MOST], *m[MOST], *v[MOST];
     float *e = numbers(ROWS * C, 1.0f, 4), *h = numbers(ROWS * C, 1.0f, 5);
     float *goal = numbers(ROWS * C, 0.5f, 6), *y = numbers(ROWS * C, 0.0f, 0), *dy = numbers(ROWS * C, 0.0f, 0);
-    void *saved = malloc(llm_part_saved_bytes(LLM_MTP_MODULE, &config, B, T));
+    void *saved = malloc(llm_part_saved_bytes(LLM_PART_MTP_MODULE, &config, B, T));
     size_t sizes[MOST], j;
+    llm_part_args args = {&config, B, T};
     int i, n, step;
     printf("\n3. an MTP module: a projection of [embedding | hidden state], then a block. Its tensors:\n");
-    n = fresh_weights(LLM_MTP_MODULE, weights, sizes);
+    n = fresh_weights(LLM_PART_MTP_MODULE, weights, sizes);
     for (i = 0; i < n; i++) {
         m[i] = numbers(sizes[i], 0.0f, 0);
         v[i] = numbers(sizes[i], 0.0f, 0);
         dweights[i] = numbers(sizes[i], 0.0f, 0);
     }
+    args.x = e;
+    args.h = h;
+    args.weights = (const float *const *)weights;
+    args.saved = saved;
     for (step = 1; step <= 100; step++) {
+        const llm_adamw adamw = {step - 1, 0.005f, 0.9f, 0.95f, 1e-8f, 0.0f, 1.0f};
         double loss = 0.0;
-        TRY(llm_mtp_module_forward(context, y, saved, e, h, (const float *const *)weights, &config, B,
-                                   T, &error));
+        TRY(llm_part_forward(context, LLM_PART_MTP_MODULE, y, &args, &error));
         for (i = 0; i < ROWS * C; i++) {
             dy[i] = 2.0f * (y[i] - goal[i]) / (ROWS * C);
             loss += (double)((y[i] - goal[i]) * (y[i] - goal[i])) / (ROWS * C);
         }
         for (i = 0; i < n; i++) memset(dweights[i], 0, sizes[i] * sizeof(float));
-        TRY(llm_mtp_module_backward(context, NULL, NULL, dweights, dy, saved, e, h,
-                                    (const float *const *)weights, &config, B, T, &error));
+        TRY(llm_part_backward(context, LLM_PART_MTP_MODULE, NULL, dweights, dy, &args, &error));
         for (i = 0, j = 0; i < n; j += sizes[i++])
-            llm_adamw_update(context, weights[i], m[i], v[i], dweights[i], sizes[i], step, 0.005f,
-                             0.9f, 0.95f, 1e-8f, 0.0f, 1.0f);
+            llm_adamw_update(context, weights[i], m[i], v[i], dweights[i], sizes[i], &adamw);
         if (step == 1 || step % 25 == 0)
             printf("   step %3d of %lu parameters: squared error %.4f\n", step, (unsigned long)j, loss);
     }

@@ -54,9 +54,9 @@ static float backward(llm_context *c) {
     memset(dh, 0, sizeof dh);
     memset(dg, 0, sizeof dg);
     memset(dlogits, 0, sizeof dlogits);
-    check(llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0, LLM_MEAN,
+    check(llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
                                     &error));
-    check(llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0, LLM_MEAN,
+    check(llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
                                      &error));
     check(llm_linear_backward(c, dg, dw + WEIGHT2, dw + BIAS2, dlogits, g, w + WEIGHT2, B, H, V));
     llm_gelu_backward(c, dh, dg, h, (size_t)B * H);
@@ -69,6 +69,7 @@ int main(int argc, char **argv) {
     static unsigned char text[1 << 20];                        /* of a longer file, the start */
     const char *path = argc > 1 ? argv[1] : "llm.h";
     llm_context *c;
+    llm_adamw adamw = {0, 0.0f, 0.9f, 0.95f, 1e-8f, 0.01f, 1.0f};
     llm_train_desc schedule;
     llm_sampling sampling;
     double sum = 0;
@@ -105,8 +106,9 @@ int main(int argc, char **argv) {
         forward(c, B);
         sum += (double)backward(c);
         llm_clip_grad_norm(c, dw, N_PARAMETERS, 1);
-        llm_adamw_update(c, w, adam_m, adam_v, dw, N_PARAMETERS, step,
-                         llm_learning_rate(&schedule, step - 1), 0.9f, 0.95f, 1e-8f, 0.01f, 1);
+        adamw.step = step - 1;
+        adamw.learning_rate = llm_learning_rate(&schedule, adamw.step);
+        llm_adamw_update(c, w, adam_m, adam_v, dw, N_PARAMETERS, &adamw);
         if (step == 1 || step % 250 == 0) {
             printf("step %4d  loss %.3f nats per byte\n", step, sum / (step == 1 ? 1 : 250));
             fflush(stdout);

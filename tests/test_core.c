@@ -258,14 +258,14 @@ TEST(core_kernel_tables) {
                       k->narrow && k->widen && k->norm && k->norm_backward &&
                       k->norm_backward_weight && k->column_sum, "a kernel of %s is missing",
                   k->name);
-        for (j = LLM_FP32; j <= LLM_FP8_MIXED; j++) {
+        for (j = LLM_PRECISION_FP32; j <= LLM_PRECISION_FP8; j++) {
             const llmi_tiles *tiles = &k->tiles[j];
             CHECK_MSG(tiles->mr >= 1 && tiles->nr % k->w == 0 && tiles->nr >= k->w &&
                           tiles->kc % LLMI_FP8_TILE == 0 && tiles->mc % tiles->mr == 0 &&
                           LLMI_B_COLUMNS % tiles->nr == 0 && tiles->mr <= LLMI_A_ROWS,
                       "sizes of %s, precision %d", k->name, j);
             CHECK_MSG(tiles->k_align % tiles->k_group == 0 && tiles->kc % tiles->k_align == 0 &&
-                          (j == LLM_FP8_MIXED) == (tiles->k_align == LLMI_FP8_TILE) &&
+                          (j == LLM_PRECISION_FP8) == (tiles->k_align == LLMI_FP8_TILE) &&
                           LLMI_PACK_PANELS * tiles->mr <= LLMI_FP8_TILE,
                       "steps of %s, precision %d", k->name, j);
             CHECK_MSG(tiles->pack && tiles->block,

@@ -114,21 +114,28 @@ static void edges_close(edges_part *p) {
     free(p->saved);
     edges_end(p->context, &p->h);
 }
+static llm_part_args edges_args(edges_part *p, float *dh) {
+    llm_part_args a = part_args(&p->c, 1, EDGES_ROWS, p->x, (const float *const *)p->weights,
+                                p->saved);
+    a.h = p->x;
+    a.dh = dh;
+    return a;
+}
 static llm_result edges_module(edges_part *p, llm_error *err) {
-    return llm_mtp_module_forward(p->context, p->y, p->saved, p->x, p->x,
-                                  (const float *const *)p->weights, &p->c, 1, EDGES_ROWS, err);
+    const llm_part_args a = edges_args(p, NULL);
+    return llm_part_forward(p->context, LLM_PART_MTP_MODULE, p->y, &a, err);
 }
 static llm_result edges_module_backward(edges_part *p, float *de, float *dh, float *const *dweights,
                                         llm_error *err) {
-    return llm_mtp_module_backward(p->context, de, dh, dweights, p->x, p->saved, p->x, p->x,
-                                   (const float *const *)p->weights, &p->c, 1, EDGES_ROWS, err);
+    const llm_part_args a = edges_args(p, dh);
+    return llm_part_backward(p->context, LLM_PART_MTP_MODULE, de, dweights, p->x, &a, err);
 }
 TEST(edges_of_modules) {
     float *none[64] = {NULL}, *de = filled(EDGES_VALUES, 0.5f), *dh = filled(EDGES_VALUES, 0.5f);
     float *with = filled(EDGES_VALUES, 0.5f);
     llm_error err;
     edges_part p;
-    edges_open(&p, LLM_MTP_MODULE);
+    edges_open(&p, LLM_PART_MTP_MODULE);
     FORWARD_NEEDS_MEMORY(&p.h, edges_module(&p, &err));
     NEXT_ALLOCATION_FAILS(&p.h, edges_module_backward(&p, NULL, dh, none, &err));
     CHECK(dh[0] == 0.5f);
@@ -142,18 +149,19 @@ TEST(edges_of_modules) {
     edges_close(&p);
 }
 static llm_result edges_mla(edges_part *p, llm_error *err) {
-    return llm_mla_forward(p->context, p->y, p->saved, p->x, (const float *const *)p->weights,
-                           &p->c, 1, EDGES_ROWS, err);
+    const llm_part_args a = edges_args(p, NULL);
+    return llm_part_forward(p->context, LLM_PART_MLA, p->y, &a, err);
 }
 TEST(edges_of_mla) { /* one of the weights' gradients, and no dx */
     float *few[64] = {NULL};
+    llm_part_args args;
     llm_error err;
     edges_part p;
-    edges_open(&p, LLM_MLA);
+    edges_open(&p, LLM_PART_MLA);
     FORWARD_NEEDS_MEMORY(&p.h, edges_mla(&p, &err));
     few[0] = filled(11 * 24, 0.5f); /* (q_lora_rank,C) */
-    CHECK(llm_mla_backward(p.context, NULL, few, p.x, p.saved, p.x, (const float *const *)p.weights,
-                           &p.c, 1, EDGES_ROWS, &err) == LLM_OK);
+    args = edges_args(&p, NULL);
+    CHECK(llm_part_backward(p.context, LLM_PART_MLA, NULL, few, p.x, &args, &err) == LLM_OK);
     CHECK(few[0][0] != 0.5f);
     drop(few[0]);
     edges_close(&p);
@@ -194,13 +202,15 @@ TEST(edges_of_ops) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     float w[8], m[8], v[8], g[8], y[8];
     const int32_t token = 0;
+    llm_adamw adamw;
     llm_error err;
     int i;
     for (i = 0; i < 8; i++) w[i] = m[i] = v[i] = g[i] = y[i] = 0.5f;
-    /* there is no update 0 */
-    llm_adamw_update(context, w, m, v, g, 8, 0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    adamw = adamw_of(-1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);          /* there is no such update */
+    llm_adamw_update(context, w, m, v, g, 8, &adamw);
     CHECK(w[0] == 0.5f && m[0] == 0.5f && v[0] == 0.5f);
-    llm_adamw_update(context, w, m, v, g, 8, 1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    adamw.step = 0;
+    llm_adamw_update(context, w, m, v, g, 8, &adamw);
     CHECK(w[0] != 0.5f);
     CHECK(llm_linear_backward(context, NULL, w, NULL, g, NULL, NULL, 1, 2, 2) == LLM_ERR_ARGUMENT);
     CHECK(llm_linear_backward(context, w, NULL, NULL, g, g, NULL, 1, 2, 2) == LLM_ERR_ARGUMENT);

@@ -117,7 +117,7 @@ static void product_run(llm_context *context, size_t m, size_t n, size_t k, unsi
 }
 
 TEST_OF_TABLES(gemm_rows_around_the_tile, context, 1) {
-    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_PRECISION_FP32];
     const size_t mr = tiles->mr, mc = tiles->mc;
     const size_t sizes[] = {1, 2, 3, 4, 5, 8, 15, 16, 17, mr - 1, mr, mr + 1, 2 * mr - 1,
                             2 * mr + 1, 4 * mr + 1, mc - 1, mc, mc + 1};
@@ -127,7 +127,7 @@ TEST_OF_TABLES(gemm_rows_around_the_tile, context, 1) {
             product_run(context, sizes[i], tiles->nr + 1, 11, c);
 }
 TEST_OF_TABLES(gemm_columns_around_the_tile, context, 1) {
-    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_PRECISION_FP32];
     const size_t w = context->kernels->w, nr = tiles->nr;
     const size_t sizes[] = {1, 2, 3, w - (w > 1), w, w + 1, nr - 1, nr, nr + 1, 2 * nr - 1,
                             2 * nr + 1, 4 * nr + 1, 63, 64, 65, 129, 257};
@@ -136,7 +136,7 @@ TEST_OF_TABLES(gemm_columns_around_the_tile, context, 1) {
         for (c = 0; c < 48; c++) product_run(context, c % 3 ? tiles->mr + 17 : 5, sizes[i], 13, c);
 }
 TEST_OF_TABLES(gemm_depth_around_the_block, context, 1) {
-    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_PRECISION_FP32];
     const size_t w = context->kernels->w, kc = tiles->kc;
     const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, w + 1, 2 * w + 1, 31, 32, 33, 47, 63, 64, 65,
                             kc - 1, kc, kc + 1, kc + 5, 2 * kc, 2 * kc + 3, 3 * kc + 1};
@@ -147,7 +147,7 @@ TEST_OF_TABLES(gemm_depth_around_the_block, context, 1) {
 }
 /* more than one block in two or three directions at once */
 TEST_OF_TABLES(gemm_many_blocks, context, 2) {
-    const llmi_tiles *tiles = &context->kernels->tiles[LLM_FP32];
+    const llmi_tiles *tiles = &context->kernels->tiles[LLM_PRECISION_FP32];
     const size_t m = tiles->mc + 1, n = 3 * LLMI_B_COLUMNS + 1, d = tiles->kc + 1;
     unsigned c;
     for (c = 0; c < 4; c++) {
@@ -166,7 +166,7 @@ TEST_OF_TABLES(gemm_many_blocks, context, 2) {
 /* small integers: every sum is exact, so every table gives the same bits as the plain sum */
 TEST_OF_TABLES(gemm_exact_integers, context, 3) {
     const llmi_kernels *kernels = context->kernels;
-    const llmi_tiles *tiles = &kernels->tiles[LLM_FP32];
+    const llmi_tiles *tiles = &kernels->tiles[LLM_PRECISION_FP32];
     const size_t ms[] = {1, 7, 16, 17, tiles->mr + 3, tiles->mc + 2};
     unsigned i, c;
     for (i = 0; i < 6; i++)
@@ -283,7 +283,7 @@ TEST(gemm_threads_give_the_same_bits) {
     int t, i;
     for (t = 0; kernels_at(t); t++) {
         const llmi_kernels *k = kernels_at(t);
-        const llmi_tiles *tiles = &k->tiles[LLM_FP32];
+        const llmi_tiles *tiles = &k->tiles[LLM_PRECISION_FP32];
         const size_t sizes[][3] = {{1, 3000, 257}, {16, 1030, 70}, {7, 700, 65},      {17, 200, 300},
                                    {130, 130, 40}, {300, 70, tiles->kc + 9}, {64, 8 * LLMI_B_COLUMNS + 40, 33}, {1, 5, 9}};
         int s;

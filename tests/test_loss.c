@@ -1,12 +1,12 @@
 /* Cross entropy against an oracle in double precision that follows torch.nn.functional.cross_entropy; the
  * oracle's gradient is checked against central differences. */
 
-/* lse (rows); losses (rows), 0 where ignored; the result is what the reduction makes of them. With LLM_NONE,
+/* lse (rows); losses (rows), 0 where ignored; the result is what the reduction makes of them. With LLM_REDUCTION_NONE,
  * the result is the sum of dloss losses, so that its gradient is that of the backward with these dloss. */
 typedef struct loss_case {
     int rows, V;
     double smoothing, *x, *losses, *lse, *dx;
-    const double *dloss;               /* (rows) with LLM_NONE, one otherwise; NULL = 1 */
+    const double *dloss;               /* (rows) with LLM_REDUCTION_NONE, one otherwise; NULL = 1 */
     const int32_t *targets;
     llm_reduction reduction;
 } loss_case;
@@ -34,17 +34,17 @@ static double loss_value(void *argument) {
         if (c->targets[r] == -100) continue;
         c->losses[r] = (1.0 - c->smoothing) * (c->lse[r] - x[c->targets[r]]);
         if (c->smoothing > 0.0) c->losses[r] += c->smoothing * (c->lse[r] - mean);
-        sum += c->losses[r] * (c->reduction == LLM_NONE && c->dloss ? c->dloss[r] : 1.0);
+        sum += c->losses[r] * (c->reduction == LLM_REDUCTION_NONE && c->dloss ? c->dloss[r] : 1.0);
     }
-    return c->reduction == LLM_MEAN ? (valid ? sum / valid : 0.0) : sum;
+    return c->reduction == LLM_REDUCTION_MEAN ? (valid ? sum / valid : 0.0) : sum;
 }
 static void loss_gradient(loss_case *c) {
     const int valid = loss_valid(c);
     int r, i;
     for (r = 0; r < c->rows; r++) {
-        double g = c->dloss ? c->dloss[c->reduction == LLM_NONE ? r : 0] : 1.0;
+        double g = c->dloss ? c->dloss[c->reduction == LLM_REDUCTION_NONE ? r : 0] : 1.0;
         if (c->targets[r] == -100) continue;
-        if (c->reduction == LLM_MEAN) g /= valid;
+        if (c->reduction == LLM_REDUCTION_MEAN) g /= valid;
         for (i = 0; i < c->V; i++) {
             const size_t at = (size_t)r * (size_t)c->V + (size_t)i;
             const double wanted = (i == c->targets[r] ? 1.0 - c->smoothing : 0.0) + c->smoothing / c->V;
@@ -53,7 +53,7 @@ static void loss_gradient(loss_case *c) {
     }
 }
 
-static const llm_reduction reductions[] = {LLM_MEAN, LLM_SUM, LLM_NONE};
+static const llm_reduction reductions[] = {LLM_REDUCTION_MEAN, LLM_REDUCTION_SUM, LLM_REDUCTION_NONE};
 
 /* targets at the ends, ignored ones, the rest at random; kind 1: none ignored, 2: all */
 static void loss_targets(int32_t *targets, int rows, int V, int kind, uint64_t seed) {
@@ -92,14 +92,14 @@ static void loss_check(int rows, int V, double size, float smoothing, int kind, 
             snprintf(label, sizeof label, "%s, %d rows of %d, logits %g, smoothing %g, targets %d, reduction %d",
                      context->kernels->name, rows, V, size, (double)smoothing, kind, (int)reduction);
             err.message[0] = 0;
-            CHECK_MSG(llm_cross_entropy_forward(context, reduction == LLM_NONE ? NULL : &loss, losses, lse, x, targets, rows,
+            CHECK_MSG(llm_cross_entropy_forward(context, reduction == LLM_REDUCTION_NONE ? NULL : &loss, losses, lse, x, targets, rows,
                                                 V, smoothing, reduction, &err) == LLM_OK, "%s: %s", label, err.message);
             CHECK_CLOSE(losses, c.losses, r_n, error, 0.0, label);
             for (i = 0; i < r_n; i++)  /* of an ignored row, it may be anything */
                 CHECK_MSG(targets[i] == -100 || fabs((double)lse[i] - c.lse[i]) <= 1e-6 + 2e-7 * lse_size,
                           "%s: lse %g, not %g", label, (double)lse[i], c.lse[i]);
-            if (reduction == LLM_NONE) CHECK(loss == -7.0f);
-            else CHECK_MSG(fabs((double)loss - want) <= error * (reduction == LLM_SUM ? rows : 1), "%s: loss %.9g, not %.9g",
+            if (reduction == LLM_REDUCTION_NONE) CHECK(loss == -7.0f);
+            else CHECK_MSG(fabs((double)loss - want) <= error * (reduction == LLM_REDUCTION_SUM ? rows : 1), "%s: loss %.9g, not %.9g",
                            label, (double)loss, want);
             CHECK(llm_cross_entropy_backward(context, dx, given ? dloss : NULL, lse, x, targets, rows, V, smoothing,
                                              reduction, &err) == LLM_OK);
@@ -119,7 +119,7 @@ TEST(loss_oracle_by_central_differences) {
     int i, s, given;
     for (i = 0; i < 3; i++)
         for (s = 0; s < 2; s++)
-            for (given = 0; given < (reductions[i] == LLM_NONE ? 2 : 1); given++) {
+            for (given = 0; given < (reductions[i] == LLM_REDUCTION_NONE ? 2 : 1); given++) {
                 loss_case c;
                 memset(&c, 0, sizeof c);
                 c.rows = 4; c.V = 5; c.smoothing = s ? 0.2 : 0.0; c.targets = targets; c.reduction = reductions[i];
@@ -144,8 +144,8 @@ TEST(loss_against_oracle) {
         }
 }
 TEST(loss_of_a_whole_vocabulary) {
-    loss_check(1, 50257, 3.0, 0.0f, 1, LLM_MEAN);
-    loss_check(2, 50257, 3.0, 0.1f, 1, LLM_SUM);
+    loss_check(1, 50257, 3.0, 0.0f, 1, LLM_REDUCTION_MEAN);
+    loss_check(2, 50257, 3.0, 0.1f, 1, LLM_REDUCTION_SUM);
 }
 TEST(loss_of_large_logits) {
     int i;
@@ -172,26 +172,26 @@ TEST(loss_known_values) {
             float *x = filled((size_t)V, -3.0f), *dx = filled((size_t)V, 0.0f), loss, lse;
             int32_t target = V / 2;
             int i, wrong = 0;
-            CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
             CHECK_MSG(fabs((double)loss - log((double)V)) <= 1e-6, "%s: V %d, %g", context->kernels->name, V, (double)loss);
-            CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
             for (i = 0; i < V; i++) wrong += !(fabs((double)dx[i] - (1.0 / V - (i == target))) < 1e-6);
             CHECK_MSG(!wrong, "%s: V %d, %d derivatives", context->kernels->name, V, wrong);
             x[target] = 1e4f;
-            CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f, LLM_SUM, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_OK);
             CHECK(loss == 0.0f);
             if (V > 1) {
                 target = V - 1 - (V / 2 == V - 1);
-                CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f, LLM_SUM, NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_OK);
                 CHECK_MSG(loss == 10003.0f, "%s: V %d, %g", context->kernels->name, V, (double)loss);
             }
             if (V > 2) {               /* what is masked by -infinity has no part in it */
                 for (i = 0; i < V; i++) x[i] = i < 2 ? 0.5f : -INFINITY;
                 memset(dx, 0, (size_t)V * sizeof(float));
                 target = 1;
-                CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
                 CHECK(fabs((double)loss - 0.69314718056) < 1e-6);
-                CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
                 for (i = 2, wrong = 0; i < V; i++) wrong += dx[i] != 0.0f;
                 CHECK(!wrong && fabs((double)dx[0] - 0.5) < 1e-6 && fabs((double)dx[1] + 0.5) < 1e-6);
             }
@@ -209,10 +209,10 @@ TEST(loss_nan_is_seen) {
             float *x = noise(3 * 35, 1.0, 1), losses[3], loss;
             int32_t targets[3] = {1, 2, 3};
             x[35 + i] = NAN;
-            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
             CHECK(loss != loss && losses[1] != losses[1] && losses[0] == losses[0] && losses[2] == losses[2]);
             targets[1] = LLM_IGNORE_INDEX;         /* whose loss is 0, NaN or not */
-            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
             CHECK(loss == loss && losses[1] == 0.0f);
             drop(x);
         }
@@ -233,7 +233,7 @@ TEST(loss_what_is_asked_for) {
         for (mask = 0; mask < 4; mask++) {
             CHECK(llm_cross_entropy_forward(context, &loss2, mask & 1 ? losses2 : NULL, mask & 2 ? lse2 : NULL, x, targets,
                                             13, 37, 0.1f, reductions[i], NULL) == LLM_OK);
-            CHECK(loss2 == loss || reductions[i] == LLM_NONE);
+            CHECK(loss2 == loss || reductions[i] == LLM_REDUCTION_NONE);
             CHECK(!(mask & 1) || same_bits(losses, losses2, rows));
             CHECK(!(mask & 2) || same_bits(lse, lse2, rows));
         }
@@ -258,11 +258,11 @@ TEST(loss_refuses_bad_targets) {
             snprintf(value, sizeof value, "%ld", (long)bad[i]);
             REFUSED(LLM_ERR_ARGUMENT,
                     llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 10, 37, 0.0f,
-                                              LLM_MEAN, &err), value, "37");
+                                              LLM_REDUCTION_MEAN, &err), value, "37");
             REFUSED(LLM_ERR_ARGUMENT,
                     llm_cross_entropy_backward(context, dx, NULL, x, x, targets, 10, 37, 0.0f,
-                                               LLM_MEAN, &err), value, "37");
-            CHECK(llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 10, 37, 0.0f, LLM_MEAN, NULL) ==
+                                               LLM_REDUCTION_MEAN, &err), value, "37");
+            CHECK(llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 10, 37, 0.0f, LLM_REDUCTION_MEAN, NULL) ==
                   LLM_ERR_ARGUMENT);
             CHECK(loss == -7.0f && unwritten(losses, 10) && unwritten(lse, 10) && unwritten(dx, 10 * 37));
         }
@@ -275,10 +275,10 @@ static void loss_refused(llm_context *context, int rows, int V, float smoothing,
     llm_error err;
     REFUSED(LLM_ERR_ARGUMENT,
             llm_cross_entropy_forward(context, &loss, y, y, x, targets, rows, V, smoothing,
-                                      LLM_MEAN, &err), word);
+                                      LLM_REDUCTION_MEAN, &err), word);
     REFUSED(LLM_ERR_ARGUMENT,
             llm_cross_entropy_backward(context, y, NULL, x, x, targets, rows, V, smoothing,
-                                       LLM_MEAN, &err), word);
+                                       LLM_REDUCTION_MEAN, &err), word);
     CHECK(loss == -7.0f && unwritten(y, 12));
     drop(x); drop(y);
 }
@@ -293,17 +293,17 @@ TEST(loss_bad_arguments) {
     loss_refused(context, 3, 4, 1.5f, "1.5");
     loss_refused(context, 3, 4, NAN, "nan");
     loss_refused(NULL, 3, 4, 0.0f, "NULL");
-    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_MEAN, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_forward(context, &loss, y, y, NULL, targets, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, NULL, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, NULL, NULL, x, x, targets, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, NULL, x, targets, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, x, NULL, targets, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, NULL, 3, 4, 0.0f, LLM_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, &loss, y, y, NULL, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, NULL, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, NULL, NULL, x, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, NULL, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, x, NULL, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, NULL, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
     CHECK(unwritten(y, 12) && loss == -7.0f);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, targets, 0, 4, 0.0f, LLM_MEAN, NULL) == LLM_OK);
-    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, targets, 0, 4, 0.0f, LLM_MEAN, NULL) == LLM_OK);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, targets, 0, 4, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, targets, 0, 4, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
     CHECK(unwritten(y, 12) && loss == 0.0f);       /* no row: no valid target */
     drop(x); drop(y);
     llm_context_free(context);
@@ -322,10 +322,10 @@ TEST(loss_out_of_memory) {
         llm_result result;
         h.fail_at = h.calls;
         memset(&err, 0, sizeof err);
-        result = llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 1000, 3, 0.0f, LLM_MEAN, &err);
+        result = llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 1000, 3, 0.0f, LLM_REDUCTION_MEAN, &err);
         CHECK(result == LLM_OK || (result == LLM_ERR_MEMORY && err.code == LLM_ERR_MEMORY && loss == -7.0f &&
                                    unwritten(losses, 1000)));
-        CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, targets, 1000, 3, 0.0f, LLM_MEAN, &err) == LLM_OK);
+        CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, targets, 1000, 3, 0.0f, LLM_REDUCTION_MEAN, &err) == LLM_OK);
         CHECK(loss > 0.0f);
         llm_context_free(context);
     }
@@ -353,7 +353,7 @@ TEST(loss_threads_give_the_same_bits) {
                                                  NULL) == LLM_OK);
                 if (at) {
                     CHECK_MSG(same_bits(losses[0], losses[1], rows) && same_bits(lse[0], lse[1], rows) &&
-                                  same_bits(dx[0], dx[1], rows * V) && (loss[0] == loss[1] || reductions[j] == LLM_NONE),
+                                  same_bits(dx[0], dx[1], rows * V) && (loss[0] == loss[1] || reductions[j] == LLM_REDUCTION_NONE),
                               "%s, reduction %d: %d threads differ", context->kernels->name, (int)reductions[j],
                               threads[i - 1]);
                     drop(losses[1]); drop(lse[1]); drop(dx[1]);

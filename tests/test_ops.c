@@ -601,6 +601,7 @@ TEST(adamw_against_double) {
                 float *w = noise(n, 1.0, 1), *m = filled(n, 0.0f), *v = filled(n, 0.0f), *before;
                 double *ew = widened(w, n), *em = doubles(n), *ev = doubles(n);
                 char label[64];
+                llm_adamw adamw;
                 size_t k;
                 int step;
                 for (step = 1; step <= 7; step++) {
@@ -614,8 +615,8 @@ TEST(adamw_against_double) {
                         ew[k] -= lr * (em[k] / (1.0 - pow(b1, step)) / (sqrt(ev[k] / (1.0 - pow(b2, step))) + eps) +
                                        decay * ew[k]);
                     }
-                    llm_adamw_update(context, w, m, v, grad, n, step, (float)lr, (float)b1, (float)b2, (float)eps,
-                                     (float)decay, (float)scale);
+                    adamw = adamw_of(step - 1, (float)lr, (float)b1, (float)b2, (float)eps, (float)decay, (float)scale);
+                    llm_adamw_update(context, w, m, v, grad, n, &adamw);
                     CHECK(same_bits(grad, before, n));
                     drop(grad); drop(before);
                 }
@@ -632,21 +633,25 @@ TEST(adamw_against_double) {
 TEST(adamw_late_and_trivial) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     float *w = filled(5, 2.0f), *m = filled(5, 0.5f), *v = filled(5, 0.25f), *g = filled(5, 0.5f), *zero = filled(5, 0.0f);
+    llm_adamw adamw = adamw_of(0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     double want[5];
     int i;
-    llm_adamw_update(context, w, m, v, g, 0, 1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);     /* n = 0 */
+    llm_adamw_update(context, w, m, v, g, 0, &adamw);     /* n = 0 */
     for (i = 0; i < 5; i++) CHECK(w[i] == 2.0f && m[i] == 0.5f && v[i] == 0.25f);
     /* after a million steps there is no correction left: m = 0.5, v = 0.25 stay, w loses lr (1 + decay w) */
-    llm_adamw_update(context, w, m, v, g, 5, 1000000, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    adamw = adamw_of(999999, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    llm_adamw_update(context, w, m, v, g, 5, &adamw);
     for (i = 0; i < 5; i++) want[i] = 2.0 - 0.1 * (1.0 + 0.1 * 2.0);
     CHECK_CLOSE(w, want, 5, 0.0, 1e-6, "late");
     for (i = 0; i < 5; i++) m[i] = v[i] = 0.0f;
     /* the first step has the size lr whatever the gradient's, and moves nothing where there is none */
-    llm_adamw_update(context, w, m, v, g, 5, 1, 0.25f, 0.9f, 0.95f, 1e-12f, 0.0f, 1000.0f);
+    adamw = adamw_of(0, 0.25f, 0.9f, 0.95f, 1e-12f, 0.0f, 1000.0f);
+    llm_adamw_update(context, w, m, v, g, 5, &adamw);
     for (i = 0; i < 5; i++) want[i] -= 0.25;
     CHECK_CLOSE(w, want, 5, 0.0, 1e-6, "first");
     for (i = 0; i < 5; i++) w[i] = 3.0f, m[i] = v[i] = 0.0f;
-    llm_adamw_update(context, w, m, v, zero, 5, 1, 0.25f, 0.9f, 0.95f, 1e-8f, 0.0f, 1.0f);
+    adamw = adamw_of(0, 0.25f, 0.9f, 0.95f, 1e-8f, 0.0f, 1.0f);
+    llm_adamw_update(context, w, m, v, zero, 5, &adamw);
     for (i = 0; i < 5; i++) CHECK(w[i] == 3.0f && m[i] == 0.0f && v[i] == 0.0f);
     drop(w); drop(m); drop(v); drop(g); drop(zero);
     llm_context_free(context);
@@ -726,7 +731,7 @@ TEST(learning_rate_formulas) {
         for (r = 0; r < 4; r++)
             for (kind = 0; kind < 4; kind++) {
                 const llm_schedule schedule =
-                    kind == 0 ? LLM_COSINE : kind == 1 ? LLM_LINEAR : kind == 2 ? LLM_WSD : LLM_CONSTANT;
+                    kind == 0 ? LLM_SCHEDULE_COSINE : kind == 1 ? LLM_SCHEDULE_LINEAR : kind == 2 ? LLM_SCHEDULE_WSD : LLM_SCHEDULE_CONSTANT;
                 const double lr = (double)0.002f, W = shapes[s][0], M = shapes[s][1];
                 const double low = lr * (r == 0 ? (double)0.1f : r == 2 ? 0.0 : (double)ratios[r]);
                 const double D = shapes[s][2] ? shapes[s][2] : shapes[s][1] / 10;      /* a tenth of M */
@@ -779,7 +784,8 @@ static op_results all_ops(int table, int n_threads) {
     llm_dropout_forward(context, o.values[11], long_x, 5 * n, 0.3f, 9);
     CHECK(llm_embedding_forward(context, o.values[12], tokens, x, rows, 40, width, NULL) == LLM_OK);
     CHECK(llm_embedding_backward(context, o.values[13], dy, tokens, rows, 40, width, NULL) == LLM_OK);
-    llm_adamw_update(context, o.values[14], long_y, o.values[15], long_x, 5 * n, 3, 0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    const llm_adamw adamw = adamw_of(2, 0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+    llm_adamw_update(context, o.values[14], long_y, o.values[15], long_x, 5 * n, &adamw);
     long_x[0] = llm_clip_grad_norm(context, long_x, 5 * n, 0.5f);
     memcpy(o.values[11], long_x, n * sizeof(float));           /* the clipped, beside what was dropped out */
     drop(x); drop(dy); drop(w); drop(mean); drop(rstd); drop(long_x); drop(long_y);
@@ -821,7 +827,8 @@ TEST(ops_with_nothing_to_do) {
         llm_gelu_backward(context, y, x, x, 0);
         llm_dropout_forward(context, y, x, 0, 0.5f, 1);
         llm_dropout_backward(context, y, x, 0, 0.5f, 1);
-        llm_adamw_update(context, y, y, y, x, 0, 1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+        const llm_adamw adamw = adamw_of(0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
+        llm_adamw_update(context, y, y, y, x, 0, &adamw);
         CHECK(unwritten(y, 9));
         CHECK(llm_clip_grad_norm(context, y, 0, 1.0f) == 0.0f && unwritten(y, 9));
         drop(y); drop(x);

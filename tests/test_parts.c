@@ -113,37 +113,23 @@ typedef struct part_case {
     float alpha, balance, loads[16];
 } part_case;
 
+static llm_part_args part_case_args(part_case *p) {
+    llm_part_args a = part_args(&p->config, p->B, p->T, p->x, (const float *const *)p->weights,
+                                p->saved);
+    a.h = p->h;
+    a.dh = p->dh;
+    a.alpha = p->alpha;
+    a.loads = p->part == LLM_PART_MOE ? p->loads : NULL;
+    a.balance = p->part == LLM_PART_MOE ? &p->balance : NULL;
+    return a;
+}
 static llm_result part_forward(part_case *p, llm_error *err) {
-    const float *const *w = (const float *const *)p->weights;
-    switch (p->part) {
-    case LLM_MLA: return llm_mla_forward(p->context, p->y, p->saved, p->x, w, &p->config, p->B, p->T, err);
-    case LLM_MOE:
-        return llm_moe_forward(p->context, p->y, p->loads, &p->balance, p->saved, p->x, w, &p->config, p->B, p->T, err);
-    case LLM_GPT2_BLOCK:
-        return llm_gpt2_block_forward(p->context, p->y, p->saved, p->x, w, &p->config, p->B, p->T, err);
-    case LLM_DEEPSEEK_BLOCK:
-        return llm_deepseek_block_forward(p->context, p->y, p->saved, p->x, w, &p->config, p->B, p->T, err);
-    default:
-        return llm_mtp_module_forward(p->context, p->y, p->saved, p->x, p->h, w, &p->config, p->B, p->T, err);
-    }
+    const llm_part_args a = part_case_args(p);
+    return llm_part_forward(p->context, p->part, p->y, &a, err);
 }
 static llm_result part_backward(part_case *p, llm_error *err) {
-    const float *const *w = (const float *const *)p->weights;
-    switch (p->part) {
-    case LLM_MLA:
-        return llm_mla_backward(p->context, p->dx, p->dweights, p->dy, p->saved, p->x, w, &p->config, p->B, p->T, err);
-    case LLM_MOE:
-        return llm_moe_backward(p->context, p->dx, p->dweights, p->dy, p->alpha, p->saved, p->x, w, &p->config, p->B,
-                                p->T, err);
-    case LLM_GPT2_BLOCK:
-        return llm_gpt2_block_backward(p->context, p->dx, p->dweights, p->dy, p->saved, w, &p->config, p->B, p->T, err);
-    case LLM_DEEPSEEK_BLOCK:
-        return llm_deepseek_block_backward(p->context, p->dx, p->dweights, p->dy, p->saved, w, &p->config, p->B, p->T,
-                                           err);
-    default:
-        return llm_mtp_module_backward(p->context, p->dx, p->dh, p->dweights, p->dy, p->saved, p->x, p->h, w,
-                                       &p->config, p->B, p->T, err);
-    }
+    const llm_part_args a = part_case_args(p);
+    return llm_part_backward(p->context, p->part, p->dx, p->dweights, p->dy, &a, err);
 }
 /* sum(y dy) [+ alpha balance] */
 static double part_value(part_case *p) {
@@ -151,7 +137,7 @@ static double part_value(part_case *p) {
     size_t i;
     CHECK(part_forward(p, NULL) == LLM_OK);
     for (i = 0; i < p->n; i++) sum += (double)p->y[i] * (double)p->dy[i];
-    return sum + (p->part == LLM_MOE ? (double)p->alpha * (double)p->balance : 0.0);
+    return sum + (p->part == LLM_PART_MOE ? (double)p->alpha * (double)p->balance : 0.0);
 }
 /* Moves values along a direction: the change must be what the gradient says. Along the gradient it
  * is its length; a gradient that lacks some of its elements has the right length, too, and is found
@@ -202,7 +188,7 @@ static void part_run(llm_part part, const llm_config *config, int table) {
     p.B = 2; p.T = 7;
     p.n = (size_t)(p.B * p.T * config->d_model);
     p.context = context_at(table, 1 + table % 2);
-    p.alpha = part == LLM_MOE ? 0.3f : 0.0f;
+    p.alpha = part == LLM_PART_MOE ? 0.3f : 0.0f;
     p.x = noise(p.n, 1.0, 21); p.h = noise(p.n, 1.0, 22); p.dy = noise(p.n, 1.0, 23);
     p.y = floats(p.n); p.dx = filled(p.n, 0.0f); p.dh = filled(p.n, 0.0f);
     p.saved = plain_alloc(llm_part_saved_bytes(part, config, p.B, p.T));
@@ -222,7 +208,7 @@ static void part_run(llm_part part, const llm_config *config, int table) {
     err.message[0] = 0;
     CHECK_MSG(part_forward(&p, &err) == LLM_OK && part_backward(&p, &err) == LLM_OK, "%s", err.message);
     part_check(&p, p.x, p.dx, p.n, "x");
-    if (part == LLM_MTP_MODULE) part_check(&p, p.h, p.dh, p.n, "h");
+    if (part == LLM_PART_MTP_MODULE) part_check(&p, p.h, p.dh, p.n, "h");
     for (i = 0; i < p.n_weights; i++) {
         int used = 0;
         (void)llm_part_tensor(part, config, i, name);
@@ -249,13 +235,13 @@ TEST(parts_gradients) {
             llm_config bare = sparse;          /* of shared experts */
             bare.n_shared_experts = 0;
             bare.norm_topk_prob = kind;
-            part_run(LLM_MOE, &bare, t);
-            part_run(kind ? LLM_MTP_MODULE : LLM_DEEPSEEK_BLOCK, &bare, t);
-            part_run(LLM_MLA, &dense, t);
-            part_run(LLM_MOE, &sparse, t);
-            part_run(LLM_DEEPSEEK_BLOCK, kind ? &sparse : &dense, t);
-            part_run(LLM_MTP_MODULE, kind ? &dense : &sparse, t);
-            if (kind) part_run(LLM_GPT2_BLOCK, &dense, t);
+            part_run(LLM_PART_MOE, &bare, t);
+            part_run(kind ? LLM_PART_MTP_MODULE : LLM_PART_DEEPSEEK_BLOCK, &bare, t);
+            part_run(LLM_PART_MLA, &dense, t);
+            part_run(LLM_PART_MOE, &sparse, t);
+            part_run(LLM_PART_DEEPSEEK_BLOCK, kind ? &sparse : &dense, t);
+            part_run(LLM_PART_MTP_MODULE, kind ? &dense : &sparse, t);
+            if (kind) part_run(LLM_PART_GPT2_BLOCK, &dense, t);
         }
 }
 
@@ -289,17 +275,19 @@ TEST(moe_against_a_plain_one) {
             void *saved;
             size_t n = 0;
             const float *const *w = (const float *const *)weights;
+            llm_part_args args;
             c.n_shared_experts = kind % 2 ? 2 : 0;
             c.norm_topk_prob = kind / 2;
-            for (n = 0; llm_part_tensor(LLM_MOE, &c, n, NULL).n_dims; n++) {
-                const llm_tensor tensor = llm_part_tensor(LLM_MOE, &c, n, NULL);
+            for (n = 0; llm_part_tensor(LLM_PART_MOE, &c, n, NULL).n_dims; n++) {
+                const llm_tensor tensor = llm_part_tensor(LLM_PART_MOE, &c, n, NULL);
                 weights[n] = noise(tensor_size(&tensor), 0.3, 50 + n);
             }
             CHECK(n == (size_t)(2 + 3 * E + (kind % 2 ? 3 : 0)));
-            saved = plain_alloc(llm_part_saved_bytes(LLM_MOE, &c, B, T));
+            saved = plain_alloc(llm_part_saved_bytes(LLM_PART_MOE, &c, B, T));
             CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, w[0], w[1], &c, rows,
                                      NULL) == LLM_OK);
-            CHECK(llm_moe_forward(context, y, NULL, NULL, saved, x, w, &c, B, T, NULL) == LLM_OK);
+            args = part_args(&c, B, T, x, w, saved);
+            CHECK(llm_part_forward(context, LLM_PART_MOE, y, &args, NULL) == LLM_OK);
             for (r = 0; r < rows; r++) {
                 for (k = 0; k < K; k++)
                     plain_ffn(want + r * C, x + r * C, w + 2 + 3 * choice[r * K + k], C, F,
@@ -330,29 +318,31 @@ TEST(moe_scores_of_0) {
         size_t n, i;
         void *saved;
         const float *const *w = (const float *const *)weights;
+        llm_part_args args;
         c.n_group = c.topk_group = 1;
         c.n_shared_experts = 0;
-        for (n = 0; llm_part_tensor(LLM_MOE, &c, n, NULL).n_dims; n++) {
-            const llm_tensor tensor = llm_part_tensor(LLM_MOE, &c, n, NULL);
+        for (n = 0; llm_part_tensor(LLM_PART_MOE, &c, n, NULL).n_dims; n++) {
+            const llm_tensor tensor = llm_part_tensor(LLM_PART_MOE, &c, n, NULL);
             weights[n] = noise(tensor_size(&tensor), 0.3, 50 + n);
             dweights[n] = filled(tensor_size(&tensor), 0.0f);
         }
         for (i = 0; i < E * C; i++) weights[0][i] = i >= C || all ? -30.0f : 0.1f;
         for (i = 0; i < E; i++) weights[1][i] = i == 0 ? -5.0f : 0.1f * (float)i;
-        saved = plain_alloc(llm_part_saved_bytes(LLM_MOE, &c, B, T));
+        saved = plain_alloc(llm_part_saved_bytes(LLM_PART_MOE, &c, B, T));
         CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, w[0], w[1], &c, T,
                                  NULL) == LLM_OK);
         for (i = 0; i < T * K; i++)
             CHECK(weight[i] == 0.0f && choice[i] == (i % K ? 4 : 5) && scores[choice[i]] == 0.0f);
-        CHECK(llm_moe_forward(context, y, NULL, &balance, saved, x, w, &c, B, T, NULL) == LLM_OK);
-        CHECK(llm_moe_backward(context, dx, dweights, dy, 0.0f, saved, x, w, &c, B, T, NULL) ==
-              LLM_OK);
+        args = part_args(&c, B, T, x, w, saved);
+        args.balance = &balance;
+        CHECK(llm_part_forward(context, LLM_PART_MOE, y, &args, NULL) == LLM_OK);
+        CHECK(llm_part_backward(context, LLM_PART_MOE, dx, dweights, dy, &args, NULL) == LLM_OK);
         for (i = 0; i < T * C; i++) CHECK(y[i] == 0.0f && dx[i] == 0.0f);
         for (i = 0; i < E * C; i++) CHECK(dweights[0][i] == 0.0f);
         /* f: 3 for expert 0 and for the lowest other; P: 1 and 0, or 0 where all scores are */
         CHECK_MSG(fabs((double)balance - (all ? 0.0 : 3.0)) < 1e-5, "balance %g", (double)balance);
-        CHECK(llm_moe_backward(context, dx, dweights, dy, 0.3f, saved, x, w, &c, B, T, NULL) ==
-              LLM_OK);
+        args.alpha = 0.3f;
+        CHECK(llm_part_backward(context, LLM_PART_MOE, dx, dweights, dy, &args, NULL) == LLM_OK);
         for (i = 0; i < T * C; i++) CHECK(isfinite(dx[i]));
         for (i = 0; i < E * C; i++) CHECK(isfinite(dweights[0][i]));
         while (n--) { drop(weights[n]); drop(dweights[n]); }
@@ -368,20 +358,28 @@ TEST(parts_refuse) {
     float *x = noise(24 * 4, 1.0, 1), *y = floats(24 * 4);
     const float *weights[64];
     llm_error err;
+    llm_part_args args;
     int i;
     char saved[65536];
     for (i = 0; i < 64; i++) weights[i] = i == 2 ? NULL : x;
-    CHECK(llm_moe_forward(context, y, NULL, NULL, saved, x, weights, &c, 1, 4, &err) == LLM_ERR_ARGUMENT &&
-          strstr(err.message, "weight 2"));
-    CHECK(llm_moe_forward(context, y, NULL, NULL, saved, NULL, weights, &c, 1, 4, &err) == LLM_ERR_ARGUMENT);
-    CHECK(llm_moe_forward(context, y, NULL, NULL, saved, x, weights, &c, 0, 4, &err) == LLM_ERR_ARGUMENT);
+    args = part_args(&c, 1, 4, x, weights, saved);
+#define MOE_REFUSED(...) \
+    REFUSED(LLM_ERR_ARGUMENT, llm_part_forward(context, LLM_PART_MOE, y, &args, &err), __VA_ARGS__)
+    MOE_REFUSED("weight 2");
+    args.x = NULL;
+    MOE_REFUSED("x");
+    args.x = x;
+    args.B = 0;
+    MOE_REFUSED("B 0");
+    args.B = 1;
     c.num_experts_per_tok = 5;
-    CHECK(llm_moe_forward(context, y, NULL, NULL, saved, x, weights, &c, 1, 4, &err) == LLM_ERR_ARGUMENT &&
-          strstr(err.message, "num_experts_per_tok 5"));
-    CHECK(llm_part_saved_bytes(LLM_MOE, &c, 1, 4) == 0);
-    CHECK(llm_part_tensor(LLM_MOE, &c, 0, NULL).n_dims == 0);
+    MOE_REFUSED("num_experts_per_tok 5");
+#undef MOE_REFUSED
+    REFUSED(LLM_ERR_ARGUMENT, llm_part_forward(context, LLM_PART_MOE, y, NULL, &err), "NULL");
+    CHECK(llm_part_saved_bytes(LLM_PART_MOE, &c, 1, 4) == 0);
+    CHECK(llm_part_tensor(LLM_PART_MOE, &c, 0, NULL).n_dims == 0);
     c.num_experts_per_tok = 2;
-    CHECK(llm_part_tensor(LLM_MOE, &c, 1000, NULL).n_dims == 0);
+    CHECK(llm_part_tensor(LLM_PART_MOE, &c, 1000, NULL).n_dims == 0);
     drop(x); drop(y);
     llm_context_free(context);
 }

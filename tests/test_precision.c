@@ -65,7 +65,7 @@ TEST(precision_e4m3_is_pytorchs) {
         float *tile = filled(128, 0.0f), *unit = filled(128 * 128, 0.0f), *y = floats(128);
         llmi_matrix w = llmi_matrix_of(unit, 128, 128, 0);
         size_t at, wrong = 0, j;
-        w.precision = LLM_FP8_MIXED;
+        w.precision = LLM_PRECISION_FP8;
         tile[0] = 448.0f;              /* scales of 1: a tile's largest value is 448 */
         for (j = 0; j < 128; j++) unit[j * 129] = 448.0f;
         for (at = 0; at < x.count; at += 127) {
@@ -109,7 +109,7 @@ TEST(precision_narrow_and_widen) {
 static void product_round(product *p, float *a, float *b) {
     const llmi_gemm *g = &p->g;
     size_t i, j;
-    if (g->precision == LLM_BF16_MIXED) {
+    if (g->precision == LLM_PRECISION_BF16) {
         for (i = 0; i < g->m; i++)
             for (j = 0; j < g->k; j++)
                 a[i * g->a_row + j * g->a_col] = bf16_by_hand(p->a[i * g->a_row + j * g->a_col]);
@@ -127,7 +127,7 @@ TEST(precision_products) {
                                       {29, 1100, 33}};
     int t, precision, s;
     for (t = 0; kernels_at(t); t++)
-        for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++)
+        for (precision = LLM_PRECISION_BF16; precision <= LLM_PRECISION_FP8; precision++)
             for (s = 0; s < 9; s++) {
                 unsigned c;
                 for (c = 0; c < 12; c++) {
@@ -168,7 +168,7 @@ TEST(precision_linear_layer_in_fp8) {
             llmi_matrix matrix = llmi_matrix_of(w, n_out, n_in, transposed);
             llmi_gemm g[3];
             int i;
-            matrix.precision = LLM_FP8_MIXED;
+            matrix.precision = LLM_PRECISION_FP8;
             g[0] = llmi_product(c, n_out, x, matrix, NULL, rows, 0);
             g[1] = llmi_product_dx(c, dy, n_out, matrix, rows, 0);
             g[2] = llmi_product_dw(c, dy, n_out, x, matrix, rows, 0);
@@ -203,7 +203,7 @@ TEST(precision_linear_layer_in_fp8) {
 TEST(precision_not_finite_stays_so) {
     int t, precision, value;
     for (t = 0; kernels_at(t); t++)
-        for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++)
+        for (precision = LLM_PRECISION_BF16; precision <= LLM_PRECISION_FP8; precision++)
             for (value = 0; value < 4; value++) {
                 static const float values[] = {INFINITY, -INFINITY, NAN, -NAN};
                 llm_context *context = context_at(t, 1);
@@ -244,7 +244,7 @@ TEST(precision_gradients_point_where_f32s_do) {
     const llmi_kernels *kernels;
     int k, deepseek, precision;
     for (deepseek = 0; deepseek < 2; deepseek++) {
-        llm_trainer *exact = precision_trainer(deepseek, LLM_FP32, 0, 1, NULL);
+        llm_trainer *exact = precision_trainer(deepseek, LLM_PRECISION_FP32, 0, 1, NULL);
         int32_t tokens[24], targets[24];
         llm_train_stats want;
         float *expected;
@@ -253,7 +253,7 @@ TEST(precision_gradients_point_where_f32s_do) {
         CHECK(llm_trainer_backward(exact, NULL) == LLM_OK);
         expected = copy_gradients(exact);
         for (k = 0; (kernels = kernels_at(k)) != NULL; k++)
-            for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++) {
+            for (precision = LLM_PRECISION_BF16; precision <= LLM_PRECISION_FP8; precision++) {
                 llm_trainer *t = precision_trainer(deepseek, (llm_precision)precision, 0, 2, NULL);
                 double dot = 0.0, a = 0.0, b = 0.0;
                 llm_train_stats got;
@@ -289,7 +289,7 @@ TEST(precision_gradients_point_where_f32s_do) {
 TEST(precision_threads_give_the_same_bits) {
     int deepseek, precision, recompute;
     for (deepseek = 0; deepseek < 2; deepseek++)
-        for (precision = LLM_BF16_MIXED; precision <= LLM_FP8_MIXED; precision++)
+        for (precision = LLM_PRECISION_BF16; precision <= LLM_PRECISION_FP8; precision++)
             for (recompute = 0; recompute < 2; recompute++) {
                 llm_trainer *one = precision_trainer(deepseek, (llm_precision)precision, recompute,
                                                      1, NULL);
@@ -310,7 +310,7 @@ TEST(precision_learns) {               /* the same batch, again and again */
     int deepseek, precision;
     for (deepseek = 0; deepseek < 2; deepseek++) {
         double losses[3];
-        for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++) {
+        for (precision = LLM_PRECISION_FP32; precision <= LLM_PRECISION_FP8; precision++) {
             llm_trainer *t = precision_trainer(deepseek, (llm_precision)precision, 0, 1, NULL);
             int32_t tokens[24], targets[24];
             llm_train_stats stats;
@@ -333,7 +333,7 @@ TEST(precision_learns) {               /* the same batch, again and again */
 TEST(precision_memory_as_planned) {
     int deepseek, precision, recompute;
     for (deepseek = 0; deepseek < 2; deepseek++)
-        for (precision = LLM_FP32; precision <= LLM_FP8_MIXED; precision++)
+        for (precision = LLM_PRECISION_FP32; precision <= LLM_PRECISION_FP8; precision++)
             for (recompute = 0; recompute < 2; recompute++) {
                 heap h;
                 llm_trainer *t;

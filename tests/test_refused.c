@@ -68,9 +68,9 @@ OP(swiglu_backward) {
     llm_swiglu_backward(CONTEXT, F(1), F(2), F(3), F(4), F(5), REFUSED_WIDTH);
 }
 OP(adamw) {
+    const llm_adamw adamw = adamw_of(0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     SILENT;
-    llm_adamw_update(CONTEXT, F(1), F(2), F(3), F(4), REFUSED_WIDTH, 1, 0.1f, 0.9f, 0.95f, 1e-8f,
-                     0.1f, 1.0f);
+    llm_adamw_update(CONTEXT, F(1), F(2), F(3), F(4), REFUSED_WIDTH, &adamw);
 }
 OP(clip) {
     SILENT;
@@ -106,35 +106,31 @@ static void refused_part(llm_part part) {
         refused_dweights[i] = NULL; /* none is wanted */
     }
 }
-OP(mla) { *result = (int)llm_mla_forward(CONTEXT, F(1), p[2], F(3), WEIGHTS, CONFIG, 1, 2, err); }
-OP(mla_backward) {
-    *result = (int)llm_mla_backward(CONTEXT, F(1), refused_dweights, F(6), p[2], F(3), WEIGHTS,
-                                    CONFIG, 1, 2, err);
+static llm_part_args refused_args(void *const *p) {
+    llm_part_args a = part_args(CONFIG, 1, 2, F(3), WEIGHTS, p[2]);
+    a.h = F(6);
+    a.alpha = 0.1f;
+    return a;
 }
-OP(moe) {
-    *result =
-        (int)llm_moe_forward(CONTEXT, F(1), NULL, NULL, p[2], F(3), WEIGHTS, CONFIG, 1, 2, err);
-}
-OP(moe_backward) {
-    *result = (int)llm_moe_backward(CONTEXT, F(1), refused_dweights, F(6), 0.1f, p[2], F(3),
-                                    WEIGHTS, CONFIG, 1, 2, err);
-}
-OP(block) {
-    *result =
-        (int)llm_deepseek_block_forward(CONTEXT, F(1), p[2], F(3), WEIGHTS, CONFIG, 1, 2, err);
-}
-OP(block_backward) {
-    *result = (int)llm_deepseek_block_backward(CONTEXT, F(1), refused_dweights, F(3), p[2], WEIGHTS,
-                                               CONFIG, 1, 2, err);
-}
-OP(module) {
-    *result =
-        (int)llm_mtp_module_forward(CONTEXT, F(1), p[2], F(3), F(6), WEIGHTS, CONFIG, 1, 2, err);
-}
-OP(module_backward) {
-    *result = (int)llm_mtp_module_backward(CONTEXT, F(1), NULL, refused_dweights, F(7), p[2], F(3),
-                                           F(6), WEIGHTS, CONFIG, 1, 2, err);
-}
+#define PART_FORWARD(name, part)                                                             \
+    OP(name) {                                                                               \
+        const llm_part_args args = refused_args(p);                                          \
+        *result = (int)llm_part_forward(CONTEXT, part, F(1), &args, err);                    \
+    }
+#define PART_BACKWARD(name, part, dy)                                                        \
+    OP(name) {                                                                               \
+        const llm_part_args args = refused_args(p);                                          \
+        *result = (int)llm_part_backward(CONTEXT, part, F(1), refused_dweights, dy, &args,   \
+                                         err);                                               \
+    }
+PART_FORWARD(mla, LLM_PART_MLA)
+PART_BACKWARD(mla_backward, LLM_PART_MLA, F(6))
+PART_FORWARD(moe, LLM_PART_MOE)
+PART_BACKWARD(moe_backward, LLM_PART_MOE, F(6))
+PART_FORWARD(block, LLM_PART_DEEPSEEK_BLOCK)
+PART_BACKWARD(block_backward, LLM_PART_DEEPSEEK_BLOCK, F(3))
+PART_FORWARD(module, LLM_PART_MTP_MODULE)
+PART_BACKWARD(module_backward, LLM_PART_MTP_MODULE, F(7))
 OP(router) {
     *result = (int)llm_router_forward(CONTEXT, F(1), (int32_t *)p[2], NULL, F(3), F(5), F(6), F(7),
                                       CONFIG, 2, err);
@@ -238,12 +234,13 @@ TEST(refused_null_in_parts) {
         llm_part part;
         refused_op op;
     } parts[] = {
-        {LLM_MLA, ROW(mla, 6, 1, 0)}, {LLM_MLA, ROW(mla_backward, 7, 1, 1)},
-        {LLM_MOE, ROW(moe, 6, 1, 0)}, {LLM_MOE, ROW(moe_backward, 7, 1, 1)},
-        {LLM_DEEPSEEK_BLOCK, ROW(block, 6, 1, 0)},
-        {LLM_DEEPSEEK_BLOCK, ROW(block_backward, 6, 1, 1)}, {LLM_MTP_MODULE, ROW(module, 7, 1, 0)},
-        {LLM_MTP_MODULE, ROW(module_backward, 8, 1, 1)}, {LLM_MOE, ROW(router, 8, 1, 0)},
-        {LLM_MOE, ROW(router_backward, 8, 1, 1)}};
+        {LLM_PART_MLA, ROW(mla, 6, 1, 0)}, {LLM_PART_MLA, ROW(mla_backward, 7, 1, 1)},
+        {LLM_PART_MOE, ROW(moe, 6, 1, 0)}, {LLM_PART_MOE, ROW(moe_backward, 7, 1, 1)},
+        {LLM_PART_DEEPSEEK_BLOCK, ROW(block, 6, 1, 0)},
+        {LLM_PART_DEEPSEEK_BLOCK, ROW(block_backward, 6, 1, 1)},
+        {LLM_PART_MTP_MODULE, ROW(module, 7, 1, 0)},
+        {LLM_PART_MTP_MODULE, ROW(module_backward, 8, 1, 1)}, {LLM_PART_MOE, ROW(router, 8, 1, 0)},
+        {LLM_PART_MOE, ROW(router_backward, 8, 1, 1)}};
 #undef ROW
     llm_context *context = llm_context_create(1, NULL, NULL);
     void *p[REFUSED_POINTERS];
@@ -439,6 +436,7 @@ TEST(refused_dims_of_ops) {
     const float *weights[64] = {NULL};
     const int32_t targets[4] = {1, 2, 0, 1};
     int32_t positions[2] = {3, -1};
+    llm_part_args args;
     llm_error err;
     int i;
     logits[0] = x;
@@ -510,19 +508,20 @@ TEST(refused_dims_of_ops) {
           fabs((double)y[1] - 3.0 * (1.0 / 8.0 - 1.0) / 4.0) < 1e-6);
     /* parts */
     c = part_config(1, 1);
-    CHECK(llm_part_tensor(LLM_MLA, NULL, 0, NULL).n_dims == 0);
-    CHECK(llm_part_tensor((llm_part)(LLM_MTP_MODULE + 1), &c, 0, NULL).n_dims == 0);
-    CHECK(llm_part_tensor(LLM_MLA, &c, 0, NULL).n_dims > 0);
-    CHECK(llm_part_saved_bytes(LLM_MLA, &c, 1, 1) > 0);
-    CHECK(llm_part_saved_bytes(LLM_MLA, &c, 0, 1) == 0 &&
-          llm_part_saved_bytes(LLM_MLA, &c, 1, 0) == 0);
-    CHECK(llm_part_saved_bytes(LLM_MLA, &c, INT_MAX, 2) == 0);
+    CHECK(llm_part_tensor(LLM_PART_MLA, NULL, 0, NULL).n_dims == 0);
+    CHECK(llm_part_tensor((llm_part)(LLM_PART_MTP_MODULE + 1), &c, 0, NULL).n_dims == 0);
+    CHECK(llm_part_tensor(LLM_PART_MLA, &c, 0, NULL).n_dims > 0);
+    CHECK(llm_part_saved_bytes(LLM_PART_MLA, &c, 1, 1) > 0);
+    CHECK(llm_part_saved_bytes(LLM_PART_MLA, &c, 0, 1) == 0 &&
+          llm_part_saved_bytes(LLM_PART_MLA, &c, 1, 0) == 0);
+    CHECK(llm_part_saved_bytes(LLM_PART_MLA, &c, INT_MAX, 2) == 0);
     CHECK(llm_part_saved_bytes((llm_part)-1, &c, 1, 1) == 0);
-    REFUSED(LLM_ERR_ARGUMENT, llm_mla_forward(context, y, lse, x, weights, &c, 0, 2, &err),
-            "part: B");
-    REFUSED(LLM_ERR_ARGUMENT, llm_mla_forward(context, y, lse, x, weights, &c, 2, INT_MAX, &err),
-            "part: T");
-    REFUSED(LLM_ERR_ARGUMENT, llm_mla_forward(context, y, lse, x, weights, &c, 1, 2, &err),
+    args = part_args(&c, 0, 2, x, weights, lse);
+    REFUSED(LLM_ERR_ARGUMENT, llm_part_forward(context, LLM_PART_MLA, y, &args, &err), "part: B");
+    args = part_args(&c, 2, INT_MAX, x, weights, lse);
+    REFUSED(LLM_ERR_ARGUMENT, llm_part_forward(context, LLM_PART_MLA, y, &args, &err), "part: T");
+    args = part_args(&c, 1, 2, x, weights, lse);
+    REFUSED(LLM_ERR_ARGUMENT, llm_part_forward(context, LLM_PART_MLA, y, &args, &err),
             "weight 0 of");
     REFUSED(LLM_ERR_ARGUMENT,
             llm_router_forward(context, y, positions, NULL, x, x, x, x, &c, -1, &err),
@@ -531,7 +530,7 @@ TEST(refused_dims_of_ops) {
             llm_router_backward(context, y, NULL, x, x, positions, x, x, &c, -1, &err),
             "router: rows");
     c.n_routed_experts = 0;
-    CHECK(llm_part_saved_bytes(LLM_MOE, &c, 1, 1) == 0);
+    CHECK(llm_part_saved_bytes(LLM_PART_MOE, &c, 1, 1) == 0);
     REFUSED(LLM_ERR_ARGUMENT,
             llm_router_forward(context, y, positions, NULL, x, x, x, x, &c, 1, &err),
             "n_routed_experts 0");

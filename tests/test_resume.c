@@ -73,7 +73,7 @@ static void resume_write(const char *bytes, size_t n) {
 }
 
 TEST(resume_damaged_files) {
-    llm_trainer *a = resume_trainer(1, LLM_FP32, 1, 1), *b = resume_trainer(1, LLM_FP32, 1, 9), *untouched = resume_trainer(1, LLM_FP32, 1, 9);
+    llm_trainer *a = resume_trainer(1, LLM_PRECISION_FP32, 1, 1), *b = resume_trainer(1, LLM_PRECISION_FP32, 1, 9), *untouched = resume_trainer(1, LLM_PRECISION_FP32, 1, 9);
     llm_error err;
     void *whole = NULL;
     size_t size = 0, at;
@@ -124,7 +124,7 @@ TEST(resume_damaged_files) {
 }
 
 TEST(resume_other_configurations) {
-    llm_trainer *a = resume_trainer(0, LLM_FP32, 1, 1);
+    llm_trainer *a = resume_trainer(0, LLM_PRECISION_FP32, 1, 1);
     const char *names[] = {"vocab_size", "n_layers", "resid_pdrop", "batch_size", "learning_rate", "seed", "arch", "precision"};
     int i;
     if (!a) return;
@@ -142,7 +142,7 @@ TEST(resume_other_configurations) {
         if (i == 3) d.batch_size = 1;
         if (i == 4) d.learning_rate *= 2.0f;
         if (i == 5) d.seed = 6;
-        if (i == 7) d.precision = LLM_BF16_MIXED;
+        if (i == 7) d.precision = LLM_PRECISION_BF16;
         model = llm_model_create(&c, NULL, NULL);
         b = llm_trainer_create(model, &d, &err);
         CHECK(b);
@@ -161,7 +161,7 @@ TEST(resume_prolongs) {
     static const field_value changes[] = {
         WHOLE(llm_train_desc, batch_size, 3), WHOLE(llm_train_desc, grad_accum_steps, 2),
         WHOLE(llm_train_desc, max_steps, 77), WHOLE(llm_train_desc, warmup_steps, 4),
-        WHOLE(llm_train_desc, schedule, LLM_LINEAR), WHOLE(llm_train_desc, recompute, 1),
+        WHOLE(llm_train_desc, schedule, LLM_SCHEDULE_LINEAR), WHOLE(llm_train_desc, recompute, 1),
         REAL(llm_train_desc, learning_rate, 0.0123)};
     const llm_config c = resume_config(0);
     llm_train_desc d = train_desc(2, 12, 3);
@@ -169,7 +169,7 @@ TEST(resume_prolongs) {
     llm_error err;
     size_t i;
     int prolong;
-    d.schedule = LLM_COSINE;
+    d.schedule = LLM_SCHEDULE_COSINE;
     d.max_steps = 50;
     d.grad_accum_steps = 3;
     from = shaken_trainer(&c, 3, &d);
@@ -288,7 +288,7 @@ TEST(resume_compares_by_name) {
 
 /* counters that no run reaches would overflow in the next step */
 TEST(resume_counters) {
-    llm_trainer *t = resume_trainer(0, LLM_FP32, 1, 1), *other = resume_trainer(0, LLM_FP32, 1, 2);
+    llm_trainer *t = resume_trainer(0, LLM_PRECISION_FP32, 1, 1), *other = resume_trainer(0, LLM_PRECISION_FP32, 1, 2);
     llm_error err;
     int i;
     if (!t || !other) return;
@@ -326,7 +326,7 @@ TEST(resume_every_allocation_fails) {
     static const char big[300] = "position";
     const llm_config c = resume_config(1);
     llm_train_desc d = train_desc(2, 12, 1);
-    llm_trainer *t = NULL, *other = NULL, *old = resume_trainer(1, LLM_FP32, 1, 3);
+    llm_trainer *t = NULL, *other = NULL, *old = resume_trainer(1, LLM_PRECISION_FP32, 1, 3);
     llm_model_desc m;
     llm_model *models[2] = {NULL, NULL};
     llm_error err;

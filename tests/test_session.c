@@ -4,7 +4,7 @@
 static void session_use(llm_session *session, const llmi_kernels *kernels) {
     session->context->kernels = kernels;
     CHECK(llmi_scratch_reserve(session->context,
-                               llmi_model_attention_scratch(session->context, LLM_FP32,
+                               llmi_model_attention_scratch(session->context, LLM_PRECISION_FP32,
                                                             &session->model->config,
                                                             (size_t)session->desc.max_seq_len, 1,
                                                             0),

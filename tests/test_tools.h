@@ -574,6 +574,33 @@ static llm_model *golden_model(const char *name, int threads, const llm_allocato
     return model;
 }
 
+/* what a part's forward and backward have in common */
+static llm_part_args part_args(const llm_config *config, int B, int T, const float *x,
+                               const float *const *weights, void *saved) {
+    llm_part_args a;
+    memset(&a, 0, sizeof a);
+    a.config = config;
+    a.B = B;
+    a.T = T;
+    a.x = x;
+    a.weights = weights;
+    a.saved = saved;
+    return a;
+}
+static llm_adamw adamw_of(int64_t step, float rate, float beta1, float beta2, float eps,
+                          float decay, float scale) {
+    llm_adamw a;
+    memset(&a, 0, sizeof a);
+    a.step = step;
+    a.learning_rate = rate;
+    a.beta1 = beta1;
+    a.beta2 = beta2;
+    a.eps = eps;
+    a.weight_decay = decay;
+    a.grad_scale = scale;
+    return a;
+}
+
 /* another instruction set for a trainer or session; scratch may differ in size */
 static void trainer_use(llm_trainer *trainer, const llmi_kernels *kernels) {
     trainer->context->kernels = kernels;
@@ -596,7 +623,7 @@ static int on_token(int32_t token, void *user) {
 }
 
 static llm_train_desc train_desc(int B, int T, int threads) {
-    const llm_train_desc d = {.batch_size = B, .seq_len = T, .schedule = LLM_CONSTANT,
+    const llm_train_desc d = {.batch_size = B, .seq_len = T, .schedule = LLM_SCHEDULE_CONSTANT,
                               .n_threads = threads};
     return d;
 }

@@ -18,7 +18,7 @@ TEST(trainer_ten_steps_of_pytorch) {
         size_t i;
         int m;
         if (!model || !desc.count) return;
-        d.schedule = LLM_COSINE;
+        d.schedule = LLM_SCHEDULE_COSINE;
         d.learning_rate = desc.f[0];
         d.min_lr_ratio = desc.f[1];
         d.warmup_steps = (int)desc.f[2];
@@ -100,7 +100,7 @@ TEST(trainer_schedules_of_pytorch) {
 TEST(trainer_follows_the_schedule) {
     const llm_config c = small_config(20, 8, 8, 1, 2);
     int kind, off;
-    for (kind = LLM_COSINE; kind <= LLM_CONSTANT; kind++)
+    for (kind = LLM_SCHEDULE_COSINE; kind <= LLM_SCHEDULE_CONSTANT; kind++)
         for (off = 0; off < 4; off++) {
             llm_model *model = shaken_model(&c, 3, 1, NULL);
             llm_train_desc d = train_desc(1, 8, 1);
@@ -132,7 +132,7 @@ TEST(trainer_schedule_defaults) {
     CHECK(fabs((double)llm_learning_rate(&d, 1 << 30) - 3e-4) < 1e-10);
     CHECK(llm_learning_rate(&d, -1) == llm_learning_rate(&d, 0));
     for (i = 0; i < 3; i++) {          /* the ratio is 0.1, the warm-up none */
-        d.schedule = i == 0 ? LLM_COSINE : i == 1 ? LLM_LINEAR : LLM_WSD;
+        d.schedule = i == 0 ? LLM_SCHEDULE_COSINE : i == 1 ? LLM_SCHEDULE_LINEAR : LLM_SCHEDULE_WSD;
         d.max_steps = 50;
         CHECK(fabs((double)llm_learning_rate(&d, 0) - 3e-4) < 1e-10);
         CHECK(fabs((double)llm_learning_rate(&d, 50) - 3e-5) < 1e-10);
@@ -179,8 +179,9 @@ TEST(trainer_adamw_op) {
                                        (sqrt(ev[i] / (1.0 - pow(b2, step))) + eps) +
                                    decay * ew[i]);
                 }
-                llm_adamw_update(context, w, m, v, grad, n, step, (float)lr, (float)b1, (float)b2,
-                                 (float)eps, (float)decay, (float)scale);
+                const llm_adamw adamw = adamw_of(step - 1, (float)lr, (float)b1, (float)b2,
+                                                 (float)eps, (float)decay, (float)scale);
+                llm_adamw_update(context, w, m, v, grad, n, &adamw);
             }
             for (i = 0; i < n; i++)
                 worst = fmax(worst, fabs((double)w[i] - ew[i]) / (0.01 + fabs(ew[i])));
@@ -627,7 +628,7 @@ TEST(trainer_bad_desc) {
         REAL(llm_train_desc, dropout, 1.0), REAL(llm_train_desc, dropout, -0.5),
         REAL(llm_train_desc, label_smoothing, -0.5)};
     if (!model) return;
-    good.schedule = LLM_WSD;
+    good.schedule = LLM_SCHEDULE_WSD;
     good.max_steps = 100;
     for (i = 0; i < (int)(sizeof bad / sizeof bad[0]); i++) {
         d = good;
@@ -654,12 +655,12 @@ TEST(trainer_bad_desc) {
     CHECK_MSG(h.live == live, "%ld left", h.live - live);
     /* legal at the edges: warm-up close to the end where nothing decays over decay_steps */
     d = train_desc(2, 16, 1);
-    d.schedule = LLM_COSINE;
+    d.schedule = LLM_SCHEDULE_COSINE;
     d.max_steps = 100;
     d.warmup_steps = 95;
     CHECK_MSG(llm_train_memory(&c, &d, &memory, &err) == LLM_OK, "cosine, warm-up 95 of 100: %s",
               err.message);
-    d.schedule = LLM_LINEAR;
+    d.schedule = LLM_SCHEDULE_LINEAR;
     d.warmup_steps = 100;
     CHECK_MSG(llm_train_memory(&c, &d, &memory, &err) == LLM_OK, "linear, warm-up 100 of 100: %s",
               err.message);
@@ -1213,7 +1214,7 @@ TEST(trainer_memorises) {
     int step, b;
     memset(&stats, 0, sizeof stats);
     if (!model) return;
-    d.schedule = LLM_COSINE;
+    d.schedule = LLM_SCHEDULE_COSINE;
     d.max_steps = 200;
     d.warmup_steps = 10;
     d.learning_rate = 0.01f;

@@ -298,7 +298,7 @@ static void table_peak(void) {
                 peak->flops[threads] = rate[threads];       /* the last table is the one in use */
                 if (strcmp(kernels->name, "amx")) peak->vector[threads] = rate[threads];
             }
-            tile.tiles = &kernels->tiles[LLM_FP32];
+            tile.tiles = &kernels->tiles[LLM_PRECISION_FP32];
             tile.k = 128;
             tile.turns = 2000;
             tile.a = floats(64 * 1024);
@@ -621,10 +621,11 @@ static void run_op(void *argument) {
         break;
     }
     case OP_NORM_OF: j->small[0] = (float)llmi_square_sum(j->context, j->x, n); break;
-    default:
-        llm_adamw_update(j->context, j->w, j->y, j->z, j->x, n, 10, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f,
-                         1.0f);
+    default: {
+        static const llm_adamw adamw = {9, 1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f};
+        llm_adamw_update(j->context, j->w, j->y, j->z, j->x, n, &adamw);
         break;
+    }
     }
 }
 /* best seconds of one call; the number of values it goes over in *values */
@@ -687,7 +688,7 @@ typedef struct training {
 } training;
 
 static llm_train_desc train_desc(int B, int T) {
-    const llm_train_desc d = {.batch_size = B, .seq_len = T, .schedule = LLM_CONSTANT,
+    const llm_train_desc d = {.batch_size = B, .seq_len = T, .schedule = LLM_SCHEDULE_CONSTANT,
                               .n_threads = n_threads, .precision = precision,
                               .recompute = recompute};
     return d;
@@ -749,11 +750,11 @@ static double step_flops(const llm_config *c, double B, double T) {
     return 3.0 * flops;
 }
 static const struct { const char *model; int B, T; llm_precision precision; int recompute; }
-    steps[] = {{"gpt2", 4, 64, LLM_FP32, 0},           {"gpt2", 4, 256, LLM_FP32, 0},
-               {"gpt2", 4, 256, LLM_BF16_MIXED, 0},    {"gpt2", 4, 256, LLM_FP8_MIXED, 0},
-               {"gpt2", 4, 256, LLM_FP32, 1},          {"gpt2", 1, 1024, LLM_FP32, 0},
-               {"68m", 4, 256, LLM_FP32, 0},           {"68m", 4, 256, LLM_BF16_MIXED, 0},
-               {"moe-162m", 4, 256, LLM_FP32, 0},      {"moe-162m", 4, 256, LLM_BF16_MIXED, 0}};
+    steps[] = {{"gpt2", 4, 64, LLM_PRECISION_FP32, 0},           {"gpt2", 4, 256, LLM_PRECISION_FP32, 0},
+               {"gpt2", 4, 256, LLM_PRECISION_BF16, 0},    {"gpt2", 4, 256, LLM_PRECISION_FP8, 0},
+               {"gpt2", 4, 256, LLM_PRECISION_FP32, 1},          {"gpt2", 1, 1024, LLM_PRECISION_FP32, 0},
+               {"68m", 4, 256, LLM_PRECISION_FP32, 0},           {"68m", 4, 256, LLM_PRECISION_BF16, 0},
+               {"moe-162m", 4, 256, LLM_PRECISION_FP32, 0},      {"moe-162m", 4, 256, LLM_PRECISION_BF16, 0}};
 #define N_STEPS ((int)(sizeof steps / sizeof steps[0]))
 static int step_index;
 

@@ -14571,11 +14571,14 @@ LLMI_INLINE void LLV_(store)(float *p, LLV v, size_t n) {
 #define LLV_LOAD(p, n) LLV_(load)(p, n)
 #define LLV_STORE(p, v, n) LLV_(store)(p, v, n)
 
-/* to the nearest bf16, ties to even; infinities and the NaNs that arithmetic makes stay */
+/* to the nearest bf16, ties to even; infinities stay, and a NaN stays one, whatever its bits */
 LLMI_INLINE LLV LLV_(bf16)(LLV x) {
     const LLV_VI bits = LLV_BITS(x), odd = LLV_IAND(LLV_SRL(bits, 16), LLV_ISET(1));
+    const LLV_VI size = LLV_IAND(bits, LLV_ISET(0x7fffffff));
+    const LLV_VI nan = LLV_SRL(LLV_IADD(size, LLV_ISET(0x7fffff)), 31);        /* 1 or 0 */
+    const LLV_VI up = LLV_IAND(LLV_IADD(odd, LLV_ISET(0x7fff)), LLV_IADD(nan, LLV_ISET(-1)));
     return LLV_FLOATS(
-        LLV_IAND(LLV_IADD(bits, LLV_IADD(odd, LLV_ISET(0x7fff))), LLV_ISET(-0x10000)));
+        LLV_IAND(LLV_IOR(LLV_IADD(bits, up), LLV_SLL(nan, 22)), LLV_ISET(-0x10000)));
 }
 
 /* ---- gemm ------------------------------------------------------------------------------------ */

@@ -83,6 +83,34 @@ TEST(precision_e4m3_is_pytorchs) {
     golden_close(&g);
 }
 
+/* whatever the bits of a NaN, it is one after rounding, and in the sum of a product of bf16 */
+TEST(precision_nan_stays) {
+    static const uint32_t patterns[] = {0x7f800001, 0x7fffffff, 0x7fff8000, 0x7fff7fff, 0xffffffff,
+                                        0xff800001, 0x7fc00000, 0x7f80ffff, 0xffff8000};
+    int t, i, k;
+    for (t = 0; kernels_at(t); t++)
+        for (i = 0; i < (int)(sizeof patterns / sizeof patterns[0]); i++) {
+            float x[64], half[32], back[64], y[20 * 8], a[20 * 32], w[8 * 32];
+            llm_context *context = context_at(t, 1);
+            llmi_matrix weight = llmi_matrix_of(w, 8, 32, 0);
+            for (k = 0; k < 64; k++) x[k] = k % 5 ? 1.0f : llmi_float_of_bits(patterns[i]);
+            kernels_at(t)->narrow(half, x, 64);
+            kernels_at(t)->widen(back, half, 64);
+            for (k = 0; k < 64; k++)
+                CHECK_MSG(isnan(back[k]) == (k % 5 == 0), "%s, %08lx: value %d is %g",
+                          kernels_at(t)->name, (unsigned long)patterns[i], k, (double)back[k]);
+            for (k = 0; k < 20 * 32; k++) a[k] = 1.0f;
+            for (k = 0; k < 8 * 32; k++) w[k] = 0.5f;
+            w[3 * 32 + 7] = llmi_float_of_bits(patterns[i]);
+            weight.precision = LLM_PRECISION_BF16;
+            llmi_matmul(context, y, 8, a, weight, NULL, 20, 0);
+            for (k = 0; k < 20 * 8; k++)
+                CHECK_MSG(isnan(y[k]) == (k % 8 == 3), "%s, %08lx: output %d is %g",
+                          kernels_at(t)->name, (unsigned long)patterns[i], k, (double)y[k]);
+            llm_context_free(context);
+        }
+}
+
 TEST(precision_narrow_and_widen) {
     static const size_t sizes[] = {0, 2, 4, 6, 16, 30, 32, 34, 46, 64, 1000};
     int t;
@@ -358,6 +386,7 @@ TEST(precision_memory_as_planned) {
 static void run_precision(void) {
     RUN(precision_e4m3_is_pytorchs);
     RUN(precision_narrow_and_widen);
+    RUN(precision_nan_stays);
     RUN(precision_products);
     RUN(precision_linear_layer_in_fp8);
     RUN(precision_not_finite_stays_so);

@@ -227,9 +227,9 @@
  * zero means a default.
  * Every llm_error pointer may be NULL; it is written on failure only, and is the last argument.
  * Order of arguments: the object first. Ops: context, outputs, saved values, inputs, weights, dims.
- * Others: inputs, outputs. Types of counts: int for what a configuration bounds (B, T, rows, widths,
- * steps of a schedule); size_t for elements, bytes and tensors; int64_t for updates and tokens seen.
- * Updates are counted from 0 everywhere.
+ * Others: inputs, outputs. Types of counts: int for what a configuration bounds (B, T, rows,
+ * widths, steps of a schedule); size_t for elements, bytes and tensors; int64_t for updates and
+ * tokens seen. Updates are counted from 0 everywhere.
  * ========================================================================================== */
 #ifndef LLM_H
 #define LLM_H
@@ -3957,9 +3957,94 @@ static void llmi_attention_drop(const llmi_attention *a, float *x, size_t n, siz
         x[j] *= llmi_dropout_factor(a->dropout, a->seed, first + j);
 }
 
+/* one head of one sequence: what a task works on */
+typedef struct llmi_head_of {
+    const llmi_attention *a;
+    size_t sequence, head, position;   /* position: of the first query                          */
+    llmi_attention_scratch s;
+} llmi_head_of;
+
+static llmi_head_of llmi_head_at(const llmi_attention *a, size_t sequence, size_t head,
+                                 size_t n_keys, int thread, int backward) {
+    llmi_arena arena = llmi_arena_at((char *)a->context->scratch + a->thread_size * (size_t)thread,
+                                     a->thread_size);
+    llmi_head_of h;
+    h.a = a;
+    h.sequence = sequence;
+    h.head = head;
+    h.position = a->position ? (size_t)a->position[sequence] : 0;
+    llmi_attention_carve(&h.s, &arena, a->kernel, n_keys, a->qk_dim, a->v_dim, backward);
+    return h;
+}
+/* floats of the panel of LLMI_KEYS keys or values of dim */
+static size_t llmi_keys_block(const llmi_tiles *kernel, size_t dim) {
+    return llmi_panel(kernel, LLMI_KEYS) * llmi_round_up(dim, kernel->nr);
+}
+
+/* m, l and sums of a tile's rows, from query i0 on: as nothing was seen, or as the span before left
+ * them */
+static void llmi_tile_begin(const llmi_head_of *h, size_t i0, size_t rows) {
+    const llmi_attention *a = h->a;
+    const size_t row0 = h->sequence * a->rows + i0;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        const size_t at = (h->sequence * a->n_heads + h->head) * a->rows + i0 + r;
+        float *sums = h->s.sums + r * a->v_dim;
+        h->s.max[r] = a->first ? a->state[2 * at] : -INFINITY;
+        h->s.sum[r] = a->first ? a->state[2 * at + 1] : 0.0f;
+        if (a->first)
+            memcpy(sums, a->out + ((row0 + r) * a->n_heads + h->head) * a->v_dim,
+                   a->v_dim * sizeof(float));
+        else memset(sums, 0, a->v_dim * sizeof(float));
+    }
+}
+/* the output and lse of a tile's rows; or what the next span goes on with */
+static void llmi_tile_end(const llmi_head_of *h, size_t i0, size_t rows, int more) {
+    const llmi_attention *a = h->a;
+    const size_t row0 = h->sequence * a->rows + i0,
+                 at = (h->sequence * a->n_heads + h->head) * a->rows + i0;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        float *out = a->out + ((row0 + r) * a->n_heads + h->head) * a->v_dim;
+        const float *sums = h->s.sums + r * a->v_dim;
+        if (more) {
+            memcpy(out, sums, a->v_dim * sizeof(float));
+            a->state[2 * (at + r)] = h->s.max[r];
+            a->state[2 * (at + r) + 1] = h->s.sum[r];
+            continue;
+        }
+        a->context->kernels->affine(out, sums, 1.0f / h->s.sum[r], 0.0f, a->v_dim);
+        if (a->lse) a->lse[at + r] = h->s.max[r] + logf(h->s.sum[r]);
+    }
+}
+/* alg. 1, lines 10 to 12, of a tile's scores with `keys` keys from position `key` on: they become
+ * exp(scale s - m), the sums so far are scaled by exp(m_old - m) */
+static void llmi_tile_softmax(const llmi_head_of *h, size_t i0, size_t rows, size_t key,
+                              size_t keys) {
+    const llmi_attention *a = h->a;
+    const llmi_kernels *kernels = a->context->kernels;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        const size_t at = h->position + i0 + r;    /* the query's position */
+        const size_t valid = at < key ? 0 : llmi_min(keys, at + 1 - key);
+        float *p = h->s.scores + r * LLMI_KEYS, *sums = h->s.sums + r * a->v_dim;
+        if (valid) {
+            const float most = a->scale * kernels->largest(p, valid);
+            if (most > h->s.max[r]) {
+                const float shrink = expf(h->s.max[r] - most);
+                if (key) kernels->affine(sums, sums, shrink, 0.0f, a->v_dim);
+                h->s.sum[r] *= shrink;
+                h->s.max[r] = most;
+            }
+            h->s.sum[r] += kernels->exp_sum(p, p, a->scale, h->s.max[r], valid);
+            llmi_attention_drop(a, p, valid, h->sequence, h->head, i0 + r, key);
+        }
+        memset(p + valid, 0, (keys - valid) * sizeof(float));
+    }
+}
+
 static void llmi_attention_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
-    const llmi_kernels *kernels = a->context->kernels;
     const llmi_tiles *kernel = a->kernel;
     const size_t part = index % a->parts, head = index / a->parts % a->n_heads;
     const size_t sequence = index / a->parts / a->n_heads;
@@ -3970,117 +4055,96 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
     const float *k = a->k + slot * a->k_sequence + head * a->k_head;
     const float *v = a->v + slot * a->v_sequence + head * a->v_head;
-    const size_t k_panel = llmi_panel(kernel, a->qk_dim);
     const size_t end = llmi_min(position + last, a->first + a->keys);   /* of the keys that count */
-    const size_t v_block = llmi_panel(kernel, LLMI_KEYS) * llmi_round_up(a->v_dim, kernel->nr);
-    llmi_attention_scratch s;
-    llmi_arena arena;
-    size_t i0, j0, r, n_keys;
-    if (first >= last || end <= a->first) return;
-    n_keys = end - a->first;
-    arena = llmi_arena_at((char *)a->context->scratch + a->thread_size * (size_t)thread,
-                          a->thread_size);
-    llmi_attention_carve(&s, &arena, kernel, n_keys, a->qk_dim, a->v_dim, 0);
+    const size_t n_keys = end > a->first ? end - a->first : 0;
+    const size_t k_panel = llmi_panel(kernel, a->qk_dim),
+                 v_block = llmi_keys_block(kernel, a->v_dim);
+    llmi_head_of h;
+    size_t i0, j0;
+    if (first >= last || n_keys == 0) return;
+    h = llmi_head_at(a, sequence, head, n_keys, thread, 0);
     for (j0 = 0; j0 < n_keys; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
-        kernel->pack(LLMI_B, s.k_columns + j0 * k_panel, k + j0 * a->k_stride, a->k_stride, 1, keys,
-                     a->qk_dim);
-        kernel->pack(LLMI_B, s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, 1,
+        kernel->pack(LLMI_B, h.s.k_columns + j0 * k_panel, k + j0 * a->k_stride, a->k_stride, 1,
+                     keys, a->qk_dim);
+        kernel->pack(LLMI_B, h.s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, 1,
                      a->v_stride, a->v_dim, keys);
     }
     for (i0 = first; i0 < last; i0 += a->tile) {
         const size_t rows = llmi_min(a->tile, last - i0), all = position + i0 + rows;
-        float *state = a->state ? a->state + 2 * ((sequence * a->n_heads + head) * a->rows + i0)
-                                : NULL;
         if (all <= a->first) continue;     /* an earlier span had its last key */
-        kernel->pack(LLMI_A, s.q_panel,
+        kernel->pack(LLMI_A, h.s.q_panel,
                      a->q + (sequence * a->rows + i0) * a->q_stride + head * a->qk_dim, a->q_stride,
                      1, rows, a->qk_dim);
-        for (r = 0; r < rows; r++) {
-            const size_t row = sequence * a->rows + i0 + r;
-            s.max[r] = a->first ? state[2 * r] : -INFINITY;
-            s.sum[r] = a->first ? state[2 * r + 1] : 0.0f;
-            if (a->first)
-                memcpy(s.sums + r * a->v_dim, a->out + (row * a->n_heads + head) * a->v_dim,
-                       a->v_dim * sizeof(float));
-            else memset(s.sums + r * a->v_dim, 0, a->v_dim * sizeof(float));
-        }
+        llmi_tile_begin(&h, i0, rows);
         for (j0 = 0; j0 < n_keys && a->first + j0 < all; j0 += LLMI_KEYS) {
             const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0), key = a->first + j0;
             const size_t seen = llmi_min(keys, all - key);                     /* by the last row */
-            kernel->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
-                           LLMI_KEYS, NULL, 0);
-            for (r = 0; r < rows; r++) {
-                const size_t at = position + i0 + r; /* the query's position */
-                const size_t valid = at < key ? 0 : llmi_min(keys, at + 1 - key);
-                float *p = s.scores + r * LLMI_KEYS, *sums = s.sums + r * a->v_dim;
-                if (valid) {
-                    const float most = a->scale * kernels->largest(p, valid);
-                    if (most > s.max[r]) {
-                        const float shrink = expf(s.max[r] - most);
-                        if (key) kernels->affine(sums, sums, shrink, 0.0f, a->v_dim);
-                        s.sum[r] *= shrink;
-                        s.max[r] = most;
-                    }
-                    s.sum[r] += kernels->exp_sum(p, p, a->scale, s.max[r], valid);
-                    llmi_attention_drop(a, p, valid, sequence, head, i0 + r, key);
-                }
-                memset(p + valid, 0, (keys - valid) * sizeof(float));
-            }
-            kernel->pack(LLMI_A, s.p_panel, s.scores, LLMI_KEYS, 1, rows, keys);
-            kernel->block(rows, a->v_dim, keys, s.p_panel, s.v_rows + j0 / LLMI_KEYS * v_block,
-                           s.sums, a->v_dim, NULL, 1);
+            kernel->block(rows, seen, a->qk_dim, h.s.q_panel, h.s.k_columns + j0 * k_panel,
+                          h.s.scores, LLMI_KEYS, NULL, 0);
+            llmi_tile_softmax(&h, i0, rows, key, keys);
+            kernel->pack(LLMI_A, h.s.p_panel, h.s.scores, LLMI_KEYS, 1, rows, keys);
+            kernel->block(rows, a->v_dim, keys, h.s.p_panel, h.s.v_rows + j0 / LLMI_KEYS * v_block,
+                          h.s.sums, a->v_dim, NULL, 1);
         }
-        for (r = 0; r < rows; r++) {
-            const size_t row = sequence * a->rows + i0 + r;
-            float *out = a->out + (row * a->n_heads + head) * a->v_dim;
-            if (all > a->first + a->keys) {        /* there are spans to come */
-                memcpy(out, s.sums + r * a->v_dim, a->v_dim * sizeof(float));
-                state[2 * r] = s.max[r];
-                state[2 * r + 1] = s.sum[r];
-                continue;
-            }
-            kernels->affine(out, s.sums + r * a->v_dim, 1.0f / s.sum[r], 0.0f, a->v_dim);
-            if (a->lse)
-                a->lse[(sequence * a->n_heads + head) * a->rows + i0 + r] = s.max[r] +
-                                                                            logf(s.sum[r]);
-        }
+        llmi_tile_end(&h, i0, rows, all > a->first + a->keys);
     }
 }
 
-static void llmi_attention_backward_task(void *argument, size_t index, int thread) {
-    const llmi_attention *a = (const llmi_attention *)argument;
+/* P from scores and lse; dS = scale P (dP - sum(dout out)) from dscores, which hold dP */
+static void llmi_tile_softmax_backward(const llmi_head_of *h, const float *lse, size_t i0,
+                                       size_t rows, size_t j0, size_t keys) {
+    const llmi_attention *a = h->a;
     const llmi_kernels *kernels = a->context->kernels;
+    size_t r;
+    for (r = 0; r < rows; r++) {
+        const size_t valid = i0 + r < j0 ? 0 : llmi_min(keys, i0 + r + 1 - j0);
+        float *p = h->s.scores + r * LLMI_KEYS, *ds = h->s.dscores + r * LLMI_KEYS;
+        if (valid) {
+            kernels->exp_sum(p, p, a->scale, lse[r], valid);
+            llmi_attention_drop(a, ds, valid, h->sequence, h->head, i0 + r, j0);
+            kernels->softmax_backward(ds, ds, p, h->s.sum[r], a->scale, valid, 0);
+            llmi_attention_drop(a, p, valid, h->sequence, h->head, i0 + r, j0);
+        }
+        memset(p + valid, 0, (keys - valid) * sizeof(float));
+        memset(ds + valid, 0, (keys - valid) * sizeof(float));
+    }
+}
+/* packs keys and values as the backward's products need them, and clears what is not added to */
+static void llmi_backward_begin(const llmi_head_of *h, const float *k, const float *v, float *dk,
+                                float *dv) {
+    const llmi_attention *a = h->a;
     const llmi_tiles *kernel = a->kernel;
-    const size_t head = index % a->n_heads, sequence = index / a->n_heads;
-    const float *k = a->k + sequence * a->k_sequence + head * a->k_head;
-    const float *v = a->v + sequence * a->v_sequence + head * a->v_head;
-    float *dk = a->dk + sequence * a->k_sequence + head * a->k_head;
-    float *dv = a->dv + sequence * a->v_sequence + head * a->v_head;
-    const size_t k_panel = llmi_panel(kernel, a->qk_dim), v_panel = llmi_panel(kernel, a->v_dim);
-    const size_t k_block = llmi_panel(kernel, LLMI_KEYS) * llmi_round_up(a->qk_dim, kernel->nr);
-    const size_t o_stride = a->n_heads * a->v_dim;
-    llmi_attention_scratch s;
-    llmi_arena arena;
-    size_t i0, j0, r;
-    arena = llmi_arena_at((char *)a->context->scratch + a->thread_size * (size_t)thread,
-                          a->thread_size);
-    llmi_attention_carve(&s, &arena, kernel, a->rows, a->qk_dim, a->v_dim, 1);
+    size_t j0, r;
     for (r = 0; r < a->rows && !a->accumulate; r++) {
-        memset(a->dq + (sequence * a->rows + r) * a->q_stride + head * a->qk_dim, 0,
+        memset(a->dq + (h->sequence * a->rows + r) * a->q_stride + h->head * a->qk_dim, 0,
                a->qk_dim * sizeof(float));
         memset(dk + r * a->k_stride, 0, a->qk_dim * sizeof(float));
         memset(dv + r * a->v_stride, 0, a->v_dim * sizeof(float));
     }
     for (j0 = 0; j0 < a->rows; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0);
-        kernel->pack(LLMI_B, s.k_columns + j0 * k_panel, k + j0 * a->k_stride, a->k_stride, 1, keys,
-                     a->qk_dim);
-        kernel->pack(LLMI_B, s.v_columns + j0 * v_panel, v + j0 * a->v_stride, a->v_stride, 1, keys,
-                     a->v_dim);
-        kernel->pack(LLMI_B, s.k_rows + j0 / LLMI_KEYS * k_block, k + j0 * a->k_stride, 1,
-                     a->k_stride, a->qk_dim, keys);
+        kernel->pack(LLMI_B, h->s.k_columns + j0 * llmi_panel(kernel, a->qk_dim),
+                     k + j0 * a->k_stride, a->k_stride, 1, keys, a->qk_dim);
+        kernel->pack(LLMI_B, h->s.v_columns + j0 * llmi_panel(kernel, a->v_dim),
+                     v + j0 * a->v_stride, a->v_stride, 1, keys, a->v_dim);
+        kernel->pack(LLMI_B, h->s.k_rows + j0 / LLMI_KEYS * llmi_keys_block(kernel, a->qk_dim),
+                     k + j0 * a->k_stride, 1, a->k_stride, a->qk_dim, keys);
     }
+}
+
+static void llmi_attention_backward_task(void *argument, size_t index, int thread) {
+    const llmi_attention *a = (const llmi_attention *)argument;
+    const llmi_tiles *kernel = a->kernel;
+    const size_t head = index % a->n_heads, sequence = index / a->n_heads;
+    const size_t k_at = sequence * a->k_sequence + head * a->k_head,
+                 v_at = sequence * a->v_sequence + head * a->v_head;
+    const size_t k_panel = llmi_panel(kernel, a->qk_dim), v_panel = llmi_panel(kernel, a->v_dim);
+    const size_t k_block = llmi_keys_block(kernel, a->qk_dim), o_stride = a->n_heads * a->v_dim;
+    const llmi_head_of h = llmi_head_at(a, sequence, head, a->rows, thread, 1);
+    const llmi_attention_scratch *s = &h.s;
+    size_t i0, j0, r;
+    llmi_backward_begin(&h, a->k + k_at, a->v + v_at, a->dk + k_at, a->dv + v_at);
     for (i0 = 0; i0 < a->rows; i0 += a->tile) {
         const size_t rows = llmi_min(a->tile, a->rows - i0), row0 = sequence * a->rows + i0;
         const float *q = a->q + row0 * a->q_stride + head * a->qk_dim;
@@ -4088,40 +4152,29 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
         const float *out = a->saved_out + row0 * o_stride + head * a->v_dim;
         const float *lse = a->saved_lse + (sequence * a->n_heads + head) * a->rows + i0;
         float *dq = a->dq + row0 * a->q_stride + head * a->qk_dim;
-        kernel->pack(LLMI_A, s.q_panel, q, a->q_stride, 1, rows, a->qk_dim);
-        kernel->pack(LLMI_A, s.do_panel, dout, o_stride, 1, rows, a->v_dim);
-        kernel->pack(LLMI_B, s.q_rows, q, 1, a->q_stride, a->qk_dim, rows);
-        kernel->pack(LLMI_B, s.do_rows, dout, 1, o_stride, a->v_dim, rows);
+        kernel->pack(LLMI_A, s->q_panel, q, a->q_stride, 1, rows, a->qk_dim);
+        kernel->pack(LLMI_A, s->do_panel, dout, o_stride, 1, rows, a->v_dim);
+        kernel->pack(LLMI_B, s->q_rows, q, 1, a->q_stride, a->qk_dim, rows);
+        kernel->pack(LLMI_B, s->do_rows, dout, 1, o_stride, a->v_dim, rows);
         for (r = 0; r < rows; r++)
-            s.sum[r] = kernels->dot(dout + r * o_stride, out + r * o_stride, a->v_dim);
+            s->sum[r] = a->context->kernels->dot(dout + r * o_stride, out + r * o_stride, a->v_dim);
         for (j0 = 0; j0 < i0 + rows; j0 += LLMI_KEYS) {
             const size_t keys = llmi_min(LLMI_KEYS, a->rows - j0),
                          seen = llmi_min(keys, i0 + rows - j0);
-            kernel->block(rows, seen, a->qk_dim, s.q_panel, s.k_columns + j0 * k_panel, s.scores,
-                           LLMI_KEYS, NULL, 0);
-            kernel->block(rows, seen, a->v_dim, s.do_panel, s.v_columns + j0 * v_panel, s.dscores,
-                           LLMI_KEYS, NULL, 0);
-            for (r = 0; r < rows; r++) {
-                const size_t valid = i0 + r < j0 ? 0 : llmi_min(keys, i0 + r + 1 - j0);
-                float *p = s.scores + r * LLMI_KEYS, *ds = s.dscores + r * LLMI_KEYS;
-                if (valid) {
-                    kernels->exp_sum(p, p, a->scale, lse[r], valid);
-                    llmi_attention_drop(a, ds, valid, sequence, head, i0 + r, j0);
-                    kernels->softmax_backward(ds, ds, p, s.sum[r], a->scale, valid, 0);
-                    llmi_attention_drop(a, p, valid, sequence, head, i0 + r, j0);
-                }
-                memset(p + valid, 0, (keys - valid) * sizeof(float));
-                memset(ds + valid, 0, (keys - valid) * sizeof(float));
-            }
-            kernel->pack(LLMI_A, s.p_panel, s.scores, 1, LLMI_KEYS, seen, rows);
-            kernel->block(seen, a->v_dim, rows, s.p_panel, s.do_rows, dv + j0 * a->v_stride,
-                           a->v_stride, NULL, 1);
-            kernel->pack(LLMI_A, s.p_panel, s.dscores, 1, LLMI_KEYS, seen, rows);
-            kernel->block(seen, a->qk_dim, rows, s.p_panel, s.q_rows, dk + j0 * a->k_stride,
-                           a->k_stride, NULL, 1);
-            kernel->pack(LLMI_A, s.p_panel, s.dscores, LLMI_KEYS, 1, rows, keys);
-            kernel->block(rows, a->qk_dim, keys, s.p_panel, s.k_rows + j0 / LLMI_KEYS * k_block,
-                           dq, a->q_stride, NULL, 1);
+            kernel->block(rows, seen, a->qk_dim, s->q_panel, s->k_columns + j0 * k_panel, s->scores,
+                          LLMI_KEYS, NULL, 0);
+            kernel->block(rows, seen, a->v_dim, s->do_panel, s->v_columns + j0 * v_panel,
+                          s->dscores, LLMI_KEYS, NULL, 0);
+            llmi_tile_softmax_backward(&h, lse, i0, rows, j0, keys);
+            kernel->pack(LLMI_A, s->p_panel, s->scores, 1, LLMI_KEYS, seen, rows);
+            kernel->block(seen, a->v_dim, rows, s->p_panel, s->do_rows,
+                          a->dv + v_at + j0 * a->v_stride, a->v_stride, NULL, 1);
+            kernel->pack(LLMI_A, s->p_panel, s->dscores, 1, LLMI_KEYS, seen, rows);
+            kernel->block(seen, a->qk_dim, rows, s->p_panel, s->q_rows,
+                          a->dk + k_at + j0 * a->k_stride, a->k_stride, NULL, 1);
+            kernel->pack(LLMI_A, s->p_panel, s->dscores, LLMI_KEYS, 1, rows, keys);
+            kernel->block(rows, a->qk_dim, keys, s->p_panel, s->k_rows + j0 / LLMI_KEYS * k_block,
+                          dq, a->q_stride, NULL, 1);
         }
     }
 }
@@ -6235,20 +6288,17 @@ static void llmi_mla_absorbed(const llmi_run *run, const llmi_mla_saved *s, cons
                   &job);
 }
 
-/* h (N,C): the block's input after its norm; y (N,C) */
-static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, const llmi_mla_saved *s,
-                             int layer, size_t longest) {
+/* q, the latent c, cn and kr of the block's input; q and kr turned */
+static void llmi_mla_project(const llmi_run *run, const float *h, llmi_mla_rows *job, int layer) {
     const llm_config *c = &run->model->config;
     const llmi_ds_layer *w = &run->model->layers[layer];
-    llm_context *context = run->context;
-    const size_t n = llmi_run_rows(run), H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank;
-    const size_t rope = (size_t)c->qk_rope_head_dim, q_width = H * llmi_qk_width(c),
-                 kv_width = H * llmi_kv_width(c);
+    const llmi_mla_saved *s = job->s;
+    const size_t n = llmi_run_rows(run), R = (size_t)c->kv_lora_rank;
+    const size_t rope = (size_t)c->qk_rope_head_dim,
+                 q_width = (size_t)c->n_heads * llmi_qk_width(c);
     const llmi_matrix kv_a = llmi_dense(run, w->kv_a);
     const float *kv_bias = llmi_optional(run, w->kv_a_bias);
     llmi_gemm products[3];
-    llmi_mla_rows job;
-    llmi_attention a;
     products[0] = w->q_a >= 0
                       ? llmi_product(s->qa, (size_t)c->q_lora_rank, h, llmi_dense(run, w->q_a),
                                      llmi_optional(run, w->q_a_bias), n, 0)
@@ -6256,66 +6306,85 @@ static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, cons
     products[1] = llmi_product_again(s->c, R, h, llmi_matrix_rows(kv_a, 0, R), kv_bias, n);
     products[2] = llmi_product_again(s->kr, rope, h, llmi_matrix_rows(kv_a, R, rope),
                                      kv_bias ? kv_bias + R : NULL, n);
-    llmi_gemm_again(context, products, 3);
+    llmi_gemm_again(run->context, products, 3);
     if (w->q_a >= 0) {
         llmi_run_rmsnorm(run, run->ds.qn, s->q_rstd, s->qa, w->q_norm, n, c->q_lora_rank,
                          LLMI_LATENT_EPS);
-        llmi_matmul(context, s->q, q_width, run->ds.qn, llmi_dense(run, w->q), NULL, n, 0);
+        llmi_dense_forward(run, s->q, run->ds.qn, llmi_dense(run, w->q), -1, n);
     }
     llmi_run_rmsnorm(run, run->ds.cn, s->c_rstd, s->c, w->kv_norm, n, c->kv_lora_rank,
                      LLMI_LATENT_EPS);
+    job->q = s->q;
+    job->kr = s->kr;
+    job->sign = 1.0f;
+    llmi_each(run->context, n, llmi_mla_turn_body, job);
+}
+
+/* attention over the cache of one sequence, whose keys and values are expanded span by span */
+static void llmi_mla_cached(const llmi_run *run, llmi_mla_rows *job, int layer, size_t longest) {
+    const llm_config *c = &run->model->config;
+    const size_t R = (size_t)c->kv_lora_rank, width = R + (size_t)c->qk_rope_head_dim;
+    const float *cache = llmi_mla_cache(run, layer) + (size_t)run->slot[0] * run->cache_len * width;
+    const llmi_matrix kv_b = llmi_dense(run, run->model->layers[layer].kv_b);
+    llmi_attention a;
+    llmi_mla_attention(run, &a, job->s, run->ds.k, run->ds.kv);
+    a.position = run->position;
+    a.k_sequence = a.v_sequence = 0;
+    a.state = run->attention_state;
+    a.out = job->s->att;
+    job->k = run->ds.k;
+    job->kv = run->ds.kv;
+    job->kr_stride = width;
+    for (a.first = 0; a.first < longest; a.first += a.keys) {
+        const float *latents = cache + a.first * width;
+        llmi_gemm expand;
+        a.keys = llmi_attention_span(a.first, longest);
+        expand = llmi_product(run->ds.kv, kv_b.n_out, latents, kv_b, NULL, a.keys, 0);
+        expand.a_row = width;
+        llmi_gemm_run(run->context, &expand);
+        job->keys_kr = latents + R;
+        llmi_each(run->context, a.keys, llmi_mla_keys_body, job);
+        llmi_attention_keys(run->context, &a);
+    }
+}
+
+/* attention of the batch's own rows */
+static void llmi_mla_expanded(const llmi_run *run, llmi_mla_rows *job, int layer, size_t longest) {
+    const llmi_mla_saved *s = job->s;
+    const size_t n = llmi_run_rows(run);
+    llmi_attention a;
+    llmi_dense_forward(run, s->kv, run->ds.cn, llmi_dense(run, run->model->layers[layer].kv_b), -1,
+                       n);
+    job->k = run->ds.k;
+    job->kv = s->kv;
+    job->keys_kr = s->kr;
+    job->kr_stride = (size_t)run->model->config.qk_rope_head_dim;
+    llmi_each(run->context, n, llmi_mla_keys_body, job);
+    llmi_mla_attention(run, &a, s, run->ds.k, s->kv);
+    a.seed = llmi_dropout_seed(run, layer, 1);
+    a.out = s->att;
+    a.lse = s->lse;
+    llmi_attention_run(run->context, &a, longest, 0);
+}
+
+/* h (N,C): the block's input after its norm; y (N,C) */
+static void llmi_mla_forward(const llmi_run *run, float *y, const float *h, const llmi_mla_saved *s,
+                             int layer, size_t longest) {
+    const llmi_ds_layer *w = &run->model->layers[layer];
+    llmi_mla_rows job;
     memset(&job, 0, sizeof job);
     job.run = run;
     job.s = s;
-    job.q = s->q;
-    job.kr = s->kr;
-    job.sign = 1.0f;
     job.layer = layer;
-    llmi_each(context, n, llmi_mla_turn_body, &job);
+    llmi_mla_project(run, h, &job, layer);
     if (run->cache) {
         job.latent = run->ds.cn;
-        llmi_each(context, n, llmi_mla_store_body, &job);
+        llmi_each(run->context, llmi_run_rows(run), llmi_mla_store_body, &job);
     }
-    if (run->few) {
-        llmi_mla_absorbed(run, s, w, layer, longest);
-    } else if (run->cache) {           /* of one sequence: keys and values, span by span */
-        const float *cache = llmi_mla_cache(run, layer) +
-                             (size_t)run->slot[0] * run->cache_len * (R + rope);
-        llmi_mla_attention(run, &a, s, run->ds.k, run->ds.kv);
-        a.position = run->position;
-        a.k_sequence = a.v_sequence = 0;
-        a.state = run->attention_state;
-        a.out = s->att;
-        job.k = run->ds.k;
-        job.kv = run->ds.kv;
-        job.kr_stride = R + rope;
-        for (a.first = 0; a.first < longest; a.first += a.keys) {
-            const float *latents = cache + a.first * (R + rope);
-            llmi_gemm expand;
-            a.keys = llmi_attention_span(a.first, longest);
-            expand = llmi_product(run->ds.kv, kv_width, latents, llmi_dense(run, w->kv_b), NULL,
-                                  a.keys, 0);
-            expand.a_row = R + rope;
-            llmi_gemm_run(context, &expand);
-            job.keys_kr = latents + R;
-            llmi_each(context, a.keys, llmi_mla_keys_body, &job);
-            llmi_attention_keys(context, &a);
-        }
-    } else {
-        llmi_matmul(context, s->kv, kv_width, run->ds.cn, llmi_dense(run, w->kv_b), NULL, n, 0);
-        job.k = run->ds.k;
-        job.kv = s->kv;
-        job.keys_kr = s->kr;
-        job.kr_stride = rope;
-        llmi_each(context, n, llmi_mla_keys_body, &job);
-        llmi_mla_attention(run, &a, s, run->ds.k, s->kv);
-        a.seed = llmi_dropout_seed(run, layer, 1);
-        a.out = s->att;
-        a.lse = s->lse;
-        llmi_attention_run(context, &a, longest, 0);
-    }
-    llmi_matmul(context, y, (size_t)c->d_model, s->att, llmi_dense(run, w->o),
-                llmi_optional(run, w->o_bias), n, 0);
+    if (run->few) llmi_mla_absorbed(run, s, w, layer, longest);
+    else if (run->cache) llmi_mla_cached(run, &job, layer, longest);
+    else llmi_mla_expanded(run, &job, layer, longest);
+    llmi_dense_forward(run, y, s->att, llmi_dense(run, w->o), w->o_bias, llmi_run_rows(run));
 }
 
 /* dy (N,C); h as in the forward; dh (N,C) is overwritten */
@@ -6626,6 +6695,12 @@ static void llmi_ffn_backward(const llmi_run *run, float *dx, int accumulate, co
     llmi_dense_backward(run, dx, 1, act, x, llmi_dense(run, weights + 1), -1, rows);
 }
 
+/* what each expert multiplies: its rows of the sorted ones */
+static size_t llmi_expert(const llmi_moe_saved *s, size_t e, size_t *first) {    /* -> how many */
+    *first = (size_t)s->start[e];
+    return (size_t)s->start[e + 1] - *first;
+}
+
 /* y (N,C) from h (N,C) */
 static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, const llmi_moe_saved *s,
                              int layer) {
@@ -6637,7 +6712,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     const int shared = w->shared >= 0;
     llmi_gemm *products = work->products;
     llmi_moe_rows job;
-    size_t e;
+    size_t e, first;
     memset(&job, 0, sizeof job);
     job.run = run;
     job.s = s;
@@ -6656,7 +6731,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     if (shared)
         products = llmi_ffn_products(run, products, s->shared_gate, s->shared_up, h, w->shared, n);
     for (e = 0; e < E; e++) {
-        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        const size_t count = llmi_expert(s, e, &first);
         products = llmi_ffn_products(run, products, s->gate + first * F, s->up + first * F,
                                      work->sorted + first * C, w->experts + 3 * (int)e, count);
     }
@@ -6671,7 +6746,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
         *products++ = llmi_product(y, C, work->shared_act, down, NULL, n, 0);
     } else memset(y, 0, n * C * sizeof(float));
     for (e = 0; e < E; e++) {
-        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        const size_t count = llmi_expert(s, e, &first);
         *products++ = llmi_product(work->sorted + first * C, C, work->act + first * F,
                                    llmi_dense(run, w->experts + 3 * (int)e + 2), NULL, count, 0);
     }
@@ -6679,6 +6754,34 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     job.to = y;
     job.from = work->sorted;
     llmi_each(run->context, n, llmi_moe_scatter_body, &job);
+}
+
+/* Of an expert's rows x (rows,C), dgate (rows,F), dup (rows,F): the gradients of its gate and up.
+ * Then x, which is read no more, becomes dx = dgate Wgate + dup Wup. */
+static void llmi_experts_backward(const llmi_run *run, const llmi_moe_saved *s, int experts,
+                                  float *x, const float *dgate, const float *dup) {
+    const size_t C = (size_t)run->model->config.d_model, F = (size_t)run->model->config.moe_d_ffn;
+    const size_t E = (size_t)run->model->config.n_routed_experts;
+    llmi_gemm *products = run->ds.products;
+    size_t e, first;
+    int part;
+    for (e = 0; e < E; e++) {
+        const size_t count = llmi_expert(s, e, &first);
+        for (part = 0; part < 2; part++)
+            products[2 * e + (size_t)part] = llmi_dense_dw(
+                run, (part ? dup : dgate) + first * F, x + first * C,
+                llmi_dense(run, experts + 3 * (int)e + part), count);
+    }
+    llmi_gemm_batch(run->context, products, 2 * E);
+    for (part = 0; part < 2; part++) {
+        for (e = 0; e < E; e++) {
+            const size_t count = llmi_expert(s, e, &first);
+            products[e] = llmi_product_dx(x + first * C, (part ? dup : dgate) + first * F, F,
+                                          llmi_dense(run, experts + 3 * (int)e + part), count,
+                                          part);
+        }
+        llmi_gemm_batch(run->context, products, E);
+    }
 }
 
 /* dh (N,C) is overwritten */
@@ -6690,8 +6793,7 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     const size_t n = llmi_run_rows(run), C = (size_t)c->d_model, F = (size_t)c->moe_d_ffn;
     const size_t E = (size_t)c->n_routed_experts, rows = n * (size_t)c->num_experts_per_tok;
     llmi_moe_rows job;
-    size_t e;
-    int part;
+    size_t e, first;
     if (w->shared >= 0)
         llmi_ffn_backward(run, dh, 0, dy, h, s->shared_gate, s->shared_up, work->shared_act,
                           work->shared_dact, w->shared, n);
@@ -6705,7 +6807,7 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     job.to = work->act;
     llmi_each(run->context, rows, llmi_moe_act_body, &job);
     for (e = 0; e < E; e++) {
-        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
+        const size_t count = llmi_expert(s, e, &first);
         const llmi_matrix down = llmi_dense(run, w->experts + 3 * (int)e + 2);
         work->products[2 * e] = llmi_product_dx(work->dact + first * F, work->sorted + first * C, C,
                                                 down, count, 0);
@@ -6718,25 +6820,7 @@ static void llmi_moe_backward(const llmi_run *run, float *dh, const float *dy, c
     job.to = work->sorted;
     job.from = h;
     llmi_each(run->context, rows, llmi_moe_gather_body, &job);
-    for (e = 0; e < E; e++) {
-        const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
-        const int weights = w->experts + 3 * (int)e;
-        const float *x = work->sorted + first * C;
-        work->products[2 * e] = llmi_dense_dw(run, work->dact + first * F, x,
-                                              llmi_dense(run, weights), count);
-        work->products[2 * e + 1] = llmi_dense_dw(run, work->act + first * F, x,
-                                                  llmi_dense(run, weights + 1), count);
-    }
-    llmi_gemm_batch(run->context, work->products, 2 * E);
-    for (part = 0; part < 2; part++) { /* x is read no more: its gradient takes its place */
-        for (e = 0; e < E; e++) {
-            const size_t first = (size_t)s->start[e], count = (size_t)s->start[e + 1] - first;
-            work->products[e] = llmi_product_dx(
-                work->sorted + first * C, (part ? work->act : work->dact) + first * F, F,
-                llmi_dense(run, w->experts + 3 * (int)e + part), count, part);
-        }
-        llmi_gemm_batch(run->context, work->products, E);
-    }
+    llmi_experts_backward(run, s, w->experts, work->sorted, work->dact, work->act);
     job.to = dh;
     job.from = work->sorted;
     llmi_each(run->context, n, llmi_moe_scatter_body, &job);
@@ -8269,16 +8353,10 @@ static void llmi_router_update(llm_trainer *t) {
     }
 }
 
-LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
-                                            double grad_norm, llm_train_stats *stats,
-                                            llm_error *err) {
-    llm_trainer *t = trainer;
-    const size_t low = t ? t->desc.shard_first : 0, high = t ? low + t->desc.shard_count : 0;
-    double scale = 0.0;
-    float rate;
-    llm_adamw adamw;
-    llmi_update job;
-    LLMI_TRY(llmi_update_check(t, &scale, err));
+/* whether this slice is the next, with the norm that the others had */
+static llm_result llmi_slice_check(llm_trainer *t, size_t first, size_t count, double grad_norm,
+                                   llm_error *err) {
+    const size_t low = t->desc.shard_first, high = low + t->desc.shard_count;
     if (first < low || first > high || count > high - first)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "update: weights %lu + %lu are not within this trainer's %lu to %lu",
@@ -8292,40 +8370,47 @@ LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, 
     if (t->updated && !(grad_norm >= t->slices_norm && grad_norm <= t->slices_norm))
         return llmi_fail(err, LLM_ERR_ARGUMENT, "update: grad_norm %g, the first slice had %g",
                          grad_norm, t->slices_norm);
-    if (!isfinite(grad_norm)) {
-        llmi_trainer_drop(t);
-        return llmi_fail(
-            err, LLM_ERR_NUMERIC,
-            "the gradient's norm is %g at step %lld: the pending accumulation is dropped",
-            grad_norm, (long long)t->step);
-    }
-    rate = llmi_learning_rate(&t->desc, t->step);
+    if (isfinite(grad_norm)) return LLM_OK;
+    llmi_trainer_drop(t);
+    return llmi_fail(err, LLM_ERR_NUMERIC,
+                     "the gradient's norm is %g at step %lld: the pending accumulation is dropped",
+                     grad_norm, (long long)t->step);
+}
+
+LLM_API llm_result llm_trainer_update_range(llm_trainer *trainer, size_t first, size_t count,
+                                            double grad_norm, llm_train_stats *stats,
+                                            llm_error *err) {
+    llm_trainer *t = trainer;
+    double scale = 0.0;
+    llm_adamw adamw;
+    llmi_update job;
+    LLMI_TRY(llmi_update_check(t, &scale, err));
+    LLMI_TRY(llmi_slice_check(t, first, count, grad_norm, err));
     if (t->desc.grad_clip > 0.0f) scale *= llmi_clip_factor(grad_norm, (double)t->desc.grad_clip);
-    memset(&job, 0, sizeof job);
-    job.context = t->context;
-    job.weight = t->model->block + first;
-    job.m = t->m + (first - low);
-    job.v = t->v + (first - low);
-    job.grad = t->gradients + first;
-    job.n = count;
     memset(&adamw, 0, sizeof adamw);
     adamw.step = t->step;
-    adamw.learning_rate = rate;
+    adamw.learning_rate = llmi_learning_rate(&t->desc, t->step);
     adamw.beta1 = t->desc.beta1;
     adamw.beta2 = t->desc.beta2;
     adamw.eps = t->desc.adam_eps;
     adamw.weight_decay = t->desc.weight_decay;
-    job.with_decay = llmi_adamw_constants(&adamw, scale);
-    job.without_decay = job.with_decay;
+    memset(&job, 0, sizeof job);
+    job.context = t->context;
+    job.weight = t->model->block + first;
+    job.m = t->m + (first - t->desc.shard_first);
+    job.v = t->v + (first - t->desc.shard_first);
+    job.grad = t->gradients + first;
+    job.n = count;
+    job.with_decay = job.without_decay = llmi_adamw_constants(&adamw, scale);
     job.without_decay.keep = 1.0f;
     job.table = &t->model->table;
     job.first = first;
     llmi_for(t->context, count, LLMI_PIECE, llmi_update_body, &job);
     t->last_grad_norm = (float)grad_norm;
-    t->last_learning_rate = rate;
+    t->last_learning_rate = adamw.learning_rate;
     t->updated += count;
     t->slices_norm = grad_norm;
-    if (first + count == high) {       /* the last slice completes the update */
+    if (t->updated == t->desc.shard_count) {       /* the last slice completes the update */
         t->updated = 0;
         llmi_router_update(t);
         t->step++;
@@ -8934,6 +9019,30 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
 /* ============================================================================================
  * >>generate     prompt in, tokens out
  * ========================================================================================== */
+/* resolves *d, too */
+static llm_result llmi_generate_check(llm_generate_desc *d, const llm_session *s,
+                                      const int32_t *prompt, int capacity, llm_error *err) {
+    if (!s || !prompt)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: session or prompt is NULL");
+    if (d->n_stop_tokens > 0 && !d->stop_tokens)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: stop_tokens is NULL");
+    LLMI_TRY(llmi_check_int("generate: n_stop_tokens", d->n_stop_tokens, -1, INT_MAX, err));
+    if (d->n_stop_tokens == 0) {
+        d->stop_tokens = s->model->special.eos;
+        d->n_stop_tokens = s->model->special.n_eos;
+    }
+    LLMI_TRY(llmi_check_int("generate: capacity", capacity, 0, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("generate: max_new_tokens", d->max_new_tokens, 0, INT_MAX, err));
+    if (d->speculate && !s->model->config.mtp_depth)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         "generate: speculate %d: the model has no MTP modules", d->speculate);
+    if (d->speculate && !s->run.mtp)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "generate: speculate %d, but the session was created without",
+                         d->speculate);
+    return llmi_check_sampling(&d->sampling, err);
+}
+
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
                                 const llm_generate_desc *desc, int32_t *tokens, int capacity,
                                 llm_generate_stats *stats, llm_error *err) {
@@ -8942,32 +9051,15 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     llm_generate_desc d;
     llm_result result = LLM_OK;
     double start = llmi_seconds();
-    const size_t V = s ? (size_t)s->model->config.vocab_size : 0;
     int32_t batch[1 + LLMI_MTP_MAX];   /* a token, then drafts of those that follow it */
     int first, limit, i, n_drafts = 0;
     int row = 0;                       /* of the last evaluation's logits, the next to sample */
+    size_t V;
     memset(&count, 0, sizeof count);
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
-    if (!s || !prompt)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: session or prompt is NULL");
-    if (d.n_stop_tokens > 0 && !d.stop_tokens)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: stop_tokens is NULL");
-    LLMI_TRY(llmi_check_int("generate: n_stop_tokens", d.n_stop_tokens, -1, INT_MAX, err));
-    if (d.n_stop_tokens == 0) {
-        d.stop_tokens = s->model->special.eos;
-        d.n_stop_tokens = s->model->special.n_eos;
-    }
-    LLMI_TRY(llmi_check_int("generate: capacity", capacity, 0, INT_MAX, err));
-    LLMI_TRY(llmi_check_int("generate: max_new_tokens", d.max_new_tokens, 0, INT_MAX, err));
-    if (d.speculate && !s->model->config.mtp_depth)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "generate: speculate %d: the model has no MTP modules", d.speculate);
-    if (d.speculate && !s->run.mtp)
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "generate: speculate %d, but the session was created without",
-                         d.speculate);
-    LLMI_TRY(llmi_check_sampling(&d.sampling, err));
+    LLMI_TRY(llmi_generate_check(&d, s, prompt, capacity, err));
+    V = (size_t)s->model->config.vocab_size;
     first = s->length[0];
     LLMI_TRY(llm_session_eval(s, 0, prompt, n_prompt, s->sample_logits, err));
     count.n_prompt = n_prompt;
@@ -12039,15 +12131,51 @@ static llm_result llmi_bpe_read_prefix(llmi_bpe_reader *r, int node) {
     return LLM_OK;
 }
 
+static const llmi_bpe_rule llmi_byte_level[] = {
+    {"type", "*"}, {"add_prefix_space", "tf"}, {"trim_offsets", "tf"}, {"use_regex", "tf"},
+    {NULL, NULL}};
+
+/* the patterns that a text is split by, and whether a space is put before it */
+static llm_result llmi_bpe_read_pre(llmi_bpe_reader *r, int pre) {
+    const llmi_json *json = &r->json;
+    int level, regex;
+    LLMI_TRY(llmi_bpe_read_splits(r, pre, &level));
+    if (!llmi_json_is(json, llmi_json_get(json, level, "type"), "ByteLevel"))
+        return llmi_bpe_refuse(r, "pre_tokenizer", level);
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", level, llmi_byte_level));
+    if (llmi_json_get(json, level, "add_prefix_space") < 0)
+        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space", -1);
+    r->t->add_prefix_space = llmi_bpe_is_true(json, level, "add_prefix_space");
+    if (level != pre && r->t->add_prefix_space)                  /* of every piece */
+        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space",
+                               llmi_json_get(json, level, "add_prefix_space"));
+    regex = llmi_json_get(json, level, "use_regex");
+    regex = regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE;
+    if (level == pre) r->t->n_splits = regex;
+    else if (regex && r->t->n_splits == LLMI_MAX_SPLITS)
+        return llmi_bpe_refuse(r, "pre_tokenizer", pre);
+    else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
+    return LLM_OK;
+}
+
+/* what a byte becomes that the vocabulary has no token for */
+static llm_result llmi_bpe_read_unknown(llmi_bpe_reader *r, int unknown) {
+    size_t size;
+    int kind;
+    if (unknown < 0 || r->json.nodes[unknown].type != LLMI_JSON_STRING || r->is_gpt2) return LLM_OK;
+    r->scratch.size = 0;
+    LLMI_TRY(llmi_bpe_string(r, unknown, &size));
+    kind = llmi_chars_to_bytes(r->scratch.data, &size);
+    r->t->unknown = llmi_strings_find(&r->t->vocabulary, r->scratch.data, size, kind);
+    return LLM_OK;
+}
+
 /* is_alone: of memory or of one file; else the files beside it are there */
 static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
     static const llmi_bpe_rule file[] = {
         {"version", "*"}, {"truncation", "*"}, {"padding", "*"}, {"added_tokens", "*"},
         {"normalizer", "*"}, {"pre_tokenizer", "*"}, {"post_processor", "*"}, {"decoder", "*"},
         {"model", "*"}, {NULL, NULL}};
-    static const llmi_bpe_rule byte_level[] = {
-        {"type", "*"}, {"add_prefix_space", "tf"}, {"trim_offsets", "tf"}, {"use_regex", "tf"},
-        {NULL, NULL}};
     static const llmi_bpe_rule bpe[] = {
         {"type", "*"}, {"dropout", "n0"}, {"unk_token", "ns"}, {"continuing_subword_prefix", "ne"},
         {"end_of_word_suffix", "ne"}, {"fuse_unk", "tf"}, {"byte_fallback", "nf"},
@@ -12062,7 +12190,6 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
     const int added = llmi_json_get(json, 0, "added_tokens");
     const int model = llmi_json_get(json, 0, "model"), type = llmi_json_get(json, model, "type");
     const int vocabulary = llmi_json_get(json, model, "vocab");
-    int level, regex, unknown;
     if (json->nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: not an object", json->name);
     LLMI_TRY(llmi_bpe_check(r, "file", 0, file));
@@ -12072,25 +12199,10 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
         (none < 0 || json->nodes[none].type != LLMI_JSON_ARRAY || json->nodes[none].n_children ||
          !llmi_json_is(json, llmi_json_get(json, normalizer, "type"), "Sequence")))
         return llmi_bpe_refuse(r, "normalizer", normalizer);
-    LLMI_TRY(llmi_bpe_read_splits(r, pre, &level));
-    if (!llmi_json_is(json, llmi_json_get(json, level, "type"), "ByteLevel"))
-        return llmi_bpe_refuse(r, "pre_tokenizer", level);
-    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", level, byte_level));
-    if (llmi_json_get(json, level, "add_prefix_space") < 0)
-        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space", -1);
-    r->t->add_prefix_space = llmi_bpe_is_true(json, level, "add_prefix_space");
-    if (level != pre && r->t->add_prefix_space)                  /* of every piece */
-        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space",
-                               llmi_json_get(json, level, "add_prefix_space"));
-    regex = llmi_json_get(json, level, "use_regex");
-    regex = regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE;
-    if (level == pre) r->t->n_splits = regex;
-    else if (regex && r->t->n_splits == LLMI_MAX_SPLITS)
-        return llmi_bpe_refuse(r, "pre_tokenizer", pre);
-    else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
+    LLMI_TRY(llmi_bpe_read_pre(r, pre));
     if (!llmi_json_is(json, llmi_json_get(json, decoder, "type"), "ByteLevel"))
         return llmi_bpe_refuse(r, "decoder", decoder);
-    LLMI_TRY(llmi_bpe_check(r, "decoder", decoder, byte_level));
+    LLMI_TRY(llmi_bpe_check(r, "decoder", decoder, llmi_byte_level));
     if (type >= 0 && !llmi_json_is(json, type, "BPE"))
         return llmi_bpe_refuse(r, "model.type", type);
     LLMI_TRY(llmi_bpe_check(r, "model", model, bpe));
@@ -12106,17 +12218,9 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
         LLMI_TRY(llmi_bpe_read_prefix(r, prefix));
     }
     LLMI_TRY(llmi_bpe_read_vocabulary(r, vocabulary));
-    unknown = llmi_json_get(json, model, "unk_token");
-    if (unknown >= 0 && json->nodes[unknown].type == LLMI_JSON_STRING && !r->is_gpt2) {
-        size_t size;
-        int kind;
-        r->scratch.size = 0;
-        LLMI_TRY(llmi_bpe_string(r, unknown, &size));
-        kind = llmi_chars_to_bytes(r->scratch.data, &size);
-        r->t->unknown = llmi_strings_find(&r->t->vocabulary, r->scratch.data, size, kind);
-    }
+    LLMI_TRY(llmi_bpe_read_unknown(r, llmi_json_get(json, model, "unk_token")));
     LLMI_TRY(llmi_bpe_read_added(r, 0, is_alone));
-    LLMI_TRY(llmi_bpe_read_processors(r, post, byte_level));
+    LLMI_TRY(llmi_bpe_read_processors(r, post, llmi_byte_level));
     LLMI_TRY(llmi_bpe_read_merges(r, llmi_json_get(json, model, "merges")));
     return llmi_tokenizer_finish(r->t, r->err);
 }
@@ -12341,14 +12445,12 @@ static int llmi_bpe_ids_follow(const llm_tokenizer *t) {
     return 1;
 }
 
-static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
-    static const char *const no_yes[2] = {"false", "true"};
-    const int with_added = !llmi_bpe_ids_follow(t);
+static const char *const llmi_no_yes[2] = {"false", "true"};
+
+static void llmi_bpe_write_added(llmi_text *text, const llm_tokenizer *t) {
+    const char *const *no_yes = llmi_no_yes;
     const char *comma = "";
-    size_t n_patterns = (size_t)t->n_splits, i;
-    if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
-    llmi_text_format(text, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": "
-                           "null,\n  \"added_tokens\": [");
+    size_t i;
     for (i = 0; i < t->vocabulary.n; i++) {                      /* in the order of ids */
         const llmi_added *added;
         if (!t->vocabulary.items[i].added) continue;
@@ -12363,7 +12465,10 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
             no_yes[added->is.normalized], no_yes[added->is.special]);
         comma = ",";
     }
-    llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ");
+}
+static void llmi_bpe_write_splits(llmi_text *text, const llm_tokenizer *t) {
+    size_t n_patterns = (size_t)t->n_splits, i;
+    if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
     if (n_patterns)
         llmi_text_format(text, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
     for (i = 0; i < n_patterns; i++) {
@@ -12375,10 +12480,21 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
     llmi_text_format(text,
                      "%s{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
                      "\"trim_offsets\": true, \"use_regex\": %s}%s,\n",
-                     n_patterns ? "    " : "", no_yes[t->add_prefix_space],
-                     no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
+                     n_patterns ? "    " : "", llmi_no_yes[t->add_prefix_space],
+                     llmi_no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
+}
+
+static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
+    const int with_added = !llmi_bpe_ids_follow(t);
+    const char *comma = "";
+    size_t i;
+    llmi_text_format(text, "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": "
+                           "null,\n  \"added_tokens\": [");
+    llmi_bpe_write_added(text, t);
+    llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ");
+    llmi_bpe_write_splits(text, t);
     llmi_text_format(text, "  \"post_processor\": ");
-    llmi_bpe_write_template(text, t, no_yes[t->add_prefix_space]);
+    llmi_bpe_write_template(text, t, llmi_no_yes[t->add_prefix_space]);
     llmi_text_format(text, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
                      "\"trim_offsets\": true, \"use_regex\": true},\n");
     llmi_text_format(
@@ -12391,7 +12507,7 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
         ",\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
         "    \"fuse_unk\": %s,\n    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n"
         "    \"vocab\": {",
-        no_yes[t->fuse_unknown], no_yes[t->ignore_merges]);
+        llmi_no_yes[t->fuse_unknown], llmi_no_yes[t->ignore_merges]);
     for (comma = "", i = 0; i < t->vocabulary.n; i++) {
         if (t->vocabulary.items[i].kind == LLMI_ABSENT ||
             (t->vocabulary.items[i].kind == LLMI_ADDED && !with_added))
@@ -12583,14 +12699,72 @@ static llm_result llmi_entry_parse(const llmi_shard *shard, llmi_entry *entry, i
     return LLM_OK;
 }
 
+/* the tensors that the header names, in its order */
+static llm_result llmi_shard_entries(llmi_shard *shard, uint64_t data_size,
+                                     const llm_allocator *allocator, llm_error *err) {
+    const size_t length = shard->json.size;
+    size_t used = 0;
+    int key;
+    shard->names = (char *)llmi_alloc(allocator, llmi_add(llmi_mul(2, length), 1),
+                                      "safetensors header", err);
+    if (!shard->names) return LLM_ERR_MEMORY;
+    for (key = llmi_json_first(&shard->json, 0); key >= 0;
+         key = shard->json.nodes[shard->json.nodes[key].next].next) {
+        const int value = shard->json.nodes[key].next;
+        void *entries = shard->entries;
+        llmi_entry *entry;
+        char *name = shard->names + used;
+        if (llmi_json_is(&shard->json, key, "__metadata__")) continue;
+        LLMI_TRY(llmi_grow(allocator, &entries, &shard->capacity, shard->n * sizeof *entry,
+                           (shard->n + 1) * sizeof *entry, "safetensors header", err));
+        shard->entries = (llmi_entry *)entries;
+        entry = &shard->entries[shard->n];
+        used += llmi_json_string(&shard->json, key, name, length);
+        shard->names[used++] = 0;
+        memset(entry, 0, sizeof *entry);
+        entry->name = name;
+        entry->shard = shard;
+        if (strlen(name) + 1 != (size_t)(shard->names + used - name))
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a tensor's name holds a zero byte",
+                             shard->source.name);
+        LLMI_TRY(llmi_entry_parse(shard, entry, value, data_size, err));
+        shard->n++;
+    }
+    return LLM_OK;
+}
+
+/* Their bytes follow one another to the file's end; offsets become those in the file. */
+static llm_result llmi_shard_order(llmi_shard *shard, uint64_t data_size, llm_error *err) {
+    const llmi_source *source = &shard->source;
+    const uint64_t header = source->size - data_size;
+    uint64_t at = 0;
+    size_t i;
+    if (shard->n)
+        qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
+    for (i = 0; i < shard->n; i++) {
+        if (shard->entries[i].begin != at)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.120s: tensor %.80s begins at byte %llu of the data, %llu is next",
+                             source->name, shard->entries[i].name,
+                             (unsigned long long)shard->entries[i].begin, (unsigned long long)at);
+        at = shard->entries[i].end;
+        shard->entries[i].begin += header;
+        shard->entries[i].end += header;
+    }
+    if (at != data_size)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: the tensors end at byte %llu of %llu bytes of data", source->name,
+                         (unsigned long long)at, (unsigned long long)data_size);
+    return LLM_OK;
+}
+
 /* shard->source is set; on failure the caller frees the shard */
 static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *allocator,
                                    llm_error *err) {
     const llmi_source *source = &shard->source;
     unsigned char bytes[8];
-    uint64_t length = 0, at = 0;
-    size_t i, used = 0;
-    int key;
+    uint64_t length = 0;
+    size_t i;
     if (source->size < 8)
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.120s: %llu bytes are too few for a safetensors file", source->name,
@@ -12610,48 +12784,8 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
     if (shard->json.nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the header is not a JSON object",
                          source->name);
-    shard->names = (char *)llmi_alloc(allocator, llmi_add(llmi_mul(2, (size_t)length), 1),
-                                      "safetensors header", err);
-    if (!shard->names) return LLM_ERR_MEMORY;
-    for (key = llmi_json_first(&shard->json, 0); key >= 0;
-         key = shard->json.nodes[shard->json.nodes[key].next].next) {
-        const int value = shard->json.nodes[key].next;
-        void *entries = shard->entries;
-        llmi_entry *entry;
-        char *name = shard->names + used;
-        if (llmi_json_is(&shard->json, key, "__metadata__")) continue;
-        LLMI_TRY(llmi_grow(allocator, &entries, &shard->capacity, shard->n * sizeof *entry,
-                           (shard->n + 1) * sizeof *entry, "safetensors header", err));
-        shard->entries = (llmi_entry *)entries;
-        entry = &shard->entries[shard->n];
-        used += llmi_json_string(&shard->json, key, name, (size_t)length);
-        shard->names[used++] = 0;
-        memset(entry, 0, sizeof *entry);
-        entry->name = name;
-        entry->shard = shard;
-        if (strlen(name) + 1 != (size_t)(shard->names + used - name))
-            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a tensor's name holds a zero byte",
-                             source->name);
-        LLMI_TRY(llmi_entry_parse(shard, entry, value, source->size - 8 - length, err));
-        shard->n++;
-    }
-    if (shard->n)
-        qsort(shard->entries, shard->n, sizeof *shard->entries, llmi_compare_begins);
-    for (i = 0; i < shard->n; i++) {
-        if (shard->entries[i].begin != at)
-            return llmi_fail(err, LLM_ERR_FORMAT,
-                             "%.120s: tensor %.80s begins at byte %llu of the data, %llu is next",
-                             source->name, shard->entries[i].name,
-                             (unsigned long long)shard->entries[i].begin, (unsigned long long)at);
-        at = shard->entries[i].end;
-        shard->entries[i].begin += 8 + length;
-        shard->entries[i].end += 8 + length;
-    }
-    if (at != source->size - 8 - length)
-        return llmi_fail(err, LLM_ERR_FORMAT,
-                         "%.120s: the tensors end at byte %llu of %llu bytes of data", source->name,
-                         (unsigned long long)at, (unsigned long long)(source->size - 8 - length));
-    return LLM_OK;
+    LLMI_TRY(llmi_shard_entries(shard, source->size - 8 - length, allocator, err));
+    return llmi_shard_order(shard, source->size - 8 - length, err);
 }
 
 /* All shards are parsed: finds their tensors by name, and no name twice. */

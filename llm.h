@@ -13305,16 +13305,28 @@ static llm_result llmi_shards_single(llmi_shards *all, const char *path, llm_err
 #define LLMI_JOURNAL_MOST ((size_t)1 << 20)    /* bytes: more names than a model can have files */
 enum { LLMI_SAVED_NAME = 64 };         /* bytes of the longest name of a file that a save writes */
 
-typedef struct llmi_journal {
+/* a file of JSON; text is NULL where there is none */
+typedef struct llmi_json_file {
     void *text;
     llmi_json json;
     const llm_allocator *allocator;
-} llmi_journal;
+} llmi_json_file;
+typedef llmi_json_file llmi_journal;
 
-static void llmi_journal_free(llmi_journal *j) {
-    llmi_json_free(&j->json);
-    llmi_release(j->allocator, j->text);
-    j->text = NULL;
+static void llmi_json_file_free(llmi_json_file *f) {
+    llmi_json_free(&f->json);
+    llmi_release(f->allocator, f->text);
+    f->text = NULL;
+}
+/* The caller frees it, also after a failure. path stays the caller's as long as it is used. */
+static llm_result llmi_json_file_open(llmi_json_file *f, const char *path,
+                                      const llm_allocator *allocator, llm_error *err) {
+    size_t size;
+    memset(f, 0, sizeof *f);
+    f->allocator = allocator;
+    if (!path[0] || llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
+    LLMI_TRY(llmi_file_read(path, &f->text, &size, allocator, err));
+    return llmi_json_parse(&f->json, (const char *)f->text, size, path, allocator, err);
 }
 
 /* a list of the journal, "files" or "remove" -> its first node, -1 = none; a next one by .next */
@@ -13343,24 +13355,17 @@ static int llmi_journal_has(const llmi_journal *j, const char *list, const char 
     return 0;
 }
 
-/* file: LLMI_JOURNAL or its temporary name; where there is none, the journal is empty. The caller
- * frees it, also after a failure. */
+/* file: LLMI_JOURNAL or its temporary name. The caller frees it, also after a failure. */
 static llm_result llmi_journal_open(llmi_journal *j, const char *directory, const char *file,
                                     const llm_allocator *allocator, llm_error *err) {
     char path[LLMI_PATH];
-    llm_result result;
-    size_t size;
     memset(j, 0, sizeof *j);
-    j->allocator = allocator;
     LLMI_TRY(llmi_path_join(path, sizeof path, directory, file, err));
-    if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
-    LLMI_TRY(llmi_file_read(path, &j->text, &size, allocator, err));
-    if (size > LLMI_JOURNAL_MOST)
-        result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lu bytes: no save has written it",
-                           llmi_path_end(path, 120), (unsigned long)size);
-    else result = llmi_json_parse(&j->json, (const char *)j->text, size, path, allocator, err);
+    LLMI_TRY(llmi_json_file_open(j, path, allocator, err));
     j->json.name = file;
-    return result;
+    if (j->json.size <= LLMI_JOURNAL_MOST) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lu bytes: no save has written it",
+                     llmi_path_end(path, 120), (unsigned long)j->json.size);
 }
 
 /* Where a model's file stands: what an interrupted save has written is under its temporary name,
@@ -13456,48 +13461,36 @@ static llm_result llmi_directory_open(llmi_shards *all, const char *directory,
                                       const llmi_journal *journal, llm_error *err) {
     static const char *const single = "model.safetensors";
     char path[LLMI_PATH], **names = NULL;
-    void *text;
-    size_t size, n;
-    llmi_json index;
+    llmi_json_file index;
     llm_result result;
+    size_t n;
     LLMI_TRY(llmi_saved_path(path, journal, directory, single, err));
-    if (llmi_kind_of(path) == LLMI_NO_FILE) {
-        LLMI_TRY(llmi_saved_path(path, journal, directory, "model.safetensors.index.json", err));
-        if (llmi_kind_of(path) != LLMI_NO_FILE) {
-            LLMI_TRY(llmi_file_read(path, &text, &size, all->allocator, err));
-            result = llmi_json_parse(&index, (const char *)text, size, path, all->allocator, err);
-            if (result == LLM_OK) {
-                result = llmi_index_names(&index, &names, &n, all->allocator, err);
-                if (result == LLM_OK)
-                    result = llmi_shards_open(all, directory, (const char *const *)names, n,
-                                              journal, err);
-                llmi_release(all->allocator, names);
-                llmi_json_free(&index);
-            }
-            llmi_release(all->allocator, text);
-            return result;
-        }
+    if (llmi_kind_of(path) != LLMI_NO_FILE)
+        return llmi_shards_open(all, directory, &single, 1, journal, err);
+    LLMI_TRY(llmi_saved_path(path, journal, directory, "model.safetensors.index.json", err));
+    result = llmi_json_file_open(&index, path, all->allocator, err);
+    if (result == LLM_OK && !index.text)
+        result = llmi_shards_open(all, directory, &single, 1, journal, err);
+    else if (result == LLM_OK) {
+        result = llmi_index_names(&index.json, &names, &n, all->allocator, err);
+        if (result == LLM_OK)
+            result = llmi_shards_open(all, directory, (const char *const *)names, n, journal, err);
+        llmi_release(all->allocator, names);
     }
-    return llmi_shards_open(all, directory, &single, 1, journal, err);
+    llmi_json_file_free(&index);
+    return result;
 }
 
 /* generation_config.json's special tokens replace config.json's */
 static llm_result llmi_load_generation(llm_model *model, const char *directory,
                                        const llmi_journal *journal, llm_error *err) {
     char path[LLMI_PATH];
-    void *text;
-    size_t size;
-    llmi_json json;
+    llmi_json_file f;
     llm_result result;
     LLMI_TRY(llmi_saved_path(path, journal, directory, "generation_config.json", err));
-    if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
-    LLMI_TRY(llmi_file_read(path, &text, &size, model->allocator, err));
-    result = llmi_json_parse(&json, (const char *)text, size, path, model->allocator, err);
-    if (result == LLM_OK) {
-        result = llmi_read_special(&model->special, &json, err);
-        llmi_json_free(&json);
-    }
-    llmi_release(model->allocator, text);
+    result = llmi_json_file_open(&f, path, model->allocator, err);
+    if (result == LLM_OK && f.text) result = llmi_read_special(&model->special, &f.json, err);
+    llmi_json_file_free(&f);
     return result;
 }
 
@@ -13552,7 +13545,7 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
         model = NULL;
     }
     llmi_shards_free(&all);
-    llmi_journal_free(&journal);
+    llmi_json_file_free(&journal);
     llmi_release(allocator, config);
     return model;
 }
@@ -13684,7 +13677,7 @@ static llm_result llmi_save_recover(const llmi_save *save, llm_error *err) {
                                    &why);
         if (result == LLM_OK)
             result = llmi_journal_apply(&journal, save->directory, undo, &why);
-        llmi_journal_free(&journal);
+        llmi_json_file_free(&journal);
         if (result != LLM_OK && result != LLM_ERR_FORMAT)
             return llmi_fail(err, result, "%s", why.message);
         (void)llmi_file_remove(path);
@@ -13699,21 +13692,18 @@ static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm
     const llm_allocator *allocator = save->model->allocator;
     const char *index_name = "model.safetensors.index.json", *comma = "";
     char path[LLMI_PATH], ours[LLMI_SAVED_NAME], **names = NULL;
-    llmi_json index;
+    llmi_json_file index;
     llm_error why;
     llm_result result;
-    void *data = NULL;
-    size_t size, n = 0, i, shard;
+    size_t n = 0, i, shard;
     if (save->n_shards > 1) {
         llmi_text_format(text, "\"model.safetensors\"");
         comma = ", ";
     }
     LLMI_TRY(llmi_path_join(path, sizeof path, save->directory, index_name, err));
-    if (llmi_kind_of(path) == LLMI_NO_FILE) return LLM_OK;
-    LLMI_TRY(llmi_file_read(path, &data, &size, allocator, err));
-    memset(&index, 0, sizeof index);
-    result = llmi_json_parse(&index, (const char *)data, size, path, allocator, &why);
-    if (result == LLM_OK) result = llmi_index_names(&index, &names, &n, allocator, &why);
+    result = llmi_json_file_open(&index, path, allocator, &why);
+    if (result == LLM_OK && index.text)
+        result = llmi_index_names(&index.json, &names, &n, allocator, &why);
     for (i = 0; i < n && result == LLM_OK; i++) {
         for (shard = 0; shard < save->n_shards; shard++) {
             llmi_save_name(ours, shard, save->n_shards);
@@ -13726,11 +13716,12 @@ static llm_result llmi_save_list_old(const llmi_save *save, llmi_text *text, llm
         llmi_text_string(text, names[i], strlen(names[i]));
         comma = ", ";
     }
-    if (save->n_shards == 1) llmi_text_format(text, "%s\"%s\"", comma, index_name);
+    if (save->n_shards == 1 && index.text) llmi_text_format(text, "%s\"%s\"", comma, index_name);
     llmi_release(allocator, names);
-    llmi_json_free(&index);
-    llmi_release(allocator, data);
-    return result == LLM_ERR_MEMORY ? llmi_fail(err, result, "%s", why.message) : LLM_OK;
+    llmi_json_file_free(&index);
+    if (result == LLM_ERR_MEMORY || result == LLM_ERR_IO)
+        return llmi_fail(err, result, "%s", why.message);
+    return LLM_OK;                     /* what cannot be read as an index, no save has written */
 }
 
 static llm_result llmi_save_plan(llmi_save *save, llm_error *err) {
@@ -13904,7 +13895,7 @@ static llm_result llmi_save_locked(llmi_save *save, llm_error *err) {
         (void)llmi_file_remove(save->journal.path);
         llmi_directory_sync(save->journal.path);
     }
-    llmi_journal_free(&save->plan);
+    llmi_json_file_free(&save->plan);
     return result;
 }
 

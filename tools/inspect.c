@@ -160,6 +160,6 @@ int main(int argc, char **argv) {
     }
     if (opened) failed |= print_tensors(&all);
     llmi_shards_free(&all);
-    llmi_journal_free(&journal);
+    llmi_json_file_free(&journal);
     return failed;
 }

@@ -1,6 +1,6 @@
 /* cli.h -- what the programs here and in tools/ share and what is not about llm.h: options, files,
- * text on its way out, the line of progress, the options of a training. Include it after llm.h.
- * What goes wrong ends the program with a line on stderr. */
+ * texts in and out, the line of progress, the options and the directory of a training. Include it
+ * after llm.h. What goes wrong ends the program with a line on stderr. */
 #ifndef CLI_H
 #define CLI_H
 #include <dirent.h>
@@ -13,22 +13,28 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#ifndef _WIN32
+#ifdef _WIN32
+  #define mkdir(path, mode) mkdir(path)
+#else
   #include <sys/file.h>
   #include <sys/ioctl.h>
 #endif
 
 static const char *cli_program = "?";  /* the name in front of messages                           */
 static void (*cli_exit)(int status) = exit;
-static int cli_open_line;              /* a line of progress on the terminal has no end yet */
+static int cli_open_line;              /* a line of progress on the terminal has no end yet       */
+static llm_error error;                /* what TRY prints; calls of llm.h get its address         */
 
+static inline void cli_end_line(void) {
+    if (cli_open_line) printf("\n");
+    cli_open_line = 0;
+}
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
 #endif
 static inline void cli_note(const char *format, ...) {             /* a line on stderr */
     va_list arguments;
-    if (cli_open_line) printf("\n");
-    cli_open_line = 0;
+    cli_end_line();
     fflush(stdout);
     fprintf(stderr, "%s: ", cli_program);
     va_start(arguments, format);
@@ -38,7 +44,26 @@ static inline void cli_note(const char *format, ...) {             /* a line on 
 }
 /* ends the program unless ok; the rest as for printf */
 #define NEED(ok, ...) do { if (!(ok)) { cli_note(__VA_ARGS__); cli_exit(1); exit(1); } } while (0)
-#define TRY(ok) NEED(ok, "%s", error.message)          /* error: the program's llm_error */
+#define TRY(ok) NEED(ok, "%s", error.message)
+/* n values of some size, all zero */
+static inline void *cli_alloc(size_t n, size_t size) {
+    void *memory = calloc(n ? n : 1, size);
+    NEED(memory, "out of memory");
+    return memory;
+}
+/* for one of several processes, whose output somebody gathers: its messages have its number, rank 0
+ * alone prints, and fail ends them all */
+static inline void cli_be_rank(const char *program, int rank, void (*fail)(int status)) {
+    static char name[64];
+    snprintf(name, sizeof name, "%s: rank %d", program, rank);
+    cli_program = name;
+    cli_exit = fail;
+    NEED(!rank || freopen("/dev/null", "w", stdout), "/dev/null: %s", strerror(errno));
+}
+/* says so if what was printed has not come out, as where the disk is full */
+static inline void cli_check_output(void) {
+    NEED(!fflush(stdout) && !ferror(stdout), "standard output: %s", strerror(errno));
+}
 
 /* ---- options --------------------------------------------------------------------------------- */
 typedef enum cli_kind {
@@ -73,12 +98,17 @@ static inline cli_option *cli_find(cli_option *options, const char *name, size_t
 static inline int cli_given(cli_option *options, const char *name) {
     return cli_find(options, name, strlen(name))->given;
 }
-/* refuses those of names (divided by a blank) that were given; why: "with --from" */
+/* takes a name off *names, where blanks divide them -> its option; NULL: there are no more */
+static inline cli_option *cli_next(cli_option *options, const char **names) {
+    const char *name = *names;
+    const size_t n = strcspn(name, " ");
+    *names += n + (name[n] == ' ');
+    return n ? cli_find(options, name, n) : NULL;
+}
+/* refuses those of names that were given; why: "with --from" */
 static inline void cli_no_effect(cli_option *options, const char *names, const char *why) {
-    for (size_t n; *names; names += n + (names[n] == ' ')) {
-        n = strcspn(names, " ");
-        NEED(!cli_find(options, names, n)->given, "%.*s has no effect %s", (int)n, names, why);
-    }
+    for (const cli_option *o; (o = cli_next(options, &names));)
+        NEED(!o->given, "%s has no effect %s", o->name, why);
 }
 static inline double cli_number(const cli_option *o, const char *text) {
     char *end;
@@ -89,23 +119,39 @@ static inline double cli_number(const cli_option *o, const char *text) {
          o->most);
     return x;
 }
+/* the i-th of some words and what follows it; NULL: there are no more */
+static inline const char *cli_word(const char *words, int i) {
+    for (; words && i > 0; i--) words = strchr(words, '|') ? strchr(words, '|') + 1 : NULL;
+    return words;
+}
 static inline void cli_set(const cli_option *o, const char *text) {
-    if (o->kind == CLI_FLAG) {
-        *(int *)o->value = 1;
-    } else if (o->kind == CLI_TEXT) {
-        *(const char **)o->value = text;
-    } else if (o->kind == CLI_REAL) {
-        *(double *)o->value = cli_number(o, text);
-    } else if (o->kind == CLI_WORD) {
+    if (o->kind == CLI_FLAG) *(int *)o->value = 1;
+    else if (o->kind == CLI_TEXT) *(const char **)o->value = text;
+    else if (o->kind == CLI_REAL) *(double *)o->value = cli_number(o, text);
+    else if (o->kind != CLI_WORD) *(int *)o->value = (int)cli_number(o, text);
+    else {
         const char *word = o->other;
         int i = 0;
-        for (; strncmp(text, word, strlen(text)) || strcspn(word, "|") != strlen(text); i++) {
-            word += strcspn(word, "|") + 1;
-            NEED(word[-1], "%s %s: not one of %s", o->name, text, o->other);
+        while (strncmp(text, word, strlen(text)) || strcspn(word, "|") != strlen(text)) {
+            word = cli_word(o->other, ++i);
+            NEED(word, "%s %s: not one of %s", o->name, text, o->other);
         }
         *(int *)o->value = i;
-    } else {
-        *(int *)o->value = (int)cli_number(o, text);
+    }
+}
+/* Refuses values that are not what a run had before, unless their options are given. The options of
+ * names have their values in *now, and had them at the same places of *before. */
+static inline void cli_same(cli_option *options, const char *names, const void *now,
+                            const void *before) {
+    for (const cli_option *o; (o = cli_next(options, &names));) {
+        const void *at = (const char *)before + ((const char *)o->value - (const char *)now);
+        const int real = o->kind == CLI_REAL;
+        const char *word = o->kind == CLI_WORD ? cli_word(o->other, *(const int *)at) : NULL;
+        char was[32];
+        if (word) snprintf(was, sizeof was, "%.*s", (int)strcspn(word, "|"), word);
+        else snprintf(was, sizeof was, "%.9g", real ? *(const double *)at : *(const int *)at);
+        NEED(o->given || !memcmp(at, o->value, real ? sizeof(double) : sizeof(int)),
+             "%s was %s: give it again, or another", o->name, was);
     }
 }
 /* an option and what it is about, from column 20 on, in lines of less than 80 */
@@ -135,34 +181,30 @@ static inline int cli_read_options(cli_option *options, char **args, const char 
             cli_set(o, o->other);
     for (char **arg = args; *arg; arg++) {
         char *const text = *arg;
-        const size_t size = strcspn(text, "=");
-        cli_option *o = NULL;
-        if (!literal && !strcmp(text, "--")) {
-            literal = 1;
-            continue;
-        }
         if (literal || text[0] != '-' || !text[1]) {
             args[n++] = text;
-            continue;
-        }
-        if (!strcmp(text, "--help") || !strcmp(text, "-h")) {
+        } else if (!strcmp(text, "--")) {
+            literal = 1;
+        } else if (!strcmp(text, "--help") || !strcmp(text, "-h")) {
             printf("%s", usage);
-            for (o = options; o->name; o++)
+            for (cli_option *o = options; o->name; o++)
                 if (o->value) cli_explain(o);
                 else printf("%s\n", o->name);
             return -1;
+        } else {
+            const size_t size = strcspn(text, "=");
+            cli_option *o = cli_find(options, text, size);
+            NEED(o, "%s: there is no such option; --help lists them", text);
+            NEED(!text[size] || o->kind != CLI_FLAG, "%s: takes no value", o->name);
+            const char *value = text[size] ? text + size + 1 : o->kind == CLI_FLAG ? "" : *++arg;
+            NEED(value && strncmp(value, "--", 2), "%s: without a value", o->name);
+            cli_set(o, value);
+            if (o->kind == CLI_PAIR) {
+                NEED(*++arg, "%s: without its second value", o->name);
+                ((int *)o->value)[1] = (int)cli_number(o, *arg);
+            }
+            o->given = 1;
         }
-        o = cli_find(options, text, size);
-        NEED(o, "%s: there is no such option; --help lists them", text);
-        NEED(!text[size] || o->kind != CLI_FLAG, "%s: takes no value", o->name);
-        const char *value = text[size] ? text + size + 1 : o->kind == CLI_FLAG ? "" : *++arg;
-        NEED(value && strncmp(value, "--", 2), "%s: without a value", o->name);
-        cli_set(o, value);
-        if (o->kind == CLI_PAIR) {
-            NEED(*++arg, "%s: without its second value", o->name);
-            ((int *)o->value)[1] = (int)cli_number(o, *arg);
-        }
-        o->given = 1;
     }
     args[n] = NULL;
     return n;
@@ -207,44 +249,35 @@ static inline void cli_fail_open(const char *path, llm_error *err) {
              errno == EISDIR ? "is a directory; give the files in it" : strerror(errno));
     err->code = LLM_ERR_IO;
 }
-/* a file or a pipe to read, "-" the standard input; *size is 0 where it is not known beforehand.
- * -> NULL and err */
-static inline FILE *cli_open(const char *path, int64_t *size, llm_error *err) {
+/* Can it be opened: a file or a pipe, "-" the standard input? It is not tried, as who writes into a
+ * pipe would notice. -> its size, 0 where that is not known; -1 and err */
+static inline int64_t cli_can_open(const char *path, llm_error *err) {
     const int standard = !strcmp(path, "-");
     struct stat status;
-    FILE *file = NULL;
-    *size = 0;
-    if ((standard ? fstat(0, &status) : stat(path, &status)) == 0) {
-        if (S_ISDIR(status.st_mode)) errno = EISDIR;
-        else file = standard ? stdin : fopen(path, "rb");
-        if (file && S_ISREG(status.st_mode)) *size = (int64_t)status.st_size;
-    }
-    if (!file) cli_fail_open(path, err);
-    return file;
-}
-/* could cli_open open it? Without doing so, as who writes into a pipe would notice */
-static inline llm_result cli_can_open(const char *path, int64_t *size, llm_error *err) {
-    struct stat status;
-    *size = 0;
-    if (!strcmp(path, "-")) return LLM_OK;
-    if (stat(path, &status) == 0 && access(path, R_OK) == 0) {
-        if (S_ISREG(status.st_mode)) *size = (int64_t)status.st_size;
-        if (!S_ISDIR(status.st_mode)) return LLM_OK;
+    if (standard ? !fstat(0, &status) : !stat(path, &status) && !access(path, R_OK)) {
+        if (!S_ISDIR(status.st_mode))
+            return S_ISREG(status.st_mode) && !standard ? (int64_t)status.st_size : 0;
         errno = EISDIR;
     }
     cli_fail_open(path, err);
-    return LLM_ERR_IO;
+    return -1;
 }
-/* appends all of it to text (NULL, or of malloc), whose *size grows; never NULL */
-static inline char *cli_read(const char *path, char *text, size_t *size) {
-    llm_error error;
-    int64_t expected;
-    FILE *file = cli_open(path, &expected, &error);
+/* -> NULL and err */
+static inline FILE *cli_open(const char *path, llm_error *err) {
+    if (cli_can_open(path, err) < 0) return NULL;
+    FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
+    if (!file) cli_fail_open(path, err);
+    return file;
+}
+/* all of a file; never NULL */
+static inline char *cli_read(const char *path, size_t *size) {
+    size_t room = 0, n = 1;
+    char *text = NULL;
+    FILE *file = cli_open(path, &error);
     TRY(file);
-    size_t room = *size + (size_t)expected + 1, n = 1;
-    for (; n; *size += n) {
-        if (*size + 1 >= room || !text) {
-            if (*size + 1 >= room) room = 2 * room + 65536;
+    for (*size = 0; n; *size += n) {
+        if (*size == room) {
+            room = 2 * room + 65536;
             NEED(text = (char *)realloc(text, room), "%s: out of memory", path);
         }
         n = fread(text + *size, 1, room - *size, file);
@@ -261,14 +294,9 @@ static inline void cli_make_directory(const char *path) {
         if (path[n] && path[n] != '/') continue;
         memcpy(part, path, n);
         part[n] = 0;
-#ifdef _WIN32
-        const int made = mkdir(part);
-#else
-        const int made = mkdir(part, 0777);
-#endif
         struct stat status;
-        const int reason = errno;
-        NEED(!made || (stat(part, &status) == 0 && S_ISDIR(status.st_mode)), "%s: %s", part,
+        const int failed = mkdir(part, 0777), reason = errno;
+        NEED(!failed || (stat(part, &status) == 0 && S_ISDIR(status.st_mode)), "%s: %s", part,
              strerror(reason == EEXIST ? ENOTDIR : reason));
         if (!path[n]) return;
     }
@@ -276,10 +304,10 @@ static inline void cli_make_directory(const char *path) {
 /* the file of that name, if there is one; the copy appears when it is whole */
 static inline void cli_copy(const char *from, const char *to, const char *name) {
     cli_path source, path, half;
-    size_t size = 0;
+    size_t size;
     if (access(cli_join(source, from, name), F_OK)) return;
     if (cli_same_file(source, cli_join(path, to, name))) return;
-    char *text = cli_read(source, NULL, &size);
+    char *text = cli_read(source, &size);
     NEED(snprintf(half, sizeof half, "%s.tmp", path) < (int)sizeof half, "%s: too long", path);
     FILE *file = fopen(half, "wb");
     NEED(file && fwrite(text, 1, size, file) == size && !fclose(file) && !rename(half, path),
@@ -297,8 +325,8 @@ typedef struct cli_pair_line {
 
 static inline size_t cli_unescape(char *text, size_t n) {             /* in place */
     static const char from[] = "nt\\", to[] = "\n\t\\";
-    size_t in, out = 0;
-    for (in = 0; in < n; in++) {
+    size_t out = 0;
+    for (size_t in = 0; in < n; in++) {
         const char *found = text[in] == '\\' && in + 1 < n ? strchr(from, text[in + 1]) : NULL;
         text[out++] = found && *found ? to[found - from] : text[in];
         in += found && *found;
@@ -326,16 +354,14 @@ static inline int cli_take_pair(char **text, size_t *n, cli_pair_line *pair) {
 /* it stands for something that is not text, as <|endoftext|> does: its text becomes it only if
  * special tokens are looked for */
 static inline int cli_is_special(const llm_tokenizer *tokenizer, int32_t token) {
-    int32_t plain[2] = {-1, -1}, special[2] = {-1, -1};
-    size_t n = 0, count;
+    int32_t plain = -1, special = -1;
+    size_t n = 0, n_plain = 0, n_special = 0;
     char text[256];
-    if (llm_tokenizer_decode(tokenizer, &token, 1, text, sizeof text, &n, NULL) ||
-        n > sizeof text ||
-        llm_tokenizer_encode(tokenizer, text, n, 0, plain, 2, &count, NULL) ||
-        (count == 1 && plain[0] == token) ||
-        llm_tokenizer_encode(tokenizer, text, n, 1, special, 2, &count, NULL))
-        return 0;
-    return count == 1 && special[0] == token;
+    return !llm_tokenizer_decode(tokenizer, &token, 1, text, sizeof text, &n, NULL) &&
+           n <= sizeof text &&
+           !llm_tokenizer_encode(tokenizer, text, n, 0, &plain, 1, &n_plain, NULL) &&
+           !llm_tokenizer_encode(tokenizer, text, n, 1, &special, 1, &n_special, NULL) &&
+           n_special == 1 && special == token && !(n_plain == 1 && plain == token);
 }
 /* Tokens become text on stdout, special ones nothing. A character of UTF-8 may be spread over
  * several of them: begin with n = 0. */
@@ -365,132 +391,171 @@ static inline int cli_print_token(int32_t token, void *user) {        /* for on_
 }
 
 /* ---- texts into tokens ----------------------------------------------------------------------- */
-typedef struct cli_source {            /* a text; a pipe is read once, and kept                   */
-    const char *path;
-    char *text;
+typedef struct cli_text {
+    char *bytes;                       /* NULL: it has not been read                              */
     size_t size;
-    int kept;
-} cli_source;
+} cli_text;
 typedef struct cli_texts {
-    cli_source *sources;
+    char **paths;
     int n;
+    int n_tokens;                      /* so many are token files (*.tok), not texts: 0, or all   */
     int tsv;                           /* a document is a line, of a prompt and an answer         */
     int special;                       /* special tokens that are written out become themselves   */
+    cli_text *texts;
 } cli_texts;
 
+/* n files, which can be opened; without any, llm.h. paths has room for n + 1, and is kept. */
 static inline cli_texts cli_texts_of(char **paths, int n, int tsv, int special) {
-    cli_texts texts;
-    texts.sources = (cli_source *)calloc((size_t)n + 1, sizeof *texts.sources);
-    NEED(texts.sources, "out of memory");
-    for (int i = 0; i < n; i++) texts.sources[i].path = paths[i];
-    texts.n = n;
-    texts.tsv = tsv;
-    texts.special = special;
+    static char no_file[] = "llm.h";
+    NEED(n || !access(no_file, R_OK), "which text? (--help says more)");
+    if (!n) paths[n++] = no_file;
+    cli_texts texts = {paths, n, 0, tsv, special, NULL};
+    for (int i = 0; i < n; i++) {
+        TRY(cli_can_open(paths[i], &error) >= 0);
+        texts.n_tokens += cli_ends_in(paths[i], ".tok");
+    }
+    NEED(!texts.n_tokens || texts.n_tokens == n, "either texts or token files, not both");
+    if (!texts.n_tokens) texts.texts = (cli_text *)cli_alloc((size_t)n, sizeof *texts.texts);
     return texts;
 }
-static inline void cli_read_source(cli_source *s) {
-    int64_t size;
-    llm_error error;
-    if (s->kept) return;
-    TRY(!cli_can_open(s->path, &size, &error));
-    s->kept = size == 0;
-    s->size = 0;
-    s->text = cli_read(s->path, NULL, &s->size);
+/* a text is read once, as a pipe can be */
+static inline const cli_text *cli_read_text(const cli_texts *texts, int i) {
+    cli_text *text = &texts->texts[i];
+    if (!text->bytes) text->bytes = cli_read(texts->paths[i], &text->size);
+    return text;
 }
-static inline void cli_release_source(cli_source *s) {
-    if (!s->kept) free(s->text);
-}
-/* the text without <|endoftext|>, in place; -> its length. *lines: how often that begins or ends a
- * line, as where it divides documents */
-static inline size_t cli_without_special(char *text, size_t n, int *lines) {
+/* Copies a text, without <|endoftext|> if that is special; -> the copy's length. *lines: how often
+ * that begins or ends a line, as where it divides documents */
+static inline size_t cli_copy_text(char *to, const cli_text *text, int special, int *lines) {
     static const char token[] = "<|endoftext|>";
-    size_t to = 0;
-    *lines = 0;
-    for (size_t i = 0; i < n;) {
-        if (n - i < 13 || memcmp(text + i, token, 13)) {
-            text[to++] = text[i++];
-            continue;
-        }
-        *lines += i + 13 == n || text[i + 13] == '\n' || !to || text[to - 1] == '\n';
-        i += 13;
+    const char *from = text->bytes, *const end = from + text->size;
+    const size_t n = sizeof token - 1;
+    char *const begin = to;
+    for (*lines = 0; from < end;) {
+        const int found = (size_t)(end - from) >= n && !memcmp(from, token, n);
+        *lines += found && (from == text->bytes || from[-1] == '\n' || from + n == end ||
+                            from[n] == '\n');
+        if (found && special) from += n;
+        else *to++ = *from++;
     }
-    return to;
+    return (size_t)(to - begin);
 }
-/* learns from the first 64 MB or so */
-static inline llm_tokenizer *cli_learn_tokenizer(cli_texts *texts, int vocab) {
-    char *text = NULL;
-    size_t size = 0, n;
+/* learns from the first 64 MB or so, which stay in memory */
+static inline llm_tokenizer *cli_learn_tokenizer(const cli_texts *texts, int vocab) {
+    char *all = NULL;
+    size_t size = 0;
     int lines;
-    llm_error error;
     for (int i = 0; i < texts->n && size < 1 << 26; i++) {
-        cli_source *s = &texts->sources[i];
-        cli_read_source(s);
-        NEED(text = (char *)realloc(text, size + s->size + 1), "out of memory");
-        memcpy(text + size, s->text, s->size);
-        n = cli_without_special(text + size, s->size, &lines);
-        if (!texts->special) memcpy(text + size, s->text, s->size);
+        const cli_text *text = cli_read_text(texts, i);
+        NEED(all = (char *)realloc(all, size + text->size + 1), "out of memory");
+        size += cli_copy_text(all + size, text, texts->special, &lines);
         if (!texts->special && lines)
             cli_note("%s divides texts by <|endoftext|>, which is learned as ordinary text: with "
-                     "--special it is the token", s->path);
-        if (memchr(s->text, 0, s->size))
-            cli_note("%s has bytes of zero in it: is it a text?", s->path);
-        size += texts->special ? n : s->size;
-        cli_release_source(s);
+                     "--special it is the token", texts->paths[i]);
+        if (memchr(text->bytes, 0, text->size))
+            cli_note("%s has bytes of zero in it: is it a text?", texts->paths[i]);
     }
-    NEED(size, "%s is empty", texts->sources[0].path);
-    if (texts->tsv) size = cli_unescape(text, size);
-    llm_tokenizer *tokenizer = llm_tokenizer_train(text, size, vocab, NULL, &error);
+    NEED(size, "%s is empty", texts->paths[0]);
+    if (texts->tsv) size = cli_unescape(all, size);
+    llm_tokenizer *tokenizer = llm_tokenizer_train(all, size, vocab, NULL, &error);
     TRY(tokenizer);
-    free(text);
+    free(all);
     return tokenizer;
 }
-static inline void cli_add_text(llm_data_writer *writer, const llm_tokenizer *tokenizer,
-                                const char *text, size_t size, int special, int learned) {
-    int32_t *tokens = (int32_t *)malloc((size + 1) * sizeof *tokens);   /* a byte each or more */
-    unsigned char *context = (unsigned char *)malloc(size + 1);
-    llm_error error;
-    size_t n;
-    NEED(tokens && context, "out of memory");
-    memset(context, !learned, size + 1);
-    TRY(!llm_tokenizer_encode(tokenizer, text, size, special, tokens, size + 1, &n, &error));
+/* what path names, else learned from the texts; of token files, that needs a path: NULL without */
+static inline llm_tokenizer *cli_tokenizer(const char *path, const cli_texts *texts, int vocab) {
+    if (!*path) return texts->n_tokens ? NULL : cli_learn_tokenizer(texts, vocab);
+    llm_tokenizer *tokenizer = llm_tokenizer_load(path, NULL, &error);
+    TRY(tokenizer);
+    return tokenizer;
+}
+/* a document: bos, unless that is eos, prompt, answer and eos, where there are such tokens. Answer
+ * and eos are learned. */
+static inline void cli_add_document(llm_data_writer *writer, const llm_tokenizer *tokenizer,
+                                    llm_special_tokens special, int parse_special,
+                                    cli_pair_line pair) {
+    const size_t most = pair.n_prompt + pair.n_answer + 4;    /* two are of prefixes */
+    const int32_t eos = special.n_eos ? special.eos[0] : -1, bos = special.bos;
+    int32_t *tokens = (int32_t *)cli_alloc(most, sizeof *tokens);
+    unsigned char *context = (unsigned char *)cli_alloc(most, 1);
+    size_t n = 0, count;
+    if (bos >= 0 && bos != eos) tokens[n++] = bos;
+    TRY(!llm_tokenizer_encode(tokenizer, pair.prompt, pair.n_prompt, parse_special, tokens + n,
+                              most - n, &count, &error));
+    n += count;
+    memset(context, 1, n);
+    TRY(!llm_tokenizer_encode(tokenizer, pair.answer, pair.n_answer, parse_special, tokens + n,
+                              most - n, &count, &error));
+    n += count;
+    if (eos >= 0) tokens[n++] = eos;
     TRY(!llm_data_writer_add(writer, tokens, context, n, &error));
     free(tokens);
     free(context);
 }
-/* into a token file: before a document bos, unless that is eos, and behind it eos, where the
- * vocabulary has such tokens */
-static inline void cli_write_tokens(const llm_tokenizer *tokenizer, llm_special_tokens special,
-                                    cli_texts *texts, const char *path) {
-    const int32_t eos = special.n_eos ? special.eos[0] : -1, bos = special.bos;
-    const unsigned char unlearned = 1;
-    llm_error error;
+/* Texts become a token file in out, which takes their place; token files stay as they are. */
+static inline void cli_write_tokens(cli_texts *texts, const llm_tokenizer *tokenizer,
+                                    llm_special_tokens special, const char *out, const char *name) {
+    const char *path = cli_in(out, name);
+    size_t all = 0;
+    cli_make_directory(out);
+    if (texts->n_tokens) return;
     llm_data_writer *writer = llm_data_writer_open(path, llm_tokenizer_vocab_size(tokenizer), NULL,
                                                    &error);
-    size_t all = 0;
     TRY(writer);
     for (int i = 0; i < texts->n; i++) {
-        cli_source *s = &texts->sources[i];
-        cli_read_source(s);
-        all += s->size;
-        char *text = s->text;
-        size_t left = s->size;
-        cli_pair_line pair = {text, text, 0, left};
+        const cli_text *text = cli_read_text(texts, i);
+        char *bytes = text->bytes;
+        size_t left = text->size;
+        cli_pair_line pair = {bytes, bytes, 0, left};
+        all += left;
         for (int line = 1; left; line++) {
-            const int found = texts->tsv ? cli_take_pair(&text, &left, &pair) : 1;
-            NEED(found >= 0, "%s: line %d is not a prompt, one tab and an answer", s->path, line);
+            const int found = texts->tsv ? cli_take_pair(&bytes, &left, &pair) : 1;
+            NEED(found >= 0, "%s: line %d is not a prompt, one tab and an answer", texts->paths[i],
+                 line);
+            if (found) cli_add_document(writer, tokenizer, special, texts->special, pair);
             if (!texts->tsv) left = 0;
-            if (!found) continue;
-            if (bos >= 0 && bos != eos)
-                TRY(!llm_data_writer_add(writer, &bos, &unlearned, 1, &error));
-            cli_add_text(writer, tokenizer, pair.prompt, pair.n_prompt, texts->special, 0);
-            cli_add_text(writer, tokenizer, pair.answer, pair.n_answer, texts->special, 1);
-            if (eos >= 0) TRY(!llm_data_writer_add(writer, &eos, NULL, 1, &error));
         }
-        cli_release_source(s);
+        free(text->bytes);
     }
-    NEED(all, "%s is empty", texts->sources[0].path);
+    NEED(all, "%s is empty", texts->paths[0]);
     TRY(!llm_data_writer_finish(writer, &error));
     llm_data_writer_free(writer);
+    free(texts->texts);
+    texts->n = texts->n_tokens = 1;
+    NEED(texts->paths[0] = strdup(path), "out of memory");
+}
+
+/* ---- losses ---------------------------------------------------------------------------------- */
+/* a mean of values that count for their weights */
+typedef struct cli_mean { double sum, weight; } cli_mean;
+/* of one or more batches: over their targets, and balance over the batches */
+typedef struct cli_losses {
+    cli_mean main, mtp, balance;
+    double bytes;                      /* of text, that the targets stand for                     */
+    double least, most;                /* loads of experts                                        */
+    llm_train_stats last;              /* of the last one alone                                   */
+} cli_losses;
+static inline double cli_mean_of(cli_mean m) { return m.weight ? m.sum / m.weight : 0; }
+static inline double cli_bits_per_byte(const cli_losses *l) {
+    return l->bytes ? l->main.sum / log(2) / l->bytes : 0;
+}
+static inline void cli_weigh(cli_mean *m, double value, double weight) {
+    m->sum += value * weight;
+    m->weight += weight;
+}
+/* the batch whose figures are in l->last, to those before */
+static inline void cli_add_losses(cli_losses *l) {
+    const llm_train_stats *s = &l->last;
+    if (!l->balance.weight || s->expert_load_min < l->least) l->least = s->expert_load_min;
+    if (s->expert_load_max > l->most) l->most = s->expert_load_max;
+    cli_weigh(&l->main, s->main_loss, (double)s->n_targets);
+    cli_weigh(&l->mtp, s->mtp_loss[0], (double)s->mtp_targets[0]);
+    cli_weigh(&l->balance, s->balance_loss, 1);
+}
+/* the bytes that n targets stand for; bytes: of each token, or NULL */
+static inline void cli_add_bytes(cli_losses *l, const int *bytes, const int32_t *targets, int n) {
+    for (int i = 0; bytes && i < n; i++)
+        if (targets[i] >= 0) l->bytes += bytes[targets[i]];
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */
@@ -498,7 +563,6 @@ static inline void cli_write_tokens(const llm_tokenizer *tokenizer, llm_special_
 typedef struct cli_line {
     char text[512];
     int n, width, full;                /* full: an addition found no room, so none does           */
-    int terminal;
     double shown;                      /* seconds, when it was shown last                         */
 } cli_line;
 
@@ -516,13 +580,11 @@ static inline int cli_columns(void) {
 #endif
     return n > 0 ? n : 80;
 }
-/* can lines be written over? Not where somebody gathers the output of several processes */
-static int cli_gathered;
-static inline int cli_terminal(void) { return !cli_gathered && isatty(1); }
+/* can lines be written over? Not where somebody gathers them */
+static inline int cli_terminal(void) { return cli_exit == exit && isatty(1); }
 /* is it time to show it again? Ten times a second; in a file every ten seconds */
-static inline int cli_due(cli_line *line) {
-    line->terminal = cli_terminal();
-    return cli_seconds() - line->shown >= (line->terminal ? 0.1 : 10);
+static inline int cli_due(const cli_line *line) {
+    return cli_seconds() - line->shown >= (cli_terminal() ? 0.1 : 10);
 }
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
@@ -544,8 +606,7 @@ static inline void cli_bar(cli_line *line, double share, double left) {
     const int columns = cli_columns(), most = (int)sizeof line->text - 1;
     const int length = columns < 60 ? 8 : columns < 100 ? 16 : 24;
     const int done = (int)(fmin(fmax(share, 0), 1) * length);
-    line->terminal = cli_terminal();
-    line->width = line->terminal && columns < most ? columns : most;
+    line->width = cli_terminal() && columns < most ? columns : most;
     line->n = line->full = 0;
     cli_add(line, "[%.*s]", length, bar + 24 - done);
     if (share >= 1) cli_add(line, " done");
@@ -555,16 +616,20 @@ static inline void cli_bar(cli_line *line, double share, double left) {
 }
 /* last: nothing will be written over it */
 static inline void cli_show(cli_line *line, int last) {
-    if (line->terminal) printf("\r%s\033[K", line->text);
-    else printf("%s\n", line->text);
-    if (line->terminal && last) printf("\n");
-    cli_open_line = line->terminal && !last;
+    cli_open_line = cli_terminal();
+    printf(cli_open_line ? "\r%s\033[K" : "%s\n", line->text);
+    if (last) cli_end_line();
     fflush(stdout);
     line->shown = cli_seconds();
 }
-static inline void cli_end_line(void) {
-    if (cli_open_line) printf("\n");
-    cli_open_line = 0;
+
+/* what a training says first; steps: how many updates there will be, 0 where nobody knows */
+static inline void cli_add_update(cli_line *line, long long step, int steps, const cli_losses *l,
+                                  double tokens_per_second) {
+    cli_add(line, steps ? "  %lld/%d" : "  update %lld", step, steps);
+    cli_add(line, "  loss %.3f", cli_mean_of(l->main));
+    if (l->bytes) cli_add(line, " (%.3f bits/byte)", cli_bits_per_byte(l));
+    cli_add(line, "  %.0f tokens/s", tokens_per_second);
 }
 
 /* ---- the directory of a training ------------------------------------------------------------- */
@@ -573,44 +638,56 @@ static inline const char *cli_checkpoint(const char *out, int64_t step) {
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)step);
     return cli_in(out, name);
 }
-/* the newest checkpoint below a step, 0 if there is none; all but the keep newest are removed */
+static inline void cli_remove(const char *path) {
+    NEED(!remove(path), "%s: %s", path, strerror(errno));
+}
+/* The newest checkpoint below a step, 0 if there is none. Unless keep is 0, the others are removed,
+ * but for the keep newest, and so are halves that a killed run has left. */
 static inline int64_t cli_checkpoints(const char *out, int64_t below, int keep) {
-    for (;;) {
-        int64_t oldest = INT64_MAX, newest = 0;
-        int n = 0;
-        DIR *directory = opendir(out);
-        if (!directory && errno == ENOENT) return 0;
-        NEED(directory, "%s: %s", out, strerror(errno));
-        for (struct dirent *entry; (entry = readdir(directory));) {
-            if (strncmp(entry->d_name, "checkpoint-", 11)) continue;
-            const int64_t step = strtoll(entry->d_name + 11, NULL, 10);
-            if (step < 1 || strcmp(cli_checkpoint(out, step) + strlen(out) + 1, entry->d_name))
-                continue;                            /* not as we write it */
+    int64_t oldest = INT64_MAX, newest = 0;
+    int n = 0;
+    DIR *directory = opendir(out);
+    if (!directory && errno == ENOENT) return 0;
+    NEED(directory, "%s: %s", out, strerror(errno));
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        const char *name = entry->d_name, *half = strstr(name, ".tmp");
+        if (strncmp(name, "checkpoint-", 11)) continue;
+        const int64_t step = strtoll(name + 11, NULL, 10);
+        if (step < 1 || strcmp(cli_checkpoint(out, step) + strlen(out) + 1, name)) {
+            if (keep && half && !half[4 + strspn(half + 4, "0123456789")])
+                cli_remove(cli_in(out, name));
+        } else if (step < below) {
             n++;
             oldest = step < oldest ? step : oldest;
-            newest = step > newest && step < below ? step : newest;
+            newest = step > newest ? step : newest;
+        } else if (keep) {
+            cli_remove(cli_in(out, name));
         }
-        closedir(directory);
-        if (n <= keep) return newest;
-        NEED(!remove(cli_checkpoint(out, oldest)), "%s: %s", cli_checkpoint(out, oldest),
-             strerror(errno));
     }
+    closedir(directory);
+    if (!keep || n <= keep) return newest;
+    cli_remove(cli_checkpoint(out, oldest));
+    return cli_checkpoints(out, below, keep);
 }
-/* removes the checkpoints after the step from which a run begins or goes on, and those that were
- * being written when a run was killed */
-static inline void cli_clean(const char *out, int64_t step) {
-    int64_t newest;
-    DIR *directory = opendir(out);
-    for (struct dirent *entry; directory && (entry = readdir(directory));) {
-        const char *suffix = strstr(entry->d_name, ".tmp");
-        if (suffix && !strncmp(entry->d_name, "checkpoint-", 11) &&
-            suffix[4 + strspn(suffix + 4, "0123456789")] == 0)
-            remove(cli_in(out, entry->d_name));
+/* Loads the newest checkpoint that can be read, and into data what the caller had it keep, of size
+ * bytes; a damaged one is said and passed over. */
+static inline void cli_load_checkpoint(llm_trainer *trainer, const char *out, void *data,
+                                       size_t size) {
+    char reason[sizeof error.message] = "";
+    int64_t step = INT64_MAX;
+    llm_result result = LLM_ERR_FORMAT;
+    size_t kept_size;
+    while (result && (step = cli_checkpoints(out, step, 0)) > 0) {
+        result = llm_trainer_load(trainer, cli_checkpoint(out, step), &error);
+        TRY(!result || result == LLM_ERR_FORMAT);
+        if (result && !*reason) memcpy(reason, error.message, sizeof reason);
     }
-    if (directory) closedir(directory);
-    while ((newest = cli_checkpoints(out, INT64_MAX, INT_MAX)) > step)
-        NEED(!remove(cli_checkpoint(out, newest)), "%s: %s", cli_checkpoint(out, newest),
-             strerror(errno));
+    NEED(step > 0, "%s", *reason ? reason : "there is no checkpoint to go on from");
+    const void *kept = llm_trainer_user_data(trainer, &kept_size);
+    NEED(kept_size == size, "%s: of another program, or an older version of this",
+         cli_checkpoint(out, step));
+    if (*reason) cli_note("%s: going on from the one of update %lld", reason, (long long)step);
+    memcpy(data, kept, size);
 }
 /* log.csv with the rows up to step that it has, at step 0 with its head only; nobody else may have
  * it open, as two runs do not share a directory */
@@ -619,7 +696,7 @@ static inline FILE *cli_open_log(const char *out, int64_t step, const char *head
     char line[512];
     long end = 0;
     FILE *log = fopen(path, "a+");
-    NEED(log, "%s: %s", path, strerror(errno));
+    NEED(log && !setvbuf(log, NULL, _IOLBF, 0), "%s: %s", path, strerror(errno));
 #ifndef _WIN32
     NEED(!flock(fileno(log), LOCK_EX | LOCK_NB), "%s: another training is writing it", path);
 #endif
@@ -630,6 +707,11 @@ static inline FILE *cli_open_log(const char *out, int64_t step, const char *head
          strerror(errno));
     if (!end) fputs(head, log);
     return log;
+}
+static inline void cli_save(const llm_model *model, const llm_tokenizer *tokenizer,
+                            const char *out) {
+    TRY(!llm_model_save(model, out, LLM_F32, &error));
+    if (tokenizer) TRY(!llm_tokenizer_save(tokenizer, out, &error));
 }
 /* the files that transformers has beside a tokenizer; from: a directory, or a .json file in it */
 static inline void cli_copy_tokenizer(const char *from, const char *to) {
@@ -647,9 +729,7 @@ static inline llm_special_tokens cli_special_tokens(const llm_tokenizer *tokeniz
         {"<|endoftext|>", "<|endoftext|>"},
         {"<\xef\xbd\x9c" "begin\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
          "<\xef\xbd\x9c" "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"}};
-    llm_special_tokens special;
-    memset(&special, 0, sizeof special);
-    special.bos = special.pad = -1;
+    llm_special_tokens special = {.bos = -1, .pad = -1};
     for (int i = 0; i < 2 && !special.n_eos; i++) {
         special.bos = llm_tokenizer_token(tokenizer, names[i][0], strlen(names[i][0]));
         special.eos[0] = llm_tokenizer_token(tokenizer, names[i][1], strlen(names[i][1]));
@@ -657,11 +737,13 @@ static inline llm_special_tokens cli_special_tokens(const llm_tokenizer *tokeniz
     }
     return special;
 }
-/* bytes of text that each of n tokens stands for, none for a special one */
-static inline int *cli_token_bytes(const llm_tokenizer *tokenizer, int n) {
-    int *bytes = (int *)calloc((size_t)n, sizeof *bytes);
-    NEED(bytes, "out of memory");
-    for (int32_t i = 0; i < n && i < llm_tokenizer_vocab_size(tokenizer); i++) {
+/* bytes of text that each token stands for, none for a special one; NULL without a tokenizer */
+static inline int *cli_token_bytes(const llm_tokenizer *tokenizer, int vocab) {
+    const int n = llm_tokenizer_vocab_size(tokenizer);
+    if (!tokenizer) return NULL;
+    NEED(n == vocab, "a tokenizer of %d tokens, but token files of %d", n, vocab);
+    int *bytes = (int *)cli_alloc((size_t)n, sizeof *bytes);
+    for (int32_t i = 0; i < n; i++) {
         size_t size = 0;
         if (!cli_is_special(tokenizer, i))
             llm_tokenizer_decode(tokenizer, &i, 1, NULL, 0, &size, NULL);
@@ -669,11 +751,12 @@ static inline int *cli_token_bytes(const llm_tokenizer *tokenizer, int n) {
     }
     return bytes;
 }
-static inline void cli_print_memory(const llm_memory *m) {
+static inline int cli_print_memory(const llm_memory *m) {
     printf("parameters %10.1f MB\ngradients %11.1f\noptimizer %11.1f\nactivations %9.1f\n"
            "scratch %13.1f\ntotal %15.1f\n",
            1e-6 * (double)m->parameters, 1e-6 * (double)m->gradients, 1e-6 * (double)m->optimizer,
            1e-6 * (double)m->activations, 1e-6 * (double)m->scratch, 1e-6 * (double)m->total);
+    return 0;
 }
 static inline int cli_list_presets(void) {
     llm_config c;
@@ -688,30 +771,25 @@ static inline int cli_list_presets(void) {
     puts("A new model gets the vocabulary of its tokenizer, and the context --context or --seq.");
     return 0;
 }
-static inline int cli_scaled(int size, int64_t by, int64_t of) { return (int)(size * by / of); }
 /* Another number of layers and heads, width and inner width of a preset: 0 leaves it as it is. The
  * sizes of latent attention and of experts follow the width. */
 static inline void cli_shape(llm_config *c, int layers, int heads, int width, int ffn) {
+    int *const by_width[] = {&c->d_ffn, &c->moe_d_ffn, &c->q_lora_rank, &c->kv_lora_rank};
+    int *const by_head[] = {&c->qk_nope_head_dim, &c->v_head_dim, &c->qk_rope_head_dim};
     const int64_t old_width = c->d_model, old_heads = c->n_heads;
-    int64_t head, old_head;
     if (layers) c->n_layers = layers;
     if (heads) c->n_heads = heads;
     if (width) c->d_model = width;
     NEED(c->d_model % c->n_heads == 0, "a width of %d is not a multiple of %d heads", c->d_model,
          c->n_heads);
     if (c->first_k_dense > c->n_layers) c->first_k_dense = c->n_layers;
-    c->d_ffn = ffn ? ffn : cli_scaled(c->d_ffn, c->d_model, old_width);
-    c->moe_d_ffn = cli_scaled(c->moe_d_ffn, c->d_model, old_width);
-    c->q_lora_rank = cli_scaled(c->q_lora_rank, c->d_model, old_width);
-    c->kv_lora_rank = cli_scaled(c->kv_lora_rank, c->d_model, old_width);
-    head = c->d_model * old_heads;                     /* by the width of a head */
-    old_head = old_width * c->n_heads;
-    c->qk_nope_head_dim = cli_scaled(c->qk_nope_head_dim, head, old_head);
-    c->v_head_dim = cli_scaled(c->v_head_dim, head, old_head);
-    if (c->qk_rope_head_dim) {
-        c->qk_rope_head_dim = cli_scaled(c->qk_rope_head_dim, head, old_head) / 2 * 2;
-        if (!c->qk_rope_head_dim) c->qk_rope_head_dim = 2;
-    }
+    for (int i = 0; i < 4; i++)
+        *by_width[i] = (int)(*by_width[i] * (int64_t)c->d_model / old_width);
+    for (int i = 0; i < 3; i++)        /* by the width of a head */
+        *by_head[i] = (int)(*by_head[i] * (c->d_model * old_heads) / (old_width * c->n_heads));
+    if (ffn) c->d_ffn = ffn;
+    if (c->arch == LLM_ARCH_DEEPSEEK_V3)
+        c->qk_rope_head_dim = c->qk_rope_head_dim < 2 ? 2 : c->qk_rope_head_dim / 2 * 2;
 }
 
 /* the options of a new model and of its training, which the programs that train have in common */
@@ -721,7 +799,7 @@ typedef struct cli_model {
     double dropout;
 } cli_model;
 typedef struct cli_training {
-    int seq, batch, steps, schedule, warmup, precision, recompute, seed, threads;
+    int seq, batch, accumulate, steps, schedule, warmup, precision, recompute, seed, threads;
     double lr, min_lr, beta2, weight_decay, clip;
 } cli_training;
 #define CLI_MODEL_OPTIONS(m) \
@@ -762,42 +840,24 @@ static inline void cli_check_training(cli_option *options, const cli_model *m,
     NEED(!cli_given(options, "--min-lr") || t->min_lr <= t->lr, "--min-lr %g is above --lr %g",
          t->min_lr, t->lr);
 }
-/* refuses a value that is not what the run had before, unless the option is given */
-static inline void cli_same(cli_option *options, const char *name, double before, double now) {
-    const cli_option *o = cli_find(options, name, strlen(name));
-    const char *word = o->kind == CLI_WORD ? o->other : "";
-    if (o->given || (before >= now && before <= now)) return;
-    for (int i = 0; i < before && *word; i++) {
-        word += strcspn(word, "|");
-        word += *word == '|';
-    }
-    NEED(!*word, "%s was %.*s: give it again, or another", name, (int)strcspn(word, "|"), word);
-    NEED(0, "%s was %.9g: give it again, or another", name, before);
-}
 static inline llm_train_desc cli_train_desc(cli_option *options, const cli_training *t) {
     const int few = t->steps < 500 && t->schedule != LLM_SCHEDULE_CONSTANT;
     const int ratio = cli_given(options, "--min-lr") && t->lr > 0;
-    llm_train_desc d;
-    memset(&d, 0, sizeof d);
-    d.seq_len = t->seq;
-    d.batch_size = t->batch;
-    d.learning_rate = cli_or_off(t->lr);
-    d.min_lr_ratio = ratio ? cli_or_off(t->min_lr / t->lr) : 0.1f;
-    d.schedule = (llm_schedule)t->schedule;
-    d.max_steps = t->schedule == LLM_SCHEDULE_CONSTANT ? 0 : t->steps;   /* that one has no end */
-    d.warmup_steps = cli_given(options, "--warmup") ? t->warmup : few ? t->steps / 10 : 50;
-    d.beta2 = (float)t->beta2;
-    d.weight_decay = cli_or_off(t->weight_decay);
-    d.grad_clip = cli_or_off(t->clip);
-    d.precision = (llm_precision)t->precision;
-    d.recompute = t->recompute;
-    d.seed = (uint64_t)t->seed;
-    d.n_threads = t->threads;
-    return d;
+    return (llm_train_desc){
+        .batch_size = t->batch, .seq_len = t->seq, .grad_accum_steps = t->accumulate,
+        .learning_rate = cli_or_off(t->lr),
+        .min_lr_ratio = ratio ? cli_or_off(t->min_lr / t->lr) : 0.1f,
+        .schedule = (llm_schedule)t->schedule,
+        .max_steps = t->schedule == LLM_SCHEDULE_CONSTANT ? 0 : t->steps,   /* that one has no end */
+        .warmup_steps = cli_given(options, "--warmup") ? t->warmup : few ? t->steps / 10 : 50,
+        .beta2 = (float)t->beta2,
+        .weight_decay = cli_or_off(t->weight_decay),
+        .grad_clip = cli_or_off(t->clip),
+        .precision = (llm_precision)t->precision, .recompute = t->recompute,
+        .seed = (uint64_t)t->seed, .n_threads = t->threads};
 }
 static inline llm_config cli_new_config(const cli_model *m, int vocab, int seq) {
     static const char *const tiny[] = {"deepseek-tiny", "gpt2-tiny"};
-    llm_error error;
     llm_config c;
     TRY(!llm_config_preset(&c, *m->preset ? m->preset : tiny[m->arch], &error));
     cli_shape(&c, m->layers, m->heads, m->width, m->ffn);
@@ -805,6 +865,28 @@ static inline llm_config cli_new_config(const cli_model *m, int vocab, int seq) 
     c.max_seq_len = m->context ? m->context : seq;
     c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = (float)m->dropout;
     return c;
+}
+/* with fresh weights; its ends of text are the tokenizer's, if there is one */
+static inline llm_model *cli_new_model(const llm_config *config, const cli_training *t,
+                                       const llm_tokenizer *tokenizer) {
+    const llm_model_desc desc = {.seed = (uint64_t)t->seed, .n_threads = t->threads};
+    const llm_special_tokens ends = cli_special_tokens(tokenizer);
+    llm_model *model = llm_model_create(config, &desc, &error);
+    TRY(model && !llm_model_set_special_tokens(model, &ends, &error));
+    return model;
+}
+/* Windows of token files, to learn, or, in their order, to validate. Of all windows, a share is
+ * kept for validation; 0: these files serve one purpose only. */
+static inline llm_data *cli_open_data(const cli_texts *files, const cli_training *t, float share,
+                                      int to_validate) {
+    const llm_data_desc desc = {
+        .batch_size = t->batch, .seq_len = t->seq, .seed = (uint64_t)t->seed,
+        .valid_fraction = share, .valid = to_validate && share > 0, .sequential = to_validate,
+        .skip_empty = 1};              /* windows with nothing to learn */
+    llm_data *data = llm_data_open((const char *const *)files->paths, files->n, &desc, &error);
+    NEED(data, "%s%s", error.message, error.code == LLM_ERR_ARGUMENT ? " (--seq)" : "");
+    TRY(!llm_data_verify(data, &error));
+    return data;
 }
 static inline void cli_print_model(const llm_config *c) {
     printf("%s of %d layers, width %d, context %d: %.2f million parameters",
@@ -820,5 +902,6 @@ static inline void cli_print_next(const char *program, const char *directory, in
     if (!has_tokenizer) printf("copy the tokenizer.json of the token files into it, then ");
     printf("try it:\n  %.*sgenerate %s \"The \"\n", slash ? (int)(slash - program) + 1 : 0, program,
            directory);
+    cli_check_output();
 }
 #endif

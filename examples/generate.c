@@ -10,7 +10,6 @@
 #include "../llm.h"
 #include "cli.h"
 
-static llm_error error;                              /* TRY, of cli.h, prints it */
 static struct {
     int tokens, top_k, seed, threads;
     double temperature, top_p, min_p, penalty;
@@ -35,9 +34,8 @@ static const char usage[] =
 static int32_t *encode(const llm_tokenizer *tokenizer, llm_special_tokens special,
                        const char *prompt, size_t size, int *n) {
     const int32_t eos = special.n_eos ? special.eos[0] : -1;
-    int32_t *tokens = (int32_t *)malloc((size + 2) * sizeof *tokens), *text = tokens + 1;
+    int32_t *tokens = (int32_t *)cli_alloc(size + 2, sizeof *tokens), *text = tokens + 1;
     size_t count;
-    NEED(tokens, "out of memory");
     TRY(!llm_tokenizer_encode(tokenizer, prompt, size, 1, text, size + 1, &count, &error));
     tokens[0] = special.bos >= 0 ? special.bos : eos;
     const int begins = count ? special.bos >= 0 && special.bos != eos && text[0] != special.bos : 1;
@@ -48,14 +46,11 @@ static int32_t *encode(const llm_tokenizer *tokenizer, llm_special_tokens specia
 }
 
 int main(int argc, char **argv) {
-    static llm_model_desc model_desc;                /* static: all zero, so all defaults */
-    static llm_session_desc session_desc;
-    static llm_generate_desc desc;
-    static cli_stream out;
-    static cli_path directory;                       /* of the model and its tokenizer */
+    cli_path directory;                              /* of the model and its tokenizer */
+    cli_stream out = {.n = 0};
     llm_generate_stats stats;
     llm_memory memory;
-    char **args = argv + (argc > 0), *prompt;
+    char **args = argv + (argc > 0);
     cli_program = "generate";
     const int n_args = cli_read_options(options, args, usage);
     if (n_args < 0) return 0;
@@ -63,14 +58,17 @@ int main(int argc, char **argv) {
     NEED(n_args < 3, "%s: the prompt was given before; put quotes around it", args[2]);
     if (o.temperature == 0)
         cli_no_effect(options, "--top-k --top-p --min-p --seed", "with --temperature 0");
-    desc.max_new_tokens = o.tokens;
-    desc.sampling.temperature = (float)o.temperature;
-    desc.sampling.top_k = o.top_k;
-    desc.sampling.top_p = (float)o.top_p;
-    desc.sampling.min_p = (float)o.min_p;
-    desc.sampling.repetition_penalty = (float)o.penalty;
-    desc.sampling.seed = (uint64_t)o.seed;
-    model_desc.n_threads = o.threads;
+    const llm_model_desc model_desc = {.n_threads = o.threads};
+    llm_generate_desc desc = {
+        .sampling.temperature = (float)o.temperature,
+        .sampling.top_k = o.top_k,
+        .sampling.top_p = (float)o.top_p,
+        .sampling.min_p = (float)o.min_p,
+        .sampling.repetition_penalty = (float)o.penalty,
+        .sampling.seed = (uint64_t)o.seed,
+        .max_new_tokens = o.tokens,
+        .on_token = cli_print_token,
+        .user = &out};
 
     cli_directory_of(directory, args[0], ".safetensors");
     llm_model *model = llm_model_load(directory, &model_desc, &error);
@@ -83,14 +81,16 @@ int main(int argc, char **argv) {
         desc.stop_tokens = special.eos;
         desc.n_stop_tokens = special.n_eos;
     }
-    size_t size = 0;
-    int n, context = llm_model_config(model)->max_seq_len;
-    prompt = n_args < 2 ? strdup("") : strcmp(args[1], "-") ? strdup(args[1])
-                                                            : cli_read("-", NULL, &size);
-    if (!size) size = strlen(prompt);
+    const char *given = n_args > 1 ? args[1] : "";
+    const int context = llm_model_config(model)->max_seq_len;
+    size_t size = strlen(given);
+    char *read = strcmp(given, "-") ? NULL : cli_read("-", &size);
+    const char *prompt = read ? read : given;
+    int n;
     int32_t *tokens = encode(tokenizer, special, prompt, size, &n);
     NEED(n < context, "the prompt has %d tokens, and %s reads %d at most", n, directory, context);
-    session_desc.max_seq_len = o.tokens && o.tokens < context - n ? n + o.tokens : context;
+    const llm_session_desc session_desc = {
+        .max_seq_len = o.tokens && o.tokens < context - n ? n + o.tokens : context};
     TRY(!llm_session_memory(llm_model_config(model), &session_desc, &memory, &error));
     if (memory.total > 1000000000)
         cli_note("a session of %d tokens takes %.1f GB", session_desc.max_seq_len,
@@ -100,19 +100,17 @@ int main(int argc, char **argv) {
 
     out.tokenizer = tokenizer;
     out.ends = special;
-    desc.on_token = cli_print_token;
-    desc.user = &out;
     fwrite(prompt, 1, size, stdout);
     const llm_result result = llm_generate(session, tokens, n, &desc, NULL, 0, &stats, &error);
     printf("\n");
-    NEED(!fflush(stdout) && !ferror(stdout), "standard output: %s", strerror(errno));
+    cli_check_output();
     TRY(!result);
     fprintf(stderr, "prompt: %d tokens, %.0f tokens/s; then %d tokens, %.0f tokens/s%s\n",
             stats.n_prompt, stats.n_prompt / stats.prefill_seconds, stats.n_generated,
             stats.n_generated / stats.decode_seconds,
             n + stats.n_generated == context ? "; the model's context is full" : "");
     free(tokens);
-    free(prompt);
+    free(read);
     llm_session_free(session);
     llm_model_free(model);
     llm_tokenizer_free(tokenizer);

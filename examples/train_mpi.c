@@ -18,7 +18,6 @@
 #define BLOCK 16          /* floats; the weights are whole blocks, and slices of them, too */
 #define CHUNK (1 << 22)   /* floats that go into one reduce-scatter, or a few more */
 
-static llm_error error;                              /* TRY, of cli.h, prints it */
 static int rank, ranks;
 static struct {
     const char *out, *tokenizer;
@@ -93,7 +92,7 @@ int main(int argc, char **argv) {
     llm_tokenizer *tokenizer = NULL;
     MPI_Errhandler handler;
     MPI_Datatype block;                              /* so that an int counts all weights */
-    char *text = NULL, program[32];
+    char *text = NULL;
     int32_t *tokens = NULL;
     int head[2];
     size_t size = 0, n = 0, count, i;
@@ -106,12 +105,8 @@ int main(int argc, char **argv) {
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     MPI_Type_contiguous(BLOCK, MPI_FLOAT, &block);
     MPI_Type_commit(&block);
-    snprintf(program, sizeof program, "train_mpi: rank %d", rank);
-    cli_program = program;
-    cli_exit = end_all;
-    cli_gathered = 1;
     char **files = argv + (argc > 0);
-    if (rank && !freopen("/dev/null", "w", stdout)) return 1;       /* one of them tells it all */
+    cli_be_rank("train_mpi", rank, end_all);
     const int n_files = cli_read_options(options, files, "usage: mpirun ... train_mpi [OPTION]... "
                                          "[TEXT FILE]...   (none: llm.h)\n");
     if (n_files < 0) return MPI_Finalize();
@@ -120,8 +115,14 @@ int main(int argc, char **argv) {
     const uint64_t seed = desc.seed;
 
     if (rank == 0) {
-        for (int k = 0; k < n_files; k++) text = cli_read(files[k], text, &size);
-        if (!text) text = cli_read("llm.h", text, &size);
+        for (int k = 0; k < n_files; k++) {
+            char *part = cli_read(files[k], &n);
+            NEED(text = (char *)realloc(text, size + n + 1), "out of memory");
+            memcpy(text + size, part, n);
+            size += n;
+            free(part);
+        }
+        if (!text) text = cli_read("llm.h", &size);
         tokenizer = *o.tokenizer ? llm_tokenizer_load(o.tokenizer, NULL, &error)
                                  : llm_tokenizer_train(text, size, 2048, NULL, &error);
         TRY(tokenizer);

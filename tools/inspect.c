@@ -9,7 +9,6 @@
 #include "../llm.h"
 #include "../examples/cli.h"
 
-static llm_error error;
 static int complain(void) {
     cli_note("%s", error.message);
     return 1;

@@ -172,10 +172,10 @@ static llm_result put_files(tokenize_job *job, const char *const *paths, int n_p
                             llmi_text *buffer) {
     llm_result result = LLM_OK;
     FILE *file;
-    int64_t size;
     int i;
     for (i = 0; i < n_paths; i++) {    /* what is missing should be known at once */
-        LLMI_TRY(cli_can_open(paths[i], &size, &job->error));
+        const int64_t size = cli_can_open(paths[i], &job->error);
+        if (size < 0) return job->error.code;
         if (cli_same_file(paths[i], job->out))
             return llmi_fail(&job->error, LLM_ERR_ARGUMENT, "%.120s: is the text, and --out, too",
                              llmi_path_end(paths[i], 120));
@@ -183,7 +183,7 @@ static llm_result put_files(tokenize_job *job, const char *const *paths, int n_p
     }
     job->start = job->line.shown = cli_seconds();
     for (i = 0; i < n_paths && result == LLM_OK; i++) {
-        file = cli_open(paths[i], &size, &job->error);
+        file = cli_open(paths[i], &job->error);
         if (!file) return job->error.code;
         result = put_file(job, file, paths[i], buffer);
         if (file != stdin) fclose(file);

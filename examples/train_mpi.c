@@ -5,20 +5,22 @@
  *
  * Every rank holds all weights and runs --batch sequences of its own; an all-reduce adds up the
  * gradients, and all make the same update. With --shard-optimizer (ZeRO-1, arXiv:1910.02054) a rank
- * has the optimizer state of a slice of the weights only: gradients are reduce-scattered, slices
- * updated, weights all-gathered. R ranks with batch B see the sequences of one rank with batch R B:
- * their losses are the same to rounding. Only rank 0 reads and writes files. Expect the loss, how
- * much of the time goes into MPI (waiting for slower ranks, too), and a directory like train.c's.
- * What to expect of a network: MANY MACHINES in llm.h. */
+ * has the optimizer's state of a slice of the weights only: a slice's gradient is summed in its
+ * owner (reduce-scatter), who updates it, and all get its weights (all-gather). R ranks with batch
+ * B see the sequences of one rank with batch R B: their losses are the same to rounding. Only rank
+ * 0 reads and writes files. Expect the loss, how much of the time goes into MPI (waiting for slower
+ * ranks, too), and a directory like train.c's. For networks, see MANY MACHINES in llm.h. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #include "cli.h"
 #include <mpi.h>
 
-#define BLOCK 16          /* floats; the weights are whole blocks, and slices of them, too */
-#define CHUNK (1 << 22)   /* floats that go into one reduce-scatter, or a few more */
+#define PIECE (1 << 22)   /* floats that are sent at a time: MPI takes memory for so many */
+#define TIMED(call) do { in_mpi -= MPI_Wtime(); call; in_mpi += MPI_Wtime(); } while (0)
+#define SUM(x, n, type) TIMED(MPI_Allreduce(MPI_IN_PLACE, x, n, type, MPI_SUM, MPI_COMM_WORLD))
 
 static int rank, ranks;
+static double in_mpi;                                /* seconds */
 static struct {
     const char *out, *tokenizer;
     int shard;
@@ -38,197 +40,111 @@ static cli_option options[] = {
 };
 
 static void end_all(int status) { MPI_Abort(MPI_COMM_WORLD, status); }
-static void broken(MPI_Comm *comm, int *code, ...) {
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int n;
-    MPI_Error_string(*code, text, &n);
-    fprintf(stderr, "train_mpi: rank %d: MPI: %s\n", rank, text);
-    MPI_Abort(*comm, 1);
-}
 
-/* x becomes its sum over the ranks; in pieces where an int does not count them all */
-static void sum(float *x, size_t count) {
-    for (size_t at = 0, n; at < count; at += n) {
-        n = count - at < INT_MAX / 2 ? count - at : INT_MAX / 2;
-        MPI_Allreduce(MPI_IN_PLACE, x + at, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-    }
-}
-/* where the i-th of some parts of floats begins, and the one before it ends */
-static size_t cut(size_t floats, size_t i, size_t parts) {
-    return floats / BLOCK * i / parts * BLOCK;
-}
-/* The rank's slice of x (floats) becomes its sum over the ranks. In K rounds, each with a part of
- * every slice: given all of x, MPI would take a copy of it, which is half of what ZeRO-1 saves. */
-static void sum_slices(float *x, size_t floats, float *chunk) {
-    const size_t R = (size_t)ranks, K = floats / CHUNK + 1, n = cut(floats, 1, R * K) + BLOCK;
-    for (size_t k = 0; k < K; k++) {
-        const size_t to = (size_t)rank * K + k, at = cut(floats, to, R * K);
-        for (size_t r = 0, i = k; r < R; r++, i += K)
-            memcpy(chunk + r * n, x + cut(floats, i, R * K),
-                   (cut(floats, i + 1, R * K) - cut(floats, i, R * K)) * sizeof *x);
-        MPI_Reduce_scatter_block(MPI_IN_PLACE, chunk, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
-        memcpy(x + at, chunk, (cut(floats, to + 1, R * K) - at) * sizeof *x);
-    }
-}
-/* a rank's part of an update's sequences, all different until every one of n has been seen */
-static void batch(int32_t *x, size_t B, size_t T, const int32_t *tokens, size_t *order, size_t n,
-                  uint64_t seed, uint64_t at) {
-    for (size_t i = 0; i < B; i++, at++) {
-        if (i == 0 || at % n == 0)                     /* Fisher-Yates, inside out */
-            for (size_t k = 0, j; k < n; k++) {
-                j = llm_random(llm_random(seed, at / n), k) % (k + 1);
-                order[k] = order[j];
-                order[j] = k;
-            }
-        memcpy(x + i * T, tokens + order[at % n] * T, T * sizeof *x);
-        memcpy(x + (B + i) * T, tokens + order[at % n] * T + 1, T * sizeof *x);
-    }
+/* each slice of x becomes its sum over the ranks, in its owner or in all; or its owner's, in all */
+enum { SUM_IN_OWNER, SUM_IN_ALL, COPY_OWNER };
+static void exchange(float *x, const size_t *slice, int what) {
+    for (int r = 0; r < ranks; r++)
+        for (size_t i = slice[r]; i < slice[r + 1]; i += PIECE) {
+            const int n = slice[r + 1] - i < PIECE ? (int)(slice[r + 1] - i) : PIECE;
+            float *at = x + i;
+            if (what == SUM_IN_OWNER)
+                TIMED(MPI_Reduce(r == rank ? MPI_IN_PLACE : at, at, n, MPI_FLOAT, MPI_SUM, r,
+                                 MPI_COMM_WORLD));
+            else if (what == SUM_IN_ALL) SUM(at, n, MPI_FLOAT);
+            else TIMED(MPI_Bcast(at, n, MPI_FLOAT, r, MPI_COMM_WORLD));
+        }
 }
 
 int main(int argc, char **argv) {
-    static llm_model_desc model_desc;                /* static: all zero, so all defaults */
-    llm_train_stats stats;
-    llm_memory memory;
+    int *token_bytes = NULL, vocab = 0;
     llm_tokenizer *tokenizer = NULL;
-    MPI_Errhandler handler;
-    MPI_Datatype block;                              /* so that an int counts all weights */
-    char *text = NULL;
-    int32_t *tokens = NULL;
-    int head[2];
-    size_t size = 0, n = 0, count, i;
-    FILE *rows = NULL;
+    llm_data *data = NULL;
+    llm_memory memory;
+    size_t count;
 
     MPI_Init(&argc, &argv);
-    MPI_Comm_create_errhandler(broken, &handler);
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, handler);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-    MPI_Type_contiguous(BLOCK, MPI_FLOAT, &block);
-    MPI_Type_commit(&block);
-    char **files = argv + (argc > 0);
     cli_be_rank("train_mpi", rank, end_all);
-    const int n_files = cli_read_options(options, files, "usage: mpirun ... train_mpi [OPTION]... "
-                                         "[TEXT FILE]...   (none: llm.h)\n");
+    const int n_files = cli_read_options(options, argv + 1, "usage: mpirun ... train_mpi "
+                                         "[OPTION]... [TEXT FILE]...   (none: llm.h)\n");
     if (n_files < 0) return MPI_Finalize();
     cli_check_training(options, &o.model, &o.train);
-    llm_train_desc desc = cli_train_desc(options, &o.train);
-    const uint64_t seed = desc.seed;
 
     if (rank == 0) {
-        for (int k = 0; k < n_files; k++) {
-            char *part = cli_read(files[k], &n);
-            NEED(text = (char *)realloc(text, size + n + 1), "out of memory");
-            memcpy(text + size, part, n);
-            size += n;
-            free(part);
-        }
-        if (!text) text = cli_read("llm.h", &size);
-        tokenizer = *o.tokenizer ? llm_tokenizer_load(o.tokenizer, NULL, &error)
-                                 : llm_tokenizer_train(text, size, 2048, NULL, &error);
-        TRY(tokenizer);
-        NEED(tokens = (int32_t *)malloc((size + 1) * sizeof *tokens), "out of memory");
-        TRY(!llm_tokenizer_encode(tokenizer, text, size, 0, tokens, size + 1, &n, &error));
-        NEED(n < INT_MAX, "%zu tokens are too many for one broadcast", n);
+        cli_texts texts = cli_texts_of(argv + 1, n_files, 0, 0);
+        tokenizer = cli_tokenizer(o.tokenizer, &texts, 2048);
+        cli_write_tokens(&texts, tokenizer, cli_special_tokens(tokenizer), o.out, "data.tok");
+        data = cli_open_data(&texts, &o.train, 0, 0);
+        vocab = llm_data_vocab_size(data);
+        token_bytes = cli_token_bytes(tokenizer, vocab);
+        NEED(llm_data_window_count(data) >= (int64_t)ranks * o.train.batch,
+             "%lld tokens: an update takes %lld sequences of %d",
+             (long long)llm_data_token_count(data), (long long)ranks * o.train.batch, o.train.seq);
     }
-    head[0] = (int)n;
-    head[1] = llm_tokenizer_vocab_size(tokenizer);   /* 0 for NULL, on the other ranks */
-    MPI_Bcast(head, 2, MPI_INT, 0, MPI_COMM_WORLD);
-    n = (size_t)head[0];
-    const llm_config config = cli_new_config(&o.model, head[1], desc.seq_len);
+    MPI_Bcast(&vocab, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    llm_train_desc desc = cli_train_desc(options, &o.train);
+    const llm_config config = cli_new_config(&o.model, vocab, o.train.seq);
     TRY(!llm_train_memory(&config, &desc, &memory, &error));
-    const size_t R = (size_t)ranks, B = (size_t)desc.batch_size, T = (size_t)desc.seq_len,
-                 windows = n ? (n - 1) / T : 0;
-    NEED(windows >= R * B, "%zu tokens: an update takes %zu sequences of %zu", n, R * B, T);
-    if (rank) tokens = (int32_t *)malloc(n * sizeof *tokens);
-    size_t *order = (size_t *)malloc(windows * sizeof *order);
-    int32_t *x = (int32_t *)malloc(2 * B * T * sizeof *x);
-    int *counts = (int *)malloc(2 * R * sizeof *counts), *firsts = counts + R;
-    float *chunk = (float *)malloc((CHUNK + R * BLOCK) * sizeof *chunk);
-    NEED(tokens && order && x && counts && chunk, "out of memory");
-    MPI_Bcast(tokens, head[0], MPI_INT32_T, 0, MPI_COMM_WORLD);
-
-    model_desc.seed = seed;
-    model_desc.n_threads = o.train.threads;
-    desc.seed = llm_random(seed, (uint64_t)rank);    /* of dropout */
-    const size_t floats = memory.parameters / sizeof(float), first = cut(floats, (size_t)rank, R),
-                 own = cut(floats, (size_t)rank + 1, R) - first;
-    NEED(floats % BLOCK == 0 && own, "%zu weights for %d ranks", floats, ranks);
-    for (i = 0; i < R; i++) {
-        firsts[i] = (int)(cut(floats, i, R) / BLOCK);
-        counts[i] = (int)(cut(floats, i + 1, R) / BLOCK) - firsts[i];
-    }
+    const size_t floats = memory.parameters / sizeof(float);        /* whole blocks of 16 */
+    size_t slice[ranks + 1];                         /* where each begins, and the last one ends */
+    for (int r = 0; r <= ranks; r++) slice[r] = floats / 16 * (size_t)r / (size_t)ranks * 16;
+    const size_t first = slice[rank], own = slice[rank + 1] - first;
+    NEED(floats % 16 == 0 && own, "%zu weights for %d ranks", floats, ranks);
     if (o.shard) desc.shard_first = first, desc.shard_count = own;
     TRY(!llm_train_memory(&config, &desc, &memory, &error));
-    llm_model *model = llm_model_create(&config, &model_desc, &error);
-    TRY(model);
+    llm_model *model = cli_new_model(&config, &o.train, tokenizer); /* the same in all ranks */
+    desc.seed = llm_random(desc.seed, (uint64_t)rank);              /* of dropout: another one */
     llm_trainer *trainer = llm_trainer_create(model, &desc, &error);
     TRY(trainer);
-    float *weights = llm_trainer_weights(trainer, NULL);
-    float *gradients = llm_trainer_gradients(trainer, &count);       /* floats, then a short tail */
-    MPI_Bcast(weights, (int)(floats / BLOCK), block, 0, MPI_COMM_WORLD);
-    if (rank == 0) {
-        const llm_special_tokens special = cli_special_tokens(tokenizer);
-        cli_print_model(&config);
-        printf("%zu tokens of a vocabulary of %d; %d ranks with %.1f MB each, %.1f of them the "
-               "optimizer's state\n", n, head[1], ranks, 1e-6 * (double)memory.total,
-               1e-6 * (double)memory.optimizer);
-        cli_make_directory(o.out);                   /* fail now rather than at the end */
-        TRY(!llm_model_set_special_tokens(model, &special, &error));
-        TRY(!llm_model_save(model, o.out, LLM_F32, &error));
-        TRY(!llm_tokenizer_save(tokenizer, o.out, &error));
-        rows = cli_open_log(o.out, 0, "step,train_loss,mtp_loss,lr,grad_norm\n");
-    }
+    float *gradients = llm_trainer_gradients(trainer, &count);      /* floats, then a short tail */
+    const int n = o.train.batch * o.train.seq, all = n * ranks;     /* of a rank, of all ranks */
+    int32_t *x = (int32_t *)cli_alloc(2 * (size_t)all, sizeof *x), *y = x + all;
+    cli_print_model(&config);
+    printf("%lld tokens of a vocabulary of %d; %d ranks with %.1f MB each, %.1f of them the "
+           "optimizer's state\n", (long long)llm_data_token_count(data), vocab, ranks,
+           1e-6 * (double)memory.total, 1e-6 * (double)memory.optimizer);
+    FILE *log = rank ? NULL : cli_open_log(o.out, 0, "step,train_loss,mtp_loss,lr,grad_norm\n");
 
     const double start = MPI_Wtime();
-    double exchanged = 0, from;
-    cli_line line;
-    memset(&line, 0, sizeof line);
+    cli_line line = {.n = 0};
     for (int step = 1; step <= o.train.steps; step++) {
-        batch(x, B, T, tokens, order, windows, seed, ((size_t)(step - 1) * R + (size_t)rank) * B);
-        TRY(!llm_trainer_forward(trainer, x, x + B * T, &stats, &error));
+        cli_losses l = {.bytes = 0};
+        for (int r = 0; rank == 0 && r < ranks; r++)
+            TRY(!llm_data_batch(data, (int64_t)(step - 1) * ranks + r, x + r * n, y + r * n,
+                                &error));
+        cli_add_bytes(&l, token_bytes, y, all);
+        TIMED(MPI_Bcast(x, 2 * all, MPI_INT32_T, 0, MPI_COMM_WORLD));
+        TRY(!llm_trainer_forward(trainer, x + rank * n, y + rank * n, &l.last, &error));
         TRY(!llm_trainer_backward(trainer, &error));
-        const double targets = (double)stats.n_targets, ahead = (double)stats.mtp_targets[0];
-        double sums[] = {targets, targets * stats.main_loss, ahead, ahead * stats.mtp_loss[0], 0};
-        from = MPI_Wtime();
+        cli_add_losses(&l);
+        exchange(gradients, slice, o.shard ? SUM_IN_OWNER : SUM_IN_ALL);
+        SUM(gradients + floats, (int)(count - floats), MPI_FLOAT);
+        SUM(&l, 4, MPI_DOUBLE);                      /* main and mtp */
         if (o.shard) {
-            sum_slices(gradients, floats, chunk);
-            sum(gradients + floats, count - floats);
-            sums[4] = llm_trainer_gradient_square_sum(trainer, first, own);
-        } else {
-            sum(gradients, count);
-        }
-        MPI_Allreduce(MPI_IN_PLACE, sums, 5, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
-        exchanged += MPI_Wtime() - from;
-        if (o.shard) {
-            const double norm = sqrt(sums[4]) * llm_trainer_gradient_scale(trainer);
-            TRY(!llm_trainer_update_range(trainer, first, own, norm, &stats, &error));
-            from = MPI_Wtime();
-            MPI_Allgatherv(MPI_IN_PLACE, 0, block, weights, counts, firsts, block, MPI_COMM_WORLD);
-            exchanged += MPI_Wtime() - from;
-        } else {
-            TRY(!llm_trainer_update(trainer, &stats, &error));
-        }
+            double norm = llm_trainer_gradient_square_sum(trainer, first, own);
+            SUM(&norm, 1, MPI_DOUBLE);
+            norm = sqrt(norm) * llm_trainer_gradient_scale(trainer);
+            TRY(!llm_trainer_update_range(trainer, first, own, norm, &l.last, &error));
+            exchange(llm_trainer_weights(trainer, NULL), slice, COPY_OWNER);
+        } else TRY(!llm_trainer_update(trainer, &l.last, &error));
         if (rank) continue;
-        const double loss = sums[1] / sums[0], mtp = sums[2] > 0 ? sums[3] / sums[2] : 0,
-                     now = MPI_Wtime() - start;
-        fprintf(rows, "%d,%.9g,%.9g,%.9g,%.9g\n", step, loss, mtp, (double)stats.learning_rate,
-                (double)stats.grad_norm);
+        const double now = MPI_Wtime() - start, mtp = cli_mean_of(l.mtp);
+        fprintf(log, "%d,%.9g,%.9g,%.9g,%.9g\n", step, cli_mean_of(l.main), mtp,
+                l.last.learning_rate, l.last.grad_norm);
         if (step > 1 && step < o.train.steps && !cli_due(&line)) continue;
         cli_bar(&line, (double)step / o.train.steps, (o.train.steps - step) * now / step);
-        cli_add(&line, "  %d/%d  loss %.3f (%.3f bits/byte)", step, o.train.steps, loss,
-                loss / log(2) * (double)n / (double)size);
-        cli_add(&line, "  %.0f tokens/s", (double)(R * B * T) * step / now);
-        cli_add(&line, "  %.0f %% in MPI", 100 * exchanged / now);
+        cli_add_update(&line, step, o.train.steps, &l, (double)all * step / now);
+        cli_add(&line, "  %.0f %% in MPI", 100 * in_mpi / now);
         if (config.mtp_depth) cli_add(&line, "  mtp %.3f", mtp);
         cli_show(&line, step == o.train.steps);
-        fflush(rows);
     }
     if (rank == 0) {
-        NEED(!ferror(rows) && !fclose(rows), "%s/log.csv: %s", o.out, strerror(errno));
-        TRY(!llm_model_save(model, o.out, LLM_F32, &error));
+        NEED(!ferror(log) && !fclose(log), "%s/log.csv: %s", o.out, strerror(errno));
+        cli_save(model, tokenizer, o.out);
         printf("%d updates; the model is in %s\n", o.train.steps, o.out);
-        cli_print_next(argv[0], o.out, 1);
-        NEED(!fflush(stdout) && !ferror(stdout), "standard output: %s", strerror(errno));
+        cli_print_next(argv[0], o.out, tokenizer != NULL);
     }
     return MPI_Finalize();                           /* which frees the rest with the process */
 }

@@ -10,6 +10,7 @@
  * sample that has the look of the file, without the sense. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
+#include "cli.h"
 
 enum {
     STEPS = 3000,
@@ -30,20 +31,13 @@ static float adam_m[N_PARAMETERS], adam_v[N_PARAMETERS];
 static int32_t tokens[B * N], targets[B];
 static float x[B * N * E], h[B * H], g[B * H], logits[B * V], lse[B];
 static float dx[B * N * E], dh[B * H], dg[B * H], dlogits[B * V];
-static llm_error error;
-
-static void check(llm_result result) {
-    if (result == LLM_OK) return;
-    fprintf(stderr, "own_model: %s\n", error.message);
-    exit(1);
-}
 
 /* tokens (rows,N) -> logits (rows,V) */
 static void forward(llm_context *c, int rows) {
-    check(llm_embedding_forward(c, x, tokens, w + TABLE, rows * N, V, E, &error));
-    check(llm_linear_forward(c, h, x, w + WEIGHT1, w + BIAS1, rows, N * E, H));
+    TRY(!llm_embedding_forward(c, x, tokens, w + TABLE, rows * N, V, E, &error));
+    TRY(!llm_linear_forward(c, h, x, w + WEIGHT1, w + BIAS1, rows, N * E, H));
     llm_gelu_forward(c, g, h, (size_t)rows * H);
-    check(llm_linear_forward(c, logits, g, w + WEIGHT2, w + BIAS2, rows, H, V));
+    TRY(!llm_linear_forward(c, logits, g, w + WEIGHT2, w + BIAS2, rows, H, V));
 }
 
 /* the forward's lines from last to first: dw = gradient of the mean loss, which is returned */
@@ -54,48 +48,45 @@ static float backward(llm_context *c) {
     memset(dh, 0, sizeof dh);
     memset(dg, 0, sizeof dg);
     memset(dlogits, 0, sizeof dlogits);
-    check(llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
+    TRY(!llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
+                                   &error));
+    TRY(!llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
                                     &error));
-    check(llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
-                                     &error));
-    check(llm_linear_backward(c, dg, dw + WEIGHT2, dw + BIAS2, dlogits, g, w + WEIGHT2, B, H, V));
+    TRY(!llm_linear_backward(c, dg, dw + WEIGHT2, dw + BIAS2, dlogits, g, w + WEIGHT2, B, H, V));
     llm_gelu_backward(c, dh, dg, h, (size_t)B * H);
-    check(llm_linear_backward(c, dx, dw + WEIGHT1, dw + BIAS1, dh, x, w + WEIGHT1, B, N * E, H));
-    check(llm_embedding_backward(c, dw + TABLE, dx, tokens, B * N, V, E, &error));
+    TRY(!llm_linear_backward(c, dx, dw + WEIGHT1, dw + BIAS1, dh, x, w + WEIGHT1, B, N * E, H));
+    TRY(!llm_embedding_backward(c, dw + TABLE, dx, tokens, B * N, V, E, &error));
     return loss;
 }
 
+static cli_option options[] = {CLI_END};
+
 int main(int argc, char **argv) {
-    static unsigned char text[1 << 20];                        /* of a longer file, the start */
-    const char *path = argc > 1 ? argv[1] : "llm.h";
+    char **args = argv + (argc > 0);
     llm_context *c;
-    llm_adamw adamw = {0, 0.0f, 0.9f, 0.95f, 1e-8f, 0.01f, 1.0f};
-    llm_train_desc schedule;
-    llm_sampling sampling;
     double sum = 0;
+    size_t size;
     int step, b, i;
 
-    for (i = 1; i < argc; i++)
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
-            return puts("usage: own_model [FILE]       (without a file: llm.h)") < 0;
-    FILE *file = fopen(path, "rb");
-    const size_t size = file ? fread(text, 1, sizeof text, file) : 0;
-    snprintf(error.message, sizeof error.message, "%s: %s", path,
-             file && !ferror(file) ? "too short" : strerror(errno));
-    check(size > N ? LLM_OK : LLM_ERR_IO);
-    fclose(file);
-    c = llm_context_create(1, NULL, &error);                   /* too little work for two threads */
-    check(c ? LLM_OK : LLM_ERR_MEMORY);
+    cli_program = "own_model";
+    const int n_files = cli_read_options(options, args,
+                                         "usage: own_model [FILE]       (without a file: llm.h)\n");
+    if (n_files < 0) return 0;
+    const char *path = n_files ? args[0] : "llm.h";
+    unsigned char *const text = (unsigned char *)cli_read(path, &size);
+    NEED(size > N, "%s: too short", path);
+    if (size > 1 << 20) size = 1 << 20;                        /* of a longer file, the start */
+    TRY(c = llm_context_create(1, NULL, &error));              /* too little work for two threads */
 
     for (i = 0; i < N_PARAMETERS; i++) {                       /* 1/sqrt of the inputs, no biases */
         const float scale = i < WEIGHT1 ? 0.1f : i < BIAS1 ? 1 / sqrtf(N * E) : 1 / sqrtf(H);
         const int is_bias = (i >= BIAS1 && i < WEIGHT2) || i >= BIAS2;
         w[i] = is_bias ? 0 : scale * llm_random_normal(1, (uint64_t)i);
     }
-    memset(&schedule, 0, sizeof schedule);
-    schedule.learning_rate = 3e-3f;
-    schedule.warmup_steps = 50;
-    schedule.max_steps = STEPS;
+    const llm_train_desc schedule = {
+        .learning_rate = 3e-3f, .warmup_steps = 50, .max_steps = STEPS};
+    llm_adamw adamw = {.beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.01f,
+                       .grad_scale = 1};
 
     for (step = 1; step <= STEPS; step++) {
         for (b = 0; b < B; b++) {
@@ -116,21 +107,20 @@ int main(int argc, char **argv) {
         }
     }
 
-    memset(&sampling, 0, sizeof sampling);
-    sampling.temperature = 0.7f;
+    const llm_sampling sampling = {.temperature = 0.7f};
     for (i = 0; i < N; i++) tokens[i] = text[i];               /* it goes on from the start */
     printf("\n%.*s", N, (const char *)text);
     for (step = 0; step < 600; step++) {
         int32_t next;
         forward(c, 1);
-        check(llm_sample(c, &next, logits, V, &sampling, NULL, 0, (uint64_t)step, &error));
+        TRY(!llm_sample(c, &next, logits, V, &sampling, NULL, 0, (uint64_t)step, &error));
         putchar((int)next);
         for (i = 1; i < N; i++) tokens[i - 1] = tokens[i];
         tokens[N - 1] = next;
     }
     printf("\n");
     llm_context_free(c);
-    if (!fflush(stdout) && !ferror(stdout)) return 0;
-    perror("own_model: standard output");
-    return 1;
+    free(text);
+    cli_check_output();
+    return 0;
 }

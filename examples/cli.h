@@ -600,6 +600,18 @@ static inline void cli_add(cli_line *line, const char *format, ...) {
     memcpy(line->text + line->n, part, (size_t)n + 1);
     line->n += n;
 }
+/* Others time this program: it says "ready", and then, for each line of the standard input, which
+ * is a number of runs, the seconds of each, and "done". */
+static inline void cli_serve(double (*run)(void *argument), void *argument) {
+    char line[64];
+    printf("ready\n");
+    fflush(stdout);
+    while (fgets(line, sizeof line, stdin)) {
+        for (int n = atoi(line); n > 0; n--) printf("%.6f\n", run(argument));
+        printf("done\n");
+        fflush(stdout);
+    }
+}
 /* begins it anew, with a bar of the share that is done and the seconds that are left */
 static inline void cli_bar(cli_line *line, double share, double left) {
     static const char bar[] = "########################........................";

@@ -25,7 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int quick, n_threads, recompute;
+static int quick, n_threads, recompute, reps, serving;
 static llm_precision precision;
 static const char *const precisions[] = {"f32", "bf16", "fp8"};
 
@@ -37,30 +37,25 @@ typedef struct machine { /* filled in by the first tables; shared between the pr
 static machine *peak;
 
 /* ---- small tools ----------------------------------------------------------------------------- */
-static void die(const char *what, const llm_error *err) {
-    NEED(0, "%s: %s", what, err ? err->message : "failed");
-}
 static float *floats(size_t n) {
     float *x = (float *)llmi_alloc(NULL, n * sizeof(float), "bench", NULL);
     size_t i;
-    if (!x) die("out of memory", NULL);
+    NEED(x, "out of memory");
     for (i = 0; i < n; i++) x[i] = (float)((i * 2654435761u >> 7) % 2001) * 1e-4f - 0.1f;
     return x;
 }
 static llm_context *new_context(int threads) {
-    llm_error err;
-    llm_context *context = llm_context_create(threads, NULL, &err);
-    if (!context) die("context", &err);
+    llm_context *context = llm_context_create(threads, NULL, &error);
+    TRY(context);
     return context;
 }
 /* a preset, or a DeepSeek-V3 with a head of its own: 68m is dense; moe-162m has 16 experts a layer,
  * 2 of them and one that is shared active */
 static void named_config(llm_config *c, const char *name) {
     const int moe = !strcmp(name, "moe-162m");
-    llm_error err;
     memset(c, 0, sizeof *c);
     if (!moe && strcmp(name, "68m")) {
-        if (llm_config_preset(c, name, &err) != LLM_OK) die("model", &err);
+        TRY(!llm_config_preset(c, name, &error));
         return;
     }
     c->arch = LLM_ARCH_DEEPSEEK_V3;
@@ -111,13 +106,13 @@ static timing timing_of(double *seconds, int n) {
 /* one run to warm up, then for about `budget` seconds, at least `least` times */
 static timing measure(void (*run)(void *), void *argument, double budget, int least) {
     double seconds[200];
-    const double start = llmi_seconds();
+    const double start = cli_seconds();
     int n = 0;
     run(argument);
-    while (n < 200 && (n < least || llmi_seconds() - start < budget)) {
-        const double t = llmi_seconds();
+    while (n < 200 && (n < least || cli_seconds() - start < budget)) {
+        const double t = cli_seconds();
         run(argument);
-        seconds[n++] = llmi_seconds() - t;
+        seconds[n++] = cli_seconds() - t;
     }
     return timing_of(seconds, n);
 }
@@ -145,14 +140,14 @@ static double in_child(void (*table)(void)) {
     pid_t pid;
     fflush(stdout);
     pid = fork();
-    if (pid < 0) die("fork", NULL);
+    NEED(pid >= 0, "fork: %s", strerror(errno));
     if (pid == 0) {
         table();
         fflush(stdout);
         _exit(0);
     }
-    if (wait4(pid, &status, 0, &usage) < 0 || !WIFEXITED(status) || WEXITSTATUS(status))
-        die("a table", NULL);
+    NEED(wait4(pid, &status, 0, &usage) >= 0 && WIFEXITED(status) && !WEXITSTATUS(status),
+         "a table: failed");
     return resident(&usage);
 }
 
@@ -696,8 +691,7 @@ static llm_train_desc train_desc(int B, int T) {
 static llm_memory planned(const llm_config *config, int B, int T) {
     const llm_train_desc d = train_desc(B, T);
     llm_memory memory;
-    llm_error err;
-    if (llm_train_memory(config, &d, &memory, &err) != LLM_OK) die("train_memory", &err);
+    TRY(!llm_train_memory(config, &d, &memory, &error));
     return memory;
 }
 static double planned_bytes(const llm_config *config, int B, int T) {
@@ -706,17 +700,16 @@ static double planned_bytes(const llm_config *config, int B, int T) {
 static void new_training(training *t, const llm_config *config, int B, int T) {
     const llm_train_desc d = train_desc(B, T);
     llm_model_desc md;
-    llm_error err;
     size_t i, n = (size_t)B * (size_t)T;
     memset(t, 0, sizeof *t);
     memset(&md, 0, sizeof md);
     md.n_threads = n_threads;
-    t->model = llm_model_create(config, &md, &err);
-    if (!t->model) die("model", &err);
-    t->trainer = llm_trainer_create(t->model, &d, &err);
-    if (!t->trainer) die("trainer", &err);
+    t->model = llm_model_create(config, &md, &error);
+    TRY(t->model);
+    t->trainer = llm_trainer_create(t->model, &d, &error);
+    TRY(t->trainer);
     t->tokens = (int32_t *)malloc((n + 1) * sizeof(int32_t));
-    if (!t->tokens) die("tokens", NULL);
+    NEED(t->tokens, "out of memory");
     for (i = 0; i <= n; i++)
         t->tokens[i] = (int32_t)(llm_random(7, i) % (uint64_t)config->vocab_size);
 }
@@ -727,17 +720,15 @@ static void free_training(training *t) {
 }
 static void run_step(void *argument) {
     training *t = (training *)argument;
-    llm_error err;
-    double a = llmi_seconds(), b;
-    if (llm_trainer_forward(t->trainer, t->tokens, t->tokens + 1, NULL, &err) != LLM_OK)
-        die("forward", &err);
-    b = llmi_seconds();
+    double a = cli_seconds(), b;
+    TRY(!llm_trainer_forward(t->trainer, t->tokens, t->tokens + 1, NULL, &error));
+    b = cli_seconds();
     t->forward = b - a;
-    if (llm_trainer_backward(t->trainer, &err) != LLM_OK) die("backward", &err);
-    a = llmi_seconds();
+    TRY(!llm_trainer_backward(t->trainer, &error));
+    a = cli_seconds();
     t->backward = a - b;
-    if (llm_trainer_update(t->trainer, NULL, &err) != LLM_OK) die("update", &err);
-    t->update = llmi_seconds() - a;
+    TRY(!llm_trainer_update(t->trainer, NULL, &error));
+    t->update = cli_seconds() - a;
 }
 /* of forward and backward, per batch; an MTP module, dense, has the head once more */
 static double step_flops(const llm_config *c, double B, double T) {
@@ -858,14 +849,13 @@ typedef struct inference {
 static void new_inference(inference *f, const llm_config *config, int prompt, int n) {
     const uint64_t most = (uint64_t)config->max_seq_len;
     llm_model_desc md;
-    llm_error err;
     uint64_t i;
     memset(&md, 0, sizeof md);
     md.n_threads = n_threads;
-    f->model = llm_model_create(config, &md, &err);
-    if (!f->model) die("model", &err);
-    f->session = llm_session_create(f->model, NULL, &err);
-    if (!f->session) die("session", &err);
+    f->model = llm_model_create(config, &md, &error);
+    TRY(f->model);
+    f->session = llm_session_create(f->model, NULL, &error);
+    TRY(f->session);
     f->tokens = (int32_t *)(void *)floats((size_t)most);
     f->written = (int32_t *)(void *)floats((size_t)most);
     f->logits = floats((size_t)config->vocab_size);
@@ -883,31 +873,25 @@ static void free_inference(inference *f) {
 }
 static void run_prefill(void *argument) {
     inference *f = (inference *)argument;
-    llm_error err;
-    if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
-    if (llm_session_eval(f->session, 0, f->tokens, f->prompt, f->logits, &err) != LLM_OK)
-        die("eval", &err);
+    TRY(!llm_session_rewind(f->session, 0, 0, &error));
+    TRY(!llm_session_eval(f->session, 0, f->tokens, f->prompt, f->logits, &error));
 }
 /* after the prompt, which is there already */
 static void run_decode(void *argument) {
     inference *f = (inference *)argument;
-    llm_error err;
     int i;
-    if (llm_session_rewind(f->session, 0, f->prompt, &err) != LLM_OK) die("rewind", &err);
+    TRY(!llm_session_rewind(f->session, 0, f->prompt, &error));
     for (i = 0; i < f->n; i++)
-        if (llm_session_eval(f->session, 0, f->tokens + i, 1, f->logits, &err) != LLM_OK)
-            die("eval", &err);
+        TRY(!llm_session_eval(f->session, 0, f->tokens + i, 1, f->logits, &error));
 }
 /* prompt and all, as a user sees it */
 static void run_generate(void *argument) {
     inference *f = (inference *)argument;
     llm_generate_desc d;
-    llm_error err;
     memset(&d, 0, sizeof d);
     d.max_new_tokens = f->n;
-    if (llm_session_rewind(f->session, 0, 0, &err) != LLM_OK) die("rewind", &err);
-    if (llm_generate(f->session, f->tokens, f->prompt, &d, f->written, f->n, NULL, &err) != LLM_OK)
-        die("generate", &err);
+    TRY(!llm_session_rewind(f->session, 0, 0, &error));
+    TRY(!llm_generate(f->session, f->tokens, f->prompt, &d, f->written, f->n, NULL, &error));
 }
 static void table_prefill(void) {
     static const int lengths[4] = {512, 17, 64, 1024};
@@ -930,9 +914,9 @@ static void table_prefill(void) {
     }
 }
 static double seconds_to(void (*run)(void *), void *argument) {
-    const double start = llmi_seconds();
+    const double start = cli_seconds();
     run(argument);
-    return llmi_seconds() - start;
+    return cli_seconds() - start;
 }
 /* How fast memory is read changes from second to second where a machine is shared: it is read just
  * before and just after. */
@@ -1124,9 +1108,8 @@ static void table_experts(void) {
 
 /* ---- files and text -------------------------------------------------------------------------- */
 static void run_load(void *directory) {
-    llm_error err;
-    llm_model *model = llm_model_load((const char *)directory, NULL, &err);
-    if (!model) die("load", &err);
+    llm_model *model = llm_model_load((const char *)directory, NULL, &error);
+    TRY(model);
     llm_model_free(model);
 }
 static void table_load(void) {
@@ -1134,7 +1117,6 @@ static void table_load(void) {
                                         "config.json"};
     static char directory[] = "build/bench-load";
     llm_config config;
-    llm_error err;
     llm_model *model;
     double save, megabytes;
     timing t;
@@ -1142,11 +1124,11 @@ static void table_load(void) {
     named_config(&config, "gpt2");
     megabytes = 4e-6 * (double)llm_config_param_count(&config);
     cli_make_directory(directory);
-    model = llm_model_create(&config, NULL, &err);
-    if (!model) die("model", &err);
-    save = llmi_seconds();
-    if (llm_model_save(model, directory, LLM_F32, &err) != LLM_OK) die("save", &err);
-    save = llmi_seconds() - save;
+    model = llm_model_create(&config, NULL, &error);
+    TRY(model);
+    save = cli_seconds();
+    TRY(!llm_model_save(model, directory, LLM_F32, &error));
+    save = cli_seconds() - save;
     llm_model_free(model);
     t = measure(run_load, directory, quick ? 0.5 : 2.0, 3);
     for (i = 0; i < 3; i++) remove(cli_in(directory, files[i]));
@@ -1157,40 +1139,35 @@ static void table_load(void) {
 
 typedef struct encoding {
     llm_tokenizer *tokenizer;
-    const char *text;
+    char *text;
     size_t size, n_tokens;
 } encoding;
 
 static void run_encode(void *argument) {
     encoding *e = (encoding *)argument;
-    llm_error err;
-    if (llm_tokenizer_encode(e->tokenizer, e->text, e->size, 0, NULL, 0, &e->n_tokens, &err) !=
-        LLM_OK)
-        die("encode", &err);
+    TRY(!llm_tokenizer_encode(e->tokenizer, e->text, e->size, 0, NULL, 0, &e->n_tokens, &error));
 }
 static void table_text(void) {
     const int vocab_size = quick ? 2048 : 16384;
     encoding e;
-    llm_error err;
     double train, seconds;
-    void *text;
     printf("\n== tokenizer, 1 thread: ");
-    if (llmi_file_read("llm.h", &text, &e.size, NULL, &err) != LLM_OK) {
-        printf("skipped: %s\n", err.message);
+    if (cli_can_open("llm.h", &error) < 0) {
+        printf("skipped: %s\n", error.message);
         return;
     }
-    e.text = (const char *)text;
-    train = llmi_seconds();
-    e.tokenizer = llm_tokenizer_train(e.text, e.size, vocab_size, NULL, &err);
-    if (!e.tokenizer) die("tokenizer", &err);
-    train = llmi_seconds() - train;
+    e.text = cli_read("llm.h", &e.size);
+    train = cli_seconds();
+    e.tokenizer = llm_tokenizer_train(e.text, e.size, vocab_size, NULL, &error);
+    TRY(e.tokenizer);
+    train = cli_seconds() - train;
     seconds = measure(run_encode, &e, 0.5, 3).best;
     printf("llm.h's text, %.0f kB; %d tokens learnt in %.2f s; encoded at %.1f MB/s, %.1f "
            "characters a token\n",
            (double)e.size / 1e3, llm_tokenizer_vocab_size(e.tokenizer), train,
            (double)e.size / seconds / 1e6, (double)e.size / (double)e.n_tokens);
     llm_tokenizer_free(e.tokenizer);
-    llmi_release(NULL, text);
+    free(e.text);
 }
 
 /* ---- one figure per line, for other programs ------------------------------------------------- */
@@ -1198,27 +1175,19 @@ typedef struct timed { void (*run)(void *); void *argument; } timed;
 
 static double seconds_of(void *argument) {
     const timed *job = (const timed *)argument;
-    const double start = llmi_seconds();
+    const double start = cli_seconds();
     job->run(job->argument);
-    return llmi_seconds() - start;
+    return cli_seconds() - start;
 }
 static double seconds_of_products(void *rows) {
     return all_products(*(const int *)rows, n_threads, 0.0, 0, NULL);
 }
-static int serve(double (*seconds)(void *), void *argument, int reps, int from_stdin) {
+static int serve(double (*seconds)(void *), void *argument) {
     struct rusage usage;
-    char line[64];
-    int n = reps;
     seconds(argument);                 /* warm up */
-    printf("ready\n");
-    fflush(stdout);
-    while (!from_stdin || fgets(line, sizeof line, stdin)) {
-        if (from_stdin) n = atoi(line);
-        while (n-- > 0) printf("%.6f\n", seconds(argument));
-        if (!from_stdin) break;
-        printf("done\n");
-        fflush(stdout);
-    }
+    if (serving) cli_serve(seconds, argument);
+    else printf("ready\n");
+    for (int i = 0; !serving && i < reps; i++) printf("%.6f\n", seconds(argument));
     getrusage(RUSAGE_SELF, &usage);
     printf("maxrss %.0f\n", resident(&usage));
     return 0;
@@ -1238,7 +1207,7 @@ static const struct { const char *name; void (*table)(void); int needs; } tables
 #define N_TABLES ((int)(sizeof tables / sizeof tables[0]))
 
 static const char *only, *model_name;
-static int reps, serving, step_size[2], prefill_size[2], decode_size[2], gemm_size[2], chosen;
+static int step_size[2], prefill_size[2], decode_size[2], gemm_size[2], chosen;
 static cli_option options[] = {
     CLI_SWITCH("--quick", &quick, "fewer sizes and repetitions"),
     CLI_WHOLE("--threads", &n_threads, "0", 0, "0 = all cores"),
@@ -1285,7 +1254,7 @@ int main(int argc, char **argv) {
     if (*only) which = tables_named(only);
     NEED(which > 0, "--only %s: --help names the tables", only);
     n_threads = llmi_thread_count(n_threads);
-    if (*gemm_size) return serve(seconds_of_products, gemm_size, reps, serving);
+    if (*gemm_size) return serve(seconds_of_products, gemm_size);
     if (one) {
         llm_config config;
         timed job;
@@ -1308,11 +1277,11 @@ int main(int argc, char **argv) {
             job.run = size[1] ? run_generate : run_prefill;
             job.argument = &f;
         }
-        return serve(seconds_of, &job, reps, serving);
+        return serve(seconds_of, &job);
     }
     peak = (machine *)mmap(NULL, sizeof *peak, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                            -1, 0);
-    if (peak == MAP_FAILED) die("mmap", NULL);
+    NEED(peak != MAP_FAILED, "mmap: %s", strerror(errno));
     memset(peak, 0, sizeof *peak);
     for (i = N_TABLES; i-- > 0;)
         if (which >> i & 1 && tables[i].needs) which |= 3;

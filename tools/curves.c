@@ -54,8 +54,6 @@ static cli_option options[] = {
     CLI_END
 };
 
-static void die(const char *what, const char *why) { NEED(0, "%s: %s", what, why); }
-
 /* ---- the text -------------------------------------------------------------------------------- */
 typedef struct text {
     int32_t *tokens;
@@ -65,35 +63,26 @@ typedef struct text {
 
 static text read_text(size_t T) {
     int32_t token_of[256];
-    unsigned char *data;
-    llm_error err;
-    void *memory;
     text t;
-    size_t i;
+    unsigned char *data = (unsigned char *)cli_read(text_path, &t.n);
     int c;
-    if (llmi_file_read(text_path, &memory, &t.n, NULL, &err) != LLM_OK)
-        die("text", err.message);
-    data = (unsigned char *)memory;
     for (c = 0; c < 256; c++) token_of[c] = bytes;
-    for (i = 0; i < t.n; i++) token_of[data[i]] = 1;
+    for (size_t i = 0; i < t.n; i++) token_of[data[i]] = 1;
     for (c = 0, t.vocab_size = 0; c < 256; c++)
         if (token_of[c]) token_of[c] = t.vocab_size++;
-    t.tokens = (int32_t *)malloc((t.n + 1) * sizeof *t.tokens);
-    if (!t.tokens) die("text", "out of memory");
-    for (i = 0; i < t.n; i++) t.tokens[i] = token_of[data[i]];
-    llmi_release(NULL, memory);
+    t.tokens = (int32_t *)cli_alloc(t.n, sizeof *t.tokens);
+    for (size_t i = 0; i < t.n; i++) t.tokens[i] = token_of[data[i]];
+    free(data);
     t.n_train = (size_t)((double)t.n * (1.0 - val_share));
-    if (t.n_train <= T || t.n - t.n_train <= T)
-        die(text_path, "too short for a window in both parts");
+    NEED(t.n_train > T && t.n - t.n_train > T, "%s: too short for a window in both parts",
+         text_path);
     return t;
 }
 
 /* ---- model and training ---------------------------------------------------------------------- */
 static llm_config config_of(int vocab_size) {
     llm_config c;
-    llm_error err;
-    if (llm_config_preset(&c, arch ? "deepseek-tiny" : "gpt2-tiny", &err))
-        die("--arch", err.message);
+    TRY(!llm_config_preset(&c, arch ? "deepseek-tiny" : "gpt2-tiny", &error));
     cli_shape(&c, layers, heads, width, 0);
     c.vocab_size = vocab_size;
     c.max_seq_len = seq;
@@ -101,22 +90,16 @@ static llm_config config_of(int vocab_size) {
     return c;
 }
 static llm_train_desc train_desc(void) {
-    llm_train_desc d;
-    memset(&d, 0, sizeof d);
-    d.grad_accum_steps = accumulate;
-    d.batch_size = batch / accumulate;
-    if (batch % accumulate) die("--accumulate", "does not divide --batch");
-    d.seq_len = seq;
-    d.max_steps = steps;
-    d.learning_rate = (float)lr;
-    d.min_lr_ratio = cli_or_off(min_lr / lr);
-    d.warmup_steps = warmup;
-    d.beta2 = (float)beta2;
-    d.weight_decay = cli_or_off(weight_decay);
-    d.grad_clip = cli_or_off(clip);
-    d.precision = (llm_precision)precision;
-    d.recompute = recompute;
-    return d;
+    NEED(batch % accumulate == 0, "--accumulate: does not divide --batch");
+    return (llm_train_desc){
+        .batch_size = batch / accumulate, .seq_len = seq, .grad_accum_steps = accumulate,
+        .learning_rate = (float)lr,
+        .min_lr_ratio = cli_or_off(min_lr / lr),
+        .warmup_steps = warmup, .max_steps = steps,
+        .beta2 = (float)beta2,
+        .weight_decay = cli_or_off(weight_decay),
+        .grad_clip = cli_or_off(clip),
+        .precision = (llm_precision)precision, .recompute = recompute};
 }
 
 typedef struct training {
@@ -134,16 +117,12 @@ typedef struct training {
 static double validation_batch(training *t, double first, double gap, int rows) {
     const size_t T = (size_t)t->desc.seq_len;
     llm_train_stats stats;
-    llm_error err;
-    int i;
-    for (i = 0; i < rows; i++) {
+    for (int i = 0; i < rows; i++) {
         const int32_t *from = t->text.tokens + (size_t)(first + gap * i);
         memcpy(t->tokens + (size_t)i * T, from, T * sizeof *from);
         memcpy(t->targets + (size_t)i * T, from + 1, T * sizeof *from);
     }
-    if (llm_trainer_evaluate(t->trainer, t->tokens, t->targets, rows, (int)T, &stats, &err) !=
-        LLM_OK)
-        die("evaluate", err.message);
+    TRY(!llm_trainer_evaluate(t->trainer, t->tokens, t->targets, rows, (int)T, &stats, &error));
     return (double)stats.main_loss * rows;
 }
 static double validation(training *t) {
@@ -159,27 +138,25 @@ static double validation(training *t) {
 }
 
 /* one step and its line of the log -> its seconds */
-static double step(training *t) {
+static double step(void *argument) {
+    training *t = (training *)argument;
     const size_t T = (size_t)t->desc.seq_len;
     const uint64_t B = (uint64_t)t->desc.batch_size, parts = (uint64_t)t->desc.grad_accum_steps;
     const uint64_t places = t->text.n_train - T;
-    const double start = llmi_seconds();
+    const double start = cli_seconds();
     llm_train_stats stats;
-    llm_error err;
-    double seconds, loss = 0.0;
-    uint64_t part, i;
-    for (part = 0; part < parts; part++) {
-        for (i = 0; i < B; i++) {
+    double loss = 0.0;
+    for (uint64_t part = 0; part < parts; part++) {
+        for (uint64_t i = 0; i < B; i++) {
             const uint64_t window = ((uint64_t)t->step * parts + part) * B + i;
             const uint64_t at = llm_random(t->seed, window) % places;
             memcpy(t->tokens + i * T, t->text.tokens + at, T * sizeof(int32_t));
             memcpy(t->targets + i * T, t->text.tokens + at + 1, T * sizeof(int32_t));
         }
-        if (llm_trainer_step(t->trainer, t->tokens, t->targets, &stats, &err) != LLM_OK)
-            die("step", err.message);
+        TRY(!llm_trainer_step(t->trainer, t->tokens, t->targets, &stats, &error));
         loss += (double)stats.main_loss / (double)parts;
     }
-    seconds = llmi_seconds() - start;
+    const double seconds = cli_seconds() - start;
     t->seconds += seconds;
     t->step++;
     if (!t->log) return seconds;
@@ -191,50 +168,31 @@ static double step(training *t) {
 }
 
 int main(int argc, char **argv) {
-    llm_model_desc md;
-    llm_config config;
-    llm_model *model;
-    llm_error err;
-    char line[64];
-    training t;
-    size_t n;
+    training t = {.step = 0};
     cli_program = "curves";
     const int n_files = cli_read_options(options, argv + (argc > 0),
                                          "usage: curves [OPTION]...\n");
     if (n_files < 0) return 0;
     NEED(!n_files, "%s: not an option; the text is --text", argv[1]);
-    memset(&t, 0, sizeof t);
-    memset(&md, 0, sizeof md);
     t.desc = train_desc();
     t.text = read_text((size_t)t.desc.seq_len);
-    config = config_of(t.text.vocab_size);
-    md.seed = t.seed = (uint64_t)seed;
-    md.n_threads = threads;
-    model = llm_model_create(&config, &md, &err);
-    if (!model) die("model", err.message);
-    t.trainer = llm_trainer_create(model, &t.desc, &err);
-    if (!t.trainer) die("trainer", err.message);
-    n = (size_t)t.desc.batch_size * (size_t)t.desc.seq_len;
-    t.tokens = (int32_t *)malloc(2 * n * sizeof *t.tokens);
-    if (!t.tokens) die("batch", "out of memory");
+    t.seed = (uint64_t)seed;
+    const llm_config config = config_of(t.text.vocab_size);
+    const llm_model_desc desc = {.seed = t.seed, .n_threads = threads};
+    llm_model *model = llm_model_create(&config, &desc, &error);
+    TRY(model);
+    TRY(t.trainer = llm_trainer_create(model, &t.desc, &error));
+    const size_t n = (size_t)t.desc.batch_size * (size_t)t.desc.seq_len;
+    t.tokens = (int32_t *)cli_alloc(2 * n, sizeof *t.tokens);
     t.targets = t.tokens + n;
     if (*log_path) {
-        t.log = fopen(log_path, "w");
-        if (!t.log) die(log_path, strerror(errno));
+        NEED(t.log = fopen(log_path, "w"), "%s: %s", log_path, strerror(errno));
         fprintf(t.log, "step,train_loss,val_loss,seconds\n");
     }
     printf("parameters %.0f\n", (double)llm_config_param_count(&config));
-    if (serve) {
-        printf("ready\n");
-        fflush(stdout);
-        while (fgets(line, sizeof line, stdin)) {
-            int left = atoi(line);
-            while (left-- > 0) printf("%.6f\n", step(&t));
-            printf("done\n");
-            fflush(stdout);
-        }
-    } else while (t.step < t.desc.max_steps) step(&t);
-    if (t.log && fclose(t.log)) die(log_path, strerror(errno));
+    if (serve) cli_serve(step, &t);
+    else while (t.step < t.desc.max_steps) step(&t);
+    NEED(!t.log || !fclose(t.log), "%s: %s", log_path, strerror(errno));
     printf("val_loss %.6f\nseconds %.3f\n", validation(&t), t.seconds);
     llm_trainer_free(t.trainer);
     llm_model_free(model);

@@ -149,7 +149,8 @@
  * MANY MACHINES
  *   Data parallel: R processes (ranks) with equal weights, each with batches of its own, sum the
  *   buffer of llm_trainer_gradients, tail included, after backward; then each makes the same
- *   update: that of the ranks' batches together. examples/train_mpi.c does it over MPI.
+ *   update: that of the ranks' batches together. Unequal machines need a cap, llm_model_desc.isa.
+ *   examples/train_mpi.c does it over MPI.
  *   Sharded      (ZeRO-1, arXiv:1910.02054) rank r's desc has shard_first, shard_count: r's slice.
  *                Each gets the summed gradient of its slice only (reduce-scatter), and the summed
  *                tail; the slices' llm_trainer_gradient_square_sum add up to norm = sqrt(sum)

@@ -813,6 +813,7 @@ typedef struct cli_model {
 typedef struct cli_training {
     int seq, batch, accumulate, steps, schedule, warmup, precision, recompute, seed, threads;
     double lr, min_lr, beta2, weight_decay, clip;
+    llm_isa isa;                       /* cap of the instruction set */
 } cli_training;
 #define CLI_MODEL_OPTIONS(m) \
     CLI_CHOICE("--arch", &m.arch, "deepseek|gpt2", "a tiny model of that kind"), \
@@ -860,7 +861,7 @@ static inline llm_train_desc cli_train_desc(cli_option *options, const cli_train
         .learning_rate = cli_or_off(t->lr),
         .min_lr_ratio = ratio ? cli_or_off(t->min_lr / t->lr) : 0.1f,
         .schedule = (llm_schedule)t->schedule,
-        .max_steps = t->schedule == LLM_SCHEDULE_CONSTANT ? 0 : t->steps,   /* that one has no end */
+        .max_steps = t->schedule == LLM_SCHEDULE_CONSTANT ? 0 : t->steps,  /* that one has no end */
         .warmup_steps = cli_given(options, "--warmup") ? t->warmup : few ? t->steps / 10 : 50,
         .beta2 = (float)t->beta2,
         .weight_decay = cli_or_off(t->weight_decay),
@@ -881,7 +882,7 @@ static inline llm_config cli_new_config(const cli_model *m, int vocab, int seq) 
 /* with fresh weights; its ends of text are the tokenizer's, if there is one */
 static inline llm_model *cli_new_model(const llm_config *config, const cli_training *t,
                                        const llm_tokenizer *tokenizer) {
-    const llm_model_desc desc = {.seed = (uint64_t)t->seed, .n_threads = t->threads};
+    const llm_model_desc desc = {.seed = (uint64_t)t->seed, .n_threads = t->threads, .isa = t->isa};
     const llm_special_tokens ends = cli_special_tokens(tokenizer);
     llm_model *model = llm_model_create(config, &desc, &error);
     TRY(model && !llm_model_set_special_tokens(model, &ends, &error));

@@ -48,10 +48,10 @@ static float backward(llm_context *c) {
     memset(dh, 0, sizeof dh);
     memset(dg, 0, sizeof dg);
     memset(dlogits, 0, sizeof dlogits);
-    TRY(!llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
-                                   &error));
-    TRY(!llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0, LLM_REDUCTION_MEAN,
-                                    &error));
+    TRY(!llm_cross_entropy_forward(c, &loss, NULL, lse, logits, targets, B, V, 0,
+                                   LLM_REDUCTION_MEAN, &error));
+    TRY(!llm_cross_entropy_backward(c, dlogits, NULL, lse, logits, targets, B, V, 0,
+                                    LLM_REDUCTION_MEAN, &error));
     TRY(!llm_linear_backward(c, dg, dw + WEIGHT2, dw + BIAS2, dlogits, g, w + WEIGHT2, B, H, V));
     llm_gelu_backward(c, dh, dg, h, (size_t)B * H);
     TRY(!llm_linear_backward(c, dx, dw + WEIGHT1, dw + BIAS1, dh, x, w + WEIGHT1, B, N * E, H));

@@ -6,10 +6,8 @@
  * Every rank holds all weights and runs --batch sequences of its own; an all-reduce adds up the
  * gradients, and all make the same update. With --shard-optimizer (ZeRO-1, arXiv:1910.02054) a rank
  * has the optimizer's state of a slice of the weights only: a slice's gradient is summed in its
- * owner (reduce-scatter), who updates it, and all get its weights (all-gather). R ranks with batch
- * B see the sequences of one rank with batch R B: their losses are the same to rounding. Only rank
- * 0 reads and writes files. Expect the loss, how much of the time goes into MPI (waiting for slower
- * ranks, too), and a directory like train.c's. For networks, see MANY MACHINES in llm.h. */
+ * owner, who updates it, and all get its weights. R ranks with batch B see the sequences of one
+ * with batch R B: their losses are the same to rounding. Only rank 0 reads and writes files. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #include "cli.h"
@@ -83,7 +81,9 @@ int main(int argc, char **argv) {
              "%lld tokens: an update takes %lld sequences of %d",
              (long long)llm_data_token_count(data), (long long)ranks * o.train.batch, o.train.seq);
     }
-    MPI_Bcast(&vocab, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    int agreed[] = {vocab, -(int)llm_context_isa(NULL)};            /* kernels that all have */
+    MPI_Allreduce(MPI_IN_PLACE, agreed, 2, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    vocab = agreed[0], o.train.isa = (llm_isa)-agreed[1];
     llm_train_desc desc = cli_train_desc(options, &o.train);
     const llm_config config = cli_new_config(&o.model, vocab, o.train.seq);
     TRY(!llm_train_memory(&config, &desc, &memory, &error));

@@ -14806,14 +14806,22 @@ LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t lane, size_t al
                 }
             }
 }
-/* for A, lanes are rows of a tile as they lie along k; for B, they run across it */
+/* For A, lanes are rows of a tile as they lie along k; for B, they run across it. What is known in
+ * each branch makes it a loop of its own. */
+LLMI_INLINE void LLV_(pack_parts)(llmi_side side, float *to, const float *from, size_t lane,
+                                  size_t along, size_t lanes, size_t k, size_t parts) {
+    if (side == LLMI_A && along == 1) LLV_(pack)(to, from, lane, 1, lanes, k, 0, parts);
+    else if (side == LLMI_A) LLV_(pack)(to, from, 1, along, lanes, k, 1, parts);
+    else if (along == 1) LLV_(pack)(to, from, lane, 1, lanes, k, 1, parts);
+    else LLV_(pack)(to, from, 1, along, lanes, k, 0, parts);
+}
 static void LLV_(pack_f32)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
                            size_t lanes, size_t k) {
-    LLV_(pack)(to, from, lane, along, lanes, k, (side == LLMI_A) == (along != 1), 3);
+    LLV_(pack_parts)(side, to, from, lane, along, lanes, k, 3);
 }
 static void LLV_(pack_bf16)(llmi_side side, float *to, const float *from, size_t lane,
                             size_t along, size_t lanes, size_t k) {
-    LLV_(pack)(to, from, lane, along, lanes, k, (side == LLMI_A) == (along != 1), 1);
+    LLV_(pack_parts)(side, to, from, lane, along, lanes, k, 1);
 }
 
 /* out (32,32) = A panel^T B panel over groups of 32 k */
@@ -15017,11 +15025,13 @@ LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t P, size_t lane,
     }
 }
 #endif /* LLMI_PASS == LLMI_PASS_BF16 */
-/* LLMI_PASS_BF16: of bf16 */
+/* What is known in each branch makes it a loop of its own. LLMI_PASS_BF16: of bf16. */
 static void LLV_(pack_f32)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
                            size_t lanes, size_t k) {
-    if (side == LLMI_A) LLV_(pack)(to, from, LLV_MR, lane, along, lanes, k);
-    else LLV_(pack)(to, from, LLV_NR, lane, along, lanes, k);
+    if (side == LLMI_A && along == 1) LLV_(pack)(to, from, LLV_MR, lane, 1, lanes, k);
+    else if (side == LLMI_A) LLV_(pack)(to, from, LLV_MR, 1, along, lanes, k);
+    else if (along == 1) LLV_(pack)(to, from, LLV_NR, lane, 1, lanes, k);
+    else LLV_(pack)(to, from, LLV_NR, 1, along, lanes, k);
 }
 
 /* the first rows of a tile: C (rows,NR) = [C +] a (k,MR)^T b (k,NR) [+ bias]; k counts pairs where
@@ -15146,8 +15156,12 @@ LLMI_INLINE void LLV_(pack_tiles)(float *to, const float *from, size_t P, size_t
 }
 static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t lane, size_t along,
                            size_t lanes, size_t k) {
-    if (side == LLMI_A) LLV_(pack_tiles)(to, from, LLV_MR, lane, along, lanes, k, 1, 0);
-    else LLV_(pack_tiles)(to, from, LLV_NR, lane, along, lanes, k, 0, side == LLMI_WEIGHT);
+    const int shared = side == LLMI_WEIGHT;
+    if (side == LLMI_A && along == 1)
+        LLV_(pack_tiles)(to, from, LLV_MR, lane, 1, lanes, k, 1, 0);
+    else if (side == LLMI_A) LLV_(pack_tiles)(to, from, LLV_MR, 1, along, lanes, k, 1, 0);
+    else if (along == 1) LLV_(pack_tiles)(to, from, LLV_NR, lane, 1, lanes, k, 0, shared);
+    else LLV_(pack_tiles)(to, from, LLV_NR, 1, along, lanes, k, 0, shared);
 }
 #endif
 

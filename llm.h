@@ -1387,6 +1387,20 @@ static float llmi_f16_to_f32(uint16_t h) {
     return llmi_float_of_bits(sign | (exponent + 112u) << 23 | fraction << 13);
 }
 
+/* whole numbers in files, the lowest byte first */
+static uint64_t llmi_get_little(const unsigned char *from, int bytes) {
+    uint64_t value = 0;
+    int i;
+    for (i = 0; i < bytes; i++) value |= (uint64_t)from[i] << 8 * i;
+    return value;
+}
+#ifndef LLM_NO_STDIO
+static void llmi_put_little(unsigned char *to, uint64_t value, int bytes) {
+    int i;
+    for (i = 0; i < bytes; i++) to[i] = (unsigned char)(value >> 8 * i);
+}
+#endif
+
 /* ============================================================================================
  * >>random       counter-based random numbers, the same on every machine
  * ========================================================================================== */
@@ -3232,13 +3246,13 @@ static void llmi_matrix_times_back(llm_context *context, const llmi_matrix *w, f
 static llmi_gemm llmi_product(float *y, size_t ldy, const float *x, llmi_matrix w,
                               const float *bias, size_t rows, int accumulate) {
     llmi_gemm g;
+    memset(&g, 0, sizeof g);
     g.m = rows; g.n = w.n_out; g.k = w.n_in;
     g.a = x; g.a_row = w.n_in; g.a_col = 1;
     g.b = w.data; g.b_row = w.transposed ? w.n_out : 1; g.b_col = w.transposed ? 1 : w.n_in;
     g.c = y; g.ldc = ldy;
     g.bias = bias;
     g.accumulate = accumulate;
-    g.same_a = 0;
     g.precision = w.precision;
     g.b_weight = 1;
     return g;
@@ -3261,13 +3275,12 @@ static llmi_gemm llmi_product_again(float *y, size_t ldy, const float *x, llmi_m
 static llmi_gemm llmi_product_dx(float *dx, const float *dy, size_t lddy, llmi_matrix w,
                                  size_t rows, int accumulate) {
     llmi_gemm g;
+    memset(&g, 0, sizeof g);
     g.m = rows; g.n = w.n_in; g.k = w.n_out;
     g.a = dy; g.a_row = lddy; g.a_col = 1;
     g.b = w.data; g.b_row = w.transposed ? 1 : w.n_in; g.b_col = w.transposed ? w.n_out : 1;
     g.c = dx; g.ldc = w.n_in;
-    g.bias = NULL;
     g.accumulate = accumulate;
-    g.same_a = 0;
     g.precision = w.precision;
     g.b_weight = 1;
     return g;
@@ -3282,6 +3295,7 @@ static void llmi_matmul_dx(llm_context *context, float *dx, const float *dy, siz
 static llmi_gemm llmi_product_dw(float *dw, const float *dy, size_t lddy, const float *x,
                                  llmi_matrix w, size_t rows, int accumulate) {
     llmi_gemm g;
+    memset(&g, 0, sizeof g);
     g.k = rows;
     if (w.transposed) {
         g.m = w.n_in; g.n = w.n_out;
@@ -3293,11 +3307,8 @@ static llmi_gemm llmi_product_dw(float *dw, const float *dy, size_t lddy, const 
         g.b = x; g.b_row = w.n_in; g.b_col = 1;
     }
     g.c = dw; g.ldc = g.n;
-    g.bias = NULL;
     g.accumulate = accumulate;
-    g.same_a = 0;
     g.precision = w.precision;
-    g.b_weight = 0;
     return g;
 }
 static void llmi_matmul_dw(llm_context *context, float *dw, const float *dy, size_t lddy,
@@ -9516,17 +9527,6 @@ static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
 static const char llmi_data_magic[8] = "llm.tok";
 enum { LLMI_DATA_VERSION = 1, LLMI_DATA_SHORT_VOCAB = 1 << 15 };
 
-static void llmi_put_little(unsigned char *to, uint64_t value, int bytes) {
-    int i;
-    for (i = 0; i < bytes; i++) to[i] = (unsigned char)(value >> 8 * i);
-}
-static uint64_t llmi_get_little(const unsigned char *from, int bytes) {
-    uint64_t value = 0;
-    int i;
-    for (i = 0; i < bytes; i++) value |= (uint64_t)from[i] << 8 * i;
-    return value;
-}
-
 /* what the hash starts from: llmi_hash_parts goes on with the bytes of the tokens */
 static uint64_t llmi_data_hash(int vocab_size, int width) {
     return llm_random((uint64_t)vocab_size, (uint64_t)width);
@@ -12764,14 +12764,13 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
                                    llm_error *err) {
     const llmi_source *source = &shard->source;
     unsigned char bytes[8];
-    uint64_t length = 0;
-    size_t i;
+    uint64_t length;
     if (source->size < 8)
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.120s: %llu bytes are too few for a safetensors file", source->name,
                          (unsigned long long)source->size);
     LLMI_TRY(llmi_source_read(source, 0, bytes, 8, err));
-    for (i = 8; i-- > 0;) length = length << 8 | bytes[i];
+    length = llmi_get_little(bytes, 8);
     if (length > source->size - 8 || length > LLMI_HEADER_MOST)
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.120s: a header of %llu bytes does not fit the file's %llu (or 100 MiB)",
@@ -13805,7 +13804,7 @@ static llm_result llmi_save_tensors(const llmi_save *save, const char *name, siz
     memset(&header, 0, sizeof header);
     header.allocator = model->allocator;
     llmi_header_write(&header, &model->table, first, end, save->dtype, save->generation);
-    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header.size >> 8 * i);
+    llmi_put_little(length, header.size, 8);
     result = header.failed == LLM_OK
                  ? llmi_save_open(save, name, &w, err)
                  : llmi_fail(err, header.failed, "out of memory: the header of %s", name);
@@ -14017,7 +14016,7 @@ static llm_result llmi_trainer_write(const char *path, const llmi_piece *pieces,
     if (header->failed != LLM_OK)
         return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the header of %.120s",
                          llmi_path_end(path, 120));
-    for (i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)header->size >> 8 * i);
+    llmi_put_little(length, header->size, 8);
     LLMI_TRY(llmi_writer_open(&w, path, LLMI_TEMPORARIES, err));
     LLMI_TRY(llmi_writer_add(&w, length, 8, err));
     LLMI_TRY(llmi_writer_add(&w, header->data, header->size, err));

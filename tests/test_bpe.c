@@ -1380,7 +1380,20 @@ TEST(bpe_added_tokens_overlap) {
     }
 }
 
+/* a string with a character that stands for no byte stays what it is */
+TEST(bpe_characters_of_bytes) {
+    char bytes[] = "\xc4\xa0" "a\xc3\xa9", opaque[] = "a\xe4\xbd\xa0", broken[] = "a\xe4\xbd";
+    size_t n = strlen(bytes);
+    CHECK(llmi_chars_to_bytes(bytes, &n) == LLMI_BYTES && n == 3 && !memcmp(bytes, " a\xe9", 3));
+    n = strlen(opaque);
+    CHECK(llmi_chars_to_bytes(opaque, &n) == LLMI_OPAQUE && n == 4 &&
+          !strcmp(opaque, "a\xe4\xbd\xa0"));
+    n = strlen(broken);
+    CHECK(llmi_chars_to_bytes(broken, &n) == LLMI_OPAQUE && n == 3);
+}
+
 static void run_bpe(void) {
+    RUN(bpe_characters_of_bytes);
     RUN(bpe_small);
     RUN(bpe_gpt2);
     RUN(bpe_train);

@@ -2422,7 +2422,64 @@ TEST(files_index_names_others) {
     llm_model_free(model);
 }
 
+/* empty tensors share a place with the one after them, in whatever order the header has them */
+TEST(files_empty_tensors) {
+    static const char *const headers[] = {
+        "{'a':{'dtype':'F32','shape':[2],'data_offsets':[0,8]},"
+        "'b':{'dtype':'F32','shape':[0],'data_offsets':[0,0]},"
+        "'c':{'dtype':'F32','shape':[1],'data_offsets':[8,12]},"
+        "'d':{'dtype':'F32','shape':[0,3],'data_offsets':[8,8]}}",
+        "{'d':{'dtype':'F32','shape':[0,3],'data_offsets':[12,12]},"
+        "'c':{'dtype':'F32','shape':[1],'data_offsets':[8,12]},"
+        "'b':{'dtype':'F32','shape':[0],'data_offsets':[8,8]},"
+        "'a':{'dtype':'F32','shape':[2],'data_offsets':[0,8]}}"};
+    int i;
+    for (i = 0; i < 2; i++) {
+        unsigned char file[512] = {0};
+        const size_t n = strlen(headers[i]);
+        llmi_shard shard;
+        llm_error err;
+        size_t k;
+        memset(&shard, 0, sizeof shard);
+        for (k = 0; k < n; k++) file[8 + k] = (unsigned char)(headers[i][k] == '\'' ? '"' : headers[i][k]);
+        llmi_put_little(file, n, 8);
+        shard.source.name = "memory";
+        shard.source.memory = file;
+        shard.source.size = 8 + n + 12;
+        CHECK_MSG(llmi_shard_parse(&shard, NULL, &err) == LLM_OK, "%s", err.message);
+        CHECK(shard.n == 4);
+        llmi_shard_free(&shard, NULL);
+    }
+}
+
+/* a shard holds as many tensors as fit, and one at least */
+TEST(files_shards_are_full) {
+    static const size_t counts[] = {3, 5, 100, 1, 1, 30, 30, 30, 2};
+    llmi_tensor rows[9];
+    llmi_table table;
+    uint64_t most;
+    size_t i;
+    memset(rows, 0, sizeof rows);
+    for (i = 0; i < 9; i++) rows[i].count = counts[i];
+    memset(&table, 0, sizeof table);
+    table.rows = rows;
+    table.n = 9;
+    for (most = 1; most < 900; most += 7) {
+        size_t first, end;
+        for (first = 0; first < 9; first = end) {
+            uint64_t bytes = 0;
+            end = llmi_shard_end(&table, first, 4, most);
+            CHECK(end > first && end <= 9);
+            for (i = first; i < end; i++) bytes += 4 * counts[i];
+            CHECK(bytes <= most || end == first + 1);
+            CHECK(end == 9 || bytes + 4 * counts[end] > most);
+        }
+    }
+}
+
 static void run_files(void) {
+    RUN(files_empty_tensors);
+    RUN(files_shards_are_full);
     RUN(files_every_prefix);
     RUN(files_damaged_bytes);
     RUN(files_header_length);

@@ -233,6 +233,13 @@ TEST(config_presets) {
 
 /* what deepseek-ai/DeepSeek-V3's config.json says; the other presets have neither YaRN nor a
  * factor */
+TEST(config_of_most_modules) {
+    llm_config c = deepseek_config(0, 0, 30, 16, 4);
+    llm_model *model = llm_model_create(&c, NULL, NULL);
+    CHECK(llm_config_validate(&c, NULL) == LLM_OK && model != NULL);
+    CHECK(llm_config_mtp_param_count(&c) % 4 == 0 && llm_config_mtp_param_count(&c) > 0);
+    llm_model_free(model);
+}
 TEST(config_of_deepseek_v3) {
     static const char *const small[] = {"deepseek-small", "deepseek-base", "deepseek-large",
                                         "deepseek-xl", "deepseek-moe-150m", "deepseek-tiny"};
@@ -668,6 +675,7 @@ static void run_model(void) {
     RUN(model_golden_gradients_recomputed);
     RUN(model_golden_config);
     RUN(config_presets);
+    RUN(config_of_most_modules);
     RUN(config_of_deepseek_v3);
     RUN(config_counts_what_is_allocated);
     RUN(model_initialisation);

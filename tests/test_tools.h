@@ -103,7 +103,10 @@ static void heap_enter(void) {}
 static void heap_leave(void) {}
 #endif
 
+/* what is fresh is no number as a float, and far too large as a whole number */
 static void *heap_allocate(size_t size, void *user) {
+    static const char poison[4] = {(char)0xc0, 0x7f, (char)0xc0, 0x7f};
+    size_t at;
     heap *h = (heap *)user;
     heap_block block;
     char *memory;
@@ -119,7 +122,7 @@ static void *heap_allocate(size_t size, void *user) {
     block.owner = h;
     memory = block.raw + sizeof block + 1 + size * 7 % 61;
     memcpy(memory - sizeof block, &block, sizeof block);
-    memset(memory, 0xff, size);
+    for (at = 0; at < size; at++) memory[at] = poison[(uintptr_t)(memory + at) % 4];
     heap_enter();
     h->live++;
     h->bytes += size;

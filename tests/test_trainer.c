@@ -313,6 +313,37 @@ static llm_trainer *small_trainer(int B, int T) {
     const llm_train_desc d = train_desc(B, T, 1);
     return shaken_trainer(&c, 7, &d);
 }
+/* the tail holds the tokens per expert of all micro-batches since the update */
+TEST(trainer_loads_accumulate) {
+    const llm_config c = deepseek_config(1, 0, 40, 12, 0);
+    llm_train_desc d = train_desc(2, 12, 1);
+    int32_t tokens[2][24], targets[2][24];
+    float *tail[3];
+    llm_trainer *t[3];
+    size_t n, count = 0, i;
+    int k, other = 0;
+    d.grad_accum_steps = 2;
+    for (k = 0; k < 2; k++) random_batch(tokens[k], targets[k], 24, 40, 0.1, 8 + (uint64_t)k);
+    for (k = 0; k < 3; k++) {          /* the first batch, the second, both */
+        int b;
+        t[k] = shaken_trainer(&c, 7, &d);
+        if (!t[k]) return;
+        for (b = 0; b < 2; b++) {
+            if (k < 2 && b != k) continue;
+            CHECK(llm_trainer_forward(t[k], tokens[b], targets[b], NULL, NULL) == LLM_OK);
+            CHECK(llm_trainer_backward(t[k], NULL) == LLM_OK);
+        }
+        llm_trainer_weights(t[k], &n);
+        tail[k] = llm_trainer_gradients(t[k], &count) + n;
+    }
+    CHECK(count - n > 1);
+    for (i = 0; i < count - n; i++) {
+        CHECK(tail[2][i] == tail[0][i] + tail[1][i]);
+        other += tail[0][i] != tail[1][i];
+    }
+    CHECK(other > 0);
+    for (k = 0; k < 3; k++) drop_trainer(t[k]);
+}
 TEST(trainer_accumulation_equals_the_large_batch) {
     const llm_config c = small_config(53, 21, 24, 2, 3);
     llm_train_desc d = train_desc(6, 21, 2);
@@ -1288,6 +1319,7 @@ static void run_trainer(void) {
     RUN(trainer_adamw_op);
     RUN(trainer_clip_op);
     RUN(trainer_update_in_double);
+    RUN(trainer_loads_accumulate);
     RUN(trainer_accumulation_equals_the_large_batch);
     RUN(trainer_processes_and_shards);
     RUN(trainer_ranges_equal_the_whole);

@@ -383,10 +383,40 @@ TEST(precision_memory_as_planned) {
             }
 }
 
+/* The products of a weight, forward and to dx, take it in tiles of 128 x 128 to a scale: that of a
+ * lane alone would give other bits where lanes differ in size. dW has no weight among its factors. */
+TEST(precision_fp8_weights_have_tiles) {
+    enum { rows = 40, n_in = 70, n_out = 50 };
+    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2);
+    float *dy = noise(rows * n_out, 1.0, 3), *got = floats(rows * n_in), *want = floats(rows * n_in);
+    llm_context *context = llm_context_create(1, NULL, NULL);
+    llmi_matrix weight = llmi_matrix_of(w, n_out, n_in, 0);
+    int back, i;
+    for (i = 0; i < n_out * n_in; i++) w[i] *= powf(1.7f, (float)(i / n_in % 9 + i % 5));
+    weight.precision = LLM_PRECISION_FP8;
+    for (back = 0; back < 2; back++) {
+        const size_t n = rows * (back ? n_in : n_out);
+        llmi_gemm g = back ? llmi_product_dx(got, dy, n_out, weight, rows, 0)
+                           : llmi_product(got, n_out, x, weight, NULL, rows, 0);
+        llmi_gemm_run(context, &g);
+        g.c = want;
+        g.b_weight = 1;
+        llmi_gemm_run(context, &g);
+        CHECK(same_bits(got, want, n));
+        g.b_weight = 0;
+        llmi_gemm_run(context, &g);
+        CHECK(!same_bits(got, want, n));
+    }
+    CHECK(llmi_product_dw(got, dy, n_out, x, weight, rows, 0).b_weight == 0);
+    drop(x); drop(w); drop(dy); drop(got); drop(want);
+    llm_context_free(context);
+}
+
 static void run_precision(void) {
     RUN(precision_e4m3_is_pytorchs);
     RUN(precision_narrow_and_widen);
     RUN(precision_nan_stays);
+    RUN(precision_fp8_weights_have_tiles);
     RUN(precision_products);
     RUN(precision_linear_layer_in_fp8);
     RUN(precision_not_finite_stays_so);

@@ -9055,6 +9055,16 @@ static llm_result llmi_generate_check(llm_generate_desc *d, const llm_session *s
     return llmi_check_sampling(&d->sampling, err);
 }
 
+/* Evaluates batch[0] after `length` tokens, and after it what the modules draft, `most` at most. */
+static llm_result llmi_generate_next(llm_session *s, const llm_generate_desc *d, int length,
+                                     int32_t *batch, int most, int *n_drafts, llm_error *err) {
+    LLMI_TRY(llm_session_rewind(s, 0, length, err));
+    *n_drafts = 0;
+    if (d->speculate)
+        *n_drafts = llmi_mtp_draft(s, batch[0], batch + 1, llmi_int_min(s->run.mtp, most));
+    return llmi_session_append(s, 0, batch, 1 + *n_drafts, s->sample_logits, 1 + *n_drafts, err);
+}
+
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
                                 const llm_generate_desc *desc, int32_t *tokens, int capacity,
                                 llm_generate_stats *stats, llm_error *err) {
@@ -9101,18 +9111,12 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
             row++;
             continue;
         }
-        result = llm_session_rewind(s, 0, length, err);
-        if (result != LLM_OK) break;
         row = 0;
         batch[0] = token;
-        n_drafts = d.speculate ? llmi_mtp_draft(s, token, batch + 1,
-                                                llmi_int_min(s->run.mtp,
-                                                             limit - count.n_generated - 1))
-                               : 0;
-        count.n_drafted += n_drafts;
-        result = llmi_session_append(s, 0, batch, 1 + n_drafts, s->sample_logits, 1 + n_drafts,
-                                     err);
+        result = llmi_generate_next(s, &d, length, batch, limit - count.n_generated - 1, &n_drafts,
+                                    err);
         if (result != LLM_OK) break;
+        count.n_drafted += n_drafts;
     }
     if (result != LLM_OK && result != LLM_ERR_CANCELLED)
         (void)llm_session_rewind(s, 0, first, NULL);
@@ -14949,74 +14953,86 @@ LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t P, size_t lane,
 #undef LLV_PAIRS
 #else
 
+/* `whole` lanes that stand side by side, in groups of P: whole rows, 8 at a time, as a panel's
+ * stride would thrash the cache sets */
+LLMI_INLINE void LLV_(pack_rows)(float *to, const float *from, size_t P, size_t along,
+                                 size_t whole, size_t k) {
+    size_t l0, i, l, i0, i1;
+    for (i0 = 0; i0 < k; i0 = i1) {
+        float *d = to + i0 * P;
+        i1 = llmi_min(i0 + 8, k);
+        for (l0 = 0; l0 < whole; l0 += P, d += P * (k - (i1 - i0)))
+            for (i = i0; i < i1; i++, d += P) {
+                const float *s = from + i * along + l0;
+                LLMI_PREFETCH(s + 8 * along);
+#ifdef LLV_V4
+                if (P % LLV_W) {       /* MR is no multiple of W */
+                    LLMI_UNROLL
+                    for (l = 0; l + 4 <= P; l += 4) LLV_ST4(d + l, LLV_LD4(s + l));
+                    if (P % 4) memcpy(d + l, s + l, P % 4 * sizeof *s);
+                    continue;
+                }
+#endif
+                LLMI_UNROLL
+                for (l = 0; l < P; l += LLV_W) LLV_ST(d + l, LLV_LD(s + l));
+            }
+    }
+}
+
+#ifdef LLV_V4
+/* P lanes, each of which runs along k: four at a time, a cache line of each; -> how far along k */
+LLMI_INLINE size_t LLV_(pack_lanes)(float *to, const float *s, size_t P, size_t lane, size_t k) {
+    size_t i, l, i1, j;
+    for (i = 0; i + 4 <= k; i = i1) {
+        i1 = llmi_min(i + 16, k / 4 * 4);
+        LLMI_UNROLL
+        for (l = 0; l < P; l += 4) {
+            const int two = l + 2 == P;
+            const float *h = s + l * lane, *h2 = two ? h : h + 2 * lane;
+            LLMI_PREFETCH(h + i + 32);
+            LLMI_PREFETCH(h + lane + i + 32);
+            LLMI_PREFETCH(h2 + i + 32);
+            LLMI_PREFETCH(h2 + lane + i + 32);
+            for (j = i; j < i1; j += 4) {
+                float *d = to + j * P + l;
+                LLV_V4 a = LLV_LD4(h + j), b = LLV_LD4(h + lane + j);
+                LLV_V4 c = LLV_LD4(h2 + j), e = LLV_LD4(h2 + lane + j);
+                LLV_TRANSPOSE4(a, b, c, e);
+                if (two) {
+                    LLV_ST2(d, a);
+                    LLV_ST2(d + P, b);
+                    LLV_ST2(d + 2 * P, c);
+                    LLV_ST2(d + 3 * P, e);
+                } else {
+                    LLV_ST4(d, a);
+                    LLV_ST4(d + P, b);
+                    LLV_ST4(d + 2 * P, c);
+                    LLV_ST4(d + 3 * P, e);
+                }
+            }
+        }
+    }
+    return i;
+}
+#endif
+
 /* lanes (m or n) in groups of P become to[k P + lane], zero-padded; lane: stride between lanes,
  * along: stride along k, both in floats */
 LLMI_INLINE void LLV_(pack)(float *to, const float *from, size_t P, size_t lane, size_t along,
                             size_t lanes, size_t k) {
-    size_t l0 = 0, i, l, i1;
-    if (lane == 1) {     /* whole rows, 8 at a time: a panel's stride would thrash the cache sets */
-        const size_t whole = lanes / P * P;
-        size_t i0;
-        for (i0 = 0; i0 < k; i0 = i1) {
-            float *d = to + i0 * P;
-            i1 = llmi_min(i0 + 8, k);
-            for (l0 = 0; l0 < whole; l0 += P, d += P * (k - (i1 - i0)))
-                for (i = i0; i < i1; i++, d += P) {
-                    const float *s = from + i * along + l0;
-                    LLMI_PREFETCH(s + 8 * along);
-#ifdef LLV_V4
-                    if (P % LLV_W) {                     /* LLV_MR is no multiple of LLV_W */
-                        LLMI_UNROLL
-                        for (l = 0; l + 4 <= P; l += 4) LLV_ST4(d + l, LLV_LD4(s + l));
-                        if (P % 4) memcpy(d + l, s + l, P % 4 * sizeof *s);
-                        continue;
-                    }
-#endif
-                    LLMI_UNROLL
-                    for (l = 0; l < P; l += LLV_W) LLV_ST(d + l, LLV_LD(s + l));
-                }
-        }
-        to += whole * k;
-        l0 = whole;
+    size_t l0 = 0, i, l;
+    if (lane == 1) {
+        l0 = lanes / P * P;
+        LLV_(pack_rows)(to, from, P, along, l0, k);
+        to += l0 * k;
     }
     for (; l0 < lanes; l0 += P, to += P * k) {
         const float *s = from + l0 * lane;
         const size_t n = llmi_min(lanes - l0, P);
         i = 0;
 #ifdef LLV_V4
-        if (n == P && along == 1) {      /* four lanes at a time, a cache line of each */
-            for (; i + 4 <= k; i = i1) {
-                i1 = llmi_min(i + 16, k / 4 * 4);
-                LLMI_UNROLL
-                for (l = 0; l < P; l += 4) {
-                    const int two = l + 2 == P;
-                    const float *h = s + l * lane, *h2 = two ? h : h + 2 * lane;
-                    size_t j;
-                    LLMI_PREFETCH(h + i + 32);
-                    LLMI_PREFETCH(h + lane + i + 32);
-                    LLMI_PREFETCH(h2 + i + 32);
-                    LLMI_PREFETCH(h2 + lane + i + 32);
-                    for (j = i; j < i1; j += 4) {
-                        float *d = to + j * P + l;
-                        LLV_V4 a = LLV_LD4(h + j), b = LLV_LD4(h + lane + j);
-                        LLV_V4 c = LLV_LD4(h2 + j), e = LLV_LD4(h2 + lane + j);
-                        LLV_TRANSPOSE4(a, b, c, e);
-                        if (two) {
-                            LLV_ST2(d, a);
-                            LLV_ST2(d + P, b);
-                            LLV_ST2(d + 2 * P, c);
-                            LLV_ST2(d + 3 * P, e);
-                        } else {
-                            LLV_ST4(d, a);
-                            LLV_ST4(d + P, b);
-                            LLV_ST4(d + 2 * P, c);
-                            LLV_ST4(d + 3 * P, e);
-                        }
-                    }
-                }
-            }
-        }
-#endif /* LLV_V4 */
+        if (n == P && along == 1) i = LLV_(pack_lanes)(to, s, P, lane, k);
+#endif
         for (; i < k; i++) {
             for (l = 0; l < n; l++) to[i * P + l] = s[l * lane + i * along];
             for (; l < P; l++) to[i * P + l] = 0.0f;

@@ -2024,7 +2024,7 @@ enum {
     LLMI_OF_MOE = 1,                   /* counts only where there are experts                   */
     LLMI_OURS = 2,                     /* transformers has no such key: written if it is not 0  */
     LLMI_OR_NULL = 4,                  /* 0 is written as null                                  */
-    LLMI_NO_DEFAULT = 8,               /* has to be there for types that are not the family's   */
+    LLMI_NO_DEFAULT = 8,               /* the key must be there if model_type is another name   */
     LLMI_WRITTEN = 16,                 /* of a fixed value: config.json gets it                 */
     LLMI_PROLONGED = 32                /* may differ from the checkpoint's: see prolong         */
 };
@@ -2032,8 +2032,9 @@ typedef struct llmi_field {
     const char *name;                  /* of the member */
     size_t offset;
     llmi_field_type type;
-    const char *ends;                  /* of the range, as llmi_check_float has them; "": the    */
-    double low, high, standard;        /* range depends on others. What a zero stands for       */
+    const char *ends;                  /* of the range, as llmi_check_float has them; "" if the  */
+    double low, high;                  /* range depends on other fields                         */
+    double standard;                   /* what a zero stands for; 0: itself                     */
     int flags;
     const char *key, *alias;           /* in config.json; NULL: none                            */
     double absent;                     /* value of a key that is not there                      */

@@ -1,7 +1,7 @@
 /* build/tests [-v] [-x] [FILTER]: all tests, or those whose name contains FILTER; -v names each
  * one, -x stops at the first check that fails.
- * One translation unit, so that the tests see what is static in llm.h. Run it in the project's root:
- * the goldens are read from tests/data. */
+ * One translation unit, so that the tests see what is static in llm.h. Run it in the project's
+ * root: the goldens are read from tests/data. */
 
 /* Mapping and memory that llm.h asks the system for go through the tests, which let them fail. */
 #define _DEFAULT_SOURCE 1      /* before any header of the system's, as llm.h has it */

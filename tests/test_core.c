@@ -5,7 +5,7 @@
   #include <sys/wait.h>
 #endif
 
-/* ---- random numbers ----------------------------------------------------------------------------- */
+/* ---- random numbers -------------------------------------------------------------------------- */
 TEST(core_random_published) {
     static const uint64_t seed_1234567[] = {
         UINT64_C(6457827717110365317), UINT64_C(3203168211198807973), UINT64_C(9817491932198370423),
@@ -53,7 +53,8 @@ TEST(core_random_uniform) {
     CHECK(inside);
     CHECK(bits);
     CHECK_MSG(fabs(sum / n - 0.5) < 4.0 * sqrt(1.0 / 12.0 / n), "mean %g", sum / n);
-    CHECK_MSG(fabs(squares / n - 1.0 / 12.0) < 4.0 * sqrt(1.0 / 180.0 / n), "variance %g", squares / n);
+    CHECK_MSG(fabs(squares / n - 1.0 / 12.0) < 4.0 * sqrt(1.0 / 180.0 / n), "variance %g",
+              squares / n);
     CHECK_MSG(fabs(product / n) < 4.0 / 12.0 / sqrt(n), "covariance of neighbours %g", product / n);
     for (i = 0; i < 64; i++) chi += (bins[i] - n / 64.0) * (bins[i] - n / 64.0) / (n / 64.0);
     CHECK_MSG(chi < 63.0 + 4.0 * sqrt(2.0 * 63.0), "chi square of 64 bins: %g", chi);
@@ -61,7 +62,8 @@ TEST(core_random_uniform) {
 
 TEST(core_random_normal) {
     enum { N = 400000 };
-    double m1 = 0.0, m2 = 0.0, m3 = 0.0, m4 = 0.0, product = 0.0, before = 0.0, extreme = 0.0, n = (double)N;
+    double m1 = 0.0, m2 = 0.0, m3 = 0.0, m4 = 0.0, product = 0.0, before = 0.0, extreme = 0.0,
+           n = (double)N;
     int i, exact = 1;
     for (i = 0; i < N; i++) {
         const double x = (double)llm_random_normal(7, (uint64_t)i);
@@ -78,7 +80,8 @@ TEST(core_random_normal) {
             int j, part;
             for (j = 0; j < 3; j++) {
                 uint64_t z = plain_random(&state);
-                for (part = 0; part < 4; part++, z >>= 16) sum += ((double)(z & 0xffff) - 65535.0 / 2.0) / 65536.0;
+                for (part = 0; part < 4; part++, z >>= 16)
+                    sum += ((double)(z & 0xffff) - 65535.0 / 2.0) / 65536.0;
             }
             exact = exact && x == sum;
         }
@@ -94,25 +97,32 @@ TEST(core_random_normal) {
     CHECK(llm_random_normal(7, 0) != llm_random_normal(8, 0));
 }
 
-/* ---- sizes and memory --------------------------------------------------------------------------- */
+/* ---- sizes and memory ------------------------------------------------------------------------ */
 TEST(core_sizes_saturate) {
     const size_t most = SIZE_MAX, half = SIZE_MAX / 2;
     CHECK(llmi_add(2, 3) == 5 && llmi_add(most, 0) == most && llmi_add(0, most) == most);
-    CHECK(llmi_add(most, 1) == most && llmi_add(half + 1, half + 1) == most && llmi_add(most, most) == most);
+    CHECK(llmi_add(most, 1) == most && llmi_add(half + 1, half + 1) == most &&
+          llmi_add(most, most) == most);
     CHECK(llmi_add(half, half) == most - 1);
-    CHECK(llmi_mul(6, 7) == 42 && llmi_mul(0, most) == 0 && llmi_mul(most, 0) == 0 && llmi_mul(most, 1) == most);
-    CHECK(llmi_mul(half, 2) == most - 1 && llmi_mul(half + 1, 2) == most && llmi_mul(most, 2) == most);
-    CHECK(llmi_mul(most / 3, 3) == most && llmi_mul(most / 3 + 1, 3) == most && llmi_mul(most, most) == most);
+    CHECK(llmi_mul(6, 7) == 42 && llmi_mul(0, most) == 0 && llmi_mul(most, 0) == 0 &&
+          llmi_mul(most, 1) == most);
+    CHECK(llmi_mul(half, 2) == most - 1 && llmi_mul(half + 1, 2) == most &&
+          llmi_mul(most, 2) == most);
+    CHECK(llmi_mul(most / 3, 3) == most && llmi_mul(most / 3 + 1, 3) == most &&
+          llmi_mul(most, most) == most);
     CHECK(llmi_round_up(0, 64) == 0 && llmi_round_up(1, 64) == 64 && llmi_round_up(64, 64) == 64);
     CHECK(llmi_round_up(65, 64) == 128 && llmi_round_up(10, 3) == 12 && llmi_round_up(9, 3) == 9);
     CHECK(llmi_round_up(most, 64) == most && llmi_round_up(most - 5, 64) == most);
-    CHECK(llmi_ceil_div(0, 5) == 0 && llmi_ceil_div(1, 5) == 1 && llmi_ceil_div(5, 5) == 1 && llmi_ceil_div(6, 5) == 2);
+    CHECK(llmi_ceil_div(0, 5) == 0 && llmi_ceil_div(1, 5) == 1 && llmi_ceil_div(5, 5) == 1 &&
+          llmi_ceil_div(6, 5) == 2);
     CHECK(llmi_ceil_div(most, 2) == half + 1 && llmi_ceil_div(most, most) == 1);
-    CHECK(llmi_min(3, 4) == 3 && llmi_min(most, 4) == 4 && llmi_max(3, 4) == 4 && llmi_max(most, 4) == most);
+    CHECK(llmi_min(3, 4) == 3 && llmi_min(most, 4) == 4 && llmi_max(3, 4) == 4 &&
+          llmi_max(most, 4) == most);
 }
 
 TEST(core_alloc_aligns_and_balances) {
-    static const size_t sizes[] = {0, 1, 63, 64, 65, 1000, 4096, 100001, (size_t)4 << 20, ((size_t)5 << 20) + 3};
+    static const size_t sizes[] = {
+        0, 1, 63, 64, 65, 1000, 4096, 100001, (size_t)4 << 20, ((size_t)5 << 20) + 3};
     void *memory[20];
     heap h;
     llm_error err;
@@ -124,7 +134,8 @@ TEST(core_alloc_aligns_and_balances) {
             memory[i] = llmi_alloc(allocator, sizes[i], "a block", &err);
             CHECK(memory[i] != NULL);
             if (!memory[i]) continue;
-            CHECK_MSG((uintptr_t)memory[i] % 64 == 0, "%lu bytes at %p", (unsigned long)sizes[i], memory[i]);
+            CHECK_MSG((uintptr_t)memory[i] % 64 == 0, "%lu bytes at %p", (unsigned long)sizes[i],
+                      memory[i]);
             memset(memory[i], i + 1, sizes[i]);
         }
         for (i = 0; i < 10; i++) {     /* no block reaches into another */
@@ -139,7 +150,8 @@ TEST(core_alloc_aligns_and_balances) {
 }
 
 TEST(core_alloc_fails) {
-    static const size_t too_much[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 63, SIZE_MAX - 100, SIZE_MAX / 2};
+    static const size_t too_much[] = {SIZE_MAX, SIZE_MAX - 1, SIZE_MAX - 63, SIZE_MAX - 100,
+                                      SIZE_MAX / 2};
     heap h;
     llm_error err;
     int i;
@@ -165,12 +177,14 @@ TEST(core_grow) {
     long calls;
     int i;
     heap_init(&h);
-    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 0, 0, "text", &err) == LLM_OK && h.calls == 0);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 0, 0, "text", &err) == LLM_OK &&
+          h.calls == 0);
     CHECK(llmi_grow(&h.allocator, &memory, &capacity, 0, 100, "text", &err) == LLM_OK);
     CHECK(memory != NULL && capacity >= 100 && (uintptr_t)memory % 64 == 0);
     if (!memory) return;
     memset(memory, 42, 100);
-    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, capacity, "text", &err) == LLM_OK && h.calls == 1);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, capacity, "text", &err) == LLM_OK &&
+          h.calls == 1);
     CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, 5000, "text", &err) == LLM_OK);
     CHECK(capacity >= 5000 && h.live == 1);
     for (i = 0; i < 100; i++) CHECK(((const char *)memory)[i] == 42);
@@ -180,10 +194,13 @@ TEST(core_grow) {
     REFUSED(LLM_ERR_MEMORY, llmi_grow(&h.allocator, &memory, &capacity, 100, 100000, "text", &err),
             "text");
     CHECK(memory == old && capacity == before && ((const char *)memory)[99] == 42);
-    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, SIZE_MAX - 10, "text", &err) == LLM_ERR_MEMORY);
+    CHECK(llmi_grow(&h.allocator, &memory, &capacity, 100, SIZE_MAX - 10, "text", &err) ==
+          LLM_ERR_MEMORY);
     CHECK(memory == old && capacity == before);
     for (i = 0, calls = h.calls; i < 10000; i++)   /* byte by byte: few allocations */
-        if (llmi_grow(&h.allocator, &memory, &capacity, capacity, capacity + 1, "text", &err) != LLM_OK) break;
+        if (llmi_grow(&h.allocator, &memory, &capacity, capacity, capacity + 1, "text", &err) !=
+            LLM_OK)
+            break;
         else if (capacity > 1000000) break;
     CHECK_MSG(h.calls - calls < 30, "%ld allocations", h.calls - calls);
     llmi_release(&h.allocator, memory);
@@ -215,7 +232,7 @@ TEST(core_carve) {
     CHECK(over.used == SIZE_MAX);      /* and no allocation of that size succeeds */
 }
 
-/* ---- errors ------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 TEST(core_fail) {
     char text[600], control[8] = "a\nb\tc\177";
     llm_error err;
@@ -228,21 +245,23 @@ TEST(core_fail) {
     text[599] = 0;
     memset(&err, '#', sizeof err);
     CHECK(llmi_fail(&err, LLM_ERR_NUMERIC, "%s", text) == LLM_ERR_NUMERIC);
-    CHECK(err.message[sizeof err.message - 1] == 0 && strlen(err.message) == sizeof err.message - 1);
+    CHECK(err.message[sizeof err.message - 1] == 0 &&
+          strlen(err.message) == sizeof err.message - 1);
     CHECK(memcmp(err.message, text, sizeof err.message - 1) == 0 && err.code == LLM_ERR_NUMERIC);
-    llmi_fail(&err, LLM_ERR_FORMAT, "%s", control);            /* one line, whatever a file's name holds */
+    llmi_fail(&err, LLM_ERR_FORMAT, "%s", control); /* one line, whatever a file's name holds */
     CHECK_MSG(strcmp(err.message, "a?b?c?") == 0, "'%s'", err.message);
     for (i = 1; i < 256; i++) {
         char one[2] = {0, 0};
         one[0] = (char)i;
         llmi_fail(&err, LLM_ERR_FORMAT, "%s", one);
-        CHECK_MSG(err.message[0] == (i < 32 || i == 127 ? '?' : one[0]) && err.message[1] == 0, "character %d", i);
+        CHECK_MSG(err.message[0] == (i < 32 || i == 127 ? '?' : one[0]) && err.message[1] == 0,
+                  "character %d", i);
     }
     llmi_fail(&err, LLM_ERR_CANCELLED, "%s", "");
     CHECK(err.message[0] == 0 && err.code == LLM_ERR_CANCELLED);
 }
 
-/* ---- kernels, contexts, threads ----------------------------------------------------------------- */
+/* ---- kernels, contexts, threads -------------------------------------------------------------- */
 TEST(core_kernel_tables) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     int i, j, n = 0;
@@ -252,12 +271,12 @@ TEST(core_kernel_tables) {
     CHECK(strcmp(kernels_at(0)->name, "scalar") == 0 && kernels_at(0)->w == 1);
     for (i = 0; i < n; i++) {
         const llmi_kernels *k = kernels_at(i);
-        CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum && k->largest &&
-                      k->add && k->axpy && k->affine && k->exp_sum && k->softmax_backward &&
-                      k->gelu && k->gelu_backward && k->swiglu && k->swiglu_backward && k->adamw &&
-                      k->narrow && k->widen && k->norm && k->norm_backward &&
-                      k->norm_backward_weight && k->column_sum, "a kernel of %s is missing",
-                  k->name);
+        CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum &&
+                      k->largest && k->add && k->axpy && k->affine && k->exp_sum &&
+                      k->softmax_backward && k->gelu && k->gelu_backward && k->swiglu &&
+                      k->swiglu_backward && k->adamw && k->narrow && k->widen && k->norm &&
+                      k->norm_backward && k->norm_backward_weight && k->column_sum,
+                  "a kernel of %s is missing", k->name);
         for (j = LLM_PRECISION_FP32; j <= LLM_PRECISION_FP8; j++) {
             const llmi_tiles *tiles = &k->tiles[j];
             CHECK_MSG(tiles->mr >= 1 && tiles->nr % k->w == 0 && tiles->nr >= k->w &&
@@ -448,8 +467,8 @@ TEST(core_parallel) {
             v.n_threads = threads[t];
             llmi_parallel(context, sizes[s], visit, &v);
             for (i = 0; i < 1000; i++)
-                CHECK_MSG(v.count[i] == (i < sizes[s]), "task %lu of %lu ran %d times", (unsigned long)i,
-                          (unsigned long)sizes[s], (int)v.count[i]);
+                CHECK_MSG(v.count[i] == (i < sizes[s]), "task %lu of %lu ran %d times",
+                          (unsigned long)i, (unsigned long)sizes[s], (int)v.count[i]);
             CHECK(!v.bad_thread);
         }
         llm_context_free(context);

@@ -124,7 +124,8 @@ TEST(data_format) {
     llmi_release(NULL, bytes);
 }
 
-/* windows of the split as (file, first token) in the order in which batches have them; -1 = wrong */
+/* windows of the split as (file, first token) in the order in which batches have them; -1 =
+ * wrong */
 static int64_t data_place(const int32_t *tokens, const int32_t *targets, const int64_t *n,
                           int n_files, int T, int vocab) {
     int64_t w;
@@ -653,7 +654,7 @@ TEST(data_full_disk) { /* the old file stays, and no temporary one is left */
 }
 #endif
 
-/* ---- tools/tokenize.c ------------------------------------------------------------------------- */
+/* ---- tools/tokenize.c ------------------------------------------------------------------------ */
 #define DATA_TOKENIZER "build/test_data.json"
 
 /* GPT-2's pattern, a few merges, and added tokens that make cutting hard; kind 1: a prefix space */
@@ -690,7 +691,8 @@ static tokenize_job data_job(size_t part) {
     return job;
 }
 
-/* the tokens of DATA(0) are these, those with a mark context only; n >= 1. The first has no mark here. */
+/* the tokens of DATA(0) are these, those with a mark context only; n >= 1. The first has no mark
+ * here. */
 static void data_expect(const int32_t *tokens, const unsigned char *marks, size_t n,
                         const char *what) {
     llmi_data_file f;

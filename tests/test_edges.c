@@ -206,7 +206,7 @@ TEST(edges_of_ops) {
     llm_error err;
     int i;
     for (i = 0; i < 8; i++) w[i] = m[i] = v[i] = g[i] = y[i] = 0.5f;
-    adamw = adamw_of(-1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);          /* there is no such update */
+    adamw = adamw_of(-1, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);       /* there is no such update */
     llm_adamw_update(context, w, m, v, g, 8, &adamw);
     CHECK(w[0] == 0.5f && m[0] == 0.5f && v[0] == 0.5f);
     adamw.step = 0;

@@ -1273,8 +1273,9 @@ TEST(files_paths) {
 }
 
 /* ---- configurations -------------------------------------------------------------------------- */
-/* Each text, put into the configuration, is refused with this code; the message is about the file
- * config.json or the weights', and holds what is behind the text's |, or else the text's first key. */
+/* Each text, put into the configuration, is refused with this code; the message is about the
+ * file config.json or the weights', and holds what is behind the text's |, or else the text's
+ * first key. */
 static void files_refused_configs(const char *base, const llm_model *model, int in_config,
                                   llm_result code, const char *const *texts, size_t n) {
     size_t size, i;
@@ -2441,7 +2442,8 @@ TEST(files_empty_tensors) {
         llm_error err;
         size_t k;
         memset(&shard, 0, sizeof shard);
-        for (k = 0; k < n; k++) file[8 + k] = (unsigned char)(headers[i][k] == '\'' ? '"' : headers[i][k]);
+        for (k = 0; k < n; k++)
+            file[8 + k] = (unsigned char)(headers[i][k] == '\'' ? '"' : headers[i][k]);
         llmi_put_little(file, n, 8);
         shard.source.name = "memory";
         shard.source.memory = file;

@@ -1,11 +1,12 @@
-/* Matrix products: gemm itself, on every table of kernels, and the linear layer on top of it. Uses the
- * tools at the top of test_core.c. */
+/* Matrix products: gemm itself, on every table of kernels, and the linear layer on top of it.
+ * Uses the tools at the top of test_core.c. */
 
-/* What a float sum of k products may be off by, in units of the sum of their absolute values: rounding
- * errors of random sign grow with the root of k. A missing product is 1/k, a bf16 one 1/500. */
+/* What a float sum of k products may be off by, in units of the sum of their absolute values:
+ * rounding errors of random sign grow with the root of k. A missing product is 1/k, a bf16 one
+ * 1/500. */
 static double product_error(size_t k) { return ldexp(4.0 + 2.0 * sqrt((double)k), -24); }
 
-/* ---- gemm --------------------------------------------------------------------------------------- */
+/* ---- gemm ------------------------------------------------------------------------------------ */
 typedef struct product {
     size_t m, n, k;
     int a_turned, b_turned;            /* stored transposed: the layouts TN and NT */
@@ -17,7 +18,8 @@ typedef struct product {
     size_t c_size;
 } product;
 
-/* rows x columns of noise, ld apart; what lies between is unwritten, and nothing follows the last row */
+/* rows x columns of noise, ld apart; what lies between is unwritten, and nothing follows the
+ * last row */
 static float *strided_noise(size_t rows, size_t columns, size_t ld, uint64_t seed) {
     const size_t size = rows && columns ? (rows - 1) * ld + columns : 0;
     float *x = floats(size);
@@ -28,15 +30,18 @@ static float *strided_noise(size_t rows, size_t columns, size_t ld, uint64_t see
     return x;
 }
 static void product_make(product *p, uint64_t seed) {
-    const size_t lda = (p->a_turned ? p->m : p->k) + p->pad_a, ldb = (p->b_turned ? p->k : p->n) + p->pad_b;
+    const size_t lda = (p->a_turned ? p->m : p->k) + p->pad_a,
+                 ldb = (p->b_turned ? p->k : p->n) + p->pad_b;
     llmi_gemm *g = &p->g;
     g->m = p->m; g->n = p->n; g->k = p->k;
     g->a_row = p->a_turned ? 1 : lda; g->a_col = p->a_turned ? lda : 1;
     g->b_row = p->b_turned ? 1 : ldb; g->b_col = p->b_turned ? ldb : 1;
     g->ldc = p->n + p->pad_c;
     g->accumulate = p->accumulate;
-    p->a = p->a_turned ? strided_noise(p->k, p->m, lda, seed) : strided_noise(p->m, p->k, lda, seed);
-    p->b = p->b_turned ? strided_noise(p->n, p->k, ldb, seed + 1) : strided_noise(p->k, p->n, ldb, seed + 1);
+    p->a =
+        p->a_turned ? strided_noise(p->k, p->m, lda, seed) : strided_noise(p->m, p->k, lda, seed);
+    p->b = p->b_turned ? strided_noise(p->n, p->k, ldb, seed + 1)
+                       : strided_noise(p->k, p->n, ldb, seed + 1);
     p->row = noise(p->n, 1.0, seed + 2);
     p->c_size = p->m && p->n ? (p->m - 1) * g->ldc + p->n : 0;
     p->c_before = p->accumulate ? strided_noise(p->m, p->n, g->ldc, seed + 3) : floats(p->c_size);
@@ -55,20 +60,23 @@ static void product_check(const product *p, const llmi_kernels *kernels) {
     int padding = 1;
     for (i = 0; i < g->m; i++) {
         for (j = 0; j < g->n; j++) {
-            sum[j] = (p->accumulate ? (double)p->c_before[i * g->ldc + j] : 0.0) + (p->bias ? (double)p->row[j] : 0.0);
+            sum[j] = (p->accumulate ? (double)p->c_before[i * g->ldc + j] : 0.0) +
+                     (p->bias ? (double)p->row[j] : 0.0);
             size[j] = 1.0 + fabs(sum[j]);
         }
         if (p->b_turned) {
             for (j = 0; j < g->n; j++)
                 for (k = 0; k < g->k; k++) {
-                    const double x = (double)g->a[i * g->a_row + k * g->a_col] * (double)g->b[j * g->b_col + k];
+                    const double x =
+                        (double)g->a[i * g->a_row + k * g->a_col] * (double)g->b[j * g->b_col + k];
                     sum[j] += x;
                     size[j] += fabs(x);
                 }
         } else {
             for (k = 0; k < g->k; k++)
                 for (j = 0; j < g->n; j++) {
-                    const double x = (double)g->a[i * g->a_row + k * g->a_col] * (double)g->b[k * g->b_row + j];
+                    const double x =
+                        (double)g->a[i * g->a_row + k * g->a_col] * (double)g->b[k * g->b_row + j];
                     sum[j] += x;
                     size[j] += fabs(x);
                 }
@@ -81,15 +89,17 @@ static void product_check(const product *p, const llmi_kernels *kernels) {
                 at_i = i; at_j = j;
             }
         }
-        if (g->n && i + 1 < g->m) padding = padding && unwritten(p->c + i * g->ldc + g->n, p->pad_c);
+        if (g->n && i + 1 < g->m)
+            padding = padding && unwritten(p->c + i * g->ldc + g->n, p->pad_c);
     }
     CHECK_MSG(worst <= product_error(g->k),
-              "%s, %c%c, m %lu n %lu k %lu, accumulate %d, bias %d, padding %lu: C(%lu,%lu) is %g, not %g", kernels->name,
-              p->a_turned ? 'T' : 'N', p->b_turned ? 'T' : 'N', (unsigned long)g->m, (unsigned long)g->n,
-              (unsigned long)g->k, p->accumulate, p->bias, (unsigned long)p->pad_c, (unsigned long)at_i,
-              (unsigned long)at_j, got, want);
-    CHECK_MSG(padding, "%s, m %lu n %lu k %lu: wrote between the rows of C", kernels->name, (unsigned long)g->m,
-              (unsigned long)g->n, (unsigned long)g->k);
+              "%s, %c%c, m %lu n %lu k %lu, accumulate %d, bias %d, padding %lu: C(%lu,%lu) is %g, "
+              "not %g",
+              kernels->name, p->a_turned ? 'T' : 'N', p->b_turned ? 'T' : 'N', (unsigned long)g->m,
+              (unsigned long)g->n, (unsigned long)g->k, p->accumulate, p->bias,
+              (unsigned long)p->pad_c, (unsigned long)at_i, (unsigned long)at_j, got, want);
+    CHECK_MSG(padding, "%s, m %lu n %lu k %lu: wrote between the rows of C", kernels->name,
+              (unsigned long)g->m, (unsigned long)g->n, (unsigned long)g->k);
     free(sum);
     free(size);
 }
@@ -236,9 +246,8 @@ TEST_OF_TABLES(gemm_not_finite_stays_in_its_place, context, 1) {
                     for (y = 0; y < p.n; y++)
                         wrong += (fabs((double)p.c[x * p.g.ldc + y]) <= 1e30) !=
                                  (x != 3 && y != 35);
-                CHECK_MSG(!wrong, "%s, m %lu, layout %u, %s: %d values",
-                          context->kernels->name, (unsigned long)ms[i], c, kind ? "infinity" : "NaN",
-                          wrong);
+                CHECK_MSG(!wrong, "%s, m %lu, layout %u, %s: %d values", context->kernels->name,
+                          (unsigned long)ms[i], c, kind ? "infinity" : "NaN", wrong);
                 product_free(&p);
             }
 }
@@ -266,12 +275,14 @@ TEST(gemm_large_and_small_values) {
                     for (y = 0; y < 18; y++) {
                         double sum = 0.0, e;
                         for (k = 0; k < 50; k++)
-                            sum += (double)p.a[x * p.g.a_row + k * p.g.a_col] * (double)p.b[k * p.g.b_row + y * p.g.b_col];
+                            sum += (double)p.a[x * p.g.a_row + k * p.g.a_col] *
+                                   (double)p.b[k * p.g.b_row + y * p.g.b_col];
                         e = fabs((double)p.c[x * p.g.ldc + y] - sum) / unit;
                         worst = e <= worst ? worst : e;        /* NaN, too */
                     }
-                CHECK_MSG(worst <= 50.0 * product_error(50), "%s, m %lu, %g times %g: off by %g", context->kernels->name,
-                          (unsigned long)m, scales[s][0], scales[s][1], worst * unit);
+                CHECK_MSG(worst <= 50.0 * product_error(50), "%s, m %lu, %g times %g: off by %g",
+                          context->kernels->name, (unsigned long)m, scales[s][0], scales[s][1],
+                          worst * unit);
                 product_free(&p);
             }
         llm_context_free(context);
@@ -284,13 +295,20 @@ TEST(gemm_threads_give_the_same_bits) {
     for (t = 0; kernels_at(t); t++) {
         const llmi_kernels *k = kernels_at(t);
         const llmi_tiles *tiles = &k->tiles[LLM_PRECISION_FP32];
-        const size_t sizes[][3] = {{1, 3000, 257}, {16, 1030, 70}, {7, 700, 65},      {17, 200, 300},
-                                   {130, 130, 40}, {300, 70, tiles->kc + 9}, {64, 8 * LLMI_B_COLUMNS + 40, 33}, {1, 5, 9}};
+        const size_t sizes[][3] = {{1, 3000, 257},
+                                   {16, 1030, 70},
+                                   {7, 700, 65},
+                                   {17, 200, 300},
+                                   {130, 130, 40},
+                                   {300, 70, tiles->kc + 9},
+                                   {64, 8 * LLMI_B_COLUMNS + 40, 33},
+                                   {1, 5, 9}};
         int s;
         for (s = 0; s < 8; s++) {
             unsigned c;
             for (c = 0; c < 4; c++) {
-                product p = product_of(sizes[s][0], sizes[s][1], sizes[s][2], c + 8 + (s % 2 ? 4 : 0));
+                product p =
+                    product_of(sizes[s][0], sizes[s][1], sizes[s][2], c + 8 + (s % 2 ? 4 : 0));
                 llm_context *one = context_at(t, 1);
                 float *alone;
                 product_make(&p, 31 + c);
@@ -301,8 +319,10 @@ TEST(gemm_threads_give_the_same_bits) {
                     llm_context *several = context_at(t, threads[i]);
                     memcpy(p.c, p.c_before, p.c_size * sizeof(float));
                     llmi_gemm_run(several, &p.g);
-                    CHECK_MSG(same_bits(p.c, alone, p.c_size), "%s, %lu x %lu x %lu, layout %u: %d threads differ",
-                              k->name, (unsigned long)p.m, (unsigned long)p.n, (unsigned long)p.k, c, threads[i]);
+                    CHECK_MSG(same_bits(p.c, alone, p.c_size),
+                              "%s, %lu x %lu x %lu, layout %u: %d threads differ", k->name,
+                              (unsigned long)p.m, (unsigned long)p.n, (unsigned long)p.k, c,
+                              threads[i]);
                     llm_context_free(several);
                 }
                 drop(alone);
@@ -312,10 +332,11 @@ TEST(gemm_threads_give_the_same_bits) {
     }
 }
 
-/* Up to 16 rows: what a row gets does not depend on how many there are, nor on the threads. This is why a
- * batch of sequences decodes to the same tokens as each one alone. */
+/* Up to 16 rows: what a row gets does not depend on how many there are, nor on the threads. This
+ * is why a batch of sequences decodes to the same tokens as each one alone. */
 TEST(gemm_few_rows_are_independent) {
-    static const size_t shapes[][2] = {{1, 1}, {37, 50}, {300, 129}, {2000, 33}, {5, 700}, {4100, 17}};
+    static const size_t shapes[][2] = {{1, 1},     {37, 50}, {300, 129},
+                                       {2000, 33}, {5, 700}, {4100, 17}};
     int t, s;
     for (t = 0; kernels_at(t); t++)
         for (s = 0; s < 6; s++) {
@@ -334,11 +355,14 @@ TEST(gemm_few_rows_are_independent) {
                     for (rows = 1; rows < 16; rows += rows < 5 ? 1 : 4)
                         for (first = 0; first + rows <= 16; first += rows) {
                             memcpy(some, before + first * n, rows * n * sizeof(float));
-                            llmi_matmul(rows % 2 ? one : three, some, n, x + first * k, matrix, add, rows, accumulate);
-                            CHECK_MSG(same_bits(some, all + first * n, rows * n),
-                                      "%s, weight (%lu,%lu)%s: rows %lu to %lu depend on the others", one->kernels->name,
-                                      (unsigned long)n, (unsigned long)k, transposed ? " transposed" : "",
-                                      (unsigned long)first, (unsigned long)(first + rows - 1));
+                            llmi_matmul(rows % 2 ? one : three, some, n, x + first * k, matrix, add,
+                                        rows, accumulate);
+                            CHECK_MSG(
+                                same_bits(some, all + first * n, rows * n),
+                                "%s, weight (%lu,%lu)%s: rows %lu to %lu depend on the others",
+                                one->kernels->name, (unsigned long)n, (unsigned long)k,
+                                transposed ? " transposed" : "", (unsigned long)first,
+                                (unsigned long)(first + rows - 1));
                         }
                 }
             llm_context_free(one);
@@ -347,10 +371,11 @@ TEST(gemm_few_rows_are_independent) {
         }
 }
 
-/* Products that are shared out together, of few rows (by columns), of many, and of none: each gets what it
- * gets alone. */
+/* Products that are shared out together, of few rows (by columns), of many, and of none: each
+ * gets what it gets alone. */
 TEST(gemm_batch_equals_products_alone) {
-    static const size_t rows[] = {3, 3, 0, 1, 600, 600, 5, 16}, columns[] = {75, 131, 9, 1, 40, 33, 90, 64};
+    static const size_t rows[] = {3, 3, 0, 1, 600, 600, 5, 16},
+                        columns[] = {75, 131, 9, 1, 40, 33, 90, 64};
     const size_t k = 50, N = sizeof rows / sizeof *rows;
     int t, threads;
     for (t = 0; kernels_at(t); t++)
@@ -375,8 +400,9 @@ TEST(gemm_batch_equals_products_alone) {
             }
             llmi_gemm_batch(context, products, N);
             for (p = 0; p < N; p++) {
-                CHECK_MSG(same_bits(y[p], alone[p], rows[p] * columns[p] + 1), "%s, %d threads: product %lu differs",
-                          context->kernels->name, threads, (unsigned long)p);
+                CHECK_MSG(same_bits(y[p], alone[p], rows[p] * columns[p] + 1),
+                          "%s, %d threads: product %lu differs", context->kernels->name, threads,
+                          (unsigned long)p);
                 if (p != 1 && p != 5) drop(x[p]);
             }
             for (p = 0; p < N; p++) { drop(w[p]); drop(bias[p]); drop(y[p]); drop(alone[p]); }
@@ -387,7 +413,8 @@ TEST(gemm_batch_equals_products_alone) {
 /* A weight so wide that the sums of k's parts do not fit in the panels at once. */
 TEST(gemm_few_rows_by_a_wide_weight) {
     const size_t rows = 16, n = 20000, k = 6;
-    float *x = noise(rows * k, 1.0, 1), *w = noise(n * k, 1.0, 2), *bias = noise(n, 1.0, 3), *y = floats(rows * n);
+    float *x = noise(rows * k, 1.0, 1), *w = noise(n * k, 1.0, 2), *bias = noise(n, 1.0, 3),
+          *y = floats(rows * n);
     double *want = doubles(rows * n);
     size_t r, i, o;
     int t;
@@ -406,7 +433,7 @@ TEST(gemm_few_rows_by_a_wide_weight) {
     free(want);
 }
 
-/* ---- a weight in either layout -------------------------------------------------------------------- */
+/* ---- a weight in either layout --------------------------------------------------------------- */
 /* y = x W^T + bias, dx = dy W, dW = dy^T x, where rows of y and dy are further apart than n_out */
 TEST(gemm_matrix_in_either_layout) {
     static const size_t shapes[][3] = {{1, 5, 3},    {6, 33, 20},  {16, 64, 40},
@@ -417,13 +444,18 @@ TEST(gemm_matrix_in_either_layout) {
         for (s = 0; s < 6; s++)
             for (transposed = 0; transposed < 2; transposed++)
                 for (accumulate = 0; accumulate < 2; accumulate++) {
-                    const size_t rows = shapes[s][0], n_out = shapes[s][1], n_in = shapes[s][2], ld = n_out + 7;
+                    const size_t rows = shapes[s][0], n_out = shapes[s][1], n_in = shapes[s][2],
+                                 ld = n_out + 7;
                     const size_t size = (rows - 1) * ld + n_out;
-                    const size_t step_o = transposed ? 1 : n_in, step_i = transposed ? n_out : 1;   /* W(o,i) */
-                    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2), *bias = noise(n_out, 1.0, 3);
-                    float *dy = strided_noise(rows, n_out, ld, 4), *y = floats(size), *dx = filled(rows * n_in, 2.0f);
+                    const size_t step_o = transposed ? 1 : n_in,
+                                 step_i = transposed ? n_out : 1; /* W(o,i) */
+                    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2),
+                          *bias = noise(n_out, 1.0, 3);
+                    float *dy = strided_noise(rows, n_out, ld, 4), *y = floats(size),
+                          *dx = filled(rows * n_in, 2.0f);
                     float *dw = filled(n_out * n_in, 3.0f), *tight = floats(rows * n_out);
-                    double *want = doubles(rows * n_out), *want_dx = doubles(rows * n_in), *want_dw = doubles(n_out * n_in);
+                    double *want = doubles(rows * n_out), *want_dx = doubles(rows * n_in),
+                           *want_dw = doubles(n_out * n_in);
                     const llmi_matrix matrix = llmi_matrix_of(w, n_out, n_in, transposed);
                     char label[96];
                     size_t r, i, o;
@@ -448,21 +480,28 @@ TEST(gemm_matrix_in_either_layout) {
                         memcpy(tight + r * n_out, y + r * ld, n_out * sizeof(float));
                         if (r + 1 < rows) padding = padding && unwritten(y + r * ld + n_out, 7);
                     }
-                    snprintf(label, sizeof label, "%s, %lu rows, W (%lu,%lu)%s", context->kernels->name,
-                             (unsigned long)rows, (unsigned long)n_out, (unsigned long)n_in,
-                             transposed ? " transposed" : "");
+                    snprintf(label, sizeof label, "%s, %lu rows, W (%lu,%lu)%s",
+                             context->kernels->name, (unsigned long)rows, (unsigned long)n_out,
+                             (unsigned long)n_in, transposed ? " transposed" : "");
                     CHECK_CLOSE(tight, want, rows * n_out, 3e-5, 0.0, label);
                     CHECK_CLOSE(dx, want_dx, rows * n_in, 3e-5, 0.0, label);
                     CHECK_CLOSE(dw, want_dw, n_out * n_in, 3e-5, 0.0, label);
                     CHECK_MSG(padding, "%s: wrote between rows", label);
-                    drop(x); drop(w); drop(bias); drop(dy); drop(y); drop(dx); drop(dw); drop(tight);
+                    drop(x);
+                    drop(w);
+                    drop(bias);
+                    drop(dy);
+                    drop(y);
+                    drop(dx);
+                    drop(dw);
+                    drop(tight);
                     free(want); free(want_dx); free(want_dw);
                 }
         llm_context_free(context);
     }
 }
 
-/* ---- the linear layer ---------------------------------------------------------------------------- */
+/* ---- the linear layer ------------------------------------------------------------------------ */
 /* loss = sum of dy y, in double; the gradients by their formulas */
 typedef struct linear_case {
     int rows, n_in, n_out;
@@ -504,7 +543,8 @@ TEST(linear_against_oracle) {
     for (s = 0; s < sizeof linear_shapes / sizeof linear_shapes[0]; s++) {
         const size_t rows = (size_t)linear_shapes[s][0], n_in = (size_t)linear_shapes[s][1];
         const size_t n_out = (size_t)linear_shapes[s][2];
-        float *x = noise(rows * n_in, 1.0, s), *w = noise(n_out * n_in, 1.0, s + 100), *b = noise(n_out, 1.0, s + 200);
+        float *x = noise(rows * n_in, 1.0, s), *w = noise(n_out * n_in, 1.0, s + 100),
+              *b = noise(n_out, 1.0, s + 200);
         float *dy = noise(rows * n_out, 1.0, s + 300);
         linear_case c;
         double error_y, error_dx, error_dw;
@@ -530,14 +570,16 @@ TEST(linear_against_oracle) {
         error_dw = 6.0 * product_error(rows) * (double)rows;
         for (t = 0; kernels_at(t); t++) {
             llm_context *context = context_at(t, 2);
-            float *y = floats(rows * n_out), *dx = filled(rows * n_in, 0.5f), *dw = filled(n_out * n_in, -2.0f);
+            float *y = floats(rows * n_out), *dx = filled(rows * n_in, 0.5f),
+                  *dw = filled(n_out * n_in, -2.0f);
             float *db = filled(n_out, 4.0f);
             char label[96];
-            snprintf(label, sizeof label, "%s, %lu rows, %lu to %lu", context->kernels->name, (unsigned long)rows,
-                     (unsigned long)n_in, (unsigned long)n_out);
+            snprintf(label, sizeof label, "%s, %lu rows, %lu to %lu", context->kernels->name,
+                     (unsigned long)rows, (unsigned long)n_in, (unsigned long)n_out);
             CHECK(llm_linear_forward(context, y, x, w, b, c.rows, c.n_in, c.n_out) == LLM_OK);
             CHECK_CLOSE(y, c.y, rows * n_out, error_y, 1e-6, label);
-            CHECK(llm_linear_backward(context, dx, dw, db, dy, x, w, c.rows, c.n_in, c.n_out) == LLM_OK);
+            CHECK(llm_linear_backward(context, dx, dw, db, dy, x, w, c.rows, c.n_in, c.n_out) ==
+                  LLM_OK);
             CHECK_CLOSE(dx, c.dx, rows * n_in, error_dx, 1e-6, label);
             CHECK_CLOSE(dw, c.dw, n_out * n_in, error_dw, 1e-6, label);
             CHECK_CLOSE(db, c.db, n_out, error_dw, 1e-6, label);
@@ -555,15 +597,18 @@ TEST(linear_against_oracle) {
 
 TEST(linear_skips_what_is_null) {
     const size_t rows = 21, n_in = 19, n_out = 35;
-    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2), *dy = noise(rows * n_out, 1.0, 3);
-    float *all_dx = filled(rows * n_in, 1.0f), *all_dw = filled(n_out * n_in, 1.0f), *all_db = filled(n_out, 1.0f);
+    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2),
+          *dy = noise(rows * n_out, 1.0, 3);
+    float *all_dx = filled(rows * n_in, 1.0f), *all_dw = filled(n_out * n_in, 1.0f),
+          *all_db = filled(n_out, 1.0f);
     llm_context *context = llm_context_create(2, NULL, NULL);
     int mask;
     CHECK(llm_linear_backward(context, all_dx, all_dw, all_db, dy, x, w, 21, 19, 35) == LLM_OK);
     for (mask = 0; mask < 8; mask++) {
-        float *dx = filled(rows * n_in, 1.0f), *dw = filled(n_out * n_in, 1.0f), *db = filled(n_out, 1.0f);
-        CHECK(llm_linear_backward(context, mask & 1 ? dx : NULL, mask & 2 ? dw : NULL, mask & 4 ? db : NULL, dy, x, w,
-                                  21, 19, 35) == LLM_OK);
+        float *dx = filled(rows * n_in, 1.0f), *dw = filled(n_out * n_in, 1.0f),
+              *db = filled(n_out, 1.0f);
+        CHECK(llm_linear_backward(context, mask & 1 ? dx : NULL, mask & 2 ? dw : NULL,
+                                  mask & 4 ? db : NULL, dy, x, w, 21, 19, 35) == LLM_OK);
         CHECK(!(mask & 1) || same_bits(dx, all_dx, rows * n_in));
         CHECK(!(mask & 2) || same_bits(dw, all_dw, n_out * n_in));
         CHECK(!(mask & 4) || same_bits(db, all_db, n_out));
@@ -576,7 +621,8 @@ TEST(linear_skips_what_is_null) {
 TEST(linear_threads_give_the_same_bits) {
     static const int threads[] = {2, 3, 5};
     const size_t rows = 150, n_in = 140, n_out = 290;
-    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2), *dy = noise(rows * n_out, 1.0, 3);
+    float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2);
+    float *dy = noise(rows * n_out, 1.0, 3);
     int t, i;
     for (t = 0; kernels_at(t); t++) {
         float *y[2], *dx[2], *dw[2], *db[2];
@@ -586,11 +632,13 @@ TEST(linear_threads_give_the_same_bits) {
             y[at] = floats(rows * n_out); dx[at] = filled(rows * n_in, 0.1f);
             dw[at] = filled(n_out * n_in, 0.1f); db[at] = filled(n_out, 0.1f);
             CHECK(llm_linear_forward(context, y[at], x, w, x, 150, 140, 290) == LLM_OK);
-            CHECK(llm_linear_backward(context, dx[at], dw[at], db[at], dy, x, w, 150, 140, 290) == LLM_OK);
+            CHECK(llm_linear_backward(context, dx[at], dw[at], db[at], dy, x, w, 150, 140, 290) ==
+                  LLM_OK);
             if (i) {
-                CHECK_MSG(same_bits(y[0], y[1], rows * n_out) && same_bits(dx[0], dx[1], rows * n_in) &&
-                              same_bits(dw[0], dw[1], n_out * n_in) && same_bits(db[0], db[1], n_out),
-                          "%s: %d threads differ from one", context->kernels->name, threads[i - 1]);
+                CHECK_MSG(
+                    same_bits(y[0], y[1], rows * n_out) && same_bits(dx[0], dx[1], rows * n_in) &&
+                        same_bits(dw[0], dw[1], n_out * n_in) && same_bits(db[0], db[1], n_out),
+                    "%s: %d threads differ from one", context->kernels->name, threads[i - 1]);
                 drop(y[1]); drop(dx[1]); drop(dw[1]); drop(db[1]);
             }
             llm_context_free(context);

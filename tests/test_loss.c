@@ -1,8 +1,10 @@
-/* Cross entropy against an oracle in double precision that follows torch.nn.functional.cross_entropy; the
- * oracle's gradient is checked against central differences. */
+/* Cross entropy against an oracle in double precision that follows
+ * torch.nn.functional.cross_entropy; the oracle's gradient is checked against central
+ * differences. */
 
-/* lse (rows); losses (rows), 0 where ignored; the result is what the reduction makes of them. With LLM_REDUCTION_NONE,
- * the result is the sum of dloss losses, so that its gradient is that of the backward with these dloss. */
+/* lse (rows); losses (rows), 0 where ignored; the result is what the reduction makes of them.
+ * With LLM_REDUCTION_NONE, the result is the sum of dloss losses, so that its gradient is that
+ * of the backward with these dloss. */
 typedef struct loss_case {
     int rows, V;
     double smoothing, *x, *losses, *lse, *dx;
@@ -47,13 +49,15 @@ static void loss_gradient(loss_case *c) {
         if (c->reduction == LLM_REDUCTION_MEAN) g /= valid;
         for (i = 0; i < c->V; i++) {
             const size_t at = (size_t)r * (size_t)c->V + (size_t)i;
-            const double wanted = (i == c->targets[r] ? 1.0 - c->smoothing : 0.0) + c->smoothing / c->V;
+            const double wanted =
+                (i == c->targets[r] ? 1.0 - c->smoothing : 0.0) + c->smoothing / c->V;
             c->dx[at] += g * (exp(c->x[at] - c->lse[r]) - wanted);
         }
     }
 }
 
-static const llm_reduction reductions[] = {LLM_REDUCTION_MEAN, LLM_REDUCTION_SUM, LLM_REDUCTION_NONE};
+static const llm_reduction reductions[] = {LLM_REDUCTION_MEAN, LLM_REDUCTION_SUM,
+                                           LLM_REDUCTION_NONE};
 
 /* targets at the ends, ignored ones, the rest at random; kind 1: none ignored, 2: all */
 static void loss_targets(int32_t *targets, int rows, int V, int kind, uint64_t seed) {
@@ -65,7 +69,8 @@ static void loss_targets(int32_t *targets, int rows, int V, int kind, uint64_t s
     }
 }
 /* size: of the logits */
-static void loss_check(int rows, int V, double size, float smoothing, int kind, llm_reduction reduction) {
+static void loss_check(int rows, int V, double size, float smoothing, int kind,
+                       llm_reduction reduction) {
     const size_t n = (size_t)rows * (size_t)V, r_n = (size_t)rows;
     float *x = noise(n, size, (uint64_t)(rows + V)), *dloss = noise(r_n, 1.0, 8);
     int32_t *targets = (int32_t *)plain_alloc(r_n * sizeof(int32_t));
@@ -74,7 +79,11 @@ static void loss_check(int rows, int V, double size, float smoothing, int kind, 
     int t, given;
     loss_targets(targets, rows, V, kind, 17);
     memset(&c, 0, sizeof c);
-    c.rows = rows; c.V = V; c.smoothing = (double)smoothing; c.targets = targets; c.reduction = reduction;
+    c.rows = rows;
+    c.V = V;
+    c.smoothing = (double)smoothing;
+    c.targets = targets;
+    c.reduction = reduction;
     c.x = widened(x, n); c.losses = doubles(r_n); c.lse = doubles(r_n); c.dx = doubles(n);
     want = loss_value(&c);
     lse_size = largest(c.lse, r_n) + size;
@@ -89,21 +98,29 @@ static void loss_check(int rows, int V, double size, float smoothing, int kind, 
             float loss = -7.0f, *losses = floats(r_n), *lse = floats(r_n), *dx = filled(n, 0.5f);
             llm_error err;
             char label[160];
-            snprintf(label, sizeof label, "%s, %d rows of %d, logits %g, smoothing %g, targets %d, reduction %d",
-                     context->kernels->name, rows, V, size, (double)smoothing, kind, (int)reduction);
+            snprintf(label, sizeof label,
+                     "%s, %d rows of %d, logits %g, smoothing %g, targets %d, reduction %d",
+                     context->kernels->name, rows, V, size, (double)smoothing, kind,
+                     (int)reduction);
             err.message[0] = 0;
-            CHECK_MSG(llm_cross_entropy_forward(context, reduction == LLM_REDUCTION_NONE ? NULL : &loss, losses, lse, x, targets, rows,
-                                                V, smoothing, reduction, &err) == LLM_OK, "%s: %s", label, err.message);
+            CHECK_MSG(llm_cross_entropy_forward(
+                          context, reduction == LLM_REDUCTION_NONE ? NULL : &loss, losses, lse, x,
+                          targets, rows, V, smoothing, reduction, &err) == LLM_OK,
+                      "%s: %s", label, err.message);
             CHECK_CLOSE(losses, c.losses, r_n, error, 0.0, label);
             for (i = 0; i < r_n; i++)  /* of an ignored row, it may be anything */
-                CHECK_MSG(targets[i] == -100 || fabs((double)lse[i] - c.lse[i]) <= 1e-6 + 2e-7 * lse_size,
+                CHECK_MSG(targets[i] == -100 ||
+                              fabs((double)lse[i] - c.lse[i]) <= 1e-6 + 2e-7 * lse_size,
                           "%s: lse %g, not %g", label, (double)lse[i], c.lse[i]);
             if (reduction == LLM_REDUCTION_NONE) CHECK(loss == -7.0f);
-            else CHECK_MSG(fabs((double)loss - want) <= error * (reduction == LLM_REDUCTION_SUM ? rows : 1), "%s: loss %.9g, not %.9g",
-                           label, (double)loss, want);
-            CHECK(llm_cross_entropy_backward(context, dx, given ? dloss : NULL, lse, x, targets, rows, V, smoothing,
-                                             reduction, &err) == LLM_OK);
-            CHECK_CLOSE(dx, c.dx, n, 4.0 * (1e-6 + 1.5e-7 * lse_size), 0.0, label);    /* exp(x - lse), dloss to 3.5 */
+            else
+                CHECK_MSG(fabs((double)loss - want) <=
+                              error * (reduction == LLM_REDUCTION_SUM ? rows : 1),
+                          "%s: loss %.9g, not %.9g", label, (double)loss, want);
+            CHECK(llm_cross_entropy_backward(context, dx, given ? dloss : NULL, lse, x, targets,
+                                             rows, V, smoothing, reduction, &err) == LLM_OK);
+            CHECK_CLOSE(dx, c.dx, n, 4.0 * (1e-6 + 1.5e-7 * lse_size), 0.0,
+                        label); /* exp(x - lse), dloss to 3.5 */
             drop(losses); drop(lse); drop(dx);
             llm_context_free(context);
         }
@@ -122,7 +139,11 @@ TEST(loss_oracle_by_central_differences) {
             for (given = 0; given < (reductions[i] == LLM_REDUCTION_NONE ? 2 : 1); given++) {
                 loss_case c;
                 memset(&c, 0, sizeof c);
-                c.rows = 4; c.V = 5; c.smoothing = s ? 0.2 : 0.0; c.targets = targets; c.reduction = reductions[i];
+                c.rows = 4;
+                c.V = 5;
+                c.smoothing = s ? 0.2 : 0.0;
+                c.targets = targets;
+                c.reduction = reductions[i];
                 c.x = widened(x, 20); c.losses = doubles(4); c.lse = doubles(4); c.dx = doubles(20);
                 c.dloss = given ? dloss : NULL;
                 loss_value(&c);
@@ -134,13 +155,15 @@ TEST(loss_oracle_by_central_differences) {
 }
 
 TEST(loss_against_oracle) {
-    static const int rows[] = {1, 3, 8, 9, 20}, vocabs[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 35, 511, 512, 513, 1100};
+    static const int rows[] = {1, 3, 8, 9, 20},
+                     vocabs[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 35, 511, 512, 513, 1100};
     static const float smoothings[] = {0.0f, 0.1f, 0.9f};
     int i, j, k = 0;
     for (i = 0; i < 5; i++)
         for (j = 0; j < 14; j++, k++) {
             loss_check(rows[i], vocabs[j], 1.0, smoothings[k % 3], k % 2, reductions[k / 3 % 3]);
-            loss_check(rows[i], vocabs[j], 5.0, smoothings[(k + 1) % 3], 1 - k % 2, reductions[(k / 3 + 1) % 3]);
+            loss_check(rows[i], vocabs[j], 5.0, smoothings[(k + 1) % 3], 1 - k % 2,
+                       reductions[(k / 3 + 1) % 3]);
         }
 }
 TEST(loss_of_a_whole_vocabulary) {
@@ -163,7 +186,8 @@ TEST(loss_without_a_valid_target) {
     }
 }
 
-/* known without an oracle: equal logits give log V; a sure and right answer 0; a sure and wrong one the gap */
+/* known without an oracle: equal logits give log V; a sure and right answer 0; a sure and wrong
+ * one the gap */
 TEST(loss_known_values) {
     int t, V;
     for (t = 0; kernels_at(t); t++) {
@@ -172,28 +196,38 @@ TEST(loss_known_values) {
             float *x = filled((size_t)V, -3.0f), *dx = filled((size_t)V, 0.0f), loss, lse;
             int32_t target = V / 2;
             int i, wrong = 0;
-            CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
-            CHECK_MSG(fabs((double)loss - log((double)V)) <= 1e-6, "%s: V %d, %g", context->kernels->name, V, (double)loss);
-            CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
-            for (i = 0; i < V; i++) wrong += !(fabs((double)dx[i] - (1.0 / V - (i == target))) < 1e-6);
+            CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f,
+                                            LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+            CHECK_MSG(fabs((double)loss - log((double)V)) <= 1e-6, "%s: V %d, %g",
+                      context->kernels->name, V, (double)loss);
+            CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f,
+                                             LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+            for (i = 0; i < V; i++)
+                wrong += !(fabs((double)dx[i] - (1.0 / V - (i == target))) < 1e-6);
             CHECK_MSG(!wrong, "%s: V %d, %d derivatives", context->kernels->name, V, wrong);
             x[target] = 1e4f;
-            CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f,
+                                            LLM_REDUCTION_SUM, NULL) == LLM_OK);
             CHECK(loss == 0.0f);
             if (V > 1) {
                 target = V - 1 - (V / 2 == V - 1);
-                CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_OK);
-                CHECK_MSG(loss == 10003.0f, "%s: V %d, %g", context->kernels->name, V, (double)loss);
+                CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, &target, 1, V, 0.0f,
+                                                LLM_REDUCTION_SUM, NULL) == LLM_OK);
+                CHECK_MSG(loss == 10003.0f, "%s: V %d, %g", context->kernels->name, V,
+                          (double)loss);
             }
             if (V > 2) {               /* what is masked by -infinity has no part in it */
                 for (i = 0; i < V; i++) x[i] = i < 2 ? 0.5f : -INFINITY;
                 memset(dx, 0, (size_t)V * sizeof(float));
                 target = 1;
-                CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_forward(context, &loss, NULL, &lse, x, &target, 1, V, 0.0f,
+                                                LLM_REDUCTION_MEAN, NULL) == LLM_OK);
                 CHECK(fabs((double)loss - 0.69314718056) < 1e-6);
-                CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_backward(context, dx, NULL, &lse, x, &target, 1, V, 0.0f,
+                                                 LLM_REDUCTION_MEAN, NULL) == LLM_OK);
                 for (i = 2, wrong = 0; i < V; i++) wrong += dx[i] != 0.0f;
-                CHECK(!wrong && fabs((double)dx[0] - 0.5) < 1e-6 && fabs((double)dx[1] + 0.5) < 1e-6);
+                CHECK(!wrong && fabs((double)dx[0] - 0.5) < 1e-6 &&
+                      fabs((double)dx[1] + 0.5) < 1e-6);
             }
             drop(x); drop(dx);
         }
@@ -209,8 +243,10 @@ TEST(loss_nan_is_seen) {
             float *x = noise(3 * 35, 1.0, 1), losses[3], loss;
             int32_t targets[3] = {1, 2, 3};
             x[35 + i] = NAN;
-            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
-            CHECK(loss != loss && losses[1] != losses[1] && losses[0] == losses[0] && losses[2] == losses[2]);
+            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f,
+                                            LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+            CHECK(loss != loss && losses[1] != losses[1] && losses[0] == losses[0] &&
+                  losses[2] == losses[2]);
             targets[1] = LLM_IGNORE_INDEX;         /* whose loss is 0, NaN or not */
             CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
             CHECK(loss == loss && losses[1] == 0.0f);
@@ -222,17 +258,20 @@ TEST(loss_nan_is_seen) {
 
 TEST(loss_what_is_asked_for) {
     const size_t rows = 13, V = 37;
-    float *x = noise(rows * V, 1.0, 1), *before = copied(x, rows * V), *losses = floats(rows), *lse = floats(rows);
+    float *x = noise(rows * V, 1.0, 1), *before = copied(x, rows * V), *losses = floats(rows),
+          *lse = floats(rows);
     float *losses2 = floats(rows), *lse2 = floats(rows), loss, loss2;
     int32_t targets[13];
     llm_context *context = llm_context_create(1, NULL, NULL);
     int mask, i;
     loss_targets(targets, 13, 37, 0, 1);
     for (i = 0; i < 3; i++) {
-        CHECK(llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 13, 37, 0.1f, reductions[i], NULL) == LLM_OK);
+        CHECK(llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 13, 37, 0.1f,
+                                        reductions[i], NULL) == LLM_OK);
         for (mask = 0; mask < 4; mask++) {
-            CHECK(llm_cross_entropy_forward(context, &loss2, mask & 1 ? losses2 : NULL, mask & 2 ? lse2 : NULL, x, targets,
-                                            13, 37, 0.1f, reductions[i], NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss2, mask & 1 ? losses2 : NULL,
+                                            mask & 2 ? lse2 : NULL, x, targets, 13, 37, 0.1f,
+                                            reductions[i], NULL) == LLM_OK);
             CHECK(loss2 == loss || reductions[i] == LLM_REDUCTION_NONE);
             CHECK(!(mask & 1) || same_bits(losses, losses2, rows));
             CHECK(!(mask & 2) || same_bits(lse, lse2, rows));
@@ -246,7 +285,8 @@ TEST(loss_what_is_asked_for) {
 TEST(loss_refuses_bad_targets) {
     static const int32_t bad[] = {-1, -99, -101, 37, 38, 1000000, INT32_MAX, INT32_MIN};
     llm_context *context = llm_context_create(1, NULL, NULL);
-    float *x = noise(10 * 37, 1.0, 1), *losses = floats(10), *lse = floats(10), *dx = floats(10 * 37), loss = -7.0f;
+    float *x = noise(10 * 37, 1.0, 1), *losses = floats(10), *lse = floats(10),
+          *dx = floats(10 * 37), loss = -7.0f;
     llm_error err;
     int i, at;
     for (i = 0; i < 8; i++)
@@ -262,9 +302,10 @@ TEST(loss_refuses_bad_targets) {
             REFUSED(LLM_ERR_ARGUMENT,
                     llm_cross_entropy_backward(context, dx, NULL, x, x, targets, 10, 37, 0.0f,
                                                LLM_REDUCTION_MEAN, &err), value, "37");
-            CHECK(llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 10, 37, 0.0f, LLM_REDUCTION_MEAN, NULL) ==
-                  LLM_ERR_ARGUMENT);
-            CHECK(loss == -7.0f && unwritten(losses, 10) && unwritten(lse, 10) && unwritten(dx, 10 * 37));
+            CHECK(llm_cross_entropy_forward(context, &loss, losses, lse, x, targets, 10, 37, 0.0f,
+                                            LLM_REDUCTION_MEAN, NULL) == LLM_ERR_ARGUMENT);
+            CHECK(loss == -7.0f && unwritten(losses, 10) && unwritten(lse, 10) &&
+                  unwritten(dx, 10 * 37));
         }
     drop(x); drop(losses); drop(lse); drop(dx);
     llm_context_free(context);
@@ -293,17 +334,27 @@ TEST(loss_bad_arguments) {
     loss_refused(context, 3, 4, 1.5f, "1.5");
     loss_refused(context, 3, 4, NAN, "nan");
     loss_refused(NULL, 3, 4, 0.0f, "NULL");
-    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_forward(context, &loss, y, y, NULL, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, NULL, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, NULL, NULL, x, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, NULL, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, x, NULL, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, NULL, 3, 4, 0.0f, LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_REDUCTION_MEAN,
+                                    NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, NULL, y, y, x, targets, 3, 4, 0.0f, LLM_REDUCTION_SUM,
+                                    NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, &loss, y, y, NULL, targets, 3, 4, 0.0f,
+                                    LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, NULL, 3, 4, 0.0f, LLM_REDUCTION_SUM,
+                                    NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, NULL, NULL, x, x, targets, 3, 4, 0.0f,
+                                     LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, NULL, x, targets, 3, 4, 0.0f,
+                                     LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, x, NULL, targets, 3, 4, 0.0f,
+                                     LLM_REDUCTION_SUM, NULL) == LLM_ERR_ARGUMENT);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, NULL, 3, 4, 0.0f, LLM_REDUCTION_SUM,
+                                     NULL) == LLM_ERR_ARGUMENT);
     CHECK(unwritten(y, 12) && loss == -7.0f);
-    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, targets, 0, 4, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
-    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, targets, 0, 4, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+    CHECK(llm_cross_entropy_backward(context, y, NULL, x, x, targets, 0, 4, 0.0f,
+                                     LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+    CHECK(llm_cross_entropy_forward(context, &loss, y, y, x, targets, 0, 4, 0.0f,
+                                    LLM_REDUCTION_MEAN, NULL) == LLM_OK);
     CHECK(unwritten(y, 12) && loss == 0.0f);       /* no row: no valid target */
     drop(x); drop(y);
     llm_context_free(context);
@@ -322,10 +373,12 @@ TEST(loss_out_of_memory) {
         llm_result result;
         h.fail_at = h.calls;
         memset(&err, 0, sizeof err);
-        result = llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 1000, 3, 0.0f, LLM_REDUCTION_MEAN, &err);
-        CHECK(result == LLM_OK || (result == LLM_ERR_MEMORY && err.code == LLM_ERR_MEMORY && loss == -7.0f &&
-                                   unwritten(losses, 1000)));
-        CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, targets, 1000, 3, 0.0f, LLM_REDUCTION_MEAN, &err) == LLM_OK);
+        result = llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 1000, 3, 0.0f,
+                                           LLM_REDUCTION_MEAN, &err);
+        CHECK(result == LLM_OK || (result == LLM_ERR_MEMORY && err.code == LLM_ERR_MEMORY &&
+                                   loss == -7.0f && unwritten(losses, 1000)));
+        CHECK(llm_cross_entropy_forward(context, &loss, NULL, NULL, x, targets, 1000, 3, 0.0f,
+                                        LLM_REDUCTION_MEAN, &err) == LLM_OK);
         CHECK(loss > 0.0f);
         llm_context_free(context);
     }
@@ -347,15 +400,17 @@ TEST(loss_threads_give_the_same_bits) {
                 llm_context *context = context_at(t, i ? threads[i - 1] : 1);
                 const int at = i > 0;
                 losses[at] = floats(rows); lse[at] = floats(rows); dx[at] = filled(rows * V, 0.1f);
-                CHECK(llm_cross_entropy_forward(context, &loss[at], losses[at], lse[at], x, targets, 100, 1003, 0.1f,
-                                                reductions[j], NULL) == LLM_OK);
-                CHECK(llm_cross_entropy_backward(context, dx[at], NULL, lse[at], x, targets, 100, 1003, 0.1f, reductions[j],
-                                                 NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_forward(context, &loss[at], losses[at], lse[at], x, targets,
+                                                100, 1003, 0.1f, reductions[j], NULL) == LLM_OK);
+                CHECK(llm_cross_entropy_backward(context, dx[at], NULL, lse[at], x, targets, 100,
+                                                 1003, 0.1f, reductions[j], NULL) == LLM_OK);
                 if (at) {
-                    CHECK_MSG(same_bits(losses[0], losses[1], rows) && same_bits(lse[0], lse[1], rows) &&
-                                  same_bits(dx[0], dx[1], rows * V) && (loss[0] == loss[1] || reductions[j] == LLM_REDUCTION_NONE),
-                              "%s, reduction %d: %d threads differ", context->kernels->name, (int)reductions[j],
-                              threads[i - 1]);
+                    CHECK_MSG(same_bits(losses[0], losses[1], rows) &&
+                                  same_bits(lse[0], lse[1], rows) &&
+                                  same_bits(dx[0], dx[1], rows * V) &&
+                                  (loss[0] == loss[1] || reductions[j] == LLM_REDUCTION_NONE),
+                              "%s, reduction %d: %d threads differ", context->kernels->name,
+                              (int)reductions[j], threads[i - 1]);
                     drop(losses[1]); drop(lse[1]); drop(dx[1]);
                 }
                 llm_context_free(context);

@@ -11,7 +11,7 @@
   #endif
 #endif
 
-/* ---- goldens of GPT-2 and DeepSeek-V3 --------------------------------------------------------- */
+/* ---- goldens of GPT-2 and DeepSeek-V3 -------------------------------------------------------- */
 static const char *const golden_cases[] = {
     "gpt2_odd",          "gpt2_inner",         "gpt2_long",       "gpt2_untied",
     "gpt2_smooth",       "gpt2_wide",          "gpt2_one",        "deepseek_dense",

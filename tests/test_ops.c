@@ -1,6 +1,6 @@
-/* The ops, each with its backward: against oracles in double precision on every table of kernels, the oracles'
- * own gradients against central differences; borders, aliasing, what is added to, what is skipped, extreme
- * values, threads. */
+/* The ops, each with its backward: against oracles in double precision on every table of
+ * kernels, the oracles' own gradients against central differences; borders, aliasing, what is
+ * added to, what is skipped, extreme values, threads. */
 
 static const int op_threads[] = {2, 3, 5};
 
@@ -33,7 +33,7 @@ static void op_close(op_case *c, const char *label) {
     free(c->want); free(c->want_d);
 }
 
-/* ---- embedding ----------------------------------------------------------------------------------- */
+/* ---- embedding ------------------------------------------------------------------------------- */
 TEST_OF_TABLES(embedding_against_oracle, context, 1) {
     static const int rows[] = {1, 2, 8, 9, 50};
     int i, j;
@@ -88,7 +88,8 @@ TEST(embedding_refuses_bad_tokens) {
             REFUSED(LLM_ERR_ARGUMENT, llm_embedding_backward(context, dweight, weight, tokens, 4, 7,
                     3, &err), value, "7");
             CHECK(dweight[0] == 1.0f && dweight[20] == 1.0f && dweight[9] == 1.0f);
-            CHECK(llm_embedding_forward(context, y, tokens, weight, 4, 7, 3, NULL) == LLM_ERR_ARGUMENT);
+            CHECK(llm_embedding_forward(context, y, tokens, weight, 4, 7, 3, NULL) ==
+                  LLM_ERR_ARGUMENT);
         }
     drop(weight); drop(y); drop(dweight);
     llm_context_free(context);
@@ -117,7 +118,7 @@ TEST(embedding_bad_dims_and_nothing_to_do) {
     llm_context_free(context);
 }
 
-/* ---- layernorm and rmsnorm ----------------------------------------------------------------------- */
+/* ---- layernorm and rmsnorm ------------------------------------------------------------------- */
 /* One oracle for both: without centering the mean is 0. loss = sum of dy y. */
 typedef struct norm_case {
     int rows, width, centered;
@@ -143,7 +144,8 @@ static double norm_loss(void *argument) {
     }
     return loss;
 }
-/* with h = (x - mean) rstd and g = dy w: dx += rstd (g - mean(g) - h mean(g h)), the mean of g where centered */
+/* with h = (x - mean) rstd and g = dy w: dx += rstd (g - mean(g) - h mean(g h)), the mean of g
+ * where centered */
 static void norm_gradients(norm_case *c) {
     int r, i;
     for (r = 0; r < c->rows; r++) {
@@ -162,11 +164,14 @@ static void norm_gradients(norm_case *c) {
         }
     }
 }
-static void norm_open(norm_case *c, const float *x, const float *w, const float *b, const float *dy, size_t rows,
-                      size_t width, int centered, double eps) {
+static void norm_open(norm_case *c, const float *x, const float *w, const float *b, const float *dy,
+                      size_t rows, size_t width, int centered, double eps) {
     c->rows = (int)rows; c->width = (int)width; c->centered = centered; c->eps = eps;
     c->x = widened(x, rows * width); c->w = widened(w, width); c->b = widened(b, width);
-    c->dy = widened(dy, rows * width); c->y = doubles(rows * width); c->mean = doubles(rows); c->rstd = doubles(rows);
+    c->dy = widened(dy, rows * width);
+    c->y = doubles(rows * width);
+    c->mean = doubles(rows);
+    c->rstd = doubles(rows);
     c->dx = doubles(rows * width); c->dw = doubles(width); c->db = doubles(width);
     norm_loss(c);
     norm_gradients(c);
@@ -180,7 +185,8 @@ static void norm_against_oracle(int centered) {
     static const int all_rows[] = {1, 2, 8, 9, 37};
     int t, i, j;
     {                                  /* the oracle itself */
-        float *x = noise(15, 1.0, 1), *w = noise(5, 1.0, 2), *b = noise(5, 1.0, 3), *dy = noise(15, 1.0, 4);
+        float *x = noise(15, 1.0, 1), *w = noise(5, 1.0, 2), *b = noise(5, 1.0, 3),
+              *dy = noise(15, 1.0, 4);
         norm_case c;
         norm_open(&c, x, w, b, dy, 3, 5, centered, 0.01);
         check_slopes(norm_loss, &c, c.x, c.dx, 15, "norm dx");
@@ -196,9 +202,12 @@ static void norm_against_oracle(int centered) {
                 const size_t rows = (size_t)all_rows[j], width = op_width(context, i);
                 const size_t n = rows * width;
                 const double eps = j == 1 ? 1e-2 : 1e-5, offset = j == 2 ? 2.0 : 0.0;
-                float *x = noise(n, 1.5, 10 + (uint64_t)i), *w = noise(width, 1.0, 20), *b = noise(width, 1.0, 21);
-                float *dy = noise(n, 1.0, 22), *y = floats(n), *mean = floats(rows), *rstd = floats(rows);
-                float *dx = filled(n, 0.5f), *dw = filled(width, -1.0f), *db = filled(width, 2.0f), *y2 = copied(x, n);
+                float *x = noise(n, 1.5, 10 + (uint64_t)i), *w = noise(width, 1.0, 20),
+                      *b = noise(width, 1.0, 21);
+                float *dy = noise(n, 1.0, 22), *y = floats(n), *mean = floats(rows),
+                      *rstd = floats(rows);
+                float *dx = filled(n, 0.5f), *dw = filled(width, -1.0f), *db = filled(width, 2.0f),
+                      *y2 = copied(x, n);
                 norm_case c;
                 char label[96];
                 double largest_rstd;
@@ -211,10 +220,13 @@ static void norm_against_oracle(int centered) {
                 snprintf(label, sizeof label, "%s, %d rows of %d", context->kernels->name, c.rows,
                          c.width);
                 if (centered) {
-                    llm_layernorm_forward(context, y, mean, rstd, x, w, b, c.rows, c.width, (float)eps);
+                    llm_layernorm_forward(context, y, mean, rstd, x, w, b, c.rows, c.width,
+                                          (float)eps);
                     CHECK_CLOSE(mean, c.mean, rows, 2e-6, 0.0, label);
-                    llm_layernorm_forward(context, y2, NULL, NULL, y2, w, b, c.rows, c.width, (float)eps);
-                    llm_layernorm_backward(context, dx, dw, db, dy, mean, rstd, x, w, c.rows, c.width);
+                    llm_layernorm_forward(context, y2, NULL, NULL, y2, w, b, c.rows, c.width,
+                                          (float)eps);
+                    llm_layernorm_backward(context, dx, dw, db, dy, mean, rstd, x, w, c.rows,
+                                           c.width);
                     CHECK_CLOSE(db, c.db, width, 2e-5, 0.0, label);
                 } else {
                     llm_rmsnorm_forward(context, y, rstd, x, w, c.rows, c.width, (float)eps);
@@ -223,11 +235,14 @@ static void norm_against_oracle(int centered) {
                 }
                 CHECK_CLOSE(y, c.y, n, 2e-6 * fmax(1.0, largest_rstd), 2e-6, label);
                 CHECK_CLOSE(rstd, c.rstd, rows, 0.0, 2e-6 * fmax(1.0, largest_rstd), label);
-                CHECK_CLOSE(dx, c.dx, n, 1e-5 * fmax(1.0, largest_rstd * largest_rstd), 1e-5, label);
+                CHECK_CLOSE(dx, c.dx, n, 1e-5 * fmax(1.0, largest_rstd * largest_rstd), 1e-5,
+                            label);
                 CHECK_CLOSE(dw, c.dw, width, 2e-5 * fmax(1.0, largest_rstd), 1e-5, label);
-                CHECK_MSG(same_bits(y, y2, n), "%s: in place, or without what is saved, the result differs", label);
+                CHECK_MSG(same_bits(y, y2, n),
+                          "%s: in place, or without what is saved, the result differs", label);
                 if (centered && j == 0) {      /* without a bias */
-                    llm_layernorm_forward(context, y, NULL, NULL, x, w, NULL, c.rows, c.width, (float)eps);
+                    llm_layernorm_forward(context, y, NULL, NULL, x, w, NULL, c.rows, c.width,
+                                          (float)eps);
                     for (k = 0; k < n; k++) c.y[k] -= c.b[k % width];
                     CHECK_CLOSE(y, c.y, n, 2e-6 * fmax(1.0, largest_rstd), 2e-6, label);
                 }
@@ -241,8 +256,8 @@ static void norm_against_oracle(int centered) {
 TEST(layernorm_against_oracle) { norm_against_oracle(1); }
 TEST(rmsnorm_against_oracle) { norm_against_oracle(0); }
 
-/* Values far from 0 and close together: E[x^2] - E[x]^2 in floats would lose the variance. A constant row has
- * none. */
+/* Values far from 0 and close together: E[x^2] - E[x]^2 in floats would lose the variance. A
+ * constant row has none. */
 TEST(layernorm_of_values_far_from_zero) {
     const int widths[] = {2, 17, 300, 768};
     int t, i;
@@ -250,17 +265,20 @@ TEST(layernorm_of_values_far_from_zero) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 4; i++) {
             const size_t width = (size_t)widths[i], n = 3 * width;
-            float *x = noise(n, 1.0, 5), *w = filled(width, 1.0f), *b = filled(width, 0.5f), *y = floats(n);
+            float *x = noise(n, 1.0, 5), *w = filled(width, 1.0f), *b = filled(width, 0.5f),
+                  *y = floats(n);
             float *rstd = floats(3);
             norm_case c;
             size_t k;
             for (k = 0; k < n; k++) x[k] = k < width ? 300.0f : (float)((double)x[k] + 300.0);
             norm_open(&c, x, w, b, x, 3, width, 1, (double)1e-5f);
             llm_layernorm_forward(context, y, NULL, rstd, x, w, b, 3, widths[i], 1e-5f);
-            CHECK_CLOSE(y, c.y, width, 0.1, 0.0, "a constant row");    /* the mean's last bit times 1/sqrt(eps) */
-            CHECK_CLOSE(y + width, c.y + width, n - width, 1e-3 * fmax(1.0, c.rstd[1] + c.rstd[2]), 1e-3,
+            CHECK_CLOSE(y, c.y, width, 0.1, 0.0,
+                        "a constant row"); /* the mean's last bit times 1/sqrt(eps) */
+            CHECK_CLOSE(y + width, c.y + width, n - width, 1e-3 * fmax(1.0, c.rstd[1] + c.rstd[2]),
+                        1e-3, context->kernels->name);
+            CHECK_CLOSE(rstd + 1, c.rstd + 1, 2, 0.0, 1e-4 * fmax(1.0, c.rstd[1] + c.rstd[2]),
                         context->kernels->name);
-            CHECK_CLOSE(rstd + 1, c.rstd + 1, 2, 0.0, 1e-4 * fmax(1.0, c.rstd[1] + c.rstd[2]), context->kernels->name);
             norm_close(&c);
             drop(x); drop(w); drop(b); drop(y); drop(rstd);
         }
@@ -283,9 +301,10 @@ TEST(norms_skip_what_is_null) {
     for (mask = 0; mask < 8; mask++) {
         float *got[5];
         for (i = 0; i < 5; i++) got[i] = filled(n, 1.0f);
-        llm_layernorm_backward(context, mask & 1 ? got[0] : NULL, mask & 2 ? got[1] : NULL, mask & 4 ? got[2] : NULL,
-                               dy, mean, rstd, x, w, 11, 37);
-        llm_rmsnorm_backward(context, mask & 1 ? got[3] : NULL, mask & 2 ? got[4] : NULL, dy, root, x, w, 11, 37);
+        llm_layernorm_backward(context, mask & 1 ? got[0] : NULL, mask & 2 ? got[1] : NULL,
+                               mask & 4 ? got[2] : NULL, dy, mean, rstd, x, w, 11, 37);
+        llm_rmsnorm_backward(context, mask & 1 ? got[3] : NULL, mask & 2 ? got[4] : NULL, dy, root,
+                             x, w, 11, 37);
         for (i = 0; i < 5; i++) {
             const int asked = mask & (i == 0 || i == 3 ? 1 : i == 2 ? 4 : 2);
             CHECK_MSG(!asked || same_bits(got[i], want[i], n), "mask %d, output %d", mask, i);
@@ -297,13 +316,14 @@ TEST(norms_skip_what_is_null) {
     llm_context_free(context);
 }
 
-/* ---- gelu ---------------------------------------------------------------------------------------- */
+/* ---- gelu ------------------------------------------------------------------------------------ */
 static double gelu_value(double x) {
     return 0.5 * x * (1.0 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
 }
 static double gelu_slope(double x) {
     const double u = 0.79788456080286535588 * (x + 0.044715 * x * x * x), th = tanh(u);
-    return 0.5 * (1.0 + th) + 0.5 * x * (1.0 - th * th) * 0.79788456080286535588 * (1.0 + 3.0 * 0.044715 * x * x);
+    return 0.5 * (1.0 + th) +
+           0.5 * x * (1.0 - th * th) * 0.79788456080286535588 * (1.0 + 3.0 * 0.044715 * x * x);
 }
 
 TEST(gelu_against_oracle) {
@@ -342,9 +362,11 @@ TEST(gelu_of_every_size_of_value) {
         llm_context *context = context_at(t, 1);
         float *x = floats(N), *y = floats(N), *dx = filled(N, 0.0f), *one = filled(N, 1.0f);
         double *want = doubles(N), *want_d = doubles(N);
-        for (i = 0; i < N; i++) {      /* to +-20 in small steps, and from +-1e-15 to +-1e8 in large ones */
+        for (i = 0; i < N;
+             i++) { /* to +-20 in small steps, and from +-1e-15 to +-1e8 in large ones */
             const double at = (i - N / 2) / (double)(N / 2);
-            x[i] = (float)(i % 2 ? 20.0 * at : (at < 0.0 ? -1.0 : 1.0) * pow(10.0, 23.0 * fabs(at) - 15.0));
+            x[i] = (float)(i % 2 ? 20.0 * at
+                                 : (at < 0.0 ? -1.0 : 1.0) * pow(10.0, 23.0 * fabs(at) - 15.0));
             want[i] = gelu_value((double)x[i]);
             want_d[i] = gelu_slope((double)x[i]);
         }
@@ -358,22 +380,27 @@ TEST(gelu_of_every_size_of_value) {
     }
 }
 TEST(gelu_extremes) {
-    static const float xs[] = {100.0f, -100.0f, 1e4f, -1e4f, 1e30f, -1e30f, 0.0f, -0.0f, 1e-30f, -1e-38f, INFINITY};
-    static const double want[] = {100.0, 0.0, 1e4, 0.0, (double)1e30f, 0.0, 0.0, 0.0, 0.5e-30, -0.5e-38, HUGE_VAL};
+    static const float xs[] = {100.0f, -100.0f, 1e4f,   -1e4f,   1e30f,   -1e30f,
+                               0.0f,   -0.0f,   1e-30f, -1e-38f, INFINITY};
+    static const double want[] = {100.0, 0.0, 1e4,     0.0,      (double)1e30f, 0.0,
+                                  0.0,   0.0, 0.5e-30, -0.5e-38, HUGE_VAL};
     static const double want_d[] = {1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.0};
     int t, i, j;
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
         for (i = 0; i < 11; i++) {     /* in a whole vector, and in the rest behind one */
-            float *x = filled(35, xs[i]), *y = floats(35), *dx = filled(35, 0.0f), *one = filled(35, 1.0f);
+            float *x = filled(35, xs[i]), *y = floats(35), *dx = filled(35, 0.0f),
+                  *one = filled(35, 1.0f);
             llm_gelu_forward(context, y, x, 35);
             llm_gelu_backward(context, dx, one, x, 35);
             for (j = 0; j < 35; j++) {
-                CHECK_MSG(i == 10 ? (double)y[j] == HUGE_VAL : fabs((double)y[j] - want[i]) <= 1e-7 + 1e-6 * fabs(want[i]),
-                          "%s: gelu(%g) is %g, not %g", context->kernels->name, (double)xs[i], (double)y[j], want[i]);
+                CHECK_MSG(i == 10 ? (double)y[j] == HUGE_VAL
+                                  : fabs((double)y[j] - want[i]) <= 1e-7 + 1e-6 * fabs(want[i]),
+                          "%s: gelu(%g) is %g, not %g", context->kernels->name, (double)xs[i],
+                          (double)y[j], want[i]);
                 if (fabs((double)xs[i]) < 1e5)
-                    CHECK_MSG(fabs((double)dx[j] - want_d[i]) <= 1e-6, "%s: gelu'(%g) is %g", context->kernels->name,
-                              (double)xs[i], (double)dx[j]);
+                    CHECK_MSG(fabs((double)dx[j] - want_d[i]) <= 1e-6, "%s: gelu'(%g) is %g",
+                              context->kernels->name, (double)xs[i], (double)dx[j]);
             }
             drop(x); drop(y); drop(dx); drop(one);
         }
@@ -382,7 +409,8 @@ TEST(gelu_extremes) {
             x[i] = NAN;
             llm_gelu_forward(context, y, x, 35);
             llm_gelu_backward(context, dx, x, x, 35);
-            for (j = 0; j < 35; j++) CHECK((y[j] != y[j]) == (j == i) && (dx[j] != dx[j]) == (j == i));
+            for (j = 0; j < 35; j++)
+                CHECK((y[j] != y[j]) == (j == i) && (dx[j] != dx[j]) == (j == i));
             drop(x); drop(y); drop(dx);
         }
         llm_context_free(context);
@@ -397,13 +425,13 @@ TEST(gelu_far_below_zero) {
         llm_context *context = context_at(t, 1);
         float *lowest = filled(17, -3.4e38f), *y = floats(17);
         llm_gelu_forward(context, y, lowest, 17);
-        CHECK_MSG(fabs((double)y[0]) <= 1e-6 && fabs((double)y[16]) <= 1e-6, "%s: gelu(-3.4e38) is %g",
-                  context->kernels->name, (double)y[0]);
+        CHECK_MSG(fabs((double)y[0]) <= 1e-6 && fabs((double)y[16]) <= 1e-6,
+                  "%s: gelu(-3.4e38) is %g", context->kernels->name, (double)y[0]);
         for (i = 0; i < 4; i++) {
             float *x = filled(17, xs[i]), *dx = filled(17, 0.0f), *one = filled(17, 1.0f);
             llm_gelu_backward(context, dx, one, x, 17);
-            CHECK_MSG(fabs((double)dx[0]) <= 1e-6 && fabs((double)dx[16]) <= 1e-6, "%s: gelu'(%g) is %g",
-                      context->kernels->name, (double)xs[i], (double)dx[0]);
+            CHECK_MSG(fabs((double)dx[0]) <= 1e-6 && fabs((double)dx[16]) <= 1e-6,
+                      "%s: gelu'(%g) is %g", context->kernels->name, (double)xs[i], (double)dx[0]);
             drop(x); drop(dx); drop(one);
         }
         drop(lowest); drop(y);
@@ -411,7 +439,7 @@ TEST(gelu_far_below_zero) {
     }
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------- */
+/* ---- softmax --------------------------------------------------------------------------------- */
 typedef struct softmax_case { int rows, width; double *x, *y, *dy, *dx; } softmax_case;
 
 static double softmax_loss(void *argument) {
@@ -459,7 +487,8 @@ TEST(softmax_against_oracle) {
                 const size_t rows = (size_t)all_rows[j];
                 const size_t width = i < N_WIDTHS ? op_width(context, i) : 50257;
                 const size_t n = rows * width;
-                float *x = noise(n, sizes[j], 1 + (uint64_t)i), *dy = noise(n, 1.0, 2), *y = floats(n), *dx = filled(n, 0.5f);
+                float *x = noise(n, sizes[j], 1 + (uint64_t)i), *dy = noise(n, 1.0, 2),
+                      *y = floats(n), *dx = filled(n, 0.5f);
                 softmax_case c;
                 char label[96];
                 size_t k;
@@ -501,16 +530,19 @@ TEST(softmax_extremes) {
                 wrong += i % 2 == 0 && i < width - 1 ? y[i] != 0.0f : !(y[i] > 0.0f);
                 sum += (double)y[i];
             }
-            CHECK_MSG(!wrong && fabs(sum - 1.0) < 1e-6, "%s, width %d: %d wrong, sum %g", name, width, wrong, sum);
+            CHECK_MSG(!wrong && fabs(sum - 1.0) < 1e-6, "%s, width %d: %d wrong, sum %g", name,
+                      width, wrong, sum);
             for (i = 0; i < width; i++) x[i] = i % 2 ? -1e30f : 1e30f;
             llm_softmax_forward(context, y, x, 1, width);
             for (i = 0, wrong = 0; i < width; i++)
-                wrong += i % 2 ? y[i] != 0.0f : !(fabs((double)y[i] * ((width + 1) / 2) - 1.0) < 1e-6);
+                wrong +=
+                    i % 2 ? y[i] != 0.0f : !(fabs((double)y[i] * ((width + 1) / 2) - 1.0) < 1e-6);
             CHECK_MSG(!wrong, "%s, width %d of +-1e30: %d wrong", name, width, wrong);
             for (i = 0; i < width; i++) x[i] = -1e30f;
             x[width / 2] = -1e10f;
             llm_softmax_forward(context, y, x, 1, width);
-            for (i = 0, wrong = 0; i < width; i++) wrong += (double)y[i] != (double)(i == width / 2);
+            for (i = 0, wrong = 0; i < width; i++)
+                wrong += (double)y[i] != (double)(i == width / 2);
             CHECK_MSG(!wrong, "%s, width %d far below 0: %d wrong", name, width, wrong);
             for (i = 0; i < width; i++) x[i] = 0.25f;
             x[width / 3] = NAN;
@@ -532,7 +564,7 @@ TEST(softmax_extremes) {
     }
 }
 
-/* ---- dropout ------------------------------------------------------------------------------------- */
+/* ---- dropout --------------------------------------------------------------------------------- */
 TEST(dropout_against_oracle) {
     static const size_t sizes[] = {1, 7, 17, 1000, 16384, 16385, 50000};
     static const float ps[] = {0.0f, 0.1f, 0.5f, 0.9f, 0.999f};
@@ -559,8 +591,9 @@ TEST(dropout_against_oracle) {
             CHECK_CLOSE(c.y, c.want, n, 0.0, 1e-6, label);
             llm_dropout_backward(context, c.dx, c.dy, n, ps[j], 1000 + (uint64_t)j);
             CHECK_CLOSE(c.dx, c.want_d, n, 1e-6, 1e-6, label);
-            CHECK_MSG(fabs(kept - (1.0 - p) * (double)n) <= 1.0 + 4.0 * sqrt(p * (1.0 - p) * (double)n), "%s: %g kept",
-                      label, kept);
+            CHECK_MSG(fabs(kept - (1.0 - p) * (double)n) <=
+                          1.0 + 4.0 * sqrt(p * (1.0 - p) * (double)n),
+                      "%s: %g kept", label, kept);
             llm_dropout_forward(context, c.x, c.x, n, ps[j], 1000 + (uint64_t)j);
             op_close(&c, label);
         }
@@ -571,24 +604,29 @@ TEST(dropout_seeds_and_probabilities) {
     llm_context *context = llm_context_create(1, NULL, NULL);
     float *one = filled(N, 1.0f), *a = floats(N), *b = floats(N);
     int i, j;
-    for (j = 1; j < 4; j++) {          /* masks of neighbouring seeds and of neighbouring elements: independent */
+    for (j = 1; j < 4;
+         j++) { /* masks of neighbouring seeds and of neighbouring elements: independent */
         const double p = 0.25 * j, q = 1.0 - p;
         double both = 0.0, next = 0.0;
         llm_dropout_forward(context, a, one, N, (float)p, 5);
         llm_dropout_forward(context, b, one, N, (float)p, 6);
         for (i = 0; i < N; i++) both += a[i] > 0.0f && b[i] > 0.0f;
         for (i = 1; i < N; i++) next += a[i] > 0.0f && a[i - 1] > 0.0f;
-        CHECK_MSG(fabs(both / N - q * q) < 4.0 * sqrt(q * q * (1.0 - q * q) / N), "p %g: %g kept by both seeds", p, both / N);
-        CHECK_MSG(fabs(next / N - q * q) < 6.0 * sqrt(q * q * (1.0 - q * q) / N), "p %g: %g neighbours kept", p, next / N);
+        CHECK_MSG(fabs(both / N - q * q) < 4.0 * sqrt(q * q * (1.0 - q * q) / N),
+                  "p %g: %g kept by both seeds", p, both / N);
+        CHECK_MSG(fabs(next / N - q * q) < 6.0 * sqrt(q * q * (1.0 - q * q) / N),
+                  "p %g: %g neighbours kept", p, next / N);
     }
     drop(one); drop(a); drop(b);
     llm_context_free(context);
 }
 
-/* ---- adamw --------------------------------------------------------------------------------------- */
+/* ---- adamw ----------------------------------------------------------------------------------- */
 TEST(adamw_against_double) {
-    static const double settings[][6] = {  /* lr, beta1, beta2, eps, decay, grad_scale */
-        {0.01, 0.9, 0.95, 1e-8, 0.1, 1.0}, {0.001, 0.9, 0.999, 1e-6, 0.0, 0.25}, {0.1, 0.0, 0.5, 1e-3, 0.5, -2.0}};
+    static const double settings[][6] = {/* lr, beta1, beta2, eps, decay, grad_scale */
+                                         {0.01, 0.9, 0.95, 1e-8, 0.1, 1.0},
+                                         {0.001, 0.9, 0.999, 1e-6, 0.0, 0.25},
+                                         {0.1, 0.0, 0.5, 1e-3, 0.5, -2.0}};
     int t, i, j;
     for (t = 0; kernels_at(t); t++) {
         llm_context *context = context_at(t, 1);
@@ -596,8 +634,10 @@ TEST(adamw_against_double) {
             for (j = 0; j < 3; j++) {
                 const size_t n = i < N_WIDTHS ? op_width(context, i) : 16384 + 5;
                 const double lr = (double)(float)settings[j][0], b1 = (double)(float)settings[j][1];
-                const double b2 = (double)(float)settings[j][2], eps = (double)(float)settings[j][3];
-                const double decay = (double)(float)settings[j][4], scale = (double)(float)settings[j][5];
+                const double b2 = (double)(float)settings[j][2],
+                             eps = (double)(float)settings[j][3];
+                const double decay = (double)(float)settings[j][4],
+                             scale = (double)(float)settings[j][5];
                 float *w = noise(n, 1.0, 1), *m = filled(n, 0.0f), *v = filled(n, 0.0f), *before;
                 double *ew = widened(w, n), *em = doubles(n), *ev = doubles(n);
                 char label[64];
@@ -612,15 +652,18 @@ TEST(adamw_against_double) {
                         const double g = scale * (double)grad[k];
                         em[k] = b1 * em[k] + (1.0 - b1) * g;
                         ev[k] = b2 * ev[k] + (1.0 - b2) * g * g;
-                        ew[k] -= lr * (em[k] / (1.0 - pow(b1, step)) / (sqrt(ev[k] / (1.0 - pow(b2, step))) + eps) +
+                        ew[k] -= lr * (em[k] / (1.0 - pow(b1, step)) /
+                                           (sqrt(ev[k] / (1.0 - pow(b2, step))) + eps) +
                                        decay * ew[k]);
                     }
-                    adamw = adamw_of(step - 1, (float)lr, (float)b1, (float)b2, (float)eps, (float)decay, (float)scale);
+                    adamw = adamw_of(step - 1, (float)lr, (float)b1, (float)b2, (float)eps,
+                                     (float)decay, (float)scale);
                     llm_adamw_update(context, w, m, v, grad, n, &adamw);
                     CHECK(same_bits(grad, before, n));
                     drop(grad); drop(before);
                 }
-                snprintf(label, sizeof label, "%s, %lu values, setting %d", context->kernels->name, (unsigned long)n, j);
+                snprintf(label, sizeof label, "%s, %lu values, setting %d", context->kernels->name,
+                         (unsigned long)n, j);
                 CHECK_CLOSE(w, ew, n, 1e-6 + 7.0 * lr * 2e-6, 1e-6, label);
                 CHECK_CLOSE(m, em, n, 2e-6 * (1.0 + largest(em, n)), 0.0, label);
                 CHECK_CLOSE(v, ev, n, 1e-7, 2e-6, label);
@@ -632,19 +675,22 @@ TEST(adamw_against_double) {
 }
 TEST(adamw_late_and_trivial) {
     llm_context *context = llm_context_create(1, NULL, NULL);
-    float *w = filled(5, 2.0f), *m = filled(5, 0.5f), *v = filled(5, 0.25f), *g = filled(5, 0.5f), *zero = filled(5, 0.0f);
+    float *w = filled(5, 2.0f), *m = filled(5, 0.5f), *v = filled(5, 0.25f), *g = filled(5, 0.5f),
+          *zero = filled(5, 0.0f);
     llm_adamw adamw = adamw_of(0, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     double want[5];
     int i;
     llm_adamw_update(context, w, m, v, g, 0, &adamw);     /* n = 0 */
     for (i = 0; i < 5; i++) CHECK(w[i] == 2.0f && m[i] == 0.5f && v[i] == 0.25f);
-    /* after a million steps there is no correction left: m = 0.5, v = 0.25 stay, w loses lr (1 + decay w) */
+    /* after a million steps there is no correction left: m = 0.5, v = 0.25 stay, w loses lr (1 +
+     * decay w) */
     adamw = adamw_of(999999, 0.1f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     llm_adamw_update(context, w, m, v, g, 5, &adamw);
     for (i = 0; i < 5; i++) want[i] = 2.0 - 0.1 * (1.0 + 0.1 * 2.0);
     CHECK_CLOSE(w, want, 5, 0.0, 1e-6, "late");
     for (i = 0; i < 5; i++) m[i] = v[i] = 0.0f;
-    /* the first step has the size lr whatever the gradient's, and moves nothing where there is none */
+    /* the first step has the size lr whatever the gradient's, and moves nothing where there is
+     * none */
     adamw = adamw_of(0, 0.25f, 0.9f, 0.95f, 1e-12f, 0.0f, 1000.0f);
     llm_adamw_update(context, w, m, v, g, 5, &adamw);
     for (i = 0; i < 5; i++) want[i] -= 0.25;
@@ -657,7 +703,7 @@ TEST(adamw_late_and_trivial) {
     llm_context_free(context);
 }
 
-/* ---- clipping and schedules ---------------------------------------------------------------------- */
+/* ---- clipping and schedules ------------------------------------------------------------------ */
 TEST(clip_against_double) {
     static const size_t sizes[] = {0, 1, 3, 15, 16, 17, 511, 512, 513, 16383, 16385, 100000};
     int t, i;
@@ -671,13 +717,16 @@ TEST(clip_against_double) {
             size_t k;
             for (k = 0; k < n; k++) norm += want[k] * want[k];
             norm = sqrt(norm);
-            snprintf(label, sizeof label, "%s, %lu gradients", context->kernels->name, (unsigned long)n);
+            snprintf(label, sizeof label, "%s, %lu gradients", context->kernels->name,
+                     (unsigned long)n);
             returned = (double)llm_clip_grad_norm(context, grad, n, (float)(norm * 1.01 + 1e-5));
-            CHECK_MSG(fabs(returned - norm) <= 1e-6 * norm, "%s: norm %g, not %g", label, returned, norm);
+            CHECK_MSG(fabs(returned - norm) <= 1e-6 * norm, "%s: norm %g, not %g", label, returned,
+                      norm);
             CHECK_MSG(same_bits(grad, before, n), "%s: changed below the bound", label);
             bound = (double)(float)(0.3 * norm + (n == 0));
             returned = (double)llm_clip_grad_norm(context, grad, n, (float)bound);
-            CHECK_MSG(fabs(returned - norm) <= 1e-6 * norm, "%s: norm %g, not %g", label, returned, norm);
+            CHECK_MSG(fabs(returned - norm) <= 1e-6 * norm, "%s: norm %g, not %g", label, returned,
+                      norm);
             for (k = 0; k < n; k++) want[k] *= bound / (norm + 1e-6);
             CHECK_CLOSE(grad, want, n, 1e-12, 1.5e-6, label);
             drop(grad); drop(before);
@@ -693,7 +742,8 @@ TEST(clip_extremes) {
         for (i = 0; i < 35; i += 2) {
             float *grad = noise(35, 1.0, 1);
             grad[i] = NAN;
-            CHECK(llm_clip_grad_norm(context, grad, 35, 1.0f) != llm_clip_grad_norm(context, grad, 35, 1.0f));
+            CHECK(llm_clip_grad_norm(context, grad, 35, 1.0f) !=
+                  llm_clip_grad_norm(context, grad, 35, 1.0f));
             grad[i] = INFINITY;
             CHECK((double)llm_clip_grad_norm(context, grad, 35, 1.0f) == HUGE_VAL);
             drop(grad);
@@ -718,46 +768,56 @@ TEST(clip_to_nothing) {
     float *grad = noise(20, 1.0, 1);
     size_t i;
     CHECK(llm_clip_grad_norm(context, grad, 20, 0.0f) > 1.0f);
-    for (i = 0; i < 20; i++) CHECK_MSG(grad[i] == 0.0f, "gradient %lu is %g", (unsigned long)i, (double)grad[i]);
+    for (i = 0; i < 20; i++)
+        CHECK_MSG(grad[i] == 0.0f, "gradient %lu is %g", (unsigned long)i, (double)grad[i]);
     drop(grad);
     llm_context_free(context);
 }
 
 TEST(learning_rate_formulas) {
-    static const int shapes[][3] = {{0, 100, 0}, {10, 100, 0}, {7, 50, 13}, {1, 2, 1}, {100, 1000, 300}, {5, 5, 1}, {30, 20, 0}};
+    static const int shapes[][3] = {{0, 100, 0},      {10, 100, 0}, {7, 50, 13}, {1, 2, 1},
+                                    {100, 1000, 300}, {5, 5, 1},    {30, 20, 0}};
     static const float ratios[] = {0.0f, 0.25f, LLM_OFF, 1.0f};
     int s, r, kind;
     for (s = 0; s < 7; s++)
         for (r = 0; r < 4; r++)
             for (kind = 0; kind < 4; kind++) {
-                const llm_schedule schedule =
-                    kind == 0 ? LLM_SCHEDULE_COSINE : kind == 1 ? LLM_SCHEDULE_LINEAR : kind == 2 ? LLM_SCHEDULE_WSD : LLM_SCHEDULE_CONSTANT;
+                const llm_schedule schedule = kind == 0   ? LLM_SCHEDULE_COSINE
+                                              : kind == 1 ? LLM_SCHEDULE_LINEAR
+                                              : kind == 2 ? LLM_SCHEDULE_WSD
+                                                          : LLM_SCHEDULE_CONSTANT;
                 const double lr = (double)0.002f, W = shapes[s][0], M = shapes[s][1];
                 const double low = lr * (r == 0 ? (double)0.1f : r == 2 ? 0.0 : (double)ratios[r]);
-                const double D = shapes[s][2] ? shapes[s][2] : shapes[s][1] / 10;      /* a tenth of M */
+                const double D = shapes[s][2] ? shapes[s][2] : shapes[s][1] / 10; /* a tenth of M */
                 llm_train_desc d;
                 int i, wrong = 0;
                 memset(&d, 0, sizeof d);
                 d.learning_rate = 0.002f; d.min_lr_ratio = ratios[r]; d.schedule = schedule;
-                d.warmup_steps = shapes[s][0]; d.max_steps = shapes[s][1]; d.decay_steps = shapes[s][2];
+                d.warmup_steps = shapes[s][0];
+                d.max_steps = shapes[s][1];
+                d.decay_steps = shapes[s][2];
                 for (i = 0; i < 2 * shapes[s][1]; i++) {
                     double want;
                     if (i < W) want = lr * (i + 1) / W;
                     else if (kind == 3) want = lr;
                     else if (i >= M) want = low;
-                    else if (kind == 0) want = low + (lr - low) * (1.0 + cos(3.14159265358979323846 * (i - W) / (M - W))) / 2.0;
+                    else if (kind == 0)
+                        want = low + (lr - low) *
+                                         (1.0 + cos(3.14159265358979323846 * (i - W) / (M - W))) /
+                                         2.0;
                     else if (kind == 1) want = lr + (low - lr) * (i - W) / (M - W);
                     else want = i < M - D ? lr : lr + (low - lr) * (i - (M - D)) / D;
                     if (!(fabs((double)llm_learning_rate(&d, i) - want) <= 1e-6 * lr) && !wrong++)
-                        CHECK_MSG(0, "schedule %d, W %g, M %g, D %g, low %g, update %d: %g, not %g", kind, W, M, D, low, i,
-                                  (double)llm_learning_rate(&d, i), want);
+                        CHECK_MSG(0, "schedule %d, W %g, M %g, D %g, low %g, update %d: %g, not %g",
+                                  kind, W, M, D, low, i, (double)llm_learning_rate(&d, i), want);
                 }
                 CHECK(!wrong);
-                CHECK(fabs((double)llm_learning_rate(&d, INT64_MAX) - (kind == 3 ? lr : low)) <= 1e-6 * lr);
+                CHECK(fabs((double)llm_learning_rate(&d, INT64_MAX) - (kind == 3 ? lr : low)) <=
+                      1e-6 * lr);
             }
 }
 
-/* ---- all of them --------------------------------------------------------------------------------- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 /* every op that is not in a file of its own, on buffers of its own; what it gave goes to out */
 typedef struct op_results { float *values[16]; size_t n; } op_results;
 
@@ -765,7 +825,8 @@ static op_results all_ops(int table, int n_threads) {
     const int rows = 41, width = 333;
     const size_t n = (size_t)rows * (size_t)width;
     llm_context *context = context_at(table, n_threads);
-    float *x = noise(n, 2.0, 1), *dy = noise(n, 1.0, 2), *w = noise(n, 1.0, 3), *mean = floats(n), *rstd = floats(n);
+    float *x = noise(n, 2.0, 1), *dy = noise(n, 1.0, 2), *w = noise(n, 1.0, 3), *mean = floats(n),
+          *rstd = floats(n);
     float *long_x = noise(5 * n, 1.0, 4), *long_y = noise(5 * n, 0.01, 5);
     int32_t tokens[41];
     op_results o;
@@ -774,7 +835,8 @@ static op_results all_ops(int table, int n_threads) {
     for (i = 0; i < 16; i++) o.values[i] = filled(5 * n, 0.5f);
     for (i = 0; i < 41; i++) tokens[i] = i * i % 40;
     llm_layernorm_forward(context, o.values[0], mean, rstd, x, w, dy, rows, width, 1e-5f);
-    llm_layernorm_backward(context, o.values[1], o.values[2], o.values[3], dy, mean, rstd, x, w, rows, width);
+    llm_layernorm_backward(context, o.values[1], o.values[2], o.values[3], dy, mean, rstd, x, w,
+                           rows, width);
     llm_rmsnorm_forward(context, o.values[4], rstd, x, w, rows, width, 1e-5f);
     llm_rmsnorm_backward(context, o.values[5], o.values[6], dy, rstd, x, w, rows, width);
     llm_gelu_forward(context, o.values[7], long_x, 5 * n);
@@ -783,11 +845,12 @@ static op_results all_ops(int table, int n_threads) {
     llm_softmax_backward(context, o.values[10], dy, o.values[9], rows, width);
     llm_dropout_forward(context, o.values[11], long_x, 5 * n, 0.3f, 9);
     CHECK(llm_embedding_forward(context, o.values[12], tokens, x, rows, 40, width, NULL) == LLM_OK);
-    CHECK(llm_embedding_backward(context, o.values[13], dy, tokens, rows, 40, width, NULL) == LLM_OK);
+    CHECK(llm_embedding_backward(context, o.values[13], dy, tokens, rows, 40, width, NULL) ==
+          LLM_OK);
     const llm_adamw adamw = adamw_of(2, 0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f);
     llm_adamw_update(context, o.values[14], long_y, o.values[15], long_x, 5 * n, &adamw);
     long_x[0] = llm_clip_grad_norm(context, long_x, 5 * n, 0.5f);
-    memcpy(o.values[11], long_x, n * sizeof(float));           /* the clipped, beside what was dropped out */
+    memcpy(o.values[11], long_x, n * sizeof(float)); /* the clipped, beside what was dropped out */
     drop(x); drop(dy); drop(w); drop(mean); drop(rstd); drop(long_x); drop(long_y);
     llm_context_free(context);
     return o;
@@ -799,8 +862,9 @@ TEST(ops_threads_give_the_same_bits) {
         for (i = 0; i < 3; i++) {
             op_results several = all_ops(t, op_threads[i]);
             for (j = 0; j < 16; j++) {
-                CHECK_MSG(same_bits(one.values[j], several.values[j], 5 * one.n), "%s, result %d: %d threads differ",
-                          kernels_at(t)->name, j, op_threads[i]);
+                CHECK_MSG(same_bits(one.values[j], several.values[j], 5 * one.n),
+                          "%s, result %d: %d threads differ", kernels_at(t)->name, j,
+                          op_threads[i]);
                 drop(several.values[j]);
             }
         }

@@ -20,14 +20,16 @@ TEST(swiglu_values_and_gradients) {
             for (i = 0; i < n; i++) {
                 const double g = (double)gate[i], u = (double)up[i], d = (double)dy[i];
                 const double sig = 1.0 / (1.0 + exp(-g));
-                const double want = g * sig * u, want_gate = 0.25 + d * u * sig * (1.0 + g * (1.0 - sig));
-                const double want_up = -0.5 + d * g * sig, size = 1.0 + fabs(g * u) + fabs(d * u) * 4.0 + fabs(d * g);
-                CHECK_MSG(fabs((double)y[i] - want) <= 1e-6 * size, "%s: y %g, not %g", context->kernels->name,
-                          (double)y[i], want);
+                const double want = g * sig * u,
+                             want_gate = 0.25 + d * u * sig * (1.0 + g * (1.0 - sig));
+                const double want_up = -0.5 + d * g * sig,
+                             size = 1.0 + fabs(g * u) + fabs(d * u) * 4.0 + fabs(d * g);
+                CHECK_MSG(fabs((double)y[i] - want) <= 1e-6 * size, "%s: y %g, not %g",
+                          context->kernels->name, (double)y[i], want);
                 CHECK_MSG(fabs((double)dgate[i] - want_gate) <= 1e-6 * size, "%s: dgate %g, not %g",
                           context->kernels->name, (double)dgate[i], want_gate);
-                CHECK_MSG(fabs((double)dup[i] - want_up) <= 1e-6 * size, "%s: dup %g, not %g", context->kernels->name,
-                          (double)dup[i], want_up);
+                CHECK_MSG(fabs((double)dup[i] - want_up) <= 1e-6 * size, "%s: dup %g, not %g",
+                          context->kernels->name, (double)dup[i], want_up);
             }
             drop(gate); drop(up); drop(dy); drop(y); drop(dgate); drop(dup);
         }
@@ -55,7 +57,10 @@ static double rope_plain_frequency(const llm_config *c, int pair) {
 TEST(rope_values_and_adjoint) {
     int kind;
     for (kind = 0; kind < 6; kind++) {
-        llm_context *context = context_at(kind % 3 == 0 ? 0 : kernels_at(kind % 3) ? kind % 3 : 0, 2);
+        llm_context *context = context_at(kind % 3 == 0          ? 0
+                                          : kernels_at(kind % 3) ? kind % 3
+                                                                 : 0,
+                                          2);
         enum { rows = 12, T = 6, heads = 3, width = 10, n = rows * heads * width };
         float *x = noise(n, 1.0, 1), *y = floats(n), *dy = noise(n, 1.0, 2), *dx = filled(n, 0.0f);
         int32_t positions[rows];
@@ -70,28 +75,37 @@ TEST(rope_values_and_adjoint) {
         if (kind >= 2) {
             set_yarn(&c, 8.0f, 64, 32.0f, 1.0f, kind == 3 ? 0.7f : 0.0f,
                      kind == 3 ? 1.3f : kind == 4 ? 1.0f : 0.0f);
-            scale = kind == 3 ? (0.07 * log(8.0) + 1.0) / (0.13 * log(8.0) + 1.0) : 0.1 * log(8.0) + 1.0;
+            scale = kind == 3 ? (0.07 * log(8.0) + 1.0) / (0.13 * log(8.0) + 1.0)
+                              : 0.1 * log(8.0) + 1.0;
         }
         for (r = 0; r < rows; r++) positions[r] = kind < 3 ? r % T : 37 * r + 5;
-        CHECK(llm_rope_forward(context, y, x, kind < 3 ? NULL : positions, &c, rows, T, heads, &err) == LLM_OK);
-        CHECK(llm_rope_backward(context, dx, dy, kind < 3 ? NULL : positions, &c, rows, T, heads, &err) == LLM_OK);
+        CHECK(llm_rope_forward(context, y, x, kind < 3 ? NULL : positions, &c, rows, T, heads,
+                               &err) == LLM_OK);
+        CHECK(llm_rope_backward(context, dx, dy, kind < 3 ? NULL : positions, &c, rows, T, heads,
+                                &err) == LLM_OK);
         for (r = 0; r < rows; r++)
             for (h = 0; h < heads; h++)
                 for (i = 0; i < width / 2; i++) {
-                    const int first = c.rope_half_split ? i : 2 * i, second = c.rope_half_split ? i + width / 2 : 2 * i + 1;
-                    const float *from = x + (r * heads + h) * width, *to = y + (r * heads + h) * width;
+                    const int first = c.rope_half_split ? i : 2 * i,
+                              second = c.rope_half_split ? i + width / 2 : 2 * i + 1;
+                    const float *from = x + (r * heads + h) * width,
+                                *to = y + (r * heads + h) * width;
                     const double angle = positions[r] * rope_plain_frequency(&c, i);
-                    const double re = scale * ((double)from[first] * cos(angle) - (double)from[second] * sin(angle));
-                    const double im = scale * ((double)from[second] * cos(angle) + (double)from[first] * sin(angle));
-                    CHECK_MSG(fabs((double)to[first] - re) < 1e-4 && fabs((double)to[second] - im) < 1e-4,
-                              "kind %d, position %d, pair %d: %g %g, not %g %g", kind, (int)positions[r], i,
-                              (double)to[first], (double)to[second], re, im);
+                    const double re = scale * ((double)from[first] * cos(angle) -
+                                               (double)from[second] * sin(angle));
+                    const double im = scale * ((double)from[second] * cos(angle) +
+                                               (double)from[first] * sin(angle));
+                    CHECK_MSG(fabs((double)to[first] - re) < 1e-4 &&
+                                  fabs((double)to[second] - im) < 1e-4,
+                              "kind %d, position %d, pair %d: %g %g, not %g %g", kind,
+                              (int)positions[r], i, (double)to[first], (double)to[second], re, im);
                 }
         for (i = 0; i < n; i++) {
             inner += (double)y[i] * (double)dy[i];
             adjoint += (double)x[i] * (double)dx[i];
         }
-        CHECK_MSG(fabs(inner - adjoint) < 1e-4, "kind %d: <y,dy> %g, <x,dx> %g", kind, inner, adjoint);
+        CHECK_MSG(fabs(inner - adjoint) < 1e-4, "kind %d: <y,dy> %g, <x,dx> %g", kind, inner,
+                  adjoint);
         c.qk_rope_head_dim = 7;
         CHECK(llm_rope_forward(context, y, x, NULL, &c, rows, T, heads, &err) == LLM_ERR_ARGUMENT);
         drop(x); drop(y); drop(dy); drop(dx);
@@ -108,7 +122,7 @@ typedef struct part_case {
     llm_context *context;
     size_t n, n_weights, sizes[PART_WEIGHTS];
     float *weights[PART_WEIGHTS], *dweights[PART_WEIGHTS];
-    float *x, *h, *dx, *dh, *y, *dy;               /* h: of the MTP module, whose x are embeddings */
+    float *x, *h, *dx, *dh, *y, *dy; /* h: of the MTP module, whose x are embeddings */
     void *saved;
     float alpha, balance, loads[16];
 } part_case;
@@ -206,7 +220,8 @@ static void part_run(llm_part part, const llm_config *config, int table) {
     p.n_weights = i;
     CHECK_MSG(i > 0 && i < PART_WEIGHTS, "%lu weights", (unsigned long)i);
     err.message[0] = 0;
-    CHECK_MSG(part_forward(&p, &err) == LLM_OK && part_backward(&p, &err) == LLM_OK, "%s", err.message);
+    CHECK_MSG(part_forward(&p, &err) == LLM_OK && part_backward(&p, &err) == LLM_OK, "%s",
+              err.message);
     part_check(&p, p.x, p.dx, p.n, "x");
     if (part == LLM_PART_MTP_MODULE) part_check(&p, p.h, p.dh, p.n, "h");
     for (i = 0; i < p.n_weights; i++) {
@@ -399,7 +414,8 @@ TEST(router_against_a_plain_one) {
     memset(&c, 0, sizeof c);
     c.d_model = C; c.n_routed_experts = E; c.num_experts_per_tok = K; c.moe_d_ffn = 1;
     c.n_group = G; c.topk_group = 2; c.norm_topk_prob = 1; c.routed_scaling_factor = 1.7f;
-    CHECK(llm_router_forward(context, weight, choice, loads, scores, x, gate, bias, &c, rows, &err) == LLM_OK);
+    CHECK(llm_router_forward(context, weight, choice, loads, scores, x, gate, bias, &c, rows,
+                             &err) == LLM_OK);
     for (r = 0; r < rows; r++) {
         double s[E], group[G], sum = 0.0;
         int chosen[K], keep[G] = {0};
@@ -430,33 +446,38 @@ TEST(router_against_a_plain_one) {
             for (e = 0; e < E; e++) {
                 int taken = !keep[e / 3];
                 for (j = 0; j < k; j++) taken |= chosen[j] == e;
-                if (!taken && (best < 0 || s[e] + (double)bias[e] > s[best] + (double)bias[best])) best = e;
+                if (!taken && (best < 0 || s[e] + (double)bias[e] > s[best] + (double)bias[best]))
+                    best = e;
             }
             chosen[k] = best;
             sum += s[best];
             plain_loads[best] += 1.0;
         }
         for (k = 0; k < K; k++) {
-            CHECK_MSG(choice[r * K + k] == chosen[k], "row %d: choice %d is %d, not %d", r, k, (int)choice[r * K + k],
-                      chosen[k]);
+            CHECK_MSG(choice[r * K + k] == chosen[k], "row %d: choice %d is %d, not %d", r, k,
+                      (int)choice[r * K + k], chosen[k]);
             CHECK(fabs((double)weight[r * K + k] - 1.7 * s[chosen[k]] / sum) < 1e-5);
         }
     }
     for (e = 0; e < E; e++) CHECK((double)loads[e] == plain_loads[e]);
     {                                  /* the gradient along itself, in the gate */
-        float *dweight = noise(rows * K, 1.0, 5), *dgate = filled(E * C, 0.0f), *dx = filled(rows * C, 0.0f);
+        float *dweight = noise(rows * K, 1.0, 5), *dgate = filled(E * C, 0.0f),
+              *dx = filled(rows * C, 0.0f);
         float *kept = floats(E * C), *kept_x = floats(rows * C);
         int32_t *same = (int32_t *)plain_alloc(rows * K * sizeof *same);
         double length = 0.0, length_x = 0.0, ends[4];
         int side, moved = 0;
-        CHECK(llm_router_backward(context, dx, dgate, dweight, scores, choice, x, gate, &c, rows, &err) == LLM_OK);
+        CHECK(llm_router_backward(context, dx, dgate, dweight, scores, choice, x, gate, &c, rows,
+                                  &err) == LLM_OK);
         memcpy(same, choice, rows * K * sizeof *same);
         for (i = 0; i < 2; i++) {      /* a choice that is no expert */
             char name[16];
             choice[rows * K - 1] = i ? E : -1;
             snprintf(name, sizeof name, "%d", (int)choice[rows * K - 1]);
-            REFUSED(LLM_ERR_ARGUMENT, llm_router_backward(context, dx, dgate, dweight, scores, choice, x, gate, &c,
-                                                          rows, &err), "choice", name);
+            REFUSED(LLM_ERR_ARGUMENT,
+                    llm_router_backward(context, dx, dgate, dweight, scores, choice, x, gate, &c,
+                                        rows, &err),
+                    "choice", name);
             choice[rows * K - 1] = same[rows * K - 1];
         }
         memcpy(kept, gate, E * C * sizeof *kept);
@@ -467,19 +488,22 @@ TEST(router_against_a_plain_one) {
         length_x = sqrt(length_x);
         for (side = 0; side < 4; side++) {
             const double step = side % 2 ? -1e-3 : 1e-3;
-            for (i = 0; i < E * C; i++) gate[i] = kept[i] + (float)(side < 2 ? step * (double)dgate[i] / length : 0.0);
-            for (i = 0; i < rows * C; i++) x[i] = kept_x[i] + (float)(side < 2 ? 0.0 : step * (double)dx[i] / length_x);
-            CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, gate, bias, &c, rows, &err) == LLM_OK);
+            for (i = 0; i < E * C; i++)
+                gate[i] = kept[i] + (float)(side < 2 ? step * (double)dgate[i] / length : 0.0);
+            for (i = 0; i < rows * C; i++)
+                x[i] = kept_x[i] + (float)(side < 2 ? 0.0 : step * (double)dx[i] / length_x);
+            CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, gate, bias, &c, rows,
+                                     &err) == LLM_OK);
             for (i = 0, ends[side] = 0.0; i < rows * K; i++) {
                 ends[side] += (double)weight[i] * (double)dweight[i];
                 moved |= same[i] != choice[i];
             }
         }
         CHECK_MSG(!moved, "a step changed a choice: take other numbers");
-        CHECK_MSG(fabs((ends[0] - ends[1]) / 2e-3 - length) < 0.01 * length, "gate: slope %g, gradient %g",
-                  (ends[0] - ends[1]) / 2e-3, length);
-        CHECK_MSG(fabs((ends[2] - ends[3]) / 2e-3 - length_x) < 0.01 * length_x, "x: slope %g, gradient %g",
-                  (ends[2] - ends[3]) / 2e-3, length_x);
+        CHECK_MSG(fabs((ends[0] - ends[1]) / 2e-3 - length) < 0.01 * length,
+                  "gate: slope %g, gradient %g", (ends[0] - ends[1]) / 2e-3, length);
+        CHECK_MSG(fabs((ends[2] - ends[3]) / 2e-3 - length_x) < 0.01 * length_x,
+                  "x: slope %g, gradient %g", (ends[2] - ends[3]) / 2e-3, length_x);
         drop(dweight); drop(dgate); drop(dx); drop(kept); drop(kept_x);
         free(same);
     }
@@ -489,7 +513,8 @@ TEST(router_against_a_plain_one) {
 }
 
 /* ---- the MTP loss ---------------------------------------------------------------------------- */
-static double plain_mtp_part(const float *logits, const int32_t *targets, int B, int T, int V, int k) {
+static double plain_mtp_part(const float *logits, const int32_t *targets, int B, int T, int V,
+                             int k) {
     double sum = 0.0;
     int b, t, v, n = 0;
     for (b = 0; b < B; b++)
@@ -520,16 +545,18 @@ TEST(mtp_loss_by_definition) {
         dlogits[k] = filled(n, 0.5f);
         lse[k] = floats((size_t)(B * (T - k)));
     }
-    CHECK(llm_mtp_loss_forward(context, &loss, parts, lse, (const float *const *)logits, targets, B, T, V, D,
-                               (float)lambda, 0.0f, &err) == LLM_OK);
+    CHECK(llm_mtp_loss_forward(context, &loss, parts, lse, (const float *const *)logits, targets, B,
+                               T, V, D, (float)lambda, 0.0f, &err) == LLM_OK);
     for (k = 0; k <= D; k++) {
         const double part = plain_mtp_part(logits[k], targets, B, T, V, k);
-        CHECK_MSG(fabs(part - (double)parts[k]) < 1e-5, "part %d: %g, not %g", k, (double)parts[k], part);
+        CHECK_MSG(fabs(part - (double)parts[k]) < 1e-5, "part %d: %g, not %g", k, (double)parts[k],
+                  part);
         want += k ? lambda / D * part : part;
     }
     CHECK(fabs(want - (double)loss) < 1e-5);
-    CHECK(llm_mtp_loss_backward(context, dlogits, NULL, (const float *const *)lse, (const float *const *)logits, targets,
-                                B, T, V, D, (float)lambda, 0.0f, &err) == LLM_OK);
+    CHECK(llm_mtp_loss_backward(context, dlogits, NULL, (const float *const *)lse,
+                                (const float *const *)logits, targets, B, T, V, D, (float)lambda,
+                                0.0f, &err) == LLM_OK);
     for (k = 0; k <= D; k++)
         for (i = 0; i < B * (T - k) * V; i += 3) {
             const float kept = logits[k][i];
@@ -539,11 +566,12 @@ TEST(mtp_loss_by_definition) {
             logits[k][i] = kept - 0.01f;
             down = plain_mtp_part(logits[k], targets, B, T, V, k);
             logits[k][i] = kept;
-            CHECK_MSG(fabs((up - down) / 0.02 * (k ? lambda / D : 1.0) - ((double)dlogits[k][i] - 0.5)) < 1e-4,
+            CHECK_MSG(fabs((up - down) / 0.02 * (k ? lambda / D : 1.0) -
+                           ((double)dlogits[k][i] - 0.5)) < 1e-4,
                       "dlogits[%d][%d] is %g", k, i, (double)dlogits[k][i] - 0.5);
         }
-    CHECK(llm_mtp_loss_forward(context, &loss, parts, lse, (const float *const *)logits, targets, B, 2, V, D, 0.3f, 0.0f,
-                               &err) == LLM_ERR_ARGUMENT);
+    CHECK(llm_mtp_loss_forward(context, &loss, parts, lse, (const float *const *)logits, targets, B,
+                               2, V, D, 0.3f, 0.0f, &err) == LLM_ERR_ARGUMENT);
     for (k = 0; k <= D; k++) { drop(logits[k]); drop(dlogits[k]); drop(lse[k]); }
     llm_context_free(context);
 }
@@ -625,8 +653,9 @@ static llm_model *cycle_model(int32_t *text, int n, int experts) {
         }
         CHECK(llm_trainer_step(trainer, x, y, &stats, NULL) == LLM_OK);
     }
-    CHECK_MSG(trainer && stats.mtp_loss[0] < 0.2f && stats.mtp_loss[2] < 0.2f, "the modules' losses are %g and %g",
-              (double)stats.mtp_loss[0], (double)stats.mtp_loss[2]);
+    CHECK_MSG(trainer && stats.mtp_loss[0] < 0.2f && stats.mtp_loss[2] < 0.2f,
+              "the modules' losses are %g and %g", (double)stats.mtp_loss[0],
+              (double)stats.mtp_loss[2]);
     llm_trainer_free(trainer);
     return model;
 }
@@ -782,7 +811,7 @@ TEST(speculation_changes_nothing) {
             llm_generate_stats a, b;
             const int prompt = i >= 14 ? long_prompts[i - 14] : i == 5 ? 520 : i % 4 == 1 ? 30 : 5;
             const int stop[] = {9};
-            const int from = i < 4 ? 7 * i + 30 : 3 * i;   /* within what it has learned, then not */
+            const int from = i < 4 ? 7 * i + 30 : 3 * i; /* within what it has learned, then not */
             int32_t stops[1];
             stops[0] = stop[0];
             memset(&d, 0, sizeof d);
@@ -808,11 +837,13 @@ TEST(speculation_changes_nothing) {
                       "experts %d, generation %d differs", experts, i);
             CHECK(llm_session_length(plain, 0) == llm_session_length(fast, 0));
             CHECK(b.n_accepted <= b.n_drafted && a.n_drafted == 0);
-            if (i < 4) CHECK_MSG(b.n_accepted >= 11 && b.n_accepted >= b.n_drafted - 2, "%d of %d drafts accepted",
-                                 b.n_accepted, b.n_drafted);
+            if (i < 4)
+                CHECK_MSG(b.n_accepted >= 11 && b.n_accepted >= b.n_drafted - 2,
+                          "%d of %d drafts accepted", b.n_accepted, b.n_drafted);
         }
         CHECK(llm_session_rewind(fast, 0, 1000, NULL) == LLM_OK);
-        for (i = 0; i < 80; i++) CHECK(llm_session_eval(fast, 0, text + i, 1, NULL, NULL) == LLM_OK);
+        for (i = 0; i < 80; i++)
+            CHECK(llm_session_eval(fast, 0, text + i, 1, NULL, NULL) == LLM_OK);
         speculation_cancelled(plain, fast, text);
         llm_session_free(plain);
         llm_session_free(fast);
@@ -849,7 +880,7 @@ TEST(speculation_keeps_the_law) {
         }
         llm_session_free(sessions[s]);
     }
-    for (v = 0; v < 61; v++) {                     /* two samples of one law: chi-square, 60 degrees */
+    for (v = 0; v < 61; v++) { /* two samples of one law: chi-square, 60 degrees */
         const double sum = counts[0][v] + counts[1][v], difference = counts[0][v] - counts[1][v];
         if (sum > 0.0) distance += difference * difference / sum;
     }
@@ -858,7 +889,7 @@ TEST(speculation_keeps_the_law) {
     free(text);
 }
 
-/* ---- presets: counts from the paper's model card and the design ------------------------------- */
+/* ---- presets: counts from the paper's model card and the design ------------------------------ */
 TEST(deepseek_presets) {
     static const struct { const char *name; double millions; int C, L, H; } dense[] = {
         {"deepseek-small", 30, 512, 6, 8}, {"deepseek-base", 70, 768, 12, 12},
@@ -867,13 +898,16 @@ TEST(deepseek_presets) {
     int i;
     for (i = 0; i < 4; i++) {
         double count;
-        CHECK(llm_config_preset(&c, dense[i].name, NULL) == LLM_OK && llm_config_validate(&c, NULL) == LLM_OK);
+        CHECK(llm_config_preset(&c, dense[i].name, NULL) == LLM_OK &&
+              llm_config_validate(&c, NULL) == LLM_OK);
         count = (double)llm_config_param_count(&c) / 1e6;
-        CHECK_MSG(fabs(count / dense[i].millions - 1.0) < 0.1, "%s: %g million", dense[i].name, count);
-        CHECK(c.d_model == dense[i].C && c.n_layers == dense[i].L && c.n_heads == dense[i].H && c.n_routed_experts == 0);
+        CHECK_MSG(fabs(count / dense[i].millions - 1.0) < 0.1, "%s: %g million", dense[i].name,
+                  count);
+        CHECK(c.d_model == dense[i].C && c.n_layers == dense[i].L && c.n_heads == dense[i].H &&
+              c.n_routed_experts == 0);
         CHECK(c.tie_embeddings && llm_config_active_param_count(&c) == llm_config_param_count(&c));
     }
-    CHECK(llm_config_cache_bytes(&c, 1, LLM_F32) * 32 <= (size_t)(2 * 4 * 24 * 2048));      /* c: xl */
+    CHECK(llm_config_cache_bytes(&c, 1, LLM_F32) * 32 <= (size_t)(2 * 4 * 24 * 2048)); /* c: xl */
     CHECK(llm_config_preset(&c, "deepseek-moe-150m", NULL) == LLM_OK);
     CHECK(c.n_routed_experts == 16 && c.num_experts_per_tok == 2 && c.n_shared_experts == 1);
     CHECK(fabs((double)llm_config_param_count(&c) / 150e6 - 1.0) < 0.1);

@@ -183,7 +183,8 @@ TEST(precision_products) {
             }
 }
 
-/* dW = dy^T x: both factors are activations, in tiles along the rows; in y and dx, W has its blocks */
+/* dW = dy^T x: both factors are activations, in tiles along the rows; in y and dx, W has its
+ * blocks */
 TEST(precision_linear_layer_in_fp8) {
     const size_t rows = 150, n_in = 200, n_out = 140;
     int t, transposed;
@@ -264,9 +265,9 @@ static llm_trainer *precision_trainer(int deepseek, llm_precision precision, int
     return model ? new_trainer(model, &d) : NULL;
 }
 
-/* Rounding to bf16 turns a gradient by some 2^-8 of its length; to fp8, by some 2^-4, and more where
- * a token then goes to another expert. A product left out, or a wrong scale, would show as 0.9 or
- * less. */
+/* Rounding to bf16 turns a gradient by some 2^-8 of its length; to fp8, by some 2^-4, and more
+ * where a token then goes to another expert. A product left out, or a wrong scale, would show as
+ * 0.9 or less. */
 TEST(precision_gradients_point_where_f32s_do) {
     static const double cosine_at_least[] = {0.0, 0.9995, 0.96}, loss_off[] = {0.0, 2e-3, 0.1};
     const llmi_kernels *kernels;
@@ -383,12 +384,14 @@ TEST(precision_memory_as_planned) {
             }
 }
 
-/* The products of a weight, forward and to dx, take it in tiles of 128 x 128 to a scale: that of a
- * lane alone would give other bits where lanes differ in size. dW has no weight among its factors. */
+/* The products of a weight, forward and to dx, take it in tiles of 128 x 128 to a scale: that of
+ * a lane alone would give other bits where lanes differ in size. dW has no weight among its
+ * factors. */
 TEST(precision_fp8_weights_have_tiles) {
     enum { rows = 40, n_in = 70, n_out = 50 };
     float *x = noise(rows * n_in, 1.0, 1), *w = noise(n_out * n_in, 1.0, 2);
-    float *dy = noise(rows * n_out, 1.0, 3), *got = floats(rows * n_in), *want = floats(rows * n_in);
+    float *dy = noise(rows * n_out, 1.0, 3), *got = floats(rows * n_in),
+          *want = floats(rows * n_in);
     llm_context *context = llm_context_create(1, NULL, NULL);
     llmi_matrix weight = llmi_matrix_of(w, n_out, n_in, 0);
     int back, i;

@@ -1,5 +1,5 @@
-/* Checkpoints of a trainer: a run that was saved and loaded goes on to the bit; damaged files and other
- * configurations are refused and change nothing. Uses build/ for files. */
+/* Checkpoints of a trainer: a run that was saved and loaded goes on to the bit; damaged files
+ * and other configurations are refused and change nothing. Uses build/ for files. */
 
 #define RESUME_FILE "build/test_resume.ckpt"
 
@@ -10,7 +10,8 @@ static llm_config resume_config(int deepseek) {
     c.embd_pdrop = c.attn_pdrop = c.resid_pdrop = 0.1f;
     return c;
 }
-static llm_trainer *resume_trainer(int deepseek, llm_precision precision, int n_threads, uint64_t seed) {
+static llm_trainer *resume_trainer(int deepseek, llm_precision precision, int n_threads,
+                                   uint64_t seed) {
     const llm_config c = resume_config(deepseek);
     llm_train_desc d = train_desc(2, 12, 3);       /* an accumulation of 3 is cut by the save */
     llm_model_desc m;
@@ -35,8 +36,9 @@ static void resume_steps(llm_trainer *t, int from, int to) {
 }
 static int resume_equal(const llm_trainer *a, const llm_trainer *b) {
     return same_bits(a->model->block, b->model->block, a->floats) &&
-           same_bits(a->m, b->m, a->desc.shard_count) && same_bits(a->v, b->v, a->desc.shard_count) &&
-           a->step == b->step && a->n_tokens == b->n_tokens && a->n_forwards == b->n_forwards &&
+           same_bits(a->m, b->m, a->desc.shard_count) &&
+           same_bits(a->v, b->v, a->desc.shard_count) && a->step == b->step &&
+           a->n_tokens == b->n_tokens && a->n_forwards == b->n_forwards &&
            a->n_accumulated == b->n_accumulated;
 }
 
@@ -45,8 +47,10 @@ TEST(resume_to_the_bit) {
     for (kind = 0; kind < 6; kind++)
         for (cut = 4; cut <= 6; cut++) {
             const int deepseek = kind % 2, precision = kind / 2;
-            llm_trainer *whole = resume_trainer(deepseek, (llm_precision)precision, 1, 1), *first = resume_trainer(deepseek, (llm_precision)precision, 2, 1);
-            llm_trainer *second = resume_trainer(deepseek, (llm_precision)precision, 3, 77);         /* other weights, all replaced */
+            llm_trainer *whole = resume_trainer(deepseek, (llm_precision)precision, 1, 1),
+                        *first = resume_trainer(deepseek, (llm_precision)precision, 2, 1);
+            llm_trainer *second = resume_trainer(deepseek, (llm_precision)precision, 3,
+                                                 77); /* other weights, all replaced */
             llm_error err;
             size_t size = 0;
             err.message[0] = 0;
@@ -59,9 +63,11 @@ TEST(resume_to_the_bit) {
             resume_steps(second, 3, 5);
             CHECK_MSG(llm_trainer_load(second, RESUME_FILE, &err) == LLM_OK, "%s", err.message);
             CHECK(resume_equal(first, second));
-            CHECK(strcmp((const char *)llm_trainer_user_data(second, &size), "at 4711") == 0 && size == 8);
+            CHECK(strcmp((const char *)llm_trainer_user_data(second, &size), "at 4711") == 0 &&
+                  size == 8);
             resume_steps(second, cut, 11);
-            CHECK_MSG(resume_equal(whole, second), "deepseek %d, precision %d, cut at %d", deepseek, precision, cut);
+            CHECK_MSG(resume_equal(whole, second), "deepseek %d, precision %d, cut at %d", deepseek,
+                      precision, cut);
             drop_trainer(whole); drop_trainer(first); drop_trainer(second);
         }
 }
@@ -73,7 +79,9 @@ static void resume_write(const char *bytes, size_t n) {
 }
 
 TEST(resume_damaged_files) {
-    llm_trainer *a = resume_trainer(1, LLM_PRECISION_FP32, 1, 1), *b = resume_trainer(1, LLM_PRECISION_FP32, 1, 9), *untouched = resume_trainer(1, LLM_PRECISION_FP32, 1, 9);
+    llm_trainer *a = resume_trainer(1, LLM_PRECISION_FP32, 1, 1),
+                *b = resume_trainer(1, LLM_PRECISION_FP32, 1, 9),
+                *untouched = resume_trainer(1, LLM_PRECISION_FP32, 1, 9);
     llm_error err;
     void *whole = NULL;
     size_t size = 0, at;
@@ -86,7 +94,8 @@ TEST(resume_damaged_files) {
     for (at = 0; at < size; at += at < 40 ? 1 : size / 61) {      /* cut short */
         resume_write((const char *)whole, at);
         err.message[0] = 0;
-        CHECK_MSG(llm_trainer_load(b, RESUME_FILE, &err) == LLM_ERR_FORMAT && strstr(err.message, "test_resume.ckpt"),
+        CHECK_MSG(llm_trainer_load(b, RESUME_FILE, &err) == LLM_ERR_FORMAT &&
+                      strstr(err.message, "test_resume.ckpt"),
                   "cut at %lu: %s", (unsigned long)at, err.message);
     }
     for (at = 0; at < size; at += at < 900 ? 7 : size / 97) {     /* one bit */
@@ -96,20 +105,22 @@ TEST(resume_damaged_files) {
         resume_write(bytes, size);
         err.message[0] = 0;
         result = llm_trainer_load(b, RESUME_FILE, &err);
-        if (at > 8 && result == LLM_OK) {          /* a space of the header's padding, say: nothing has changed */
+        if (at > 8 &&
+            result == LLM_OK) { /* a space of the header's padding, say: nothing has changed */
             CHECK_MSG(resume_equal(a, b), "bit at %lu changes the trainer", (unsigned long)at);
             CHECK(llm_trainer_save(untouched, RESUME_FILE, NULL) == LLM_OK);
             CHECK(llm_trainer_load(b, RESUME_FILE, NULL) == LLM_OK);
         } else {
-            CHECK_MSG(result == LLM_ERR_FORMAT || result == LLM_ERR_UNSUPPORTED, "bit at %lu: result %d, %s",
-                      (unsigned long)at, (int)result, err.message);
+            CHECK_MSG(result == LLM_ERR_FORMAT || result == LLM_ERR_UNSUPPORTED,
+                      "bit at %lu: result %d, %s", (unsigned long)at, (int)result, err.message);
         }
         bytes[at] ^= 4;
     }
     CHECK(resume_equal(b, untouched));
     CHECK(llm_trainer_load(b, "build/no_such.ckpt", &err) == LLM_ERR_IO);
     CHECK(llm_trainer_save(b, "build/no/such/directory.ckpt", &err) == LLM_ERR_IO);
-    CHECK(llm_trainer_save(NULL, RESUME_FILE, &err) == LLM_ERR_ARGUMENT && llm_trainer_load(b, NULL, &err) == LLM_ERR_ARGUMENT);
+    CHECK(llm_trainer_save(NULL, RESUME_FILE, &err) == LLM_ERR_ARGUMENT &&
+          llm_trainer_load(b, NULL, &err) == LLM_ERR_ARGUMENT);
     {                                  /* a failed save leaves the old file */
         int32_t tokens[24] = {0};
         resume_write((const char *)whole, size);
@@ -125,7 +136,8 @@ TEST(resume_damaged_files) {
 
 TEST(resume_other_configurations) {
     llm_trainer *a = resume_trainer(0, LLM_PRECISION_FP32, 1, 1);
-    const char *names[] = {"vocab_size", "n_layers", "resid_pdrop", "batch_size", "learning_rate", "seed", "arch", "precision"};
+    const char *names[] = {"vocab_size",    "n_layers", "resid_pdrop", "batch_size",
+                           "learning_rate", "seed",     "arch",        "precision"};
     int i;
     if (!a) return;
     CHECK(llm_trainer_save(a, RESUME_FILE, NULL) == LLM_OK);
@@ -147,16 +159,18 @@ TEST(resume_other_configurations) {
         b = llm_trainer_create(model, &d, &err);
         CHECK(b);
         err.message[0] = 0;
-        CHECK_MSG(b && llm_trainer_load(b, RESUME_FILE, &err) == LLM_ERR_FORMAT && strstr(err.message, names[i]), "%s: %s",
-                  names[i], err.message);
+        CHECK_MSG(b && llm_trainer_load(b, RESUME_FILE, &err) == LLM_ERR_FORMAT &&
+                      strstr(err.message, names[i]),
+                  "%s: %s", names[i], err.message);
         llm_trainer_free(b);
         llm_model_free(model);
     }
     drop_trainer(a);
 }
 
-/* What may differ where a run is prolonged, and is refused by name where it is not: the moments, the
- * step and the weights go over. A run that was made longer is the run that was long from the start. */
+/* What may differ where a run is prolonged, and is refused by name where it is not: the moments,
+ * the step and the weights go over. A run that was made longer is the run that was long from the
+ * start. */
 TEST(resume_prolongs) {
     static const field_value changes[] = {
         WHOLE(llm_train_desc, batch_size, 3), WHOLE(llm_train_desc, grad_accum_steps, 2),
@@ -288,7 +302,8 @@ TEST(resume_compares_by_name) {
 
 /* counters that no run reaches would overflow in the next step */
 TEST(resume_counters) {
-    llm_trainer *t = resume_trainer(0, LLM_PRECISION_FP32, 1, 1), *other = resume_trainer(0, LLM_PRECISION_FP32, 1, 2);
+    llm_trainer *t = resume_trainer(0, LLM_PRECISION_FP32, 1, 1),
+                *other = resume_trainer(0, LLM_PRECISION_FP32, 1, 2);
     llm_error err;
     int i;
     if (!t || !other) return;
@@ -298,8 +313,10 @@ TEST(resume_counters) {
         t->n_forwards = i == 4 ? INT64_MAX : 4;
         t->n_accumulated = i == 5 ? INT_MAX : i == 6 ? -1 : 0;
         CHECK(llm_trainer_save(t, RESUME_FILE, NULL) == LLM_OK);
-        REFUSED(LLM_ERR_FORMAT, llm_trainer_load(other, RESUME_FILE, &err), RESUME_FILE, "counter", "[0, ");
-        CHECK(other->step == 0 && other->n_tokens == 0 && other->n_forwards == 0 && other->n_accumulated == 0);
+        REFUSED(LLM_ERR_FORMAT, llm_trainer_load(other, RESUME_FILE, &err), RESUME_FILE, "counter",
+                "[0, ");
+        CHECK(other->step == 0 && other->n_tokens == 0 && other->n_forwards == 0 &&
+              other->n_accumulated == 0);
     }
     remove(RESUME_FILE);
     drop_trainer(t);

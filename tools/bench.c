@@ -13,9 +13,9 @@
  * input. --model: a preset, or one of the two DeepSeek-V3 below, named 68m and moe-162m.
  *
  * What names no other model is GPT-2 124M, and what names no other precision f32. Each table runs
- * in a process of its own, so that peak memory is its own; "peak" and "bandwidth" come first and are
- * what percentages refer to. FLOPs are those of the mathematics: 2 m n k a product, causal attention
- * half a square, backward twice the forward.
+ * in a process of its own, so that peak memory is its own; "peak" and "bandwidth" come first and
+ * are what percentages refer to. FLOPs are those of the mathematics: 2 m n k a product, causal
+ * attention half a square, backward twice the forward.
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
@@ -741,11 +741,17 @@ static double step_flops(const llm_config *c, double B, double T) {
     return 3.0 * flops;
 }
 static const struct { const char *model; int B, T; llm_precision precision; int recompute; }
-    steps[] = {{"gpt2", 4, 64, LLM_PRECISION_FP32, 0},           {"gpt2", 4, 256, LLM_PRECISION_FP32, 0},
-               {"gpt2", 4, 256, LLM_PRECISION_BF16, 0},    {"gpt2", 4, 256, LLM_PRECISION_FP8, 0},
-               {"gpt2", 4, 256, LLM_PRECISION_FP32, 1},          {"gpt2", 1, 1024, LLM_PRECISION_FP32, 0},
-               {"68m", 4, 256, LLM_PRECISION_FP32, 0},           {"68m", 4, 256, LLM_PRECISION_BF16, 0},
-               {"moe-162m", 4, 256, LLM_PRECISION_FP32, 0},      {"moe-162m", 4, 256, LLM_PRECISION_BF16, 0}};
+    steps[] = {
+        {"gpt2", 4, 64, LLM_PRECISION_FP32, 0},
+        {"gpt2", 4, 256, LLM_PRECISION_FP32, 0},
+        {"gpt2", 4, 256, LLM_PRECISION_BF16, 0},
+        {"gpt2", 4, 256, LLM_PRECISION_FP8, 0},
+        {"gpt2", 4, 256, LLM_PRECISION_FP32, 1},
+        {"gpt2", 1, 1024, LLM_PRECISION_FP32, 0},
+        {"68m", 4, 256, LLM_PRECISION_FP32, 0},
+        {"68m", 4, 256, LLM_PRECISION_BF16, 0},
+        {"moe-162m", 4, 256, LLM_PRECISION_FP32, 0},
+        {"moe-162m", 4, 256, LLM_PRECISION_BF16, 0}};
 #define N_STEPS ((int)(sizeof steps / sizeof steps[0]))
 static int step_index;
 

@@ -248,7 +248,8 @@ TEST(loss_nan_is_seen) {
             CHECK(loss != loss && losses[1] != losses[1] && losses[0] == losses[0] &&
                   losses[2] == losses[2]);
             targets[1] = LLM_IGNORE_INDEX;         /* whose loss is 0, NaN or not */
-            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f, LLM_REDUCTION_MEAN, NULL) == LLM_OK);
+            CHECK(llm_cross_entropy_forward(context, &loss, losses, NULL, x, targets, 3, 35, 0.0f,
+                                            LLM_REDUCTION_MEAN, NULL) == LLM_OK);
             CHECK(loss == loss && losses[1] == 0.0f);
             drop(x);
         }

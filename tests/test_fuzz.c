@@ -399,6 +399,7 @@ static void fuzz_tokens(fuzz_input in) {
     int32_t tokens[64], targets[64];
     int step;
     fuzz_words(&in, &d, sizeof d);
+    d.allocator = NULL;
     if (d.batch_size > 8 || d.seq_len > 8) return;
     fuzz_write("input.tok", in.data, in.size);
     memset(&err, 0, sizeof err);

@@ -360,8 +360,8 @@ typedef struct llm_context llm_context;
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
                                         llm_error *err);
 LLM_API void llm_context_free(llm_context *context);             /* NULL is fine */
-/* Instruction sets, in order of speed. The fastest that CPU, system and compiler have is taken; a
- * cap makes unequal machines compute the same bits: the least of their llm_context_isa(NULL). */
+/* Instruction sets, in order of speed. The fastest that CPU, system and compiler have is taken. A
+ * cap lets unequal machines run the same kernels: the least of their llm_context_isa(NULL). */
 typedef enum llm_isa {
     LLM_ISA_BEST = 0,                 /* no cap                                               */
     LLM_ISA_SCALAR,                   /* plain C                                              */
@@ -926,7 +926,8 @@ LLM_API llm_result llm_cross_entropy_forward(llm_context *context, float *loss, 
                                              const int32_t *targets, int rows, int vocab_size,
                                              float label_smoothing, llm_reduction reduction,
                                              llm_error *err);
-/* dloss: gradient of the reduced loss (one value; NULL = 1), without a reduction of each row's.
+/* dloss: gradient of the reduced loss (one value; NULL = 1); for LLM_REDUCTION_NONE, that of every
+ * row's loss (rows).
  * dlogits += dloss (softmax(x) - (1-s) onehot(target) - s/V) [/ valid targets for MEAN] */
 LLM_API llm_result llm_cross_entropy_backward(llm_context *context, float *dlogits,
                                               const float *dloss, const float *lse,
@@ -2208,22 +2209,21 @@ static void llmi_field_read(llmi_config_reader *reader, const llmi_field *f, voi
 
 /* ---- config.json and a checkpoint's description are written ---------------------------------- */
 #ifndef LLM_NO_STDIO
-static void llmi_field_write(llmi_text *text, const llmi_field *f, const void *object) {
-    const double value = llmi_field_get(object, f);
-    if (value == 0.0 && f->flags & LLMI_OURS) return;
-    llmi_text_format(text, "  \"%s\": ", f->key);
-    if (value == 0.0 && f->flags & LLMI_OR_NULL) llmi_text_format(text, "null");
-    else if (f->type == LLMI_INT) llmi_text_format(text, "%d", (int)value);
-    else if (f->type == LLMI_FLOAT) llmi_text_number(text, (float)value, 1);
-    else
-        llmi_text_format(text, "%s",
-                         (value != 0.0) == (f->type == LLMI_BOOL) ? "true" : "false");
-    llmi_text_format(text, ",\n");
-}
 static void llmi_text_real(llmi_text *text, const char *key, float value) {
     llmi_text_format(text, "  \"%s\": ", key);
     llmi_text_number(text, value, 1);
     llmi_text_format(text, ",\n");
+}
+static void llmi_field_write(llmi_text *text, const llmi_field *f, const void *object) {
+    const double value = llmi_field_get(object, f);
+    if (value == 0.0 && f->flags & LLMI_OURS) return;
+    if (value == 0.0 && f->flags & LLMI_OR_NULL)
+        llmi_text_format(text, "  \"%s\": null,\n", f->key);
+    else if (f->type == LLMI_INT) llmi_text_format(text, "  \"%s\": %d,\n", f->key, (int)value);
+    else if (f->type == LLMI_FLOAT) llmi_text_real(text, f->key, (float)value);
+    else
+        llmi_text_format(text, "  \"%s\": %s,\n", f->key,
+                         (value != 0.0) == (f->type == LLMI_BOOL) ? "true" : "false");
 }
 
 /* a line for each: "name value" */
@@ -5304,21 +5304,25 @@ LLM_API llm_result llm_config_validate(const llm_config *config, llm_error *err)
                          (double)table.parameters, (double)SIZE_MAX);
     return LLM_OK;
 }
+/* a valid one's copy with its defaults; config may be resolved itself */
+static llm_result llmi_config_resolved(llm_config *resolved, const llm_config *config,
+                                       llm_error *err) {
+    LLMI_TRY(llm_config_validate(config, err));
+    *resolved = *config;
+    llmi_config_resolve(resolved);
+    return LLM_OK;
+}
 
 LLM_API uint64_t llm_config_param_count(const llm_config *config) {
     llm_config c;
-    if (llm_config_validate(config, NULL) != LLM_OK) return 0;
-    c = *config;
+    if (llmi_config_resolved(&c, config, NULL) != LLM_OK) return 0;
     c.mtp_depth = 0;
-    llmi_config_resolve(&c);
     return llmi_config_count(&c).parameters;
 }
 LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
     const uint64_t without = llm_config_param_count(config);
     llm_config c;
-    if (!without) return 0;
-    c = *config;
-    llmi_config_resolve(&c);
+    if (llmi_config_resolved(&c, config, NULL) != LLM_OK) return 0;
     return llmi_config_count(&c).parameters - without;
 }
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
@@ -7337,8 +7341,7 @@ static llm_result llmi_part_config(llm_config *c, llm_part part, const llm_confi
         c->qk_rope_head_dim = 2;
         c->yarn_factor = 0.0f;
     }
-    LLMI_TRY(llm_config_validate(c, err));
-    llmi_config_resolve(c);
+    LLMI_TRY(llmi_config_resolved(c, c, err));
     if (part == LLM_PART_MTP_MODULE) c->n_layers = 0;           /* layer 0 is the module */
     return LLM_OK;
 }
@@ -7948,9 +7951,7 @@ LLM_API llm_result llm_train_desc_resolve(llm_train_desc *desc, const llm_config
     llm_train_desc d;
     llm_config c;
     if (!desc) return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc is NULL");
-    LLMI_TRY(llm_config_validate(config, err));
-    c = *config;
-    llmi_config_resolve(&c);
+    LLMI_TRY(llmi_config_resolved(&c, config, err));
     d = *desc;
     LLMI_TRY(llmi_train_check(&d, &c, (size_t)llmi_config_count(&c).floats, err));
     llmi_train_resolve(desc, 0);
@@ -8008,9 +8009,7 @@ LLM_API llm_result llm_train_memory(const llm_config *config, const llm_train_de
     llmi_table table;
     size_t panels;
     if (!desc || !memory) return llmi_fail(err, LLM_ERR_ARGUMENT, "train desc or memory is NULL");
-    LLMI_TRY(llm_config_validate(config, err));
-    c = *config;
-    llmi_config_resolve(&c);
+    LLMI_TRY(llmi_config_resolved(&c, config, err));
     table = llmi_config_count(&c);
     memset(&t, 0, sizeof t);
     t.desc = *desc;
@@ -8594,9 +8593,7 @@ LLM_API llm_result llm_session_desc_resolve(llm_session_desc *desc, const llm_co
     llm_session_desc d;
     llm_config c;
     if (!desc) return llmi_fail(err, LLM_ERR_ARGUMENT, "session desc is NULL");
-    LLMI_TRY(llm_config_validate(config, err));
-    c = *config;
-    llmi_config_resolve(&c);
+    LLMI_TRY(llmi_config_resolved(&c, config, err));
     d = *desc;
     LLMI_TRY(llmi_session_check(&d, &c, err));
     *desc = d;
@@ -8611,9 +8608,7 @@ LLM_API llm_result llm_session_memory(const llm_config *config, const llm_sessio
     llm_config c;
     size_t panels;
     if (!memory) return llmi_fail(err, LLM_ERR_ARGUMENT, "session memory: memory is NULL");
-    LLMI_TRY(llm_config_validate(config, err));
-    c = *config;
-    llmi_config_resolve(&c);
+    LLMI_TRY(llmi_config_resolved(&c, config, err));
     memset(&s, 0, sizeof s);
     if (desc) s.desc = *desc;
     LLMI_TRY(llmi_session_check(&s.desc, &c, err));

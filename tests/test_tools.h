@@ -580,28 +580,13 @@ static llm_model *golden_model(const char *name, int threads, const llm_allocato
 /* what a part's forward and backward have in common */
 static llm_part_args part_args(const llm_config *config, int B, int T, const float *x,
                                const float *const *weights, void *saved) {
-    llm_part_args a;
-    memset(&a, 0, sizeof a);
-    a.config = config;
-    a.B = B;
-    a.T = T;
-    a.x = x;
-    a.weights = weights;
-    a.saved = saved;
-    return a;
+    return (llm_part_args){
+        .config = config, .B = B, .T = T, .x = x, .weights = weights, .saved = saved};
 }
 static llm_adamw adamw_of(int64_t step, float rate, float beta1, float beta2, float eps,
                           float decay, float scale) {
-    llm_adamw a;
-    memset(&a, 0, sizeof a);
-    a.step = step;
-    a.learning_rate = rate;
-    a.beta1 = beta1;
-    a.beta2 = beta2;
-    a.eps = eps;
-    a.weight_decay = decay;
-    a.grad_scale = scale;
-    return a;
+    return (llm_adamw){.step = step, .learning_rate = rate, .beta1 = beta1, .beta2 = beta2,
+                       .eps = eps, .weight_decay = decay, .grad_scale = scale};
 }
 
 /* another instruction set for a trainer or session; scratch may differ in size */

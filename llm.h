@@ -7,10 +7,10 @@
  * WHAT IT IS
  *   Forward and backward passes written by hand, and equal to PyTorch's to rounding; AdamW,
  *   clipping, schedules; latent attention, experts with bias balancing, multi-token prediction;
- *   inference with a key-value cache, sampling, speculation, streaming; byte-level BPE, which it
- *   also trains; Hugging Face directories in and out. C99 and C++11. Kernels for AVX2,
- *   AVX-512, AMX, NEON and plain C are all compiled in, and chosen when the program runs: -march is
- *   not needed.
+ *   inference with a key-value cache, sampling, speculation, streaming; weights of 4 to 32 bits;
+ *   byte-level BPE, which it also trains; Hugging Face directories and GGUF files in and out. C99
+ *   and C++11. Kernels for AVX2, AVX-512, AMX, NEON and plain C are all compiled in, and chosen
+ *   when the program runs: -march is not needed.
  *
  * WHAT IT DOES NOT DO
  *   GPUs, other model families, downloading, and talking to other machines (it hands over one
@@ -77,7 +77,7 @@
  *   >>parts       blocks and modules as ops; >>score, whole batches without a cache
  *   >>adamw >>schedule >>trainer
  *   >>session >>sample >>generate
- *   >>file >>data >>bpe >>safetensors >>load >>save >>resume
+ *   >>file >>data >>gguf >>bpe >>safetensors >>load >>save >>resume
  *   >>passes >>kernels   one text, included once per instruction set
  *
  * GLOSSARY
@@ -122,13 +122,24 @@
  *   Where the CPU multiplies bf16 (AVX512_BF16, AMX) products do so; elsewhere values are rounded
  *   where they are packed, and multiplied in f32.
  *
+ * WEIGHTS
+ *   A matrix's values are of one of llm_dtype's types, F32 to Q6_K: as the file has them, or as
+ *   llm_model_desc.dtype says. Norms, biases, positions, routers and their biases are f32. If rows
+ *   do not fit a type's blocks, the matrix gets another type, as from llama.cpp's quantiser: Q5_0
+ *   for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K, and F16 if 32 does not divide them either.
+ *   Products of up to 16 rows (tokens, sequences) read blocks as they are: the activations become
+ *   whole numbers of 8 bits, with a scale for 32 of them or, for K types, 256; sums are exact up to
+ *   their scales. Products of more rows read values in bf16, where the CPU multiplies bf16, and
+ *   otherwise in f32; f16 and F8 always in f32.
+ *   A trainer makes f32 masters of what a model holds. Blocks are not trained: load them as F32.
+ *
  * MEMORY
  *   A model owns parameters; a trainer gradients, two moments, saved activations and scratch; a
  *   session caches and scratch: each a few large blocks, planned before any is taken. Nothing is
  *   allocated in a step or per token. llm_train_memory says beforehand what a training takes. Where
  *   an object is created from a model, the model must outlive it. Freeing NULL is fine.
- *   Weights that a file holds in f32 are mapped (POSIX): they take no memory of the process, only
- *   the system's cache, until a trainer moves them or somebody writes to them. If another program
+ *   Weights that stay as a file has them are mapped (POSIX): they take no memory of the process,
+ *   only the system's cache, until a trainer moves them or somebody writes to them. If another program
  *   shortens a mapped file, the system ends this one with SIGBUS. Saves replace files: no harm.
  *
  * THREADS
@@ -285,9 +296,27 @@ typedef struct llm_allocator {
 
 /* ---- configuration --------------------------------------------------------------------------- */
 typedef enum llm_arch { LLM_ARCH_NONE = 0, LLM_ARCH_GPT2, LLM_ARCH_DEEPSEEK_V3 } llm_arch;
+/* Types of values. F8_E4M3: weights of a file, with a scale per 128 x 128 of them. The Q ones are
+ * GGUF's, blocks of 32 values (K: 256) along a row, each with a scale and, in the _1 and K ones but
+ * Q6_K, a least value. Bits per value: Q8_0 8.5, Q6_K 6.56, Q5_1 6, Q5_0 Q5_K 5.5, Q4_1 5, Q4_0
+ * Q4_K 4.5. */
 typedef enum llm_dtype {
-    LLM_F32 = 0, LLM_F16, LLM_BF16, LLM_F8_E4M3, LLM_I32, LLM_Q8, LLM_Q4
-} llm_dtype;                          /* files hold the first four; memory only F32 so far    */
+    LLM_DTYPE_DEFAULT = 0,
+    LLM_F32, LLM_F16, LLM_BF16, LLM_F8_E4M3,
+    LLM_Q8_0, LLM_Q4_0, LLM_Q4_1, LLM_Q5_0, LLM_Q5_1, LLM_Q4_K, LLM_Q5_K, LLM_Q6_K,
+    LLM_I32
+} llm_dtype;
+/* "F32", "Q4_K", ..; NULL: none of llm_dtype. Thread-safe, as all of this paragraph. */
+LLM_API const char *llm_dtype_name(llm_dtype dtype);
+/* bytes that n values take; 0: no such type, or n is no multiple of its block */
+LLM_API size_t llm_dtype_size(llm_dtype dtype, size_t n);
+/* n values to f32 and, rounded to the nearest that the type has, back: blocks are chosen for the
+ * least squared error. F8_E4M3 without a scale.
+ * -> LLM_ERR_ARGUMENT: NULL, another type than F32 to Q6_K, or n is no multiple of its block */
+LLM_API llm_result llm_dtype_decode(float *values, const void *from, llm_dtype dtype, size_t n,
+                                    llm_error *err);
+LLM_API llm_result llm_dtype_encode(void *to, llm_dtype dtype, const float *values, size_t n,
+                                    llm_error *err);
 
 typedef struct llm_config {
     int vocab_size, max_seq_len, d_model, n_layers, n_heads;     /* all required, 1 or more    */
@@ -330,6 +359,7 @@ typedef struct llm_config {
  *   deepseek-small deepseek-base deepseek-large deepseek-xl  (50000, 4096): dense, about 30, 70,
  *     180, 700 million parameters    deepseek-moe-150m  (50000, 4096)
  *   deepseek-tiny  (2048, 256): experts and an MTP module
+ *   deepseek-10b  (128256, 163840): the shape of GigaChat3-10B-A1.8B, 64 experts, an MTP module
  *   deepseek-v3  (129280, 163840): to be counted rather than allocated
  * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
@@ -378,18 +408,22 @@ LLM_API const char *llm_isa_name(llm_isa isa);   /* "scalar", "sse2", ..; NULL: 
  * its trainer and sessions. */
 typedef struct llm_model llm_model;
 /* Names, dims and layout are those of the Hugging Face file: "transformer.h.0.attn.c_attn.weight"
- * is [in,out]; every expert is a tensor of its own. */
+ * is [in,out], but [out,in] in another type than F32, whose rows are what a product sums; every
+ * expert is a tensor of its own. */
 typedef struct llm_tensor {
     const char *name;
     llm_dtype dtype;
     int n_dims;
     int64_t dims[4];
     void *data;                       /* row-major; valid while the object lives              */
+    const float *scales;              /* F8_E4M3: (dims[0] / 128, dims[1] / 128), rounded up; */
+                                      /* value (i,j) is multiplied by that of its 128 x 128   */
 } llm_tensor;
 
 typedef struct llm_model_desc {
     uint64_t seed;                    /* of the initialisation                                */
-    llm_dtype dtype;                  /* of matrix weights kept in memory; only F32 today     */
+    llm_dtype dtype;                  /* of matrix weights in memory, F32 to Q6_K; DEFAULT:   */
+                                      /* as the file has them, or F32. See WEIGHTS            */
     const llm_allocator *allocator;   /* used by the model, its trainers and sessions         */
     int n_threads;                    /* 0 = all cores; the default of trainers and sessions  */
     llm_isa isa;                      /* cap for the model, its trainers and sessions; BEST   */
@@ -403,22 +437,27 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
                                     llm_error *err);
 #ifndef LLM_NO_STDIO
 /* path: a directory in Hugging Face layout (config.json, model.safetensors or its sharded index),
- * or one .safetensors file whose metadata holds the configuration. f16, bf16 and fp8 (E4M3 with
- * weight_scale_inv per 128 x 128 block) become f32. f32 is mapped, not read, where POSIX is: pages
- * come from the file when they are used first. Meanwhile the file may be replaced or deleted, as a
- * save does; a program that shortens it or writes into it harms the model (see MEMORY above).
+ * one .safetensors file whose metadata holds the configuration, or a .gguf file of llama.cpp's
+ * architectures gpt2 or deepseek2 (of several parts x-00001-of-00003.gguf: any of them). Matrices
+ * stay f32, f16, bf16, fp8 (E4M3 with weight_scale_inv per 128 x 128 block) or blocks, unless
+ * desc->dtype says otherwise. What stays as it is gets mapped, not read, where POSIX is: pages come
+ * from the file when they are used first. (GPT-2's f16 and bf16 matrices of safetensors are turned,
+ * and an attention of GGUF in two halves is put together, as F16 if it was in blocks: both in
+ * memory.) Meanwhile the file may be replaced or deleted, as a save does; a program that shortens
+ * it or writes into it harms the model (see MEMORY above).
  * Scales, routers and their biases must be finite numbers; other weights are taken as they are.
  * MTP modules that config.json says are 0 are left out.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT naming file and tensor or byte; LLM_ERR_UNSUPPORTED for what
  * would compute something else; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
 #endif
-/* the same of the two files' contents, which are copied from and may be freed afterwards */
+/* the same of the two files' contents, or of a GGUF file's in place of safetensors (config_json is
+ * not read then, and may be NULL), which are copied from and may be freed afterwards */
 LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_size,
                                          const void *safetensors, size_t size,
                                          const llm_model_desc *desc, llm_error *err);
 #ifndef LLM_NO_STDIO
-/* Writes a directory that transformers' from_pretrained loads, in F32 or BF16; above
+/* Writes a directory that transformers' from_pretrained loads, in F32 (or DEFAULT) or BF16; above
  * LLM_SHARD_BYTES of data, in shards with an index. Files of an older save are replaced, or removed
  * where this one has none of their name; others stay. Whenever the process dies, llm_model_load
  * finds all of the old model or all of the new one, and the next save leaves nothing else behind
@@ -756,14 +795,15 @@ typedef struct llm_tokenizer llm_tokenizer;
  * tokens, add_prefix_space, what add_bos_token and add_eos_token put around a text. Not read:
  * split_special_tokens, which is encode's parse_special. The patterns of GPT-2 and DeepSeek-V3 are
  * known. A byte that the vocabulary has no token for becomes the file's unk_token, or nothing where
- * there is none, as in `tokenizers`.
+ * there is none, as in `tokenizers`. Or a .gguf file with tokenizer.ggml.model gpt2 and one of the
+ * patterns (.pre) gpt-2, deepseek-v3.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT for a damaged file; LLM_ERR_UNSUPPORTED names what else would
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
                                           llm_error *err);
 #endif
-/* json: size bytes, the contents of a tokenizer.json, which are read as that file alone is and are
- * not kept. -> NULL as llm_tokenizer_load, LLM_ERR_ARGUMENT for NULL. Thread-safe. */
+/* json: size bytes, the contents of a tokenizer.json or of a GGUF file, which are read as that file
+ * alone is and are not kept. -> NULL as llm_tokenizer_load, LLM_ERR_ARGUMENT for NULL. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
                                                  const llm_allocator *allocator, llm_error *err);
 /* Learns merges from text (n bytes) with GPT-2's pattern until the vocabulary holds vocab_size
@@ -775,6 +815,13 @@ LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab
  * else into the directory path; atomic */
 LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char *path,
                                       llm_error *err);
+/* Writes one GGUF file, which llama.cpp loads, too; tokenizer NULL: without one. dtype: of
+ * matrices, F32 to Q6_K but not F8; DEFAULT: as the model holds them. In blocks, the head and some
+ * others get more bits, as from llama.cpp's quantiser (its Q4_K_M, Q5_K_M). Atomic.
+ * -> LLM_ERR_ARGUMENT; LLM_ERR_IO, the old file as it was; LLM_ERR_UNSUPPORTED: what llama.cpp has
+ * no key for. Thread-safe. */
+LLM_API llm_result llm_gguf_save(const llm_model *model, const llm_tokenizer *tokenizer,
+                                 const char *path, llm_dtype dtype, llm_error *err);
 #endif
 LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer);       /* NULL is fine */
 /* the largest id + 1: the rows that an embedding needs; not every id below has a token */
@@ -1238,6 +1285,13 @@ static int llmi_int_min(int a, int b) { return a < b ? a : b; }
 static size_t llmi_min(size_t a, size_t b) { return a < b ? a : b; }
 static size_t llmi_max(size_t a, size_t b) { return a > b ? a : b; }
 static size_t llmi_ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
+static uint64_t llmi_min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t llmi_mul64(uint64_t a, uint64_t b) {
+    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+}
+static uint64_t llmi_add64(uint64_t a, uint64_t b) {
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
 
 /* ============================================================================================
  * >>error        one line of text and a code, into the caller's llm_error
@@ -1354,7 +1408,7 @@ static llm_result llmi_grow(const llm_allocator *allocator, void **memory, size_
     return LLM_OK;
 }
 /* ============================================================================================
- * >>types        bf16 and f16 to f32, and f32 to bf16
+ * >>types        what values may be, and each to f32 and back
  * ========================================================================================== */
 static float llmi_float_of_bits(uint32_t bits) {
     float value;
@@ -1369,13 +1423,11 @@ static uint32_t llmi_bits_of_float(float value) {
 
 static float llmi_bf16_to_f32(uint16_t h) { return llmi_float_of_bits((uint32_t)h << 16); }
 
-#ifndef LLM_NO_STDIO
 static uint16_t llmi_f32_to_bf16(float value) { /* to nearest, ties to even; NaN stays NaN */
     const uint32_t bits = llmi_bits_of_float(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
     return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
-#endif
 
 static float llmi_f16_to_f32(uint16_t h) {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 0x1fu,
@@ -1395,12 +1447,419 @@ static uint64_t llmi_get_little(const unsigned char *from, int bytes) {
     for (i = 0; i < bytes; i++) value |= (uint64_t)from[i] << 8 * i;
     return value;
 }
-#ifndef LLM_NO_STDIO
 static void llmi_put_little(unsigned char *to, uint64_t value, int bytes) {
     int i;
     for (i = 0; i < bytes; i++) to[i] = (unsigned char)(value >> 8 * i);
 }
-#endif
+
+typedef struct llmi_type {
+    const char *name;
+    size_t block, bytes;               /* values of a block, and what it takes                  */
+    int ggml;                          /* its number in GGUF files; -1: it is not in them       */
+} llmi_type;
+static const llmi_type llmi_types[] = {                          /* by llm_dtype */
+    {"DEFAULT", 0, 0, -1}, {"F32", 1, 4, 0},    {"F16", 1, 2, 1},    {"BF16", 1, 2, 30},
+    {"F8_E4M3", 1, 1, -1}, {"Q8_0", 32, 34, 8}, {"Q4_0", 32, 18, 2}, {"Q4_1", 32, 20, 3},
+    {"Q5_0", 32, 22, 6},   {"Q5_1", 32, 24, 7}, {"Q4_K", 256, 144, 12}, {"Q5_K", 256, 176, 13},
+    {"Q6_K", 256, 210, 14}, {"I32", 1, 4, 26}};
+#define LLMI_BLOCK_MOST 256u           /* values of the largest block */
+
+LLM_API const char *llm_dtype_name(llm_dtype dtype) {
+    return (unsigned)dtype < LLMI_COUNT(llmi_types) ? llmi_types[dtype].name : NULL;
+}
+static int llmi_dtype_is_blocks(llm_dtype dtype) { return dtype >= LLM_Q8_0 && dtype <= LLM_Q6_K; }
+static size_t llmi_dtype_bytes(llm_dtype dtype, size_t n) {      /* of whole blocks */
+    return n / llmi_types[dtype].block * llmi_types[dtype].bytes;
+}
+LLM_API size_t llm_dtype_size(llm_dtype dtype, size_t n) {
+    if ((unsigned)dtype - 1u >= LLMI_COUNT(llmi_types) - 1u) return 0;
+    if (n % llmi_types[dtype].block) return 0;
+    return llmi_mul(n / llmi_types[dtype].block, llmi_types[dtype].bytes);
+}
+
+/* Up to 256 values of whole blocks: value i is scale[i/16] q[i] + least[i/16], to the bit: the
+ * product has at most 24 bits. Layouts, d and m being f16:
+ *   Q8_0  d, 32 int8                    Q4_0  d, 16 bytes: the low halves are values 0..15
+ *   Q4_1  d, m, 16 bytes                Q5_0  d, 32 fifth bits, 16 bytes    Q5_1  d, m, as Q5_0
+ *   Q4_K  d, m, 12 bytes: 8 scales and 8 minima of 6 bits, 128 bytes: the low halves of 32 are
+ *         values 0..31, the high ones 32..63
+ *   Q5_K  d, m, the same 12, 32 bytes of fifth bits (bit j of byte i: value 32 j + i), 128 bytes
+ *   Q6_K  128 bytes of low halves, 64 of pairs of high bits, 16 int8 scales, d */
+static void llmi_blocks_open_32(llm_dtype type, const unsigned char *b, size_t n, unsigned char *q,
+                                float *scale, float *least) {
+    const size_t five = type == LLM_Q5_0 || type == LLM_Q5_1;
+    const size_t m = type == LLM_Q4_1 || type == LLM_Q5_1, at = 2 + 2 * m + 4 * five;
+    size_t i, j;
+    for (i = 0; i < n; i++, b += llmi_types[type].bytes, q += 32) {
+        const float d = llmi_f16_to_f32((uint16_t)llmi_get_little(b, 2));
+        const uint32_t fifth = five ? (uint32_t)llmi_get_little(b + at - 4, 4) : 0;
+        scale[2 * i] = scale[2 * i + 1] = d;
+        least[2 * i] = least[2 * i + 1] =
+            m ? llmi_f16_to_f32((uint16_t)llmi_get_little(b + 2, 2))
+              : -d * (type == LLM_Q8_0 ? 128.0f : five ? 16.0f : 8.0f);
+        for (j = 0; j < 32 && type == LLM_Q8_0; j++) q[j] = b[2 + j] ^ 0x80u;
+        for (j = 0; j < 32 && type != LLM_Q8_0; j++)
+            q[j] = (unsigned char)((b[at + j % 16] >> j / 16 * 4 & 15u) |
+                                   (fifth >> j & 1u) << 4);
+    }
+}
+static void llmi_blocks_open_k(llm_dtype type, const unsigned char *b, unsigned char *q,
+                               float *scale, float *least) {
+    const float d = llmi_f16_to_f32((uint16_t)llmi_get_little(type == LLM_Q6_K ? b + 208 : b, 2));
+    const float m = llmi_f16_to_f32((uint16_t)llmi_get_little(b + 2, 2));
+    const unsigned char *s = b + 4, *fifth = b + 16, *low = type == LLM_Q5_K ? b + 48 : b + 16;
+    size_t i;
+    if (type == LLM_Q6_K) {
+        for (i = 0; i < 256; i++) {
+            const size_t half = i / 128, j = i % 128;
+            q[i] = (unsigned char)((b[half * 64 + j % 64] >> j / 64 * 4 & 15u) |
+                                   (b[128 + half * 32 + j % 32] >> j / 32 * 2 & 3u) << 4);
+        }
+        for (i = 0; i < 16; i++) {
+            scale[i] = d * (float)((int)(b[192 + i] ^ 0x80u) - 128);
+            least[i] = scale[i] * -32.0f;
+        }
+        return;
+    }
+    for (i = 0; i < 256; i++)
+        q[i] = (unsigned char)((low[i / 64 * 32 + i % 32] >> i / 32 % 2 * 4 & 15u) |
+                               (type == LLM_Q5_K ? (fifth[i % 32] >> i / 32 & 1u) << 4 : 0u));
+    for (i = 0; i < 8; i++) {
+        const unsigned a = i < 4 ? s[i] & 63u : (s[i + 4] & 15u) | (unsigned)(s[i - 4] >> 6) << 4;
+        const unsigned c = i < 4 ? s[i + 4] & 63u : s[i + 4] >> 4 | (unsigned)(s[i] >> 6) << 4;
+        scale[2 * i] = scale[2 * i + 1] = d * (float)a;
+        least[2 * i] = least[2 * i + 1] = -m * (float)c;
+    }
+}
+/* -> how many values: of at most n, a multiple of the type's block */
+static size_t llmi_blocks_open(llm_dtype type, const unsigned char *b, size_t n, unsigned char *q,
+                               float *scale, float *least) {
+    n = llmi_min(n, LLMI_BLOCK_MOST);
+    if (llmi_types[type].block == 32) llmi_blocks_open_32(type, b, n / 32, q, scale, least);
+    else llmi_blocks_open_k(type, b, q, scale, least);
+    return n;
+}
+
+static float llmi_f8_to_f32(unsigned char b) {         /* E4M3: no infinity, 127 is NaN */
+    const float power = 1.329227995784916e36f;         /* 2^120: by 120 the biases differ */
+    const float value = (b & 127) == 127 ? llmi_float_of_bits(0x7fc00000u)
+                                         : llmi_float_of_bits((b & 127u) << 20) * power;
+    return b & 128 ? -value : value;
+}
+
+/* n values of whole blocks to f32 */
+static void llmi_decode(llm_dtype type, float *to, const void *from, size_t n) {
+    const unsigned char *b = (const unsigned char *)from;
+    unsigned char q[LLMI_BLOCK_MOST];
+    float scale[16], least[16];
+    size_t i, count;
+    if (type == LLM_F32) memcpy(to, from, n * sizeof *to);
+    for (i = 0; i < n && type == LLM_F16; i++)
+        to[i] = llmi_f16_to_f32((uint16_t)llmi_get_little(b + 2 * i, 2));
+    for (i = 0; i < n && type == LLM_BF16; i++)
+        to[i] = llmi_bf16_to_f32((uint16_t)llmi_get_little(b + 2 * i, 2));
+    for (i = 0; i < n && type == LLM_F8_E4M3; i++) to[i] = llmi_f8_to_f32(b[i]);
+    for (; n && llmi_dtype_is_blocks(type); n -= count, to += count) {
+        count = llmi_blocks_open(type, b, n, q, scale, least);
+        b += llmi_dtype_bytes(type, count);
+        for (i = 0; i < count; i++) to[i] = scale[i / 16] * (float)q[i] + least[i / 16];
+    }
+}
+
+/* ---- f32 to every type ----------------------------------------------------------------------- */
+/* |value| to nearest, ties to even, in a type with `drop` fewer bits of fraction. Below `normal`,
+ * its least normal number, its steps are even: adding 2^drop normal in f32 rounds to them. */
+static uint32_t llmi_narrow(float value, uint32_t normal, uint32_t drop) {
+    const uint32_t size = llmi_bits_of_float(fabsf(value)), even = normal + (drop << 23);
+    if (size < normal) return llmi_bits_of_float(fabsf(value) + llmi_float_of_bits(even)) - even;
+    return (size - normal + 0x800000u + (1u << (drop - 1)) - 1u + (size >> drop & 1u)) >> drop;
+}
+static uint16_t llmi_f32_to_f16(float value) {         /* NaN stays NaN */
+    const uint32_t sign = llmi_bits_of_float(value) >> 16 & 0x8000u;
+    if (value != value) return (uint16_t)(sign | 0x7e00u);
+    if (fabsf(value) >= 65520.0f) return (uint16_t)(sign | 0x7c00u);
+    return (uint16_t)(sign | llmi_narrow(value, 0x38800000u, 13));
+}
+static unsigned char llmi_f32_to_f8(float value) {     /* infinities and all beyond become 448 */
+    const uint32_t sign = llmi_bits_of_float(value) >> 24 & 0x80u;
+    if (value != value) return 0x7fu;
+    return (unsigned char)(sign | llmi_narrow(fabsf(value) < 448 ? value : 448, 0x3c800000u, 20));
+}
+
+/* A line, scale q + least for whole q in [low, high], stands for n values x. Encoders seek the line
+ * of least squared error. In double, no square or quotient of finite f32 overflows. */
+typedef struct llmi_line {
+    const double *x;
+    size_t n;
+    int low, high, below;              /* low < 0: least is 0; below: it is at most 0           */
+    double x1, x2;                     /* sums of x, x^2                                        */
+    double q1, q2, qx;                 /* of q, q^2, q x; q as last rounded                     */
+    double scale, least, error;        /* the best so far                                       */
+} llmi_line;
+
+/* q nearest to x on the line (scale, least), and q - low to b if not NULL -> squared error */
+static double llmi_line_round(llmi_line *line, double scale, double least, unsigned char *b) {
+    const double inverse = scale != 0 ? 1 / scale : 0, n = (double)line->n;
+    const int most = line->high - line->low;
+    double q1 = 0, q2 = 0, qx = 0;
+    size_t i;
+    for (i = 0; i < line->n; i++) {
+        const double at = (line->x[i] - least) * inverse - line->low + 0.5;
+        const int whole = at > 0 ? at < most ? (int)at : most : 0;
+        const double q = whole + line->low;
+        if (b) b[i] = (unsigned char)whole;
+        q1 += q;
+        q2 += q * q;
+        qx += q * line->x[i];
+    }
+    line->q1 = q1;
+    line->q2 = q2;
+    line->qx = qx;
+    return line->x2 + scale * (scale * q2 - 2 * qx + 2 * least * q1) +
+           least * (n * least - 2 * line->x1);
+}
+
+/* the line of least squares through the q nearest to (scale, least), if it is the best so far */
+static void llmi_line_refit(llmi_line *line, double scale, double least) {
+    const double n = (double)line->n;
+    double bend, error;
+    llmi_line_round(line, scale, least, NULL);
+    bend = n * line->q2 - line->q1 * line->q1;
+    scale = bend > 0 ? (n * line->qx - line->q1 * line->x1) / bend : 0;
+    least = (line->x1 - scale * line->q1) / n;
+    if (line->low < 0 || (line->below && least > 0)) {
+        scale = line->q2 > 0 ? line->qx / line->q2 : 0;
+        least = 0;
+    }
+    error = line->x2 - scale * line->qx - least * line->x1;
+    if (error >= line->error) return;
+    line->scale = scale;
+    line->least = least;
+    line->error = error;
+}
+
+/* How well the values fall on a line's steps is luck, so many are tried: with least 0, the value
+ * farthest from 0 lies from half a step beyond either end to 3 within; otherwise the smallest and
+ * the largest value lie within 0.6 steps of the ends. */
+static llmi_line llmi_line_fit(const double *x, size_t n, int low, int high, int below) {
+    llmi_line line = {x, n, low, high, below, 0, 0, 0, 0, 0, 0, 0, HUGE_VAL};
+    double from = below ? 0 : x[0], to = x[0], step;
+    size_t k;
+    int i, j;
+    for (k = 0; k < n; k++) {
+        line.x1 += x[k];
+        line.x2 += x[k] * x[k];
+        from = x[k] < from ? x[k] : from;
+        to = x[k] > to ? x[k] : to;
+    }
+    step = (to - from) / high;
+    for (i = 0; i < 20 && low < 0; i++)
+        llmi_line_refit(&line, (-from > to ? from : to) * (i % 2 ? 1 : -1) /
+                               (0.5 - low - i / 2 * (3.5 / 9)), 0);
+    for (i = -3; i <= 3 && low == 0; i += 2)
+        for (j = -3; j <= 3; j += 2)
+            llmi_line_refit(&line, step * (1 + 0.2 * (j - i) / high), from + 0.2 * i * step);
+    for (i = 0; i < 2; i++) llmi_line_refit(&line, line.scale, line.least);
+    return line;
+}
+
+/* the f16 nearest to value, or the next one away from 0, at most 65504 -> its value */
+static double llmi_half(uint16_t *half, double value, int away) {
+    value = value > 65504 ? 65504 : value < -65504 ? -65504 : value;
+    *half = llmi_f32_to_f16((float)value);
+    if (away && fabs((double)llmi_f16_to_f32(*half)) < fabs(value)) ++*half;
+    return (double)llmi_f16_to_f32(*half);
+}
+static double llmi_finite(float x) { return fabsf(x) <= FLT_MAX ? (double)x : 0; }
+/* the low halves of 2 n values, those of the second n next to those of the first */
+static unsigned char *llmi_put_halves(unsigned char *b, const unsigned char *q, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i++) *b++ = (unsigned char)((q[i] & 15u) | (q[i + n] & 15u) << 4);
+    return b;
+}
+/* blocks of 32 values; their layouts stand at llmi_blocks_open_32 */
+static void llmi_encode_32(void *to, const float *from, size_t n_blocks, int low, int high) {
+    unsigned char *b = (unsigned char *)to, q[32];
+    double x[32];
+    for (; n_blocks; n_blocks--, from += 32) {
+        uint16_t d_half[2], m_half = 0;
+        double d[2], m = 0;
+        llmi_line line;
+        int i, j;
+        for (i = 0; i < 32; i++) x[i] = llmi_finite(from[i]);
+        line = llmi_line_fit(x, 32, low, high, 0);
+        if (low == 0) m = llmi_half(&m_half, line.least, 0);
+        for (i = 0; i < 2; i++) d[i] = llmi_half(&d_half[i], line.scale, i);
+        i = llmi_line_round(&line, d[1], m, q) < llmi_line_round(&line, d[0], m, q);
+        llmi_line_round(&line, d[i], m, q);
+        llmi_put_little(b, d_half[i] | (uint32_t)m_half << 16, low == 0 ? 4 : 2);
+        b += low == 0 ? 4 : 2;
+        for (i = 0; i < 4 && high - low == 31; i++, b++)
+            for (*b = 0, j = 0; j < 8; j++) *b = (unsigned char)(*b | q[8 * i + j] >> 4 << j);
+        for (i = 0; i < 32 && high == 127; i++) *b++ = (unsigned char)(q[i] + low);
+        if (high != 127) b = llmi_put_halves(b, q, 16);
+    }
+}
+
+/* 256 values in n parts; the line of part p is (d scale[p], -m least[p]) */
+typedef struct llmi_super {
+    llmi_line part[16];
+    size_t n;
+    int scale[16], least[16];
+    double d, m, error;
+    uint16_t d_half, m_half;
+} llmi_super;
+
+/* d and m become f16; each part takes the best whole numbers next to those of its own line */
+static void llmi_super_choose(llmi_super *s, int away) {
+    const int low = s->part[0].low < 0 ? -128 : 0, high = s->part[0].low < 0 ? 127 : 63;
+    size_t p;
+    s->d = llmi_half(&s->d_half, s->d, away);
+    s->m = llmi_half(&s->m_half, s->m, away);
+    s->error = 0;
+    for (p = 0; p < s->n; p++) {
+        llmi_line *part = &s->part[p];
+        const double a = s->d != 0 ? floor(part->scale / s->d + 0.5) : 0;
+        const double c = s->m != 0 ? floor(-part->least / s->m + 0.5) : 0;
+        const int a0 = a < low + 1 ? low + 1 : a > high - 1 ? high - 1 : (int)a;
+        const int c0 = c < 1 ? 1 : c > 62 ? 62 : (int)c;
+        double best = HUGE_VAL;
+        int i, j;
+        for (i = a0 - 1; i <= a0 + 1; i++)
+            for (j = s->m != 0 ? c0 - 1 : 0; j <= (s->m != 0 ? c0 + 1 : 0); j++) {
+                const double error = llmi_line_round(part, s->d * i, -s->m * j, NULL);
+                if (error >= best) continue;
+                best = error;
+                s->scale[p] = i;
+                s->least[p] = j;
+            }
+        s->error += best;
+    }
+}
+
+/* d and m of least squares for the whole numbers given */
+static void llmi_super_refit(llmi_super *s) {
+    double aa = 0, ac = 0, cc = 0, ax = 0, cx = 0, bend;
+    size_t p;
+    for (p = 0; p < s->n; p++) {
+        llmi_line *part = &s->part[p];
+        const double a = s->scale[p], c = -s->least[p];
+        llmi_line_round(part, s->d * a, s->m * c, NULL);
+        aa += a * a * part->q2;
+        ac += a * c * part->q1;
+        cc += c * c * (double)part->n;
+        ax += a * part->qx;
+        cx += c * part->x1;
+    }
+    bend = aa * cc - ac * ac;
+    if (bend > 0) {
+        s->d = (ax * cc - cx * ac) / bend;
+        s->m = (cx * aa - ax * ac) / bend;
+    } else if (aa > 0) s->d = ax / aa;
+}
+
+static void llmi_super_fit(llmi_super *s, const double *x, int low, int high, unsigned char *q) {
+    const size_t size = low < 0 ? 16 : 32;
+    llmi_super trial;
+    size_t p;
+    int i;
+    memset(&trial, 0, sizeof trial);
+    trial.n = 256 / size;
+    for (p = 0; p < trial.n; p++) {
+        const llmi_line line = llmi_line_fit(x + p * size, size, low, high, 1);
+        trial.part[p] = line;
+        if (fabs(line.scale) > trial.d) trial.d = fabs(line.scale);
+        if (-line.least > trial.m) trial.m = -line.least;
+    }
+    trial.d /= low < 0 ? 127 : 63;
+    trial.m /= 63;
+    for (i = 0; i < 3; i++) {          /* away from 0 first: no part is out of reach             */
+        if (i) llmi_super_refit(&trial);
+        llmi_super_choose(&trial, i == 0);
+        if (i == 0 || trial.error < s->error) *s = trial;
+    }
+    for (p = 0; p < s->n; p++)
+        llmi_line_round(&s->part[p], s->d * s->scale[p], -s->m * s->least[p], q + p * size);
+}
+
+/* blocks of 256 values; their layouts stand at llmi_blocks_open_k */
+static void llmi_encode_k(void *to, const float *from, size_t n_blocks, int low, int high) {
+    unsigned char *b = (unsigned char *)to, q[256];
+    double x[256];
+    llmi_super s;
+    size_t i, j;
+    for (; n_blocks; n_blocks--, from += 256) {
+        for (i = 0; i < 256; i++) x[i] = llmi_finite(from[i]);
+        llmi_super_fit(&s, x, low, high, q);
+        if (low < 0) {
+            for (i = 0; i < 2; i++) b = llmi_put_halves(b, q + 128 * i, 64);
+            for (i = 0; i < 64; i++) {
+                const unsigned char *p = q + i / 32 * 128 + i % 32;
+                *b++ = (unsigned char)(p[0] >> 4 | p[32] >> 4 << 2 | p[64] >> 4 << 4 |
+                                       p[96] >> 4 << 6);
+            }
+            for (i = 0; i < 16; i++) *b++ = (unsigned char)(s.scale[i] & 255);
+            llmi_put_little(b, s.d_half, 2);
+            b += 2;
+            continue;
+        }
+        llmi_put_little(b, s.d_half | (uint32_t)s.m_half << 16, 4);
+        for (i = 0; i < 4; i++) {
+            b[4 + i] = (unsigned char)(s.scale[i] | s.scale[i + 4] >> 4 << 6);
+            b[8 + i] = (unsigned char)(s.least[i] | s.least[i + 4] >> 4 << 6);
+            b[12 + i] = (unsigned char)((s.scale[i + 4] & 15) | (s.least[i + 4] & 15) << 4);
+        }
+        b += 16;
+        for (i = 0; i < 32 && high == 31; i++, b++)
+            for (*b = 0, j = 0; j < 8; j++) *b = (unsigned char)(*b | q[32 * j + i] >> 4 << j);
+        for (i = 0; i < 4; i++) b = llmi_put_halves(b, q + 64 * i, 32);
+    }
+}
+
+/* n values of whole blocks, as the type has them: F8 without a scale. Q8_0 leaves -128 out. */
+static void llmi_encode(llm_dtype type, void *to, const float *from, size_t n) {
+    unsigned char *b = (unsigned char *)to;
+    size_t i;
+    for (i = 0; i < n && type < LLM_Q8_0; i++)
+        if (type == LLM_F32) llmi_put_little(b + 4 * i, llmi_bits_of_float(from[i]), 4);
+        else if (type == LLM_F16) llmi_put_little(b + 2 * i, llmi_f32_to_f16(from[i]), 2);
+        else if (type == LLM_BF16) llmi_put_little(b + 2 * i, llmi_f32_to_bf16(from[i]), 2);
+        else b[i] = llmi_f32_to_f8(from[i]);
+    n /= llmi_types[type].block;
+    if (type == LLM_Q8_0) llmi_encode_32(to, from, n, -127, 127);
+    if (type == LLM_Q4_0) llmi_encode_32(to, from, n, -8, 7);
+    if (type == LLM_Q4_1) llmi_encode_32(to, from, n, 0, 15);
+    if (type == LLM_Q5_0) llmi_encode_32(to, from, n, -16, 15);
+    if (type == LLM_Q5_1) llmi_encode_32(to, from, n, 0, 31);
+    if (type == LLM_Q4_K) llmi_encode_k(to, from, n, 0, 15);
+    if (type == LLM_Q5_K) llmi_encode_k(to, from, n, 0, 31);
+    if (type == LLM_Q6_K) llmi_encode_k(to, from, n, -32, 31);
+}
+
+static llm_result llmi_check_dtype(const void *to, const void *from, llm_dtype dtype, size_t n,
+                                   llm_error *err) {
+    if (!to || !from) return llmi_fail(err, LLM_ERR_ARGUMENT, "dtype: an array is NULL");
+    if (dtype < LLM_F32 || dtype > LLM_Q6_K)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "dtype %d (%s) is not in [%d, %d], F32 to Q6_K",
+                         (int)dtype, dtype == LLM_I32 ? "I32" : "none", LLM_F32, LLM_Q6_K);
+    if (n % llmi_types[dtype].block)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "%lu values are no multiple of %lu, a block of %s",
+                         (unsigned long)n, (unsigned long)llmi_types[dtype].block,
+                         llmi_types[dtype].name);
+    return LLM_OK;
+}
+LLM_API llm_result llm_dtype_decode(float *values, const void *from, llm_dtype dtype, size_t n,
+                                    llm_error *err) {
+    LLMI_TRY(llmi_check_dtype(values, from, dtype, n, err));
+    llmi_decode(dtype, values, from, n);
+    return LLM_OK;
+}
+LLM_API llm_result llm_dtype_encode(void *to, llm_dtype dtype, const float *values, size_t n,
+                                    llm_error *err) {
+    LLMI_TRY(llmi_check_dtype(to, values, dtype, n, err));
+    llmi_encode(dtype, to, values, n);
+    return LLM_OK;
+}
 
 /* ============================================================================================
  * >>random       counter-based random numbers, the same on every machine
@@ -1482,7 +1941,6 @@ static void llmi_text_add(llmi_text *text, const char *bytes, size_t n) {
     text->size += n;
 }
 
-#ifndef LLM_NO_STDIO              /* all that is written goes to files */
 /* Not for %f, %e and %g where the text is JSON: they follow the locale's decimal point. */
 LLMI_PRINTF(2, 3)
 static void llmi_text_format(llmi_text *text, const char *format, ...) {
@@ -1532,7 +1990,6 @@ static void llmi_text_number(llmi_text *text, float value, int digits) {
     llmi_text_add(text, number, i);
     if (whole) llmi_text_add(text, ".0", 2);           /* 1 is no float to transformers */
 }
-#endif /* LLM_NO_STDIO */
 
 static void llmi_text_free(llmi_text *text) {
     llmi_release(text->allocator, text->data);
@@ -2258,13 +2715,19 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
 /* in order of speed; each needs all that those before it need */
 #define LLMI_PASS_SCALAR 0
 #define LLMI_PASS_BASE 1               /* SSE2 or NEON                    */
-#define LLMI_PASS_AVX2 2               /* with FMA                        */
+#define LLMI_PASS_AVX2 2               /* with FMA and F16C               */
 #define LLMI_PASS_AVX512 3             /* F, BW, VL                       */
-#define LLMI_PASS_BF16 4               /* AVX-512 with AVX512_BF16        */
+#define LLMI_PASS_BF16 4               /* AVX-512 with AVX512_BF16, VNNI  */
 #define LLMI_PASS_AMX 5                /* AVX512_BF16, AMX's tiles of bf16 */
 #define LLMI_N_PASSES (LLMI_AMX ? 6 : LLMI_BF16 ? 5 : LLMI_X86 ? 4 : LLMI_NEON ? 2 : 1)
 
 typedef enum llmi_side { LLMI_A, LLMI_B, LLMI_WEIGHT } llmi_side;     /* WEIGHT: B is one */
+/* 256 values of x for products with blocks: sixteens of q scale, and q scale's sum */
+typedef struct llmi_q8 {
+    int8_t q[LLMI_BLOCK_MOST];
+    float scale[16], sum[16];
+} llmi_q8;
+
 typedef struct llmi_tiles {
     size_t mr, nr;                     /* tile of C that stays in registers                     */
     size_t kc, mc;                     /* block of A (mc,kc) for L2                             */
@@ -2285,6 +2748,12 @@ typedef struct llmi_tiles {
  *   rows_dot, rows_axpy   y (m,n) = x (m,k) W for few rows; W unpacked, stored (n,k) for dot and
  *                 (k,n) for axpy. dot can add to y, and a bias. What a row gets does not depend on
  *                 the other rows, nor on where n was cut
+ *   rows_dot_16   the same of a weight in f16 or bf16, its rows ldw values apart
+ *   decode        n values of whole blocks to f32
+ *   to_q8         a row of x, n being padded with zeros: per group of 32 or 256 values the nearest
+ *                 127ths of the largest
+ *   blocks_dot    rows_dot of such x (m rows of whole llmi_q8) and a weight in blocks: sums of
+ *                 whole numbers, scaled
  *   largest       of n >= 1          add  y = a + b        axpy  y += a x       affine  y = a x + b
  *   exp_sum       the sum of y = exp(a x - b); y NULL: the sum only
  *   softmax_backward    dx = [dx +] scale y (dy - sum)
@@ -2299,6 +2768,11 @@ typedef struct llmi_tiles {
                         const float *bias, int accumulate)) \
     DO(void, rows_axpy, (size_t m, size_t n, size_t k, const float *x, size_t ldx, \
                          const float *weight, size_t ldw, float *y, size_t ldy)) \
+    DO(void, rows_dot_16, (llm_dtype type, size_t m, size_t n, size_t k, const float *x, \
+                           size_t ldx, const uint16_t *weight, size_t ldw, float *y, size_t ldy, \
+                           const float *bias, int accumulate)) \
+    DO(void, decode, (llm_dtype type, float *to, const void *from, size_t n)) \
+    DO(void, to_q8, (llmi_q8 *to, const float *x, size_t n, size_t group)) \
     DO(float, dot, (const float *a, const float *b, size_t n)) \
     DO(double, square_sum, (const float *x, size_t n)) \
     DO(float, largest, (const float *x, size_t n)) \
@@ -2332,6 +2806,9 @@ typedef struct llmi_kernels {
     const char *name;
     size_t w;                          /* floats in a vector */
     llmi_tiles tiles[LLM_PRECISION_FP8 + 1];       /* by llm_precision */
+    void (*blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                       const unsigned char *weight, float *y, size_t ldy, const float *bias,
+                       int accumulate);
     LLMI_KERNELS(LLMI_MEMBER)
 } llmi_kernels;
 
@@ -2606,6 +3083,7 @@ struct llm_context {
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
     float *panels;                     /* of gemm: for each thread, its blocks of A and B at work */
+    size_t panels_size;                /* floats of a thread's                                  */
     void *scratch;                     /* of the op that runs now */
     size_t scratch_size;
 };
@@ -2655,25 +3133,28 @@ static int llmi_thread_count(int n_threads) {
 
 /* floats of one row of A or column of B in a panel: slices of k are rounded up by less than 4 */
 static size_t llmi_panel_depth(const llmi_tiles *tiles) { return llmi_panel(tiles, tiles->kc + 4); }
-/* floats of a thread's panels */
-static size_t llmi_panels_size(const llmi_tiles *tiles) {
-    return (LLMI_A_ROWS + LLMI_B_COLUMNS) * llmi_panel_depth(tiles);
+/* values of a row of a weight in blocks that are decoded for a slice of k: whole blocks */
+static size_t llmi_panel_blocks(const llmi_tiles *tiles) {
+    return llmi_round_up(tiles->kc + 4, LLMI_BLOCK_MOST) + LLMI_BLOCK_MOST;
 }
 
 /* Kernels and threads; -> floats of the panels: room for every table's, as the context's table may
  * be exchanged. */
 static size_t llmi_context_plan(llm_context *context, int n_threads) {
-    size_t depth = 0;
     int i, precision;
     memset(context, 0, sizeof *context);
     context->n_threads = llmi_thread_count(n_threads);
     context->best = llmi_last_pass();
     for (i = 0; i <= context->best; i++) {
         context->kernels = llmi_kernels_of(i);             /* the last one is the fastest */
-        for (precision = LLM_PRECISION_FP32; precision <= LLM_PRECISION_FP8; precision++)
-            depth = llmi_max(depth, llmi_panel_depth(&context->kernels->tiles[precision]));
+        for (precision = LLM_PRECISION_FP32; precision <= LLM_PRECISION_FP8; precision++) {
+            const llmi_tiles *tiles = &context->kernels->tiles[precision];
+            context->panels_size = llmi_max(
+                context->panels_size, (LLMI_A_ROWS + LLMI_B_COLUMNS) * llmi_panel_depth(tiles) +
+                                          tiles->nr * llmi_panel_blocks(tiles));
+        }
     }
-    return depth * (LLMI_A_ROWS + LLMI_B_COLUMNS) * (size_t)context->n_threads;
+    return context->panels_size * (size_t)context->n_threads;
 }
 
 LLM_API llm_context *llm_context_create(int n_threads, const llm_allocator *allocator,
@@ -2929,17 +3410,132 @@ static llmi_op llmi_op_rows(llm_context *context, float *y, const float *x, size
 #define LLMI_K_PARTS 8                 /* of a product of few rows; each part is summed apart */
 #define LLMI_SMALL_WEIGHT 32768        /* below so many values one thread is faster than two */
 
+/* ---- a weight, y = x W^T: what its values look like in memory, only this section knows ------- */
+typedef struct llmi_matrix {
+    const void *data;
+    const float *scales;               /* F8_E4M3: (tensor's rows / 128, n_in / 128), rounded up */
+    llm_dtype type;
+    size_t n_out, n_in;
+    int transposed;                    /* f32: stored (n_in,n_out), as GPT-2's Conv1D is         */
+    llm_precision precision;           /* of products with it; FP32 unless set                    */
+    int tensor;                        /* its number in the model; -1: of no model                */
+    size_t first;                      /* row of the tensor that it begins with                   */
+} llmi_matrix;
+
+static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, int transposed) {
+    llmi_matrix matrix;
+    memset(&matrix, 0, sizeof matrix);
+    matrix.data = data;
+    matrix.type = LLM_F32;
+    matrix.n_out = n_out;
+    matrix.n_in = n_in;
+    matrix.transposed = transposed;
+    matrix.tensor = -1;
+    return matrix;
+}
+static const unsigned char *llmi_matrix_at(const llmi_matrix *w, size_t row) {
+    return (const unsigned char *)w->data + row * llmi_dtype_bytes(w->type, w->n_in);
+}
+/* some outputs of one that is not transposed */
+static llmi_matrix llmi_matrix_rows(llmi_matrix w, size_t first, size_t count) {
+    w.data = llmi_matrix_at(&w, first);
+    w.first += first;
+    w.n_out = count;
+    return w;
+}
+/* n values of a row, from one that begins a block on, or to the row's end */
+static void llmi_matrix_decode(const llmi_kernels *kernels, const llmi_matrix *w, float *to,
+                               size_t row, size_t at, size_t n) {
+    const float *scales = w->scales;
+    size_t i;
+    kernels->decode(w->type, to, llmi_matrix_at(w, row) + llmi_dtype_bytes(w->type, at), n);
+    if (!scales) return;
+    scales += (w->first + row) / LLMI_FP8_TILE * llmi_ceil_div(w->n_in, LLMI_FP8_TILE);
+    for (i = 0; i < n; i++) to[i] *= scales[(at + i) / LLMI_FP8_TILE];
+}
+/* one row (n_in) of a table: in its place, or in room (n_in) */
+static const float *llmi_matrix_row(const llmi_kernels *kernels, const llmi_matrix *w, size_t row,
+                                    float *room) {
+    if (w->type == LLM_F32) return (const float *)w->data + row * w->n_in;
+    llmi_matrix_decode(kernels, w, room, row, 0, w->n_in);
+    return room;
+}
+
+#define LLMI_PIECE_OF_ROW 1024u        /* values that are decoded at a time */
+/* y (m,n), rows ldy apart, = [y +] x W^T [+ bias], of rows j .. j + n of a matrix of another type
+ * than f32; x8: x as whole numbers, for blocks, or NULL */
+static void llmi_matrix_dot(const llmi_kernels *kernels, const llmi_matrix *w, size_t j, size_t n,
+                            size_t m, const float *x, size_t ldx, const llmi_q8 *x8, float *y,
+                            size_t ldy, const float *bias, int accumulate) {
+    float part[4 * LLMI_PIECE_OF_ROW];
+    size_t i, r, k, rows;
+    if (x8) {
+        kernels->blocks_dot(w->type, m, n, w->n_in, x8, llmi_matrix_at(w, j), y, ldy, bias,
+                            accumulate);
+        return;
+    }
+    if (w->type == LLM_F16 || w->type == LLM_BF16) {
+        kernels->rows_dot_16(w->type, m, n, w->n_in, x, ldx,
+                             (const uint16_t *)(const void *)llmi_matrix_at(w, j), w->n_in, y, ldy,
+                             bias, accumulate);
+        return;
+    }
+    for (i = 0; i < n; i += rows) {
+        rows = llmi_min(4, n - i);
+        for (k = 0; k < w->n_in; k += LLMI_PIECE_OF_ROW) {
+            const size_t count = llmi_min(LLMI_PIECE_OF_ROW, w->n_in - k);
+            for (r = 0; r < rows; r++)
+                llmi_matrix_decode(kernels, w, part + r * LLMI_PIECE_OF_ROW, j + i + r, k, count);
+            kernels->rows_dot(m, rows, count, x + k, ldx, part, LLMI_PIECE_OF_ROW, y + i, ldy,
+                              bias && k == 0 ? bias + i : NULL, accumulate || k > 0);
+        }
+    }
+}
+/* y (n_out) = W x, and y (n_in) = x W, within a task */
+static void llmi_matrix_times(const llmi_kernels *kernels, const llmi_matrix *w, float *y,
+                              const float *x) {
+    llmi_q8 x8[4096 / LLMI_BLOCK_MOST];
+    const int blocks = llmi_dtype_is_blocks(w->type) && w->n_in <= 4096;
+    if (w->type == LLM_F32) {
+        kernels->rows_dot(1, w->n_out, w->n_in, x, w->n_in, (const float *)w->data, w->n_in, y,
+                          w->n_out, NULL, 0);
+        return;
+    }
+    if (blocks) kernels->to_q8(x8, x, w->n_in, llmi_types[w->type].block);
+    llmi_matrix_dot(kernels, w, 0, w->n_out, 1, x, w->n_in, blocks ? x8 : NULL, y, w->n_out, NULL,
+                    0);
+}
+static void llmi_matrix_times_back(const llmi_kernels *kernels, const llmi_matrix *w, float *y,
+                                   const float *x) {
+    float part[LLMI_PIECE_OF_ROW];
+    size_t k, r;
+    if (w->type == LLM_F32) {
+        kernels->rows_axpy(1, w->n_in, w->n_out, x, w->n_out, (const float *)w->data, w->n_in, y,
+                           w->n_in);
+        return;
+    }
+    memset(y, 0, w->n_in * sizeof *y);
+    for (k = 0; k < w->n_in; k += LLMI_PIECE_OF_ROW) {
+        const size_t count = llmi_min(LLMI_PIECE_OF_ROW, w->n_in - k);
+        for (r = 0; r < w->n_out; r++) {
+            llmi_matrix_decode(kernels, w, part, r, k, count);
+            kernels->axpy(y + k, x[r], part, count);
+        }
+    }
+}
+
+/* ---- products -------------------------------------------------------------------------------- */
 typedef struct llmi_gemm {             /* C (m,n) = [C +] A (m,k) B (k,n) [+ bias (n)] */
     size_t m, n, k;
     const float *a;
     size_t a_row, a_col; /* A(i,j) at a[i a_row + j a_col]; one of the two is 1 */
-    const float *b; size_t b_row, b_col;
+    const float *b; size_t b_row, b_col;   /* not read if w is of another type than f32 */
+    llmi_matrix w;                         /* B is W^T, or W; data NULL: B is no weight */
     float *c; size_t ldc;
     const float *bias;                 /* NULL = none */
     int accumulate;
     int same_a;                        /* A is that of the product just before: packed once */
     llm_precision precision;           /* of the factors; f32 in memory */
-    int b_weight;                      /* B is a weight: in fp8, of 128 x 128 values to a scale  */
 } llmi_gemm;
 
 typedef struct llmi_gemm_job {
@@ -2953,7 +3549,10 @@ typedef struct llmi_gemm_job {
     size_t tiles, strips;              /* of rows; of LLMI_B_COLUMNS columns of a product   */
     size_t down, across;               /* cells of C, one for each thread                   */
     size_t row_blocks, column_blocks;  /* of a cell: its tasks                              */
+    const llmi_q8 *x8;                 /* few rows: A as whole numbers, or NULL             */
 } llmi_gemm_job;
+
+static int llmi_gemm_is_typed(const llmi_gemm *g) { return g->w.data && g->w.type != LLM_F32; }
 
 static int llmi_gemm_is_few(const llmi_gemm *g) {
     return g->m <= LLMI_FEW_ROWS && g->a_col == 1 && g->precision == LLM_PRECISION_FP32;
@@ -2964,10 +3563,14 @@ static int llmi_gemm_is_dot(const llmi_gemm *g) { return llmi_gemm_is_few(g) && 
 static void llmi_gemm_dot_body(void *argument, size_t index) {
     const llmi_gemm_job *job = (const llmi_gemm_job *)argument;
     const llmi_gemm *g = job->g;
-    const size_t j = index * job->step;
-    job->context->kernels->rows_dot(g->m, llmi_min(job->step, g->n - j), g->k, g->a, g->a_row,
-                                    g->b + j * g->b_col, g->b_col, g->c + j, g->ldc,
-                                    g->bias ? g->bias + j : NULL, g->accumulate);
+    const size_t j = index * job->step, n = llmi_min(job->step, g->n - j);
+    const float *bias = g->bias ? g->bias + j : NULL;
+    if (llmi_gemm_is_typed(g))
+        llmi_matrix_dot(job->context->kernels, &g->w, j, n, g->m, g->a, g->a_row, job->x8, g->c + j,
+                        g->ldc, bias, g->accumulate);
+    else
+        job->context->kernels->rows_dot(g->m, n, g->k, g->a, g->a_row, g->b + j * g->b_col,
+                                        g->b_col, g->c + j, g->ldc, bias, g->accumulate);
 }
 
 static void llmi_gemm_axpy_body(void *argument, size_t index) {
@@ -2994,6 +3597,21 @@ static void llmi_gemm_parts_body(void *argument, size_t index) {
     }
 }
 
+/* The rows of A as whole numbers, in the panels. NULL: the weight is not in blocks, or a row is too
+ * long, which must not depend on how many there are. */
+static const llmi_q8 *llmi_gemm_x8(llm_context *context, const llmi_gemm *g) {
+    const size_t row = llmi_ceil_div(g->k, LLMI_BLOCK_MOST);
+    llmi_q8 *x8 = (llmi_q8 *)(void *)context->panels;
+    size_t i;
+    if (!llmi_dtype_is_blocks(g->w.type) ||
+        row > context->panels_size * sizeof(float) / sizeof *x8 / LLMI_FEW_ROWS)
+        return NULL;
+    for (i = 0; i < g->m; i++)
+        context->kernels->to_q8(x8 + i * row, g->a + i * g->a_row, g->k,
+                                llmi_types[g->w.type].block);
+    return x8;
+}
+
 static void llmi_gemm_few_rows(llm_context *context, const llmi_gemm *g) {
     const size_t threads = (size_t)context->n_threads, sums = g->m * LLMI_K_PARTS;
     size_t n;
@@ -3003,6 +3621,7 @@ static void llmi_gemm_few_rows(llm_context *context, const llmi_gemm *g) {
     job->context = context;
     job->g = g;
     if (llmi_gemm_is_dot(g)) {
+        if (llmi_gemm_is_typed(g)) job->x8 = llmi_gemm_x8(context, g);
         job->step = g->n * g->k < LLMI_SMALL_WEIGHT
                         ? g->n
                         : llmi_round_up(llmi_ceil_div(g->n, threads), 64);
@@ -3010,7 +3629,7 @@ static void llmi_gemm_few_rows(llm_context *context, const llmi_gemm *g) {
         return;
     }
     job->k_parts = g->n * g->k < LLMI_SMALL_WEIGHT ? 1 : LLMI_K_PARTS;
-    n = llmi_panels_size(&context->kernels->tiles[LLM_PRECISION_FP32]) / sums;
+    n = context->panels_size / sums;
     for (job->j0 = 0; job->j0 < g->n; job->j0 += job->n) {
         job->n = llmi_min(g->n - job->j0, n / LLMI_STRIP * LLMI_STRIP);
         job->step = llmi_max(LLMI_STRIP, 4096 / g->m / LLMI_STRIP * LLMI_STRIP);  /* stays in L1 */
@@ -3026,6 +3645,31 @@ static void llmi_gemm_few_rows(llm_context *context, const llmi_gemm *g) {
 
 #define LLMI_PACK_PANELS 4             /* of A, at a time */
 
+/* columns j .. j + n of B, for the slice of k at work; a weight of another type than f32 is decoded
+ * first, as many columns as a panel has at a time, in whole blocks along k */
+static void llmi_gemm_pack_b(const llmi_gemm_job *job, const llmi_gemm *g, float *to, size_t j,
+                             size_t n) {
+    const llmi_tiles *kernel = job->kernel;
+    const size_t block = llmi_gemm_is_typed(g) ? llmi_types[g->w.type].block : 1;
+    const size_t k0 = job->k0 / block * block;
+    const size_t k1 = llmi_min(llmi_round_up(job->k0 + job->k, block), g->k), ld = k1 - k0;
+    float *rows = to + LLMI_B_COLUMNS * llmi_panel_depth(kernel);
+    size_t i, l;
+    if (!llmi_gemm_is_typed(g)) {
+        kernel->pack(g->w.data ? LLMI_WEIGHT : LLMI_B, to,
+                     g->b + j * g->b_col + job->k0 * g->b_row, g->b_col, g->b_row, n, job->k);
+        return;
+    }
+    LLM_ASSERT(ld <= llmi_panel_blocks(kernel));
+    for (i = 0; i < n; i += kernel->nr) {
+        const size_t lanes = llmi_min(kernel->nr, n - i);
+        for (l = 0; l < lanes; l++)
+            llmi_matrix_decode(job->context->kernels, &g->w, rows + l * ld, j + i + l, k0, ld);
+        kernel->pack(LLMI_B, to + i * llmi_panel(kernel, job->k), rows + (job->k0 - k0), ld, 1,
+                     lanes, job->k);
+    }
+}
+
 /* One block of rows by one strip of columns: packs the block, if the thread's task before has not,
  * and the strip. Tasks go through a cell block by block. */
 static void llmi_gemm_task(void *argument, size_t index, int thread) {
@@ -3039,7 +3683,7 @@ static void llmi_gemm_task(void *argument, size_t index, int thread) {
     const size_t tiles = (block + 1) * job->tiles / blocks - tile;
     const size_t i0 = job->i0 + tile * mr, m = llmi_min(tiles * mr, job->m - tile * mr);
     const size_t parts = llmi_ceil_div(m, kernel->mc), panel = llmi_panel(kernel, job->k);
-    float *a = job->context->panels + (size_t)thread * llmi_panels_size(kernel);
+    float *a = job->context->panels + (size_t)thread * job->context->panels_size;
     float *b = a + LLMI_A_ROWS * llmi_panel_depth(kernel);
     size_t *kept = &job->context->shares[thread].kept;         /* the block in a */
     const size_t column = cell % job->across;
@@ -3054,8 +3698,7 @@ static void llmi_gemm_task(void *argument, size_t index, int thread) {
         kernel->pack(LLMI_A, a + i * panel, g->a + (i0 + i) * g->a_row + job->k0 * g->a_col,
                      g->a_row, g->a_col, llmi_min(LLMI_PACK_PANELS * mr, m - i), job->k);
     *kept = block;
-    kernel->pack(g->b_weight ? LLMI_WEIGHT : LLMI_B, b, g->b + j * g->b_col + job->k0 * g->b_row,
-                 g->b_col, g->b_row, n, job->k);
+    llmi_gemm_pack_b(job, g, b, j, n);
     for (part = 0; part < parts; part++) {                     /* of a, for L2 */
         i = part * tiles / parts * mr;
         kernel->block(llmi_min((part + 1) * tiles / parts * mr, m) - i, n, job->k, a + i * panel,
@@ -3080,10 +3723,22 @@ static void llmi_gemm_cut(llmi_gemm_job *job, size_t threads) {
     }
 }
 
+/* Weights of 16 bits and below are multiplied in bf16 if the CPU does that: f16 and F8 (whose
+ * scales bf16 does not hold) are not. */
+static const llmi_tiles *llmi_gemm_tiles(const llm_context *context, const llmi_gemm *g, size_t n) {
+    const llmi_tiles *tiles = context->kernels->tiles;
+    int bf16 = tiles[LLM_PRECISION_BF16].value_bytes == 2;
+    size_t i;
+    for (i = 0; i < n; i++)
+        bf16 &= llmi_gemm_is_typed(&g[i]) &&
+                (g[i].w.type == LLM_BF16 || llmi_dtype_is_blocks(g[i].w.type));
+    return &tiles[bf16 ? LLM_PRECISION_BF16 : g->precision];
+}
+
 /* n products of one A, rows i0 to i0 + m of each */
 static void llmi_gemm_rows(llm_context *context, const llmi_gemm *g, size_t n, size_t i0,
                            size_t m) {
-    const llmi_tiles *kernel = &context->kernels->tiles[g->precision];
+    const llmi_tiles *kernel = llmi_gemm_tiles(context, g, n);
     const size_t k_slices = llmi_max(1, llmi_ceil_div(g->k, kernel->kc));
     const size_t k_step = llmi_max(
         kernel->k_align, llmi_round_up(llmi_ceil_div(g->k, k_slices), kernel->k_align));
@@ -3153,12 +3808,13 @@ static void llmi_batch_task(void *argument, size_t index, int thread) {
     parts = llmi_batch_parts(job, g);
     own.n_threads = 1;
     own.shares += thread;
-    own.panels += (size_t)thread * llmi_panels_size(&own.kernels->tiles[g->precision]);
+    own.panels += (size_t)thread * own.panels_size;
     if (llmi_gemm_is_dot(g)) {
         llmi_gemm part = *g;
         first = index * g->n / parts;
         part.n = (index + 1) * g->n / parts - first;
-        part.b += first * g->b_col;
+        if (llmi_gemm_is_typed(g)) part.w = llmi_matrix_rows(g->w, first, part.n);
+        else part.b += first * g->b_col;
         part.c += first;
         if (part.bias) part.bias += first;
         llmi_gemm_run(&own, &part);
@@ -3199,50 +3855,6 @@ static void llmi_gemm_again(llm_context *context, const llmi_gemm *products, siz
     else llmi_gemm_rows(context, products, n, 0, products->m);
 }
 
-/* A weight matrix: y = x W^T. What its values look like in memory, only this section knows. */
-typedef struct llmi_matrix {
-    const float *data;
-    size_t n_out, n_in;
-    int transposed;                    /* stored (n_in,n_out), as GPT-2's Conv1D is              */
-    llm_precision precision;           /* of products with it; FP32 unless set                    */
-    int tensor;                        /* its number in the model; -1: of no model                */
-    size_t first;                      /* row of the tensor that it begins with                   */
-} llmi_matrix;
-
-static llmi_matrix llmi_matrix_of(const float *data, size_t n_out, size_t n_in, int transposed) {
-    llmi_matrix matrix;
-    matrix.data = data;
-    matrix.n_out = n_out;
-    matrix.n_in = n_in;
-    matrix.transposed = transposed;
-    matrix.precision = LLM_PRECISION_FP32;
-    matrix.tensor = -1;
-    matrix.first = 0;
-    return matrix;
-}
-/* some outputs of one that is not transposed */
-static llmi_matrix llmi_matrix_rows(llmi_matrix w, size_t first, size_t count) {
-    w.data += first * w.n_in;
-    w.first += first;
-    w.n_out = count;
-    return w;
-}
-/* one row (n_in) of a table; room (n_in) is where it may be put */
-static const float *llmi_matrix_row(const llmi_matrix *w, size_t row, float *room) {
-    (void)room;
-    return w->data + row * w->n_in;
-}
-/* y (n_out) = W x, and y (n_in) = x W, within a task */
-static void llmi_matrix_times(llm_context *context, const llmi_matrix *w, float *y,
-                              const float *x) {
-    context->kernels->rows_dot(1, w->n_out, w->n_in, x, w->n_in, w->data, w->n_in, y, w->n_out,
-                               NULL, 0);
-}
-static void llmi_matrix_times_back(llm_context *context, const llmi_matrix *w, float *y,
-                                   const float *x) {
-    context->kernels->rows_axpy(1, w->n_in, w->n_out, x, w->n_out, w->data, w->n_in, y, w->n_in);
-}
-
 /* y (rows,n_out), its rows ldy apart, = [y +] x (rows,n_in) W^T [+ bias] */
 static llmi_gemm llmi_product(float *y, size_t ldy, const float *x, llmi_matrix w,
                               const float *bias, size_t rows, int accumulate) {
@@ -3250,12 +3862,13 @@ static llmi_gemm llmi_product(float *y, size_t ldy, const float *x, llmi_matrix 
     memset(&g, 0, sizeof g);
     g.m = rows; g.n = w.n_out; g.k = w.n_in;
     g.a = x; g.a_row = w.n_in; g.a_col = 1;
-    g.b = w.data; g.b_row = w.transposed ? w.n_out : 1; g.b_col = w.transposed ? 1 : w.n_in;
+    g.b = (const float *)w.data;
+    g.b_row = w.transposed ? w.n_out : 1; g.b_col = w.transposed ? 1 : w.n_in;
+    g.w = w;
     g.c = y; g.ldc = ldy;
     g.bias = bias;
     g.accumulate = accumulate;
     g.precision = w.precision;
-    g.b_weight = 1;
     return g;
 }
 static void llmi_matmul(llm_context *context, float *y, size_t ldy, const float *x,
@@ -3279,11 +3892,13 @@ static llmi_gemm llmi_product_dx(float *dx, const float *dy, size_t lddy, llmi_m
     memset(&g, 0, sizeof g);
     g.m = rows; g.n = w.n_in; g.k = w.n_out;
     g.a = dy; g.a_row = lddy; g.a_col = 1;
-    g.b = w.data; g.b_row = w.transposed ? 1 : w.n_in; g.b_col = w.transposed ? w.n_out : 1;
+    LLM_ASSERT(w.type == LLM_F32);     /* what is trained */
+    g.b = (const float *)w.data;
+    g.b_row = w.transposed ? 1 : w.n_in; g.b_col = w.transposed ? w.n_out : 1;
+    g.w = w;
     g.c = dx; g.ldc = w.n_in;
     g.accumulate = accumulate;
     g.precision = w.precision;
-    g.b_weight = 1;
     return g;
 }
 static void llmi_matmul_dx(llm_context *context, float *dx, const float *dy, size_t lddy,
@@ -4678,6 +5293,7 @@ typedef struct llmi_ds_preset {
     llmi_preset size;
     int d_ffn, q_lora_rank, kv_lora_rank, nope, rope, v;
     int n_experts, n_active, n_shared, moe_d_ffn, first_k_dense, n_group, topk_group, mtp_depth;
+    int untied;
 } llmi_ds_preset;
 
 /* arXiv:2005.14165 table 2.1 prints 24 heads of 128 for XL (2048 wide) and 5140 for the width of
@@ -4696,16 +5312,20 @@ static const llmi_preset llmi_presets[] = {
 
 /* The dense ones have narrow ranks and FFNs: at these sizes the embedding takes most parameters. */
 static const llmi_ds_preset llmi_ds_presets[] = {
-    {{"deepseek-tiny", 2048, 256, 256, 4, 4}, 512, 96, 48, 32, 16, 32, 8, 2, 1, 128, 1, 1, 1, 1},
-    {{"deepseek-small", 50000, 4096, 512, 6, 8}, 256, 0, 32, 32, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0},
-    {{"deepseek-base", 50000, 4096, 768, 12, 12}, 576, 0, 64, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-tiny", 2048, 256, 256, 4, 4}, 512, 96, 48, 32, 16, 32, 8, 2, 1, 128, 1, 1, 1, 1, 0},
+    {{"deepseek-small", 50000, 4096, 512, 6, 8}, 256, 0, 32, 32, 16, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-base", 50000, 4096, 768, 12, 12},
+     576, 0, 64, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0},
     {{"deepseek-large", 50000, 4096, 1024, 24, 16},
-     1024, 0, 64, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0},
-    {{"deepseek-xl", 50000, 4096, 2048, 24, 32}, 2560, 0, 96, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0},
+     1024, 0, 64, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+    {{"deepseek-xl", 50000, 4096, 2048, 24, 32},
+     2560, 0, 96, 32, 32, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0},
     {{"deepseek-moe-150m", 50000, 4096, 512, 12, 8},
-     1408, 192, 64, 64, 32, 64, 16, 2, 1, 384, 1, 1, 1, 0},
+     1408, 192, 64, 64, 32, 64, 16, 2, 1, 384, 1, 1, 1, 0, 0},
+    {{"deepseek-10b", 128256, 163840, 1536, 26, 32},
+     8960, 0, 512, 128, 64, 192, 64, 4, 1, 1280, 1, 1, 1, 1, 1},
     {{"deepseek-v3", 129280, 163840, 7168, 61, 128},
-     18432, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3, 8, 4, 1}
+     18432, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3, 8, 4, 1, 1}
 };
 #define LLMI_N_DS_PRESETS ((int)(sizeof llmi_ds_presets / sizeof llmi_ds_presets[0]))
 
@@ -4719,7 +5339,7 @@ LLM_API const char *llm_config_preset_name(int i) {
 static void llmi_ds_preset_apply(llm_config *config, const llmi_ds_preset *preset) {
     const int whole = strcmp(preset->size.name, "deepseek-v3") == 0;
     config->arch = LLM_ARCH_DEEPSEEK_V3;
-    config->tie_embeddings = !whole;
+    config->tie_embeddings = !preset->untied;
     config->d_ffn = preset->d_ffn;
     config->q_lora_rank = preset->q_lora_rank;
     config->kv_lora_rank = preset->kv_lora_rank;
@@ -5064,6 +5684,8 @@ typedef struct llmi_tensor {
                                        /* others' gradients have to be zero before                */
     int no_gradient;                   /* a router's bias                                         */
     int transposed;                    /* a matrix stored (n_in,n_out)                            */
+    int is_matrix;                     /* of any type; what is not is f32: vectors, positions and */
+                                       /* routers, too                                            */
 } llmi_tensor;
 
 typedef struct llmi_table {
@@ -5071,13 +5693,6 @@ typedef struct llmi_table {
     size_t n;
     uint64_t parameters, floats;       /* floats: with the padding between tensors; they saturate */
 } llmi_table;
-
-static uint64_t llmi_mul64(uint64_t a, uint64_t b) {
-    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
-}
-static uint64_t llmi_add64(uint64_t a, uint64_t b) {
-    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
-}
 
 /* d1 = 0: a vector. layer < 0: name is whole, else the format takes it. */
 static void llmi_table_add(llmi_table *table, const char *name, int layer, int d0, int d1,
@@ -5100,6 +5715,7 @@ static void llmi_table_add(llmi_table *table, const char *name, int layer, int d
         row->init_std = init_std;
         row->init_value = init_value;
         row->by_product = by_product;
+        row->is_matrix = d1 != 0;
     }
     table->n++;
     table->parameters = llmi_add64(table->parameters, count);
@@ -5144,6 +5760,7 @@ static void llmi_gpt2_table(llmi_table *table, const llm_config *config, llmi_ds
     llmi_table_add(table, "transformer.wte.weight", -1, config->vocab_size, C, std, 0.0f,
                    config->tie_embeddings);
     llmi_table_add(table, "transformer.wpe.weight", -1, config->max_seq_len, C, std, 0.0f, 0);
+    if (table->rows) table->rows[table->n - 1].is_matrix = 0;
     for (l = 0; l < L; l++) {
         llmi_table_add(table, "transformer.h.%d.ln_1.weight", l, C, 0, 0.0f, 1.0f, 0);
         llmi_table_add(table, "transformer.h.%d.ln_1.bias", l, C, 0, 0.0f, 0.0f, 0);
@@ -5228,6 +5845,7 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
         return;
     }
     w->router = llmi_ds_add(table, layer, "mlp.gate.weight", c->n_routed_experts, C, LLMI_MATRIX);
+    if (table->rows) table->rows[w->router].is_matrix = 0;
     w->router_bias = llmi_ds_add(table, layer, "mlp.gate.e_score_correction_bias",
                                  c->n_routed_experts, 0, LLMI_ROUTER_BIAS);
     w->experts = (int)table->n;
@@ -5345,7 +5963,7 @@ static size_t llmi_cache_width(const llm_config *c) {    /* values per position 
 
 LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
                                       llm_dtype cache_dtype) {
-    const size_t value = cache_dtype == LLM_F32                              ? 4
+    const size_t value = cache_dtype == LLM_DTYPE_DEFAULT || cache_dtype == LLM_F32 ? 4
                          : cache_dtype == LLM_BF16 || cache_dtype == LLM_F16 ? 2
                                                                              : 0;
     if (llm_config_validate(config, NULL) != LLM_OK || max_seq_len < 0) return 0;
@@ -5473,6 +6091,12 @@ static void llmi_config_write(llmi_text *text, const llm_config *config) {
  * >>model        parameters, by the tensor table: in one block, or in mapped files
  * ========================================================================================== */
 typedef struct llmi_map { char *start; size_t size; } llmi_map;       /* start NULL: none */
+typedef struct llmi_values {           /* of a tensor, in memory */
+    void *data;
+    float *scales;                     /* F8_E4M3: as in llmi_matrix                            */
+    llm_dtype type;
+    int transposed;                    /* a matrix stored (n_in,n_out), which is f32 then       */
+} llmi_values;
 
 #define LLMI_EOS_MAX ((int)(sizeof ((llm_special_tokens *)0)->eos / sizeof(int32_t)))
 
@@ -5485,11 +6109,11 @@ struct llm_model {
     llm_isa isa;                       /* cap */
     int has_trainer;
     llmi_table table;
-    void **data;                       /* data[i]: the values of tensor i, f32 */
-    float *block;                      /* table.floats of them; zero between tensors */
-    llmi_map *maps;                    /* (n_maps) files that data[i] point into; then there is */
-    size_t n_maps;                     /* no block, and the other data[i] point into rest       */
-    float *rest;
+    llmi_values *values;               /* of tensor i */
+    float *block;                      /* table.floats, if all are f32 and here; 0 between them */
+    llmi_map *maps;                    /* (n_maps) files that values point into; then there is  */
+    size_t n_maps;                     /* no block, and what is in no file is in rest           */
+    char *rest;
     llmi_ds_layer *layers;             /* DeepSeek: (n_layers + mtp_depth) */
     llm_special_tokens special;
 };
@@ -5513,48 +6137,211 @@ LLM_API void llm_model_free(llm_model *model) {
     if (!model) return;
     llmi_model_unmap(model);
     llmi_release(model->allocator, model->table.rows);
-    llmi_release(model->allocator, model->data);
+    llmi_release(model->allocator, model->values);
     llmi_release(model->allocator, model->block);
     llmi_release(model->allocator, model->layers);
     copy = model->allocator_copy;
     llmi_release(model->allocator ? &copy : NULL, model);
 }
 
-/* All parameters in one block, which can be written at any place: those that the model has are
- * copied there, the others are 0. */
+static llmi_values llmi_values_f32(const llmi_tensor *row, float *data) {
+    llmi_values values;
+    values.data = data;
+    values.scales = NULL;
+    values.type = LLM_F32;
+    values.transposed = row->transposed;
+    return values;
+}
+static void llmi_tensor_sides(const llmi_tensor *row, size_t *n_out, size_t *n_in) {
+    *n_out = (size_t)row->dims[row->transposed];
+    *n_in = row->n_dims > 1 ? (size_t)row->dims[!row->transposed] : 1;
+}
+/* The type that a matrix with rows of n_in values gets where `wanted` is asked for: its blocks have
+ * to fit the rows. What takes its place is what llama.cpp's quantiser takes. */
+static llm_dtype llmi_type_fit(llm_dtype wanted, size_t n_in) {
+    if (n_in % llmi_types[wanted].block == 0) return wanted;
+    if (wanted == LLM_Q4_K) wanted = LLM_Q5_0;
+    if (wanted == LLM_Q5_K) wanted = LLM_Q5_1;
+    if (wanted == LLM_Q6_K) wanted = LLM_Q8_0;
+    return n_in % llmi_types[wanted].block == 0 ? wanted : LLM_F16;
+}
+/* Tensor i will be of type `wanted`, or of what fits. Only f32 may be transposed. */
+static void llmi_values_set(llm_model *model, size_t i, llm_dtype wanted) {
+    const llmi_tensor *row = &model->table.rows[i];
+    size_t n_out, n_in;
+    llmi_tensor_sides(row, &n_out, &n_in);
+    model->values[i].type = row->is_matrix ? llmi_type_fit(wanted, n_in) : LLM_F32;
+    model->values[i].transposed = row->transposed && model->values[i].type == LLM_F32;
+}
+/* bytes of a tensor's values; *scales: of its scales */
+static size_t llmi_values_size(const llm_model *model, size_t i, size_t *scales) {
+    const llmi_tensor *row = &model->table.rows[i];
+    size_t n_out, n_in;
+    llmi_tensor_sides(row, &n_out, &n_in);
+    *scales = 0;
+    if (model->values[i].type == LLM_F8_E4M3)
+        *scales = llmi_ceil_div(n_out, LLMI_FP8_TILE) * llmi_ceil_div(n_in, LLMI_FP8_TILE) *
+                  sizeof(float);
+    return llmi_mul(row->count / llmi_types[model->values[i].type].block,
+                    llmi_types[model->values[i].type].bytes);
+}
+/* Memory for the values that have no place yet, and for scales. */
+static llm_result llmi_model_place(llm_model *model, llm_error *err) {
+    llmi_arena arena = llmi_arena_at(NULL, 0);
+    int twice;
+    size_t i;
+    for (twice = 0; twice < 2; twice++) {
+        for (i = 0; i < model->table.n; i++) {
+            llmi_values *v = &model->values[i];
+            size_t scales, size = llmi_values_size(model, i, &scales);
+            if (!v->data) v->data = llmi_carve(&arena, size, 1);
+            if (scales && !v->scales) v->scales = (float *)llmi_carve(&arena, scales, 1);
+        }
+        if (!twice && arena.used)
+            LLMI_TRY(llmi_arena_take(&arena, (void **)&model->rest, model->allocator, "parameters",
+                                     err));
+    }
+    return LLM_OK;
+}
+
+/* ---- values of one type and layout to another, rows by rows ---------------------------------- */
+typedef struct llmi_convert {
+    const llmi_kernels *kernels;
+    llmi_values to, from;              /* from.data NULL: drawn from N(0, std)                  */
+    size_t n_out, n_in;
+    float std;
+    uint64_t seed;
+    int drawn_transposed;              /* how the numbers of what is drawn run                  */
+} llmi_convert;
+
+static void llmi_convert_fetch(const llmi_convert *job, float *to, size_t row, size_t at,
+                               size_t n) {
+    const size_t size = job->from.data ? llmi_types[job->from.type].bytes : 0;
+    size_t i;
+    if (!job->from.data)
+        for (i = at; i < at + n; i++)
+            *to++ = job->std * llm_random_normal(job->seed, job->drawn_transposed
+                                                                ? i * job->n_out + row
+                                                                : row * job->n_in + i);
+    else if (job->from.transposed)
+        for (i = at; i < at + n; i++)
+            llmi_decode(job->from.type, to++,
+                        (const char *)job->from.data + (i * job->n_out + row) * size, 1);
+    else {
+        llmi_matrix m = llmi_matrix_of((const float *)job->from.data, job->n_out, job->n_in, 0);
+        m.type = job->from.type;
+        m.scales = job->from.scales;
+        llmi_matrix_decode(job->kernels, &m, to, row, at, n);
+    }
+}
+/* to F8: each tile of 128 x 128 values with the scale that brings its largest to 448 */
+static void llmi_convert_tiles(const llmi_convert *job, size_t first, size_t rows) {
+    const size_t tile = LLMI_FP8_TILE, across = llmi_ceil_div(job->n_in, tile);
+    float part[LLMI_FP8_TILE];
+    size_t at, r, i;
+    for (at = 0; at < job->n_in; at += tile) {
+        const size_t n = llmi_min(tile, job->n_in - at);
+        float *scale = job->to.scales + first / tile * across + at / tile, most = 0.0f;
+        for (r = first; r < first + rows; r++) {
+            llmi_convert_fetch(job, part, r, at, n);
+            for (i = 0; i < n; i++)
+                if (fabsf(part[i]) > most && fabsf(part[i]) <= FLT_MAX) most = fabsf(part[i]);
+        }
+        *scale = most > FLT_MIN ? most / 448.0f : 1.0f;
+        for (r = first; r < first + rows; r++) {
+            llmi_convert_fetch(job, part, r, at, n);
+            for (i = 0; i < n; i++) part[i] /= *scale;
+            llmi_encode(LLM_F8_E4M3, (char *)job->to.data + r * job->n_in + at, part, n);
+        }
+    }
+}
+static void llmi_convert_body(void *argument, size_t at, size_t n) {
+    const llmi_convert *job = (const llmi_convert *)argument;
+    const size_t row = llmi_dtype_bytes(job->to.type, job->n_in);
+    float part[LLMI_PIECE_OF_ROW];
+    size_t r, k, i;
+    if (job->to.type == LLM_F8_E4M3) {
+        llmi_convert_tiles(job, at, n);
+        return;
+    }
+    for (r = at; r < at + n; r++)
+        for (k = 0; k < job->n_in; k += LLMI_PIECE_OF_ROW) {
+            const size_t count = llmi_min(LLMI_PIECE_OF_ROW, job->n_in - k);
+            llmi_convert_fetch(job, part, r, k, count);
+            if (job->to.transposed)
+                for (i = 0; i < count; i++)
+                    ((float *)job->to.data)[(k + i) * job->n_out + r] = part[i];
+            else
+                llmi_encode(job->to.type,
+                            (char *)job->to.data + r * row + llmi_dtype_bytes(job->to.type, k),
+                            part, count);
+        }
+}
+/* the tensor that row describes; context NULL: in the calling thread */
+static llmi_convert llmi_convert_of(const llmi_tensor *row, llmi_values to, llmi_values from) {
+    llmi_convert job;
+    memset(&job, 0, sizeof job);
+    job.kernels = llmi_kernels_of(LLMI_PASS_SCALAR);
+    job.to = to;
+    job.from = from;
+    llmi_tensor_sides(row, &job.n_out, &job.n_in);
+    return job;
+}
+static void llmi_convert_run(llm_context *context, llmi_convert *job) {
+    job->kernels = context->kernels;
+    llmi_for(context, job->n_out, LLMI_FP8_TILE, llmi_convert_body, job);
+}
+/* whether tensor i is f32, laid out as its name says */
+static int llmi_values_are_plain(const llm_model *model, size_t i) {
+    return model->values[i].type == LLM_F32 &&
+           model->values[i].transposed == model->table.rows[i].transposed;
+}
+/* tensor i as f32, laid out as its name says */
+static void llmi_values_read(const llm_model *model, size_t i, float *to) {
+    const llmi_tensor *row = &model->table.rows[i];
+    llmi_convert job = llmi_convert_of(row, llmi_values_f32(row, to), model->values[i]);
+    if (llmi_values_are_plain(model, i))
+        memcpy(to, model->values[i].data, row->count * sizeof *to);
+    else llmi_convert_body(&job, 0, job.n_out);
+}
+
+/* All parameters in one block, as f32, which can be written at any place: those that the model has
+ * are copied there, the others are 0. */
 static llm_result llmi_model_gather(llm_model *model, llm_error *err) {
     const llmi_table *table = &model->table;
     float *block;
     size_t i;
     if (model->block) return LLM_OK;
+    for (i = 0; i < table->n; i++)
+        if (llmi_dtype_is_blocks(model->values[i].type))
+            return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                             "tensor %s is %s, which cannot be trained: load the model with dtype "
+                             "LLM_F32", table->rows[i].name, llm_dtype_name(model->values[i].type));
     block = (float *)llmi_alloc(model->allocator, (size_t)table->floats * sizeof *block,
                                 "parameters", err);
     if (!block) return LLM_ERR_MEMORY;
     for (i = 0; i < table->n; i++) {
-        const size_t count = table->rows[i].count, used = model->data[i] ? count : 0,
+        const size_t used = model->values[i].data ? table->rows[i].count : 0,
                      next = i + 1 < table->n ? table->rows[i + 1].offset : (size_t)table->floats;
         float *to = block + table->rows[i].offset;
-        if (used) memcpy(to, model->data[i], used * sizeof *to);
+        if (used) llmi_values_read(model, i, to);
         memset(to + used, 0, (next - table->rows[i].offset - used) * sizeof *to);
-        model->data[i] = to;
+        model->values[i] = llmi_values_f32(&table->rows[i], to);
     }
     llmi_model_unmap(model);
     model->block = block;
     return LLM_OK;
 }
 
-/* a model without parameters: every data[i] is NULL */
+/* a model without parameters: no values have a place */
 static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_desc *desc,
                                       llm_error *err) {
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     llm_model *model;
+    size_t i;
     if (llm_config_validate(config, err) != LLM_OK) return NULL;
-    if (desc && desc->dtype != LLM_F32) {
-        llmi_fail(err, LLM_ERR_UNSUPPORTED, "model desc: dtype %d: weights are kept in F32 only",
-                  (int)desc->dtype);
-        return NULL;
-    }
-    if (desc && (llmi_check_int("model desc: n_threads", desc->n_threads, 0, 1024, err) != LLM_OK ||
+    if (desc && (llmi_check_int("model desc: dtype", (int)desc->dtype, 0, LLM_Q6_K, err) ||
+                 llmi_check_int("model desc: n_threads", desc->n_threads, 0, 1024, err) != LLM_OK ||
                  llmi_check_int("model desc: isa", (int)desc->isa, 0, LLM_ISA_AMX, err) != LLM_OK))
         return NULL;
     model = (llm_model *)llmi_alloc(allocator, sizeof *model, "model", err);
@@ -5574,9 +6361,9 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     model->table.rows = (llmi_tensor *)llmi_alloc(allocator, model->table.n * sizeof(llmi_tensor),
                                                   "tensor table", err);
     if (model->table.rows)
-        model->data = (void **)llmi_alloc(allocator, model->table.n * sizeof(void *),
-                                          "tensor table", err);
-    if (model->data)
+        model->values = (llmi_values *)llmi_alloc(
+            allocator, model->table.n * sizeof *model->values, "tensor table", err);
+    if (model->values)
         model->layers = (llmi_ds_layer *)llmi_alloc(
             allocator,
             (size_t)(model->config.n_layers + model->config.mtp_depth) * sizeof(llmi_ds_layer),
@@ -5586,14 +6373,10 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
         return NULL;
     }
     llmi_config_table(&model->table, &model->config, model->layers);
-    memset(model->data, 0, model->table.n * sizeof(void *));
+    memset(model->values, 0, model->table.n * sizeof *model->values);
+    for (i = 0; i < model->table.n; i++)
+        llmi_values_set(model, i, desc && desc->dtype ? desc->dtype : LLM_F32);
     return model;
-}
-
-static void llmi_init_body(void *argument, size_t at, size_t n) {
-    const llmi_op *op = (const llmi_op *)argument;
-    size_t i;
-    for (i = at; i < at + n; i++) op->y[i] = op->p * llm_random_normal(op->seed, i);
 }
 
 /* of the model's instruction set and allocator */
@@ -5607,21 +6390,26 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
                                     llm_error *err) {
     llm_model *model = llmi_model_allocate(config, desc, err);
     llm_context *context = NULL;
+    llmi_values none;
     size_t i, j;
     if (!model) return NULL;
-    if (llmi_model_gather(model, err) == LLM_OK)
+    if ((desc && desc->dtype > LLM_F32 ? llmi_model_place(model, err)
+                                       : llmi_model_gather(model, err)) == LLM_OK)
         context = llmi_model_context(model, model->n_threads, err);
     if (!context) {
         llm_model_free(model);
         return NULL;
     }
+    memset(&none, 0, sizeof none);
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *row = &model->table.rows[i];
-        llmi_op op = llmi_op_of(context, (float *)model->data[i], NULL);
-        op.p = row->init_std;
-        op.seed = llm_random(desc ? desc->seed : 0, i);
-        if (row->init_std > 0.0f) llmi_for(context, row->count, LLMI_PIECE, llmi_init_body, &op);
-        else for (j = 0; j < row->count; j++) op.y[j] = row->init_value;
+        llmi_convert job = llmi_convert_of(row, model->values[i], none);
+        float *values = (float *)model->values[i].data;
+        job.std = row->init_std;
+        job.seed = llm_random(desc ? desc->seed : 0, i);
+        job.drawn_transposed = row->transposed;
+        if (row->init_std > 0.0f) llmi_convert_run(context, &job);
+        else for (j = 0; j < row->count; j++) values[j] = row->init_value;
     }
     llm_context_free(context);
     return model;
@@ -5656,20 +6444,26 @@ LLM_API llm_isa llm_model_isa(const llm_model *model) {
 }
 LLM_API size_t llm_model_tensor_count(const llm_model *model) { return model ? model->table.n : 0; }
 
-static llm_tensor llmi_tensor_view(const llmi_table *table, size_t i, void *data) {
+static llm_tensor llmi_tensor_view(const llmi_tensor *row, llmi_values values) {
     llm_tensor tensor;
-    const llmi_tensor *row = &table->rows[i];
+    const int turned = row->transposed && !values.transposed;
     tensor.name = row->name;
-    tensor.dtype = LLM_F32;
+    tensor.dtype = values.type;
     tensor.n_dims = row->n_dims;
     memcpy(tensor.dims, row->dims, sizeof tensor.dims);
-    tensor.data = data;
+    if (turned) {
+        tensor.dims[0] = row->dims[1];
+        tensor.dims[1] = row->dims[0];
+    }
+    tensor.data = values.data;
+    tensor.scales = values.scales;
     return tensor;
 }
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i) {
     llm_tensor none;
     memset(&none, 0, sizeof none);
-    return model && i < model->table.n ? llmi_tensor_view(&model->table, i, model->data[i]) : none;
+    return model && i < model->table.n ? llmi_tensor_view(&model->table.rows[i], model->values[i])
+                                       : none;
 }
 
 /* ============================================================================================
@@ -5747,7 +6541,8 @@ static float *llmi_block_out(const llmi_run *run, int layer) {
     return llmi_run_x(run, layer < L ? layer + 1 : 2 * layer - L + 2);
 }
 static const float *llmi_weight(const llmi_run *run, int i) {
-    return (const float *)run->model->data[i];
+    LLM_ASSERT(run->model->values[i].type == LLM_F32);
+    return (const float *)run->model->values[i].data;
 }
 static float *llmi_gradient(const llmi_run *run, int i) {
     return run->gradients + run->model->table.rows[i].offset;
@@ -5765,10 +6560,11 @@ static llm_precision llmi_near_precision(llm_precision precision) {
 }
 /* ---- weights as handles: products, gradients ------------------------------------------------- */
 static llmi_matrix llmi_model_matrix(const llm_model *model, int i, llm_precision precision) {
-    const llmi_tensor *tensor = &model->table.rows[i];
-    const int t = tensor->transposed;
-    llmi_matrix w = llmi_matrix_of((const float *)model->data[i], (size_t)tensor->dims[t],
-                                   (size_t)tensor->dims[!t], t);
+    const llmi_values *values = &model->values[i];
+    llmi_matrix w = llmi_matrix_of((const float *)values->data, 0, 0, values->transposed);
+    llmi_tensor_sides(&model->table.rows[i], &w.n_out, &w.n_in);
+    w.type = values->type;
+    w.scales = values->scales;
     w.precision = precision;
     w.tensor = i;
     return w;
@@ -5807,7 +6603,7 @@ static llmi_gemm llmi_dense_dw(const llmi_run *run, const float *dy, const float
 /* the row of a token, at `room` or in its place */
 static const float *llmi_token_row(const llmi_run *run, int32_t token, float *room) {
     const llmi_matrix w = llmi_dense(run, LLMI_WTE);
-    return llmi_matrix_row(&w, (size_t)token, room);
+    return llmi_matrix_row(run->context->kernels, &w, (size_t)token, room);
 }
 
 /* independent masks: embedding (0); per block attention (1), first (2) and second half (3) */
@@ -6265,13 +7061,14 @@ static void llmi_absorbed_task(void *argument, size_t index, int thread) {
         const float *q = job->q + (row * a->n_heads + head) * (nope + a->qk_dim - R);
         float *latent = job->run->ds.latent_q + (row * a->n_heads + head) * a->qk_dim;
         const llmi_matrix keys = llmi_matrix_rows(job->weight, head * (nope + v), nope);
-        llmi_matrix_times_back(job->run->context, &keys, latent, q);
+        llmi_matrix_times_back(job->run->context->kernels, &keys, latent, q);
         memcpy(latent + R, q + nope, (a->qk_dim - R) * sizeof(float));
     }
     llmi_attention_few_task(a, index, thread);
     for (head = first; head < end; head++) {
         const llmi_matrix values = llmi_matrix_rows(job->weight, head * (nope + v) + nope, v);
-        llmi_matrix_times(job->run->context, &values, job->att + (row * a->n_heads + head) * v,
+        llmi_matrix_times(job->run->context->kernels, &values,
+                          job->att + (row * a->n_heads + head) * v,
                           a->out + (row * a->n_heads + head) * R);
     }
 }
@@ -7371,7 +8168,8 @@ LLM_API llm_tensor llm_part_tensor(llm_part part, const llm_config *config, size
                                              NULL);
     if (!p.table.rows) return tensor;
     llmi_config_table(&p.table, &c, &p.layer);
-    tensor = llmi_tensor_view(&p.table, p.first + i, NULL);
+    tensor = llmi_tensor_view(&p.table.rows[p.first + i],
+                              llmi_values_f32(&p.table.rows[p.first + i], NULL));
     if (name) memcpy(name, tensor.name, sizeof p.table.rows->name);
     tensor.name = name;
     llmi_release(NULL, p.table.rows);
@@ -7403,7 +8201,7 @@ static void llmi_part_plan(llmi_part *p, llmi_arena *arena, size_t B, size_t n, 
                            int backward) {
     const llm_config *c = &p->model.config;
     p->table.rows = (llmi_tensor *)llmi_carve(arena, p->table.n, sizeof(llmi_tensor));
-    p->model.data = (void **)llmi_carve(arena, p->table.n, sizeof(void *));
+    p->model.values = (llmi_values *)llmi_carve(arena, p->table.n, sizeof(llmi_values));
     p->d = llmi_carve_floats(arena, llmi_mul(n, (size_t)c->d_model));
     p->tokens = (int32_t *)llmi_carve(arena, n, sizeof(int32_t));
     if (backward) p->run.gradients = llmi_carve_floats(arena, (size_t)p->table.floats);
@@ -7438,10 +8236,12 @@ static llm_result llmi_part_open(llmi_part *p, llm_part part, llm_context *conte
     LLMI_TRY(llmi_arena_take(&arena, &p->memory, context->allocator, "scratch", err));
     llmi_part_plan(p, &arena, (size_t)B, n, context->n_threads, backward);
     llmi_config_table(&p->table, c, &p->layer);
-    for (i = 0; i < p->table.n; i++) p->model.data[i] = NULL;
-    for (i = 0; i < p->count; i++) p->model.data[p->first + i] = llmi_only_read(weights[i]);
+    for (i = 0; i < p->table.n; i++)
+        p->model.values[i] = llmi_values_f32(&p->table.rows[i], NULL);
+    for (i = 0; i < p->count; i++)
+        p->model.values[p->first + i].data = llmi_only_read(weights[i]);
     if (part == LLM_PART_MTP_MODULE) {
-        p->model.data[LLMI_WTE] = llmi_only_read(args->x);
+        p->model.values[LLMI_WTE].data = llmi_only_read(args->x);
         for (i = 0; i < n; i++) p->tokens[i] = (int32_t)i;
     }
     p->model.table = p->table;
@@ -8322,8 +9122,7 @@ LLM_API llm_tensor llm_trainer_gradient(const llm_trainer *trainer, size_t i) {
     if (!trainer || i >= trainer->model->table.n) return none;
     row = &trainer->model->table.rows[i];
     return llmi_tensor_view(
-        &trainer->model->table, i,
-        row->no_gradient ? NULL : trainer->gradients + row->offset);
+        row, llmi_values_f32(row, row->no_gradient ? NULL : trainer->gradients + row->offset));
 }
 LLM_API float *llm_trainer_weights(llm_trainer *trainer, size_t *count) {
     if (count) *count = trainer ? trainer->floats : 0;
@@ -8357,7 +9156,7 @@ static void llmi_router_update(llm_trainer *t) {
     int l, e;
     if (!E || gamma == 0.0f) return;
     for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++, loads += E) {
-        float *bias = (float *)t->model->data[t->model->layers[l].router_bias], mean = 0.0f;
+        float *bias = (float *)t->model->values[t->model->layers[l].router_bias].data, mean = 0.0f;
         for (e = 0; e < E; e++) mean += loads[e];
         mean /= (float)E;
         for (e = 0; e < E; e++)
@@ -8578,7 +9377,7 @@ static llm_result llmi_session_check(llm_session_desc *d, const llm_config *conf
                             err));
     LLMI_TRY(llmi_check_int("session desc: n_sequences", d->n_sequences, 1, 1 << 20, err));
     LLMI_TRY(llmi_check_int("session desc: n_threads", d->n_threads, 0, 1024, err));
-    if (d->cache_dtype != LLM_F32)
+    if (d->cache_dtype != LLM_DTYPE_DEFAULT && d->cache_dtype != LLM_F32)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "session desc: cache_dtype %d: only F32 is implemented yet",
                          (int)d->cache_dtype);
@@ -9977,6 +10776,355 @@ LLM_API llm_result llm_data_writer_finish(llm_data_writer *writer, llm_error *er
     return llmi_writer_rename(&w->out, err);
 }
 #endif /* LLM_NO_STDIO */
+
+/* ============================================================================================
+ * >>gguf         llama.cpp's files: keys with values, and tensors
+ *
+ * "GGUF", version (u32: 2 or 3), counts of tensors and keys (u64); for each key its name, the type
+ * of its value (u32), the value; for each tensor its name, number of dims (u32), dims (u64, the one
+ * along a row first), type (u32), offset (u64); padding to the alignment; data, from which offsets
+ * count. Strings: length (u64) and bytes. Arrays: type (u32), count (u64), items. Little endian.
+ * ========================================================================================== */
+typedef struct llmi_source {           /* bytes, in a file or in memory */
+    const char *name;                  /* for messages */
+    const unsigned char *memory;       /* or NULL: file */
+    FILE *file;
+    uint64_t size;
+} llmi_source;
+
+/* at + n is within the source: the caller has checked */
+static llm_result llmi_source_read(const llmi_source *source, uint64_t at, void *to, size_t n,
+                                   llm_error *err) {
+    if (source->memory) {
+        memcpy(to, source->memory + at, n);
+        return LLM_OK;
+    }
+#ifndef LLM_NO_STDIO
+    errno = 0;
+    if (llmi_seek(source->file, (int64_t)at, SEEK_SET) == 0 && fread(to, 1, n, source->file) == n)
+        return LLM_OK;
+#endif
+    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read %lu bytes at %llu: %.80s", source->name,
+                     (unsigned long)n, (unsigned long long)at,
+                     errno ? strerror(errno) : "the file ends early");
+}
+
+typedef enum llmi_gguf_type {
+    LLMI_GGUF_U8, LLMI_GGUF_I8, LLMI_GGUF_U16, LLMI_GGUF_I16, LLMI_GGUF_U32, LLMI_GGUF_I32,
+    LLMI_GGUF_F32, LLMI_GGUF_BOOL, LLMI_GGUF_STRING, LLMI_GGUF_ARRAY, LLMI_GGUF_U64, LLMI_GGUF_I64,
+    LLMI_GGUF_F64
+} llmi_gguf_type;
+static const unsigned char llmi_gguf_sizes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+
+typedef struct llmi_gguf_key {
+    const char *name;
+    llmi_gguf_type type, item;         /* item: of an array                                     */
+    uint64_t count;                    /* of an array's items, of a string's bytes; else 1      */
+    uint64_t at;                       /* of the value's bytes in the source                    */
+    size_t name_at;                    /* among the names, until all are read                   */
+} llmi_gguf_key;
+typedef struct llmi_gguf_tensor {
+    const char *name;
+    llm_dtype type;
+    int n_dims;
+    uint64_t dims[4];                  /* along a row first */
+    uint64_t at, size;                 /* bytes in the source */
+    size_t name_at;
+} llmi_gguf_tensor;
+typedef struct llmi_gguf {
+    llmi_source source;
+    const llm_allocator *allocator;
+    llmi_gguf_key *keys;               /* by name */
+    llmi_gguf_tensor *tensors;         /* by place */
+    size_t n_keys, n_tensors;
+    size_t keys_capacity, tensors_capacity, names_capacity, names_size;
+    char *names;                       /* each with its zero                                    */
+    uint64_t at;                       /* what is read next */
+    unsigned char part[4096];          /* bytes from part_at on */
+    uint64_t part_at, part_size;
+} llmi_gguf;
+
+/* its source is the caller's to set; name stays the caller's as long as it lives */
+static llmi_gguf *llmi_gguf_new(const char *name, const llm_allocator *allocator, llm_error *err) {
+    llmi_gguf *g = (llmi_gguf *)llmi_alloc(allocator, sizeof *g, "a GGUF file", err);
+    if (!g) return NULL;
+    memset(g, 0, sizeof *g);
+    g->source.name = llmi_path_end(name, 80);
+    g->allocator = allocator;
+    return g;
+}
+static void llmi_gguf_free(llmi_gguf *g) {
+    if (!g) return;
+#ifndef LLM_NO_STDIO
+    if (g->source.file) fclose(g->source.file);
+#endif
+    llmi_release(g->allocator, g->keys);
+    llmi_release(g->allocator, g->tensors);
+    llmi_release(g->allocator, g->names);
+    llmi_release(g->allocator, g);
+}
+
+/* the next n bytes, at most a part's */
+static llm_result llmi_gguf_next(llmi_gguf *g, void *to, size_t n, llm_error *err) {
+    if (n > g->source.size - g->at)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the header does not end within %llu bytes",
+                         g->source.name, (unsigned long long)g->source.size);
+    if (g->at < g->part_at || g->at + n > g->part_at + g->part_size) {
+        g->part_at = g->at;
+        g->part_size = llmi_min64(g->source.size - g->at, sizeof g->part);
+        LLMI_TRY(llmi_source_read(&g->source, g->at, g->part, (size_t)g->part_size, err));
+    }
+    memcpy(to, g->part + (g->at - g->part_at), n);
+    g->at += n;
+    return LLM_OK;
+}
+static llm_result llmi_gguf_number(llmi_gguf *g, int bytes, uint64_t *value, llm_error *err) {
+    unsigned char b[8];
+    LLMI_TRY(llmi_gguf_next(g, b, (size_t)bytes, err));
+    *value = llmi_get_little(b, bytes);
+    return LLM_OK;
+}
+static llm_result llmi_gguf_skip(llmi_gguf *g, uint64_t n, const char *what, llm_error *err) {
+    if (n > g->source.size - g->at)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %s at byte %llu goes beyond the file's %llu",
+                         g->source.name, what, (unsigned long long)g->at,
+                         (unsigned long long)g->source.size);
+    g->at += n;
+    return LLM_OK;
+}
+
+/* a name, kept; -> its place among the names */
+static llm_result llmi_gguf_read_name(llmi_gguf *g, size_t *place, llm_error *err) {
+    uint64_t n;
+    void *names = g->names;
+    LLMI_TRY(llmi_gguf_number(g, 8, &n, err));
+    if (n > 255 || n == 0)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: a name of %llu bytes at byte %llu: 1 to 255 are expected",
+                         g->source.name, (unsigned long long)n, (unsigned long long)g->at - 8);
+    LLMI_TRY(llmi_grow(g->allocator, &names, &g->names_capacity, g->names_size,
+                       g->names_size + (size_t)n + 1, "names of a GGUF file", err));
+    g->names = (char *)names;
+    *place = g->names_size;
+    LLMI_TRY(llmi_gguf_next(g, g->names + g->names_size, (size_t)n, err));
+    g->names_size += (size_t)n;
+    g->names[g->names_size++] = 0;
+    if (strlen(g->names + *place) != (size_t)n)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the name %.80s holds a zero byte",
+                         g->source.name, g->names + *place);
+    return LLM_OK;
+}
+static llm_result llmi_gguf_read_key(llmi_gguf *g, llmi_gguf_key *key, llm_error *err) {
+    uint64_t type, count, i;
+    size_t place;
+    LLMI_TRY(llmi_gguf_read_name(g, &place, err));
+    LLMI_TRY(llmi_gguf_number(g, 4, &type, err));
+    memset(key, 0, sizeof *key);
+    key->type = (llmi_gguf_type)llmi_min64(type, 99);
+    key->item = key->type;
+    key->count = 1;
+    if (type == LLMI_GGUF_ARRAY) {
+        LLMI_TRY(llmi_gguf_number(g, 4, &type, err));
+        LLMI_TRY(llmi_gguf_number(g, 8, &key->count, err));
+        key->item = (llmi_gguf_type)llmi_min64(type, 99);
+    }
+    if (type > LLMI_GGUF_F64 || type == LLMI_GGUF_ARRAY)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: key %.80s: values of type %llu%s",
+                         g->source.name, g->names + place, (unsigned long long)type,
+                         type == LLMI_GGUF_ARRAY ? ", arrays in an array" : "");
+    key->at = g->at;
+    if (type == LLMI_GGUF_STRING)
+        for (i = 0; i < key->count; i++) {
+            LLMI_TRY(llmi_gguf_number(g, 8, &count, err));
+            if (key->type == LLMI_GGUF_STRING) key->at = g->at;
+            LLMI_TRY(llmi_gguf_skip(g, count, "a string", err));
+            if (key->type == LLMI_GGUF_STRING) {
+                key->count = count;
+                break;
+            }
+        }
+    else
+        LLMI_TRY(llmi_gguf_skip(g, llmi_mul64(key->count, llmi_gguf_sizes[type]), "an array", err));
+    key->name_at = place;
+    return LLM_OK;
+}
+static llm_result llmi_gguf_read_tensor(llmi_gguf *g, llmi_gguf_tensor *tensor, llm_error *err) {
+    uint64_t n, values = 1, type;
+    size_t place;
+    int i;
+    LLMI_TRY(llmi_gguf_read_name(g, &place, err));
+    LLMI_TRY(llmi_gguf_number(g, 4, &n, err));
+    memset(tensor, 0, sizeof *tensor);
+    if (n < 1 || n > 4)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: tensor %.80s has %llu dims, not 1 to 4",
+                         g->source.name, g->names + place, (unsigned long long)n);
+    tensor->n_dims = (int)n;
+    for (i = 0; i < 4; i++) {
+        tensor->dims[i] = 1;
+        if (i < tensor->n_dims) LLMI_TRY(llmi_gguf_number(g, 8, &tensor->dims[i], err));
+        values = llmi_mul64(values, tensor->dims[i]);
+    }
+    LLMI_TRY(llmi_gguf_number(g, 4, &type, err));
+    for (i = LLM_F32; i < LLM_I32 && llmi_types[i].ggml != (int)llmi_min64(type, 999); i++) {}
+    if (i == LLM_I32)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tensor %.80s is of type number %llu; "
+                         "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K are known",
+                         g->source.name, g->names + place, (unsigned long long)type);
+    tensor->type = (llm_dtype)i;
+    if (values == 0 || values > INT64_MAX / 4 || tensor->dims[0] % llmi_types[i].block)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.100s: tensor %.80s [%llu,%llu,%llu,%llu] cannot be %s", g->source.name,
+                         g->names + place, (unsigned long long)tensor->dims[0],
+                         (unsigned long long)tensor->dims[1], (unsigned long long)tensor->dims[2],
+                         (unsigned long long)tensor->dims[3], llmi_types[i].name);
+    tensor->size = values / llmi_types[i].block * llmi_types[i].bytes;
+    LLMI_TRY(llmi_gguf_number(g, 8, &tensor->at, err));
+    tensor->name_at = place;
+    return LLM_OK;
+}
+
+static int llmi_compare_keys(const void *a, const void *b) {
+    return strcmp(((const llmi_gguf_key *)a)->name, ((const llmi_gguf_key *)b)->name);
+}
+static int llmi_compare_places(const void *a, const void *b) {
+    const llmi_gguf_tensor *x = (const llmi_gguf_tensor *)a, *y = (const llmi_gguf_tensor *)b;
+    return x->at != y->at ? (x->at < y->at ? -1 : 1) : (x->size > y->size) - (x->size < y->size);
+}
+static const llmi_gguf_key *llmi_gguf_find(const llmi_gguf *g, const char *name) {
+    llmi_gguf_key wanted;
+    wanted.name = name;
+    return g->n_keys ? (const llmi_gguf_key *)bsearch(&wanted, g->keys, g->n_keys, sizeof *g->keys,
+                                                      llmi_compare_keys)
+                     : NULL;
+}
+
+/* A number that a key gives; -> 0 if the key is not there. Integers beyond 2^53 are rounded. */
+static int llmi_gguf_value(llmi_gguf *g, const llmi_gguf_key *key, double *value, llm_error *err) {
+    uint64_t bits = 0;
+    const int size = key ? llmi_gguf_sizes[key->type] : 0;
+    float single;
+    g->at = key ? key->at : 0;
+    if (!key || !size || llmi_gguf_number(g, size, &bits, err) != LLM_OK) return 0;
+    switch (key->type) {
+        case LLMI_GGUF_I8: *value = (double)(int)(bits ^ 0x80) - 128.0; break;
+        case LLMI_GGUF_I16: *value = (double)(int)(bits ^ 0x8000) - 32768.0; break;
+        case LLMI_GGUF_I32: *value = (double)(bits ^ 0x80000000u) - 2147483648.0; break;
+        case LLMI_GGUF_I64:
+            *value = bits >> 63 ? -(double)(~bits + 1) : (double)bits;
+            break;
+        case LLMI_GGUF_F32:
+            single = llmi_float_of_bits((uint32_t)bits);
+            *value = (double)single;
+            break;
+        case LLMI_GGUF_F64: memcpy(value, &bits, sizeof bits); break;
+        default: *value = (double)bits;
+    }
+    return 1;
+}
+/* whether a key is that string */
+static int llmi_gguf_is(llmi_gguf *g, const llmi_gguf_key *key, const char *text) {
+    char part[64];
+    const size_t n = strlen(text);
+    if (!key || key->type != LLMI_GGUF_STRING || key->count != n || n > sizeof part) return 0;
+    g->at = key->at;
+    return llmi_gguf_next(g, part, n, NULL) == LLM_OK && !memcmp(part, text, n);
+}
+
+/* All keys and tensors are read: names become pointers, keys are sorted, places checked. */
+static llm_result llmi_gguf_settle(llmi_gguf *g, llm_error *err) {
+    const uint64_t header = g->at;
+    uint64_t align = 32, data, at = 0;
+    double value;
+    size_t i;
+    for (i = 0; i < g->n_keys; i++) g->keys[i].name = g->names + g->keys[i].name_at;
+    for (i = 0; i < g->n_tensors; i++) g->tensors[i].name = g->names + g->tensors[i].name_at;
+    if (g->n_keys) qsort(g->keys, g->n_keys, sizeof *g->keys, llmi_compare_keys);
+    for (i = 1; i < g->n_keys; i++)
+        if (!strcmp(g->keys[i - 1].name, g->keys[i].name))
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: key %.80s is there twice",
+                             g->source.name, g->keys[i].name);
+    if (llmi_gguf_value(g, llmi_gguf_find(g, "general.alignment"), &value, err)) {
+        if (!(value >= 1.0 && value <= 65536.0) || ((uint64_t)value & ((uint64_t)value - 1)))
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.120s: general.alignment %g is no power of two from 1 to 65536",
+                             g->source.name, value);
+        align = (uint64_t)value;
+    }
+    data = (header + align - 1) / align * align;
+    if (g->n_tensors) qsort(g->tensors, g->n_tensors, sizeof *g->tensors, llmi_compare_places);
+    for (i = 0; i < g->n_tensors; i++) {
+        llmi_gguf_tensor *tensor = &g->tensors[i];
+        if (tensor->at % align)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: tensor %.80s: offset %llu is not "
+                             "aligned to %llu", g->source.name, tensor->name,
+                             (unsigned long long)tensor->at, (unsigned long long)align);
+        if (tensor->at < at)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: tensors %.60s and %.60s overlap",
+                             g->source.name, g->tensors[i - 1].name, tensor->name);
+        at = tensor->at + tensor->size;
+        if (data > g->source.size || tensor->at > g->source.size - data ||
+            tensor->size > g->source.size - data - tensor->at)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.100s: tensor %.80s ends beyond the file's %llu bytes",
+                             g->source.name, tensor->name,
+                             (unsigned long long)g->source.size);
+        tensor->at += data;
+    }
+    return LLM_OK;
+}
+
+/* its source is set; on failure, too, the caller frees */
+static llm_result llmi_gguf_parse(llmi_gguf *g, llm_error *err) {
+    uint64_t magic = 0, version, n_tensors, n_keys, i;
+    if (g->source.size < 24)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %llu bytes are too few for a GGUF file",
+                         g->source.name, (unsigned long long)g->source.size);
+    LLMI_TRY(llmi_gguf_number(g, 4, &magic, err));
+    LLMI_TRY(llmi_gguf_number(g, 4, &version, err));
+    LLMI_TRY(llmi_gguf_number(g, 8, &n_tensors, err));
+    LLMI_TRY(llmi_gguf_number(g, 8, &n_keys, err));
+    if (magic != 0x46554747u)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: this is no GGUF file", g->source.name);
+    if (version != 2 && version != 3)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
+                         version & 0xffff ? "%.120s: GGUF version %llu; 2 and 3 are known"
+                                          : "%.120s: the GGUF file is big-endian (version %llu)",
+                         g->source.name, (unsigned long long)version);
+    /* each takes at least 13, or 33 bytes */
+    if (n_keys > g->source.size / 13 || n_tensors > g->source.size / 33)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %llu keys and %llu tensors do not fit into "
+                         "%llu bytes", g->source.name, (unsigned long long)n_keys,
+                         (unsigned long long)n_tensors, (unsigned long long)g->source.size);
+    for (i = 0; i < n_keys; i++, g->n_keys++) {
+        void *keys = g->keys;
+        LLMI_TRY(llmi_grow(g->allocator, &keys, &g->keys_capacity, g->n_keys * sizeof *g->keys,
+                           (g->n_keys + 1) * sizeof *g->keys, "keys of a GGUF file", err));
+        g->keys = (llmi_gguf_key *)keys;
+        LLMI_TRY(llmi_gguf_read_key(g, &g->keys[g->n_keys], err));
+    }
+    for (i = 0; i < n_tensors; i++, g->n_tensors++) {
+        void *tensors = g->tensors;
+        LLMI_TRY(llmi_grow(g->allocator, &tensors, &g->tensors_capacity,
+                           g->n_tensors * sizeof *g->tensors,
+                           (g->n_tensors + 1) * sizeof *g->tensors, "tensors of a GGUF file", err));
+        g->tensors = (llmi_gguf_tensor *)tensors;
+        LLMI_TRY(llmi_gguf_read_tensor(g, &g->tensors[g->n_tensors], err));
+    }
+    return llmi_gguf_settle(g, err);
+}
+#ifndef LLM_NO_STDIO
+static llmi_gguf *llmi_gguf_open(const char *path, const llm_allocator *allocator, llm_error *err) {
+    llmi_gguf *g = llmi_gguf_new(path, allocator, err);
+    int64_t size;
+    if (!g) return NULL;
+    if (llmi_file_open(path, &g->source.file, &size, err) == LLM_OK) {
+        g->source.size = (uint64_t)size;
+        if (llmi_gguf_parse(g, err) == LLM_OK) return g;
+    }
+    llmi_gguf_free(g);
+    return NULL;
+}
+#endif
 
 /* ============================================================================================
  * >>bpe          byte-level byte pair encoding: GPT-2's tokenizer, its training and its files
@@ -12289,12 +13437,227 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
     return NULL;
 }
 
+static const char *const llmi_no_yes[2] = {"false", "true"};
+
+static void llmi_bpe_write_splits(llmi_text *text, const llm_tokenizer *t) {
+    size_t n_patterns = (size_t)t->n_splits, i;
+    if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
+    if (n_patterns)
+        llmi_text_format(text, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
+    for (i = 0; i < n_patterns; i++) {
+        const char *pattern = llmi_splits[t->splits[i]].pattern;
+        llmi_text_format(text, "    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
+        llmi_text_string(text, pattern, strlen(pattern));
+        llmi_text_format(text, "}, \"behavior\": \"Isolated\", \"invert\": false},\n");
+    }
+    llmi_text_format(text,
+                     "%s{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
+                     "\"trim_offsets\": true, \"use_regex\": %s}%s,\n",
+                     n_patterns ? "    " : "", llmi_no_yes[t->add_prefix_space],
+                     llmi_no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
+}
+
+/* ---- a GGUF file's tokenizer: its keys as the text of a tokenizer.json ----------------------- */
+static const struct { const char *name; int n, splits[3];        /* of llmi_splits */
+} llmi_gguf_pre[] = {{"gpt-2", 1, {0, 0, 0}}, {"deepseek-v3", 3, {1, 2, 3}}};
+
+/* the next string of an array, after what text has */
+static llm_result llmi_gguf_next_string(llmi_gguf *g, llmi_text *text, llm_error *err) {
+    char part[1024];
+    uint64_t n;
+    LLMI_TRY(llmi_gguf_number(g, 8, &n, err));
+    if (n > g->source.size - g->at) return llmi_gguf_skip(g, n, "a string", err);
+    while (n) {
+        const size_t count = (size_t)llmi_min64(n, sizeof part);
+        LLMI_TRY(llmi_gguf_next(g, part, count, err));
+        llmi_text_add(text, part, count);
+        n -= count;
+    }
+    return LLM_OK;
+}
+typedef enum llmi_token_type { LLMI_NORMAL = 1, LLMI_CONTROL = 3, LLMI_USER_DEFINED, LLMI_UNUSED
+} llmi_token_type;
+
+typedef struct llmi_gguf_tokens {
+    llmi_gguf *g;
+    const llmi_gguf_key *tokens, *merges;
+    unsigned char *types;              /* of each token */
+    llmi_text one;                     /* a token's text */
+    llmi_text *json;
+    int64_t ends[2];                   /* what is put before and after texts; -1: nothing */
+} llmi_gguf_tokens;
+
+/* the tokens that are added (or those that are not), as lines of JSON */
+static llm_result llmi_gguf_write_tokens(llmi_gguf_tokens *r, int added, llm_error *err) {
+    const char *comma = "";
+    uint64_t i, at = r->tokens->at;
+    for (i = 0; i < r->tokens->count; i++) {
+        const unsigned char type = r->types[i];
+        r->g->at = at;
+        r->one.size = 0;
+        LLMI_TRY(llmi_gguf_next_string(r->g, &r->one, err));
+        at = r->g->at;
+        if (type == LLMI_UNUSED || added != (type == LLMI_CONTROL || type == LLMI_USER_DEFINED))
+            continue;
+        llmi_text_format(r->json, added ? "%s\n{\"content\": " : "%s\n", comma);
+        llmi_text_string(r->json, r->one.data ? r->one.data : "", r->one.size);
+        if (added)
+            llmi_text_format(r->json, ", \"id\": %llu, \"single_word\": false, \"lstrip\": false, "
+                             "\"rstrip\": false, \"normalized\": false, \"special\": %s}",
+                             (unsigned long long)i, type == LLMI_CONTROL ? "true" : "false");
+        else llmi_text_format(r->json, ": %llu", (unsigned long long)i);
+        comma = ",";
+    }
+    return r->json->failed == LLM_OK && r->one.failed == LLM_OK
+               ? LLM_OK : llmi_fail(err, LLM_ERR_MEMORY, "out of memory: a GGUF file's tokens");
+}
+static void llmi_gguf_write_template(llmi_gguf_tokens *r) {
+    int i;
+    llmi_text_format(r->json, "{\"type\": \"TemplateProcessing\", \"single\": [");
+    if (r->ends[0] >= 0)
+        llmi_text_format(r->json, "{\"SpecialToken\": {\"id\": \"0\", \"type_id\": 0}}, ");
+    llmi_text_format(r->json, "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}");
+    if (r->ends[1] >= 0)
+        llmi_text_format(r->json, ", {\"SpecialToken\": {\"id\": \"1\", \"type_id\": 0}}");
+    llmi_text_format(r->json, "], \"pair\": [{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}, "
+                              "{\"Sequence\": {\"id\": \"B\", \"type_id\": 1}}], "
+                              "\"special_tokens\": {");
+    for (i = 0; i < 2; i++)
+        if (r->ends[i] >= 0)
+            llmi_text_format(r->json, "%s\"%d\": {\"id\": \"%d\", \"ids\": [%lld], \"tokens\": "
+                             "[\"%d\"]}", i && r->ends[0] >= 0 ? ", " : "", i, i,
+                             (long long)r->ends[i], i);
+    llmi_text_format(r->json, "}}");
+}
+static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) {
+    static const char *const flags[] = {"tokenizer.ggml.add_bos_token",
+                                        "tokenizer.ggml.add_eos_token"};
+    static const char *const ids[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"};
+    const llmi_gguf_key *pre = llmi_gguf_find(r->g, "tokenizer.ggml.pre");
+    llm_tokenizer splits;
+    double value;
+    size_t p;
+    uint64_t i;
+    int e;
+    memset(&splits, 0, sizeof splits);
+    for (p = 0; p < LLMI_COUNT(llmi_gguf_pre) && !llmi_gguf_is(r->g, pre, llmi_gguf_pre[p].name);)
+        p++;
+    if (p == LLMI_COUNT(llmi_gguf_pre)) {
+        char name[41];
+        const int there = pre && pre->type == LLMI_GGUF_STRING;
+        const size_t n = there ? (size_t)llmi_min64(pre->count, 40) : 0;
+        r->g->at = pre ? pre->at : 0;
+        if (n) LLMI_TRY(llmi_gguf_next(r->g, name, n, err));
+        name[n] = 0;
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tokenizer.ggml.pre is \"%s\"; "
+                         "\"gpt-2\" and \"deepseek-v3\" are known", r->g->source.name, name);
+    }
+    splits.n_splits = llmi_gguf_pre[p].n;
+    memcpy(splits.splits, llmi_gguf_pre[p].splits, sizeof llmi_gguf_pre[p].splits);
+    if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, "tokenizer.ggml.add_space_prefix"), &value, err))
+        splits.add_prefix_space = value != 0.0;
+    for (e = 0; e < 2; e++) {
+        r->ends[e] = -1;
+        if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, flags[e]), &value, err) && value != 0.0 &&
+            llmi_gguf_value(r->g, llmi_gguf_find(r->g, ids[e]), &value, err)) {
+            if (!(value >= 0.0 && value < (double)r->tokens->count))
+                return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: %s %g is not in [0, %llu)",
+                                 r->g->source.name, ids[e], value,
+                                 (unsigned long long)r->tokens->count);
+            r->ends[e] = (int64_t)value;
+        }
+    }
+    llmi_text_format(r->json, "{\"normalizer\": null, \"pre_tokenizer\": ");
+    llmi_bpe_write_splits(r->json, &splits);
+    llmi_text_format(r->json, "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
+                              "\"trim_offsets\": true, \"use_regex\": true}, \"post_processor\": ");
+    if (r->ends[0] >= 0 || r->ends[1] >= 0) llmi_gguf_write_template(r);
+    else llmi_text_format(r->json, "null");
+    llmi_text_format(r->json, ", \"added_tokens\": [");
+    LLMI_TRY(llmi_gguf_write_tokens(r, 1, err));
+    llmi_text_format(r->json, "], \"model\": {\"type\": \"BPE\", \"vocab\": {");
+    LLMI_TRY(llmi_gguf_write_tokens(r, 0, err));
+    llmi_text_format(r->json, "}, \"merges\": [");
+    r->g->at = r->merges->at;
+    for (i = 0; i < r->merges->count; i++) {
+        r->one.size = 0;
+        LLMI_TRY(llmi_gguf_next_string(r->g, &r->one, err));
+        llmi_text_format(r->json, i ? ",\n" : "\n");
+        llmi_text_string(r->json, r->one.data ? r->one.data : "", r->one.size);
+    }
+    llmi_text_format(r->json, "]}}");
+    return r->json->failed == LLM_OK && r->one.failed == LLM_OK
+               ? LLM_OK : llmi_fail(err, LLM_ERR_MEMORY, "out of memory: a GGUF file's merges");
+}
+static llm_result llmi_gguf_token_types(llmi_gguf_tokens *r, llm_error *err) {
+    const llmi_gguf_key *types = llmi_gguf_find(r->g, "tokenizer.ggml.token_type");
+    const size_t n = (size_t)r->tokens->count;
+    uint64_t value;
+    size_t i;
+    r->types = (unsigned char *)llmi_alloc(r->g->allocator, llmi_add(n, 1), "types of tokens", err);
+    if (!r->types) return LLM_ERR_MEMORY;
+    memset(r->types, LLMI_NORMAL, n);
+    if (!types) return LLM_OK;
+    if (types->type != LLMI_GGUF_ARRAY || llmi_gguf_sizes[types->item] != 4 || types->count != n)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: tokenizer.ggml.token_type is no array of "
+                         "%llu numbers of 32 bits", r->g->source.name, (unsigned long long)n);
+    r->g->at = types->at;
+    for (i = 0; i < n; i++) {
+        LLMI_TRY(llmi_gguf_number(r->g, 4, &value, err));
+        r->types[i] = (unsigned char)llmi_min64(value, 99);
+    }
+    return LLM_OK;
+}
+/* g is parsed */
+static llm_tokenizer *llmi_gguf_tokenizer(llmi_gguf *g, llm_error *err) {
+    llm_tokenizer *t = NULL;
+    llmi_gguf_tokens r;
+    llmi_text json;
+    llmi_bytes file;
+    llm_result result = LLM_OK;
+    memset(&r, 0, sizeof r);
+    memset(&json, 0, sizeof json);
+    json.allocator = r.one.allocator = g->allocator;
+    r.g = g;
+    r.json = &json;
+    r.tokens = llmi_gguf_find(g, "tokenizer.ggml.tokens");
+    r.merges = llmi_gguf_find(g, "tokenizer.ggml.merges");
+    if (!llmi_gguf_is(g, llmi_gguf_find(g, "tokenizer.ggml.model"), "gpt2"))
+        result = llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: only tokenizer.ggml.model gpt2 "
+                           "(byte-level BPE) is supported", g->source.name);
+    else if (!r.tokens || !r.merges || r.tokens->type != LLMI_GGUF_ARRAY ||
+             r.tokens->item != LLMI_GGUF_STRING || r.merges->type != LLMI_GGUF_ARRAY ||
+             r.merges->item != LLMI_GGUF_STRING || r.tokens->count > INT_MAX / 2)
+        result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tokenizer.ggml.tokens or merges is no "
+                           "array of strings", g->source.name);
+    if (result == LLM_OK) result = llmi_gguf_token_types(&r, err);
+    if (result == LLM_OK) result = llmi_gguf_tokenizer_json(&r, err);
+    file.name = g->source.name;
+    file.data = json.data;
+    file.size = json.size;
+    if (result == LLM_OK) t = llmi_tokenizer_read(&file, NULL, NULL, g->allocator, err);
+    llmi_release(g->allocator, r.types);
+    llmi_text_free(&r.one);
+    llmi_text_free(&json);
+    return t;
+}
+
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
                                                  const llm_allocator *allocator, llm_error *err) {
     llmi_bytes file;
     if (!json && size) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_load_memory: json is NULL");
         return NULL;
+    }
+    if (size >= 4 && !memcmp(json, "GGUF", 4)) {
+        llm_tokenizer *t = NULL;
+        llmi_gguf *g = llmi_gguf_new("GGUF in memory", allocator, err);
+        if (!g) return NULL;
+        g->source.memory = (const unsigned char *)json;
+        g->source.size = size;
+        if (llmi_gguf_parse(g, err) == LLM_OK) t = llmi_gguf_tokenizer(g, err);
+        llmi_gguf_free(g);
+        return t;
     }
     file.name = "tokenizer.json";
     file.data = json;
@@ -12367,6 +13730,12 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
     if (!path) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "llm_tokenizer_load: path is NULL");
         return NULL;
+    }
+    if (llmi_ends_with(path, ".gguf")) {
+        llmi_gguf *g = llmi_gguf_open(path, allocator, err);
+        if (g) t = llmi_gguf_tokenizer(g, err);
+        llmi_gguf_free(g);
+        return t;
     }
     f = (llmi_tokenizer_files *)llmi_alloc(allocator, sizeof *f, "files of a tokenizer", err);
     if (!f) return NULL;
@@ -12446,8 +13815,6 @@ static int llmi_bpe_ids_follow(const llm_tokenizer *t) {
     return 1;
 }
 
-static const char *const llmi_no_yes[2] = {"false", "true"};
-
 static void llmi_bpe_write_added(llmi_text *text, const llm_tokenizer *t) {
     const char *const *no_yes = llmi_no_yes;
     const char *comma = "";
@@ -12467,24 +13834,6 @@ static void llmi_bpe_write_added(llmi_text *text, const llm_tokenizer *t) {
         comma = ",";
     }
 }
-static void llmi_bpe_write_splits(llmi_text *text, const llm_tokenizer *t) {
-    size_t n_patterns = (size_t)t->n_splits, i;
-    if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
-    if (n_patterns)
-        llmi_text_format(text, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
-    for (i = 0; i < n_patterns; i++) {
-        const char *pattern = llmi_splits[t->splits[i]].pattern;
-        llmi_text_format(text, "    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
-        llmi_text_string(text, pattern, strlen(pattern));
-        llmi_text_format(text, "}, \"behavior\": \"Isolated\", \"invert\": false},\n");
-    }
-    llmi_text_format(text,
-                     "%s{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
-                     "\"trim_offsets\": true, \"use_regex\": %s}%s,\n",
-                     n_patterns ? "    " : "", llmi_no_yes[t->add_prefix_space],
-                     llmi_no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
-}
-
 static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
     const int with_added = !llmi_bpe_ids_follow(t);
     const char *comma = "";
@@ -12566,18 +13915,13 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
  * ========================================================================================== */
 #define LLMI_HEADER_MOST ((size_t)100 << 20)   /* bytes of JSON, of all files of one model */
 
-typedef struct llmi_source {           /* bytes, in a file or in memory */
-    const char *name;                  /* for messages */
-    const unsigned char *memory;       /* or NULL: file */
-    FILE *file;
-    uint64_t size;
-} llmi_source;
-
 struct llmi_shard;
 typedef struct llmi_entry {
     const char *name;
     const struct llmi_shard *shard;    /* whose it is */
-    int dtype;                         /* of llmi_dtypes */
+    const char *type_name;
+    llm_dtype type;                    /* DEFAULT: none that a model's tensor may have           */
+    int turned;                        /* a matrix stored (n_out,n_in), whatever its name says   */
     int n_dims;
     int64_t dims[8];
     uint64_t begin, end;               /* bytes from the start of the source */
@@ -12602,29 +13946,14 @@ typedef struct llmi_shards {           /* the files of one model */
     const llm_allocator *allocator;
 } llmi_shards;
 
-static const struct { const char *name; int bytes;
-} llmi_dtypes[] = {{"F32", 4},     {"BF16", 2},    {"F16", 2}, {"F8_E4M3", 1},
-                   {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"F64", 8}, {"I64", 8},
-                   {"U64", 8},     {"I32", 4},     {"U32", 4}, {"I16", 2},
-                   {"U16", 2},     {"I8", 1},      {"U8", 1},  {"BOOL", 1}};
-enum { LLMI_DTYPE_F32, LLMI_DTYPE_BF16, LLMI_DTYPE_F16, LLMI_DTYPE_F8, LLMI_N_DTYPES = 16 };
-
-/* at + n is within the source: the caller has checked */
-static llm_result llmi_source_read(const llmi_source *source, uint64_t at, void *to, size_t n,
-                                   llm_error *err) {
-    if (source->memory) {
-        memcpy(to, source->memory + at, n);
-        return LLM_OK;
-    }
-#ifndef LLM_NO_STDIO
-    errno = 0;
-    if (llmi_seek(source->file, (int64_t)at, SEEK_SET) == 0 && fread(to, 1, n, source->file) == n)
-        return LLM_OK;
-#endif
-    return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot read %lu bytes at %llu: %.80s", source->name,
-                     (unsigned long)n, (unsigned long long)at,
-                     errno ? strerror(errno) : "the file ends early");
-}
+static const struct { const char *name; int bytes; llm_dtype type;
+} llmi_dtypes[] = {
+    {"F32", 4, LLM_F32}, {"BF16", 2, LLM_BF16}, {"F16", 2, LLM_F16}, {"F8_E4M3", 1, LLM_F8_E4M3},
+    {"F8_E5M2", 1, LLM_DTYPE_DEFAULT}, {"F8_E8M0", 1, LLM_DTYPE_DEFAULT},
+    {"F64", 8, LLM_DTYPE_DEFAULT}, {"I64", 8, LLM_DTYPE_DEFAULT}, {"U64", 8, LLM_DTYPE_DEFAULT},
+    {"I32", 4, LLM_DTYPE_DEFAULT}, {"U32", 4, LLM_DTYPE_DEFAULT}, {"I16", 2, LLM_DTYPE_DEFAULT},
+    {"U16", 2, LLM_DTYPE_DEFAULT}, {"I8", 1, LLM_DTYPE_DEFAULT}, {"U8", 1, LLM_DTYPE_DEFAULT},
+    {"BOOL", 1, LLM_DTYPE_DEFAULT}};
 
 static void llmi_shard_free(llmi_shard *shard, const llm_allocator *allocator) {
 #ifndef LLM_NO_STDIO
@@ -12656,19 +13985,21 @@ static llm_result llmi_entry_parse(const llmi_shard *shard, llmi_entry *entry, i
     uint64_t bytes;
     int64_t begin, end;
     int i, child;
+    const int n_types = (int)LLMI_COUNT(llmi_dtypes);
     if (dtype < 0 || json->nodes[dtype].type != LLMI_JSON_STRING || shape < 0 ||
         json->nodes[shape].type != LLMI_JSON_ARRAY || offsets < 0 ||
         json->nodes[offsets].type != LLMI_JSON_ARRAY || json->nodes[offsets].n_children != 2)
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.100s: tensor %.80s has no dtype, shape or pair of data_offsets", path,
                          entry->name);
-    for (i = 0; i < LLMI_N_DTYPES && !llmi_json_is(json, dtype, llmi_dtypes[i].name); i++) {}
-    if (i == LLMI_N_DTYPES)
+    for (i = 0; i < n_types && !llmi_json_is(json, dtype, llmi_dtypes[i].name); i++) {}
+    if (i == n_types)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "%.100s: tensor %.80s has the unknown dtype %.*s", path, entry->name,
                          (int)llmi_min(24, json->nodes[dtype].end - json->nodes[dtype].begin),
                          json->text + json->nodes[dtype].begin);
-    entry->dtype = i;
+    entry->type_name = llmi_dtypes[i].name;
+    entry->type = llmi_dtypes[i].type;
     if (json->nodes[shape].n_children > 8)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "%.100s: tensor %.80s has %d dimensions, at most 8 are known", path,
@@ -12873,31 +14204,22 @@ static void llmi_shape_text(char *out, size_t capacity, const int64_t *dims, int
                                  (long long)dims[i]);
 }
 
-/* count values as f32 to `to`, or compared with what is there: then *differs is set */
-static llm_result llmi_read_values(const llmi_entry *entry, float *to, size_t count, int *differs,
-                                   llm_error *err) {
+/* n values as f32, from the at-th on: whole blocks */
+static llm_result llmi_entry_values(const llmi_entry *entry, uint64_t at, float *to, size_t n,
+                                    llm_error *err) {
     const llmi_source *source = &entry->shard->source;
+    const llmi_type *type = &llmi_types[entry->type];
+    const uint64_t begin = entry->begin + at / type->block * type->bytes;
     unsigned char part[16384];
-    const size_t bytes = (size_t)llmi_dtypes[entry->dtype].bytes;
-    size_t done, i;
-    if (entry->dtype == LLMI_DTYPE_F32 && !differs)
-        return llmi_source_read(source, entry->begin, to, count * sizeof(float), err);
-    for (done = 0; done < count;) {
-        const size_t n = llmi_min(count - done, sizeof part / bytes);
-        LLMI_TRY(llmi_source_read(source, entry->begin + done * bytes, part, n * bytes, err));
-        for (i = 0; i < n; i++, done++) {
-            uint16_t half;
-            float value;
-            if (bytes == 4) {
-                memcpy(&value, part + 4 * i, 4);
-            } else {
-                memcpy(&half, part + 2 * i, 2);
-                value = entry->dtype == LLMI_DTYPE_BF16 ? llmi_bf16_to_f32(half)
-                                                        : llmi_f16_to_f32(half);
-            }
-            if (differs) *differs |= memcmp(&value, to + done, sizeof value) != 0;
-            else to[done] = value;
-        }
+    const size_t most = sizeof part / type->bytes * type->block;
+    size_t done, count;
+    if (entry->type == LLM_F32)
+        return llmi_source_read(source, begin, to, n * sizeof(float), err);
+    for (done = 0; done < n; done += count) {
+        count = llmi_min(n - done, most);
+        LLMI_TRY(llmi_source_read(source, begin + llmi_dtype_bytes(entry->type, done), part,
+                                  llmi_dtype_bytes(entry->type, count), err));
+        llmi_decode(entry->type, to + done, part, count);
     }
     return LLM_OK;
 }
@@ -12905,21 +14227,22 @@ static llm_result llmi_read_values(const llmi_entry *entry, float *to, size_t co
 static llm_result llmi_check_entry(const llmi_entry *entry, const llmi_tensor *tensor,
                                    llm_error *err) {
     const char *file = entry->shard->source.name;
+    const int turned = entry->turned && tensor->transposed;
+    const int64_t dims[2] = {tensor->dims[turned], tensor->dims[!turned]};
     char want[64], have[64];
     if (entry->n_dims != tensor->n_dims ||
-        memcmp(entry->dims, tensor->dims, (size_t)tensor->n_dims * sizeof tensor->dims[0]) != 0) {
-        llmi_shape_text(want, sizeof want, tensor->dims, tensor->n_dims);
+        memcmp(entry->dims, dims, (size_t)tensor->n_dims * sizeof *dims) != 0) {
+        llmi_shape_text(want, sizeof want, dims, tensor->n_dims);
         llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
         return llmi_fail(err, LLM_ERR_FORMAT,
                          "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]", file,
                          entry->name, have, want);
     }
-    if (entry->dtype != LLMI_DTYPE_F32 && entry->dtype != LLMI_DTYPE_BF16 &&
-        entry->dtype != LLMI_DTYPE_F16 && (entry->dtype != LLMI_DTYPE_F8 || entry->n_dims != 2))
+    if (entry->type == LLM_DTYPE_DEFAULT || (entry->type == LLM_F8_E4M3 && entry->n_dims != 2))
         return llmi_fail(
             err, LLM_ERR_UNSUPPORTED,
             "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported", file,
-            entry->name, llmi_dtypes[entry->dtype].name);
+            entry->name, entry->type_name);
     return LLM_OK;
 }
 
@@ -12928,75 +14251,60 @@ static llm_result llmi_check_copy(const llm_model *model, const llmi_shards *all
                                   int index, llm_error *err) {
     const llmi_tensor *tensor = &model->table.rows[index];
     llmi_entry *entry = llmi_find_entry(all, name);
-    int differs = 0;
+    const llmi_entry *first = llmi_find_tensor(all, tensor->name);
+    float a[LLMI_PIECE_OF_ROW], b[LLMI_PIECE_OF_ROW];
+    size_t at, n;
     if (!entry) return LLM_OK;
     LLMI_TRY(llmi_check_entry(entry, tensor, err));
-    if (entry->dtype == LLMI_DTYPE_F8)
+    if (entry->type == LLM_F8_E4M3)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tensor %.80s is F8_E4M3",
                          entry->shard->source.name, name);
-    LLMI_TRY(llmi_read_values(entry, (float *)model->data[index], tensor->count, &differs, err));
-    if (differs)
-        return llmi_fail(err, LLM_ERR_FORMAT,
-                         "%.100s: tensor %.80s differs from %s, which it has to repeat",
-                         entry->shard->source.name, name, tensor->name);
+    for (at = 0; at < tensor->count; at += n) {
+        n = llmi_min(tensor->count - at, LLMI_PIECE_OF_ROW);
+        LLMI_TRY(llmi_entry_values(entry, at, a, n, err));
+        LLMI_TRY(llmi_entry_values(first, at, b, n, err));
+        if (memcmp(a, b, n * sizeof *a) != 0)
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.100s: tensor %.80s differs from %s, which it has to repeat",
+                             entry->shard->source.name, name, tensor->name);
+    }
     entry->used = 1;
     return LLM_OK;
 }
 
-static float llmi_f8_to_f32(unsigned char b) {         /* E4M3: no infinity, 127 is NaN */
-    const int exponent = b >> 3 & 15, fraction = b & 7;
-    const float value = (b & 127) == 127 ? llmi_float_of_bits(0x7fc00000u)
-                        : exponent ? ldexpf((float)(8 + fraction), exponent - 10)
-                                   : (float)fraction * (1.0f / 512.0f);
-    return b & 128 ? -value : value;
-}
-
-/* An F8 matrix, to its values: block (i/128, j/128) is multiplied by its element of the tensor
- * name_scale_inv. */
-static llm_result llmi_read_blocks(const llmi_shards *all, const llmi_entry *entry, float *to,
+/* the scales of an F8 matrix, name_scale_inv: one for each 128 x 128 of its values */
+static llm_result llmi_read_scales(const llmi_shards *all, const llmi_entry *entry, float *scales,
                                    llm_error *err) {
-    const llmi_source *source = &entry->shard->source;
-    const size_t rows = (size_t)entry->dims[0], columns = (size_t)entry->dims[1];
-    const size_t down = llmi_ceil_div(rows, 128), across = llmi_ceil_div(columns, 128);
+    const size_t down = llmi_ceil_div((size_t)entry->dims[0], LLMI_FP8_TILE),
+                 across = llmi_ceil_div((size_t)entry->dims[1], LLMI_FP8_TILE);
     llmi_entry *scale;
-    llm_result result;
-    float table[256], *scales;
     char name[128];
-    size_t i, j;
+    size_t i;
     snprintf(name, sizeof name, "%.100s_scale_inv", entry->name);
     scale = llmi_find_entry(all, name);
     if (!scale)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "%.80s: tensor %.80s is F8_E4M3, and there is no weight_scale_inv",
-                         source->name, entry->name);
-    if (scale->dtype != LLMI_DTYPE_F32 || scale->n_dims != 2 || scale->dims[0] != (int64_t)down ||
+                         entry->shard->source.name, entry->name);
+    if (scale->type != LLM_F32 || scale->n_dims != 2 || scale->dims[0] != (int64_t)down ||
         scale->dims[1] != (int64_t)across)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.80s: tensor %.90s: F32 [%lu,%lu] is needed",
                          scale->shard->source.name, name, (unsigned long)down,
                          (unsigned long)across);
     scale->used = 1;
-    for (i = 0; i < 256; i++) table[i] = llmi_f8_to_f32((unsigned char)i);
-    scales = (float *)llmi_alloc(all->allocator, down * across * sizeof *scales, "scales", err);
-    if (!scales) return LLM_ERR_MEMORY;
-    result = llmi_read_values(scale, scales, down * across, NULL, err);
-    for (i = 0; i < down * across && result == LLM_OK; i++)
+    LLMI_TRY(llmi_entry_values(scale, 0, scales, down * across, err));
+    for (i = 0; i < down * across; i++)
         if (!(scales[i] - scales[i] == 0.0f))
-            result = llmi_fail(err, LLM_ERR_FORMAT,
-                               "%.80s: tensor %.90s: element %lu is not finite",
-                               scale->shard->source.name, name, (unsigned long)i);
-    for (i = 0; i < rows && result == LLM_OK; i++, to += columns) {
-        unsigned char part[128];
-        for (j = 0; j < columns && result == LLM_OK; j += 128) {
-            const size_t n = llmi_min(128, columns - j);
-            const float factor = scales[i / 128 * across + j / 128];
-            size_t k;
-            result = llmi_source_read(source, entry->begin + i * columns + j, part, n, err);
-            for (k = 0; k < n && result == LLM_OK; k++) to[j + k] = table[part[k]] * factor;
-        }
-    }
-    llmi_release(all->allocator, scales);
-    return result;
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.80s: tensor %.90s: element %lu is not finite",
+                             scale->shard->source.name, name, (unsigned long)i);
+    return LLM_OK;
 }
+
+static int llmi_entry_transposed(const llmi_entry *entry, const llmi_tensor *tensor) {
+    return tensor->transposed && !entry->turned;
+}
+typedef struct llmi_room { void *values, *scales; size_t size, scales_size; } llmi_room;
 
 /* A tensor's values as they stand in the file, which is mapped; NULL: they have to be read. What is
  * written to them stays in this process. */
@@ -13007,9 +14315,10 @@ static void *llmi_map_values(llmi_map *map, const llmi_entry *entry) {
   #ifdef MAP_NORESERVE                 /* a file may be larger than the memory */
     flags |= MAP_NORESERVE;
   #endif
-    if (entry->dtype != LLMI_DTYPE_F32 || entry->begin % sizeof(float) != 0 ||
-        !source->file || source->size > SIZE_MAX / 2)
-        return NULL;
+    const size_t align = entry->type == LLM_F32                              ? 4
+                         : entry->type == LLM_F16 || entry->type == LLM_BF16 ? 2
+                                                                             : 1;
+    if (entry->begin % align != 0 || !source->file || source->size > SIZE_MAX / 2) return NULL;
     if (!map->start) {
         void *start = mmap(NULL, (size_t)source->size, PROT_READ | PROT_WRITE, flags,
                            fileno(source->file), 0);
@@ -13024,10 +14333,60 @@ static void *llmi_map_values(llmi_map *map, const llmi_entry *entry) {
 #endif
 }
 
-/* Checks the tensors that the model needs, and gives each its place: in a mapped file, else in the
- * model's memory. Those in a file are `used` then. */
-static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm_error *err) {
-    size_t floats = 0, n_mapped = 0, i;
+/* The two tensors that newer GGUF files have in place of kv_b_proj: (H,R,nope), (H,v,R). -> 0: they
+ * are not there. */
+static int llmi_find_halves(const llmi_shards *all, const llmi_tensor *tensor, llmi_entry **k,
+                            llmi_entry **v) {
+    const char *at = strstr(tensor->name, "kv_b_proj.weight");
+    char name[80];
+    if (!at) return 0;
+    snprintf(name, sizeof name, "%.*sk_b_proj.weight", (int)(at - tensor->name), tensor->name);
+    *k = llmi_find_entry(all, name);
+    snprintf(name, sizeof name, "%.*sv_b_proj.weight", (int)(at - tensor->name), tensor->name);
+    *v = llmi_find_entry(all, name);
+    return *k && *v;
+}
+static llm_result llmi_check_halves(const llm_config *c, const llmi_entry *k, const llmi_entry *v,
+                                    llm_error *err) {
+    const int64_t want[2][3] = {{c->n_heads, c->kv_lora_rank, c->qk_nope_head_dim},
+                                {c->n_heads, c->v_head_dim, c->kv_lora_rank}};
+    char needed[64], have[64];
+    int i;
+    for (i = 0; i < 2; i++) {
+        const llmi_entry *entry = i ? v : k;
+        if (entry->n_dims == 3 && !memcmp(entry->dims, want[i], sizeof want[i])) continue;
+        llmi_shape_text(needed, sizeof needed, want[i], 3);
+        llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]",
+                         entry->shard->source.name, entry->name, have, needed);
+    }
+    return LLM_OK;
+}
+/* Both as kv_b_proj in f32: keys of the one are turned. */
+static llm_result llmi_read_halves(const llm_config *c, const llmi_entry *k, const llmi_entry *v,
+                                   float *to, llm_error *err) {
+    const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank;
+    const size_t nope = (size_t)c->qk_nope_head_dim, width = (size_t)c->v_head_dim;
+    float row[8192];                   /* nope at most */
+    size_t h, r, i;
+    for (h = 0; h < H; h++, to += (nope + width) * R) {
+        for (r = 0; r < R; r++) {
+            LLMI_TRY(llmi_entry_values(k, (h * R + r) * nope, row, nope, err));
+            for (i = 0; i < nope; i++) to[i * R + r] = row[i];
+        }
+        for (i = 0; i < width; i++)
+            LLMI_TRY(llmi_entry_values(v, (h * width + i) * R, to + (nope + i) * R, R, err));
+    }
+    return LLM_OK;
+}
+
+/* Checks the tensors that the model needs, and gives each its type and its place: in a mapped file
+ * if it can stay as it is, else in the model's memory. Those in a file are `used` then. wanted:
+ * the type of matrices; DEFAULT: the file's. */
+static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm_dtype wanted,
+                                   llm_error *err) {
+    size_t n_mapped = 0, n_f32 = 0, i;
     model->maps = (llmi_map *)llmi_alloc(model->allocator, all->n * sizeof(llmi_map), "shards",
                                          err);
     if (!model->maps) return LLM_ERR_MEMORY;
@@ -13035,26 +14394,29 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
     model->n_maps = all->n;
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *tensor = &model->table.rows[i];
-        llmi_entry *entry = llmi_find_tensor(all, tensor->name);
+        llmi_values *values = &model->values[i];
+        llmi_entry *entry = llmi_find_tensor(all, tensor->name), *k, *v;
+        if (!entry && llmi_find_halves(all, tensor, &k, &v)) {
+            LLMI_TRY(llmi_check_halves(&model->config, k, v, err));
+            llmi_values_set(model, i, wanted ? wanted
+                                      : llmi_dtype_is_blocks(k->type) ? LLM_F16 : k->type);
+            continue;
+        }
         if (!entry)
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
                              all->shards[0].source.name, tensor->name);
         LLMI_TRY(llmi_check_entry(entry, tensor, err));
-        model->data[i] = llmi_map_values(&model->maps[entry->shard - all->shards], entry);
-        entry->used = model->data[i] != NULL;
+        llmi_values_set(model, i, wanted ? wanted : entry->type);
+        if (values->type == LLM_F32 && entry->turned) values->transposed = 0;
+        if (values->type == entry->type &&
+            values->transposed == llmi_entry_transposed(entry, tensor))
+            values->data = llmi_map_values(&model->maps[entry->shard - all->shards], entry);
+        entry->used = values->data != NULL;
         n_mapped += (size_t)entry->used;
-        if (!entry->used) floats += llmi_round_up(tensor->count, LLMI_ALIGN / sizeof(float));
+        n_f32 += (size_t)llmi_values_are_plain(model, i);
     }
-    if (n_mapped == 0) return llmi_model_gather(model, err);
-    if (n_mapped == model->table.n) return LLM_OK;
-    model->rest = (float *)llmi_alloc(model->allocator, floats * sizeof(float), "parameters", err);
-    if (!model->rest) return LLM_ERR_MEMORY;
-    for (i = floats = 0; i < model->table.n; i++)
-        if (!model->data[i]) {
-            model->data[i] = model->rest + floats;
-            floats += llmi_round_up(model->table.rows[i].count, LLMI_ALIGN / sizeof(float));
-        }
-    return LLM_OK;
+    if (n_mapped == 0 && n_f32 == model->table.n) return llmi_model_gather(model, err);
+    return llmi_model_place(model, err);
 }
 
 /* a tensor of an MTP module that the configuration does not ask for */
@@ -13072,6 +14434,55 @@ static int llmi_of_a_module_left_out(const llm_config *config, const llmi_shards
     return layer >= config->n_layers && llmi_find_entry(all, module) != NULL;
 }
 
+static llm_result llmi_load_convert(const llm_model *model, const llmi_tensor *tensor,
+                                    llmi_values to, llmi_values from, llm_context **context,
+                                    llm_error *err) {
+    llmi_convert job = llmi_convert_of(tensor, to, from);
+    if (!*context) *context = llmi_model_context(model, model->n_threads, err);
+    if (!*context) return LLM_ERR_MEMORY;
+    llmi_convert_run(*context, &job);
+    return LLM_OK;
+}
+/* The values of tensor i, read as they are or converted; room: memory for one tensor. */
+static llm_result llmi_load_values(llm_model *model, const llmi_shards *all, size_t i,
+                                   llm_context **context, llmi_room *room, llm_error *err) {
+    const llmi_tensor *tensor = &model->table.rows[i];
+    const llmi_values to = model->values[i];
+    llmi_entry *entry = llmi_find_tensor(all, tensor->name), *k, *v;
+    llmi_values from = llmi_values_f32(tensor, NULL);
+    size_t bytes;
+    int same;
+    if (!entry && llmi_find_halves(all, tensor, &k, &v)) {
+        LLMI_TRY(llmi_grow(model->allocator, &room->values, &room->size, 0,
+                           llmi_mul(tensor->count, sizeof(float)), "a tensor", err));
+        from.data = room->values;
+        LLMI_TRY(llmi_read_halves(&model->config, k, v, (float *)room->values, err));
+        k->used = v->used = 1;
+        return llmi_load_convert(model, tensor, to, from, context, err);
+    }
+    bytes = (size_t)(entry->end - entry->begin);
+    same = to.type == entry->type && to.transposed == llmi_entry_transposed(entry, tensor);
+    if (to.type == LLM_F8_E4M3 && entry->type == LLM_F8_E4M3)
+        LLMI_TRY(llmi_read_scales(all, entry, to.scales, err));
+    if (entry->used) return LLM_OK;    /* mapped */
+    entry->used = 1;
+    if (same) return llmi_source_read(&entry->shard->source, entry->begin, to.data, bytes, err);
+    LLMI_TRY(llmi_grow(model->allocator, &room->values, &room->size, 0, bytes, "a tensor", err));
+    LLMI_TRY(llmi_source_read(&entry->shard->source, entry->begin, room->values, bytes, err));
+    if (entry->type == LLM_F8_E4M3) {
+        LLMI_TRY(llmi_grow(model->allocator, &room->scales, &room->scales_size, 0,
+                           llmi_ceil_div((size_t)entry->dims[0], LLMI_FP8_TILE) *
+                               llmi_ceil_div((size_t)entry->dims[1], LLMI_FP8_TILE) *
+                               sizeof(float), "scales", err));
+        LLMI_TRY(llmi_read_scales(all, entry, (float *)room->scales, err));
+    }
+    from.data = room->values;
+    from.scales = entry->type == LLM_F8_E4M3 ? (float *)room->scales : NULL;
+    from.type = entry->type;
+    from.transposed = llmi_entry_transposed(entry, tensor);
+    return llmi_load_convert(model, tensor, to, from, context, err);
+}
+
 /* Routers and their biases choose experts: PyTorch takes NaN for the largest; we refuse it. */
 static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *all,
                                      llm_error *err) {
@@ -13082,7 +14493,7 @@ static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *
         for (k = 0; k < 2; k++) {
             const int at = k ? model->layers[l].router : model->layers[l].router_bias;
             const llmi_tensor *tensor = &model->table.rows[at];
-            const float *value = (const float *)model->data[at];
+            const float *value = (const float *)model->values[at].data;
             size_t i;
             for (i = 0; i < tensor->count; i++)
                 if (!(value[i] - value[i] == 0.0f))
@@ -13096,21 +14507,21 @@ static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *
 
 /* All shards are parsed. Fills the model; every tensor of the files that holds something must have
  * a place. (transformers writes empty ones where n_shared_experts is 0.) */
-static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, llm_error *err) {
-    llmi_entry *entry;
+static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, llm_dtype wanted,
+                                    llm_error *err) {
+    llm_result result = llmi_load_places(model, all, wanted, err);
+    llm_context *context = NULL;
+    const llmi_entry *entry;
+    llmi_room room;
     size_t i;
     int k;
-    LLMI_TRY(llmi_load_places(model, all, err));
-    for (i = 0; i < model->table.n; i++) {
-        const llmi_tensor *tensor = &model->table.rows[i];
-        entry = llmi_find_tensor(all, tensor->name);
-        if (entry->used) continue;
-        if (entry->dtype == LLMI_DTYPE_F8)
-            LLMI_TRY(llmi_read_blocks(all, entry, (float *)model->data[i], err));
-        else
-            LLMI_TRY(llmi_read_values(entry, (float *)model->data[i], tensor->count, NULL, err));
-        entry->used = 1;
-    }
+    memset(&room, 0, sizeof room);
+    for (i = 0; i < model->table.n && result == LLM_OK; i++)
+        result = llmi_load_values(model, all, i, &context, &room, err);
+    llm_context_free(context);
+    llmi_release(model->allocator, room.values);
+    llmi_release(model->allocator, room.scales);
+    LLMI_TRY(result);
     if (model->config.tie_embeddings)
         LLMI_TRY(llmi_check_copy(model, all, "lm_head.weight", LLMI_WTE, err));
     for (k = 0; k < model->config.mtp_depth; k++) {
@@ -13146,7 +14557,8 @@ static llm_result llmi_check_claims(const llm_config *config, const char *name,
     llmi_config_resolve(&c);
     table = llmi_config_count(&c);
     for (i = 0; i < all->n; i++) bytes += all->shards[i].source.size;
-    if (table.n <= all->n_entries + 1024 && table.parameters <= bytes + (1 << 20)) return LLM_OK;
+    if (table.n <= all->n_entries + 1024 && table.parameters / 2 <= bytes + (1 << 20))
+        return LLM_OK;
     return llmi_fail(err, LLM_ERR_FORMAT,
                      "%.100s: %llu tensors, %llu parameters; there are %llu tensors in %llu bytes",
                      llmi_path_end(name, 100), (unsigned long long)table.n,
@@ -13228,11 +14640,345 @@ static llm_model *llmi_load_model(const char *config_text, size_t config_size,
     }
     if (result == LLM_OK) result = llmi_check_claims(&config, config_name, all, err);
     if (result == LLM_OK) model = llmi_model_allocate(&config, desc, err);
-    if (model && llmi_load_tensors(model, all, err) != LLM_OK) {
+    if (model &&
+        llmi_load_tensors(model, all, desc ? desc->dtype : LLM_DTYPE_DEFAULT, err) != LLM_OK) {
         llm_model_free(model);
         model = NULL;
     }
     if (model) model->special = special;
+    return model;
+}
+
+/* ---- GGUF files: names, keys and layouts become those of the Hugging Face files -------------- */
+typedef struct llmi_pair_of_names {
+    const char *gguf, *ours;
+    int optional;                      /* of a key: it may be missing */
+} llmi_pair_of_names;
+typedef struct llmi_gguf_arch {
+    const char *name;                  /* general.architecture                                  */
+    const char *model_type;            /* in config.json                                        */
+    const char *blocks;                /* what names of a block begin with                      */
+    const llmi_pair_of_names *top, *block;         /* names without .weight and .bias           */
+    const llmi_pair_of_names *keys;    /* of numbers, with those of config.json                 */
+} llmi_gguf_arch;
+static const llmi_pair_of_names llmi_gguf_gpt2_top[] = {
+    {"token_embd", "transformer.wte", 0}, {"position_embd", "transformer.wpe", 0},
+    {"output_norm", "transformer.ln_f", 0}, {"output", "lm_head", 0}, {NULL, NULL, 0}};
+static const llmi_pair_of_names llmi_gguf_gpt2_block[] = {
+    {"attn_norm", "ln_1", 0}, {"attn_qkv", "attn.c_attn", 0}, {"attn_output", "attn.c_proj", 0},
+    {"ffn_norm", "ln_2", 0}, {"ffn_up", "mlp.c_fc", 0}, {"ffn_down", "mlp.c_proj", 0},
+    {NULL, NULL, 0}};
+static const llmi_pair_of_names llmi_gguf_gpt2_keys[] = {
+    {"context_length", "n_positions", 0}, {"embedding_length", "n_embd", 0},
+    {"feed_forward_length", "n_inner", 0}, {"block_count", "n_layer", 0},
+    {"attention.head_count", "n_head", 0},
+    {"attention.layer_norm_epsilon", "layer_norm_epsilon", 0}, {NULL, NULL, 0}};
+static const llmi_pair_of_names llmi_gguf_ds_top[] = {
+    {"token_embd", "model.embed_tokens", 0}, {"output_norm", "model.norm", 0},
+    {"output", "lm_head", 0}, {NULL, NULL, 0}};
+static const llmi_pair_of_names llmi_gguf_ds_block[] = {
+    {"attn_norm", "input_layernorm", 0}, {"attn_q", "self_attn.q_proj", 0},
+    {"attn_q_a", "self_attn.q_a_proj", 0}, {"attn_q_a_norm", "self_attn.q_a_layernorm", 0},
+    {"attn_q_b", "self_attn.q_b_proj", 0}, {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", 0},
+    {"attn_kv_a_norm", "self_attn.kv_a_layernorm", 0}, {"attn_kv_b", "self_attn.kv_b_proj", 0},
+    {"attn_k_b", "self_attn.k_b_proj", 0}, {"attn_v_b", "self_attn.v_b_proj", 0},
+    {"attn_output", "self_attn.o_proj", 0}, {"ffn_norm", "post_attention_layernorm", 0},
+    {"ffn_gate", "mlp.gate_proj", 0}, {"ffn_up", "mlp.up_proj", 0},
+    {"ffn_down", "mlp.down_proj", 0}, {"ffn_gate_inp", "mlp.gate", 0},
+    {"exp_probs_b", "mlp.gate.e_score_correction_bias", 0},
+    {"ffn_gate_exps", "mlp.experts.*.gate_proj", 0}, {"ffn_up_exps", "mlp.experts.*.up_proj", 0},
+    {"ffn_down_exps", "mlp.experts.*.down_proj", 0},
+    {"ffn_gate_shexp", "mlp.shared_experts.gate_proj", 0},
+    {"ffn_up_shexp", "mlp.shared_experts.up_proj", 0},
+    {"ffn_down_shexp", "mlp.shared_experts.down_proj", 0}, {"nextn.eh_proj", "eh_proj", 0},
+    {"nextn.enorm", "enorm", 0}, {"nextn.hnorm", "hnorm", 0},
+    {"nextn.embed_tokens", "embed_tokens", 0}, {"nextn.shared_head_norm", "shared_head.norm", 0},
+    {"nextn.shared_head_head", "shared_head.head", 0}, {NULL, NULL, 0}};
+static const llmi_pair_of_names llmi_gguf_ds_keys[] = {
+    {"context_length", "max_position_embeddings", 0}, {"embedding_length", "hidden_size", 0},
+    {"feed_forward_length", "intermediate_size", 0},
+    {"attention.head_count", "num_attention_heads", 0},
+    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", 0}, {"rope.freq_base", "rope_theta", 1},
+    {"rope.dimension_count", "qk_rope_head_dim", 0}, {"attention.q_lora_rank", "q_lora_rank", 1},
+    {"attention.kv_lora_rank", "kv_lora_rank", 0}, {"expert_count", "n_routed_experts", 1},
+    {"expert_used_count", "num_experts_per_tok", 1},
+    {"expert_shared_count", "n_shared_experts", 1},
+    {"expert_feed_forward_length", "moe_intermediate_size", 1},
+    {"leading_dense_block_count", "first_k_dense_replace", 0},
+    {"nextn_predict_layers", "num_nextn_predict_layers", 1}, {NULL, NULL, 0}};
+static const llmi_gguf_arch llmi_gguf_archs[] = {
+    {"gpt2", "gpt2", "transformer.h.", llmi_gguf_gpt2_top, llmi_gguf_gpt2_block,
+     llmi_gguf_gpt2_keys},
+    {"deepseek2", "deepseek_v3", "model.layers.", llmi_gguf_ds_top, llmi_gguf_ds_block,
+     llmi_gguf_ds_keys}};
+
+/* the name that a GGUF tensor has here, or NULL; expert >= 0: which of its experts. */
+static const char *llmi_gguf_our_name(const llmi_gguf_arch *arch, const char *name, long expert,
+                                      char *out, size_t capacity) {
+    const llmi_pair_of_names *pair = arch->top;
+    const char *rest = name, *star;
+    char prefix[64];
+    char *end;
+    size_t n;
+    prefix[0] = 0;
+    if (!strncmp(name, "blk.", 4) && name[4] >= '0' && name[4] <= '9') {
+        const unsigned long layer = strtoul(name + 4, &end, 10);
+        if (*end != '.' || layer > 99999 || (name[4] == '0' && end > name + 5)) return NULL;
+        snprintf(prefix, sizeof prefix, "%s%lu.", arch->blocks, layer);
+        rest = end + 1;
+        pair = arch->block;
+    }
+    for (; pair->gguf; pair++) {
+        n = strlen(pair->gguf);
+        if (strncmp(rest, pair->gguf, n) ||
+            (rest[n] && strcmp(rest + n, ".weight") && strcmp(rest + n, ".bias")))
+            continue;
+        rest += n;
+        if (llmi_ends_with(pair->ours, "_bias")) rest = "";
+        star = strchr(pair->ours, '*');
+        if (star && expert >= 0)
+            snprintf(out, capacity, "%s%.*s%ld%s%s", prefix, (int)(star - pair->ours), pair->ours,
+                     expert, star + 1, rest);
+        else snprintf(out, capacity, "%s%s%s", prefix, pair->ours, rest);
+        return out;
+    }
+    return NULL;
+}
+/* how many matrices of experts a tensor holds; 0: it is itself one tensor. Some files have gate and
+ * up of an expert one after the other. */
+static size_t llmi_gguf_experts(const llmi_gguf_tensor *tensor) {
+    const int both = llmi_ends_with(tensor->name, "ffn_gate_up_exps.weight");
+    if (tensor->n_dims != 3 || !llmi_ends_with(tensor->name, "_exps.weight")) return 0;
+    return (size_t)tensor->dims[2] * (both && tensor->dims[1] % 2 == 0 ? 2 : 1);
+}
+
+/* a part's tensors as those of a shard; its file becomes the shard's */
+static llm_result llmi_gguf_shard(llmi_gguf *g, const llmi_gguf_arch *arch, llmi_shard *shard,
+                                  llm_error *err) {
+    enum { NAME = 128 };
+    size_t n = 0, i, e;
+    int d;
+    shard->source = g->source;
+    g->source.file = NULL;
+    for (i = 0; i < g->n_tensors; i++) {
+        if (g->tensors[i].dims[2] > 65536)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: tensor %.80s has %llu experts, at most "
+                             "65536 are possible", g->source.name, g->tensors[i].name,
+                             (unsigned long long)g->tensors[i].dims[2]);
+        n += llmi_max(llmi_gguf_experts(&g->tensors[i]), 1);
+    }
+    shard->entries = (llmi_entry *)llmi_alloc(g->allocator, llmi_mul(n + 1, sizeof(llmi_entry)),
+                                              "tensors of a GGUF file", err);
+    shard->names = (char *)llmi_alloc(g->allocator, llmi_mul(n + 1, NAME), "tensors of a GGUF file",
+                                      err);
+    if (!shard->entries || !shard->names) return LLM_ERR_MEMORY;
+    for (i = 0; i < g->n_tensors; i++) {
+        const llmi_gguf_tensor *tensor = &g->tensors[i];
+        const size_t experts = llmi_gguf_experts(tensor), count = llmi_max(experts, 1);
+        const size_t each = experts ? count / (size_t)tensor->dims[2] : 1;
+        static const char gate_up[] = "gate_up_exps.weight";
+        const size_t at = each == 2 ? strlen(tensor->name) - (sizeof gate_up - 1) : 0;
+        char whole[256];
+        snprintf(whole, sizeof whole, "%s", tensor->name);
+        for (e = 0; e < count; e++) {
+            llmi_entry *entry = &shard->entries[shard->n];
+            char *name = shard->names + shard->n++ * NAME;
+            memset(entry, 0, sizeof *entry);
+            if (each == 2)
+                snprintf(whole + at, sizeof gate_up, "%s_exps.weight", e % 2 ? "up" : "gate");
+            if (!llmi_gguf_our_name(arch, whole, experts ? (long)(e / each) : -1, name, NAME))
+                snprintf(name, NAME, "%.100s", tensor->name);    /* has no place: named later */
+            entry->name = name;
+            entry->shard = shard;
+            entry->type = tensor->type;
+            entry->type_name = llm_dtype_name(tensor->type);
+            entry->turned = 1;
+            entry->n_dims = experts ? 2 : tensor->n_dims;
+            for (d = 0; d < entry->n_dims; d++)
+                entry->dims[d] = (int64_t)tensor->dims[entry->n_dims - 1 - d];
+            if (each == 2) entry->dims[0] /= 2;
+            entry->begin = tensor->at + tensor->size / count * e;
+            entry->end = entry->begin + tensor->size / count;
+        }
+    }
+    return LLM_OK;
+}
+
+/* ---- config.json of a GGUF file's keys ------------------------------------------------------- */
+typedef struct llmi_gguf_reader {
+    llmi_gguf *g;
+    const llmi_gguf_arch *arch;
+    llmi_text *text;
+    llm_error *err;
+} llmi_gguf_reader;
+static int llmi_gguf_arch_value(const llmi_gguf_reader *r, const char *key, double *value) {
+    char name[128];
+    snprintf(name, sizeof name, "%s.%s", r->arch->name, key);
+    return llmi_gguf_value(r->g, llmi_gguf_find(r->g, name), value, r->err);
+}
+static void llmi_gguf_put(const llmi_gguf_reader *r, const char *key, double value) {
+    llmi_text_format(r->text, "  \"%s\": ", key);
+    if (value == floor(value) && fabs(value) < 1e15) llmi_text_format(r->text, "%.0f", value);
+    else llmi_text_number(r->text, (float)value, 1);
+    llmi_text_format(r->text, ",\n");
+}
+static llm_result llmi_gguf_missing(const llmi_gguf_reader *r, const char *key) {
+    return llmi_fail(r->err, LLM_ERR_FORMAT, "%.100s: key %s.%s is missing", r->g->source.name,
+                     r->arch->name, key);
+}
+static int llmi_gguf_has(const llmi_gguf *g, const char *name) {
+    size_t i;
+    for (i = 0; i < g->n_tensors && strcmp(g->tensors[i].name, name); i++) {}
+    return i < g->n_tensors;
+}
+
+/* YaRN. With s the factor, g(m) = 0.1 m ln s + 1, m ten times the log multiplier and F the factor
+ * of attention, llama.cpp multiplies cos and sin by A = F, or F g(1) if m is 0, and scores by
+ * (A g(m))^2. transformers' mscale and mscale_all_dim do the same if g(mscale_all_dim) = A g(m) and
+ * g(mscale) = A^2 g(m); both 0 mean A = g(1), and scores as they are. */
+static llm_result llmi_gguf_rope(const llmi_gguf_reader *r) {
+    static const llmi_pair_of_names keys[] = {
+        {"rope.scaling.original_context_length", "original_max_position_embeddings", 1},
+        {"rope.scaling.yarn_beta_fast", "beta_fast", 1},
+        {"rope.scaling.yarn_beta_slow", "beta_slow", 1}, {NULL, NULL, 0}};
+    const llmi_gguf_key *type = llmi_gguf_find(r->g, "deepseek2.rope.scaling.type");
+    const llmi_pair_of_names *pair;
+    double s = 0.0, m = 0.0, f = 1.0, a, b, of_1, value, mscale[2];
+    (void)llmi_gguf_arch_value(r, "rope.scaling.factor", &s);
+    if (!type || llmi_gguf_is(r->g, type, "none") ||
+        (llmi_gguf_is(r->g, type, "linear") && (s == 0.0 || s == 1.0)))
+        return LLM_OK;
+    if (!llmi_gguf_is(r->g, type, "yarn"))
+        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%.100s: key deepseek2.rope.scaling.type: "
+                         "only none and yarn are supported", r->g->source.name);
+    if (s <= 0.0) return llmi_gguf_missing(r, "rope.scaling.factor");
+    (void)llmi_gguf_arch_value(r, "rope.scaling.yarn_log_multiplier", &m);
+    (void)llmi_gguf_arch_value(r, "rope.scaling.attn_factor", &f);
+    m *= 10.0;
+    of_1 = s > 1.0 ? 0.1 * log(s) : 0.0;
+    a = m != 0.0 ? f : f * (of_1 + 1.0);
+    b = a * (of_1 * m + 1.0);
+    mscale[0] = f == 1.0 && m != 0.0 ? m : of_1 > 0.0 ? (a * b - 1.0) / of_1 : 0.0;
+    mscale[1] = f == 1.0 && m != 0.0 ? m : of_1 > 0.0 ? (b - 1.0) / of_1 : 0.0;
+    if (fabs(b - 1.0) < 1e-6 && fabs(a - of_1 - 1.0) < 1e-6) mscale[0] = mscale[1] = 0.0;
+    else if (!(mscale[0] > 0.0 && mscale[1] > 0.0))
+        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%.100s: YaRN with log multiplier %g and "
+                         "attn_factor %g", r->g->source.name, 0.1 * m, f);
+    llmi_text_format(r->text, "  \"rope_scaling\": {\n");
+    llmi_gguf_put(r, "factor", s);
+    for (pair = keys; pair->gguf; pair++)
+        if (llmi_gguf_arch_value(r, pair->gguf, &value)) llmi_gguf_put(r, pair->ours, value);
+    llmi_gguf_put(r, "mscale", mscale[0]);
+    llmi_gguf_put(r, "mscale_all_dim", mscale[1]);
+    llmi_text_format(r->text, "  \"rope_type\": \"yarn\"\n  },\n");
+    return LLM_OK;
+}
+
+/* what deepseek2's keys say in another way than config.json */
+static llm_result llmi_gguf_deepseek(const llmi_gguf_reader *r) {
+    double key = 0.0, v = 0.0, rope = 0.0, experts = 0.0, gating = 0.0, value = 0.0;
+    double layers = 0.0, modules = 0.0;
+    static const char *const of_experts[] = {"expert_used_count", "expert_feed_forward_length",
+                                             "expert_shared_count"};
+    static const char *const groups[] = {"expert_group_count", "expert_group_used_count"};
+    size_t i;
+    if (!llmi_gguf_arch_value(r, "block_count", &layers))
+        return llmi_gguf_missing(r, "block_count");
+    (void)llmi_gguf_arch_value(r, "nextn_predict_layers", &modules);
+    llmi_gguf_put(r, "num_hidden_layers", layers - modules);
+    if (!llmi_gguf_arch_value(r, "rope.dimension_count", &rope))
+        return llmi_gguf_missing(r, "rope.dimension_count");
+    if ((!llmi_gguf_arch_value(r, "attention.key_length_mla", &key) || key == 0.0) &&
+        !llmi_gguf_arch_value(r, "attention.key_length", &key))
+        return llmi_gguf_missing(r, "attention.key_length");
+    if ((!llmi_gguf_arch_value(r, "attention.value_length_mla", &v) || v == 0.0) &&
+        !llmi_gguf_arch_value(r, "attention.value_length", &v))
+        return llmi_gguf_missing(r, "attention.value_length");
+    llmi_gguf_put(r, "qk_nope_head_dim", key - rope);
+    llmi_gguf_put(r, "v_head_dim", v);
+    if (!llmi_gguf_arch_value(r, "expert_count", &experts))
+        llmi_gguf_put(r, "n_routed_experts", 0.0);
+    for (i = 0; i < LLMI_COUNT(of_experts) && experts > 0.0; i++)
+        if (!llmi_gguf_arch_value(r, of_experts[i], &value))
+            return llmi_gguf_missing(r, of_experts[i]);
+    (void)llmi_gguf_arch_value(r, "expert_gating_func", &gating);
+    if (experts > 0.0 && gating != 2.0)
+        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
+                         "%.100s: key deepseek2.expert_gating_func is %g, only 2 (sigmoid) is "
+                         "supported", r->g->source.name, gating);
+    if (!llmi_gguf_arch_value(r, "attention.q_lora_rank", &value))
+        llmi_text_format(r->text, "  \"q_lora_rank\": null,\n");
+    if (!llmi_gguf_arch_value(r, "expert_weights_scale", &value) || value == 0.0) value = 1.0;
+    llmi_gguf_put(r, "routed_scaling_factor", value);
+    value = 0.0;
+    (void)llmi_gguf_arch_value(r, "expert_weights_norm", &value);
+    llmi_text_format(r->text, "  \"norm_topk_prob\": %s,\n", value != 0.0 ? "true" : "false");
+    for (i = 0; i < LLMI_COUNT(groups); i++) {                   /* 0: there are none */
+        value = 0.0;
+        (void)llmi_gguf_arch_value(r, groups[i], &value);
+        llmi_gguf_put(r, i ? "topk_group" : "n_group", value == 0.0 ? 1.0 : value);
+    }
+    if (llmi_gguf_arch_value(r, "attention.temperature_scale", &value) && value != 0.0)
+        return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%.100s: key deepseek2.attention."
+                         "temperature_scale is %g, only 0 is supported", r->g->source.name, value);
+    return llmi_gguf_rope(r);
+}
+
+/* config.json as text, which the caller frees */
+static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
+    static const llmi_pair_of_names special[] = {
+        {"tokenizer.ggml.bos_token_id", "bos_token_id", 1},
+        {"tokenizer.ggml.padding_token_id", "pad_token_id", 1},
+        {"tokenizer.ggml.eos_token_id", "eos_token_id", 1}, {NULL, NULL, 0}};
+    const llmi_pair_of_names *pair;
+    double value;
+    size_t i;
+    llmi_text_format(r->text, "{\n");
+    for (i = 0; i < r->g->n_tensors && strcmp(r->g->tensors[i].name, "token_embd.weight"); i++) {}
+    if (i < r->g->n_tensors) llmi_gguf_put(r, "vocab_size", (double)r->g->tensors[i].dims[1]);
+    for (pair = r->arch->keys; pair->gguf; pair++)
+        if (llmi_gguf_arch_value(r, pair->gguf, &value)) llmi_gguf_put(r, pair->ours, value);
+        else if (!pair->optional) return llmi_gguf_missing(r, pair->gguf);
+    for (pair = special; pair->gguf; pair++)
+        if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, pair->gguf), &value, r->err))
+            llmi_gguf_put(r, pair->ours, value);
+    if (!strcmp(r->arch->name, "deepseek2")) LLMI_TRY(llmi_gguf_deepseek(r));
+    llmi_text_format(r->text, "  \"tie_word_embeddings\": %s,\n  \"model_type\": \"%s\"\n}\n",
+                     llmi_gguf_has(r->g, "output.weight") ? "false" : "true", r->arch->model_type);
+    return r->text->failed == LLM_OK
+               ? LLM_OK
+               : llmi_fail(r->err, r->text->failed, "out of memory: keys of a GGUF file");
+}
+
+/* Part i of n; the first has the keys. The parts' files become those of the shards. */
+static llm_model *llmi_gguf_load(llmi_gguf *const *parts, size_t n, llmi_shards *all,
+                                 const llm_model_desc *desc, llm_error *err) {
+    const llmi_gguf_key *key = llmi_gguf_find(parts[0], "general.architecture");
+    llm_model *model = NULL;
+    llmi_gguf_reader r;
+    llmi_text text;
+    llm_result result;
+    size_t i;
+    for (i = 0; i < LLMI_COUNT(llmi_gguf_archs); i++)
+        if (llmi_gguf_is(parts[0], key, llmi_gguf_archs[i].name)) break;
+    if (i == LLMI_COUNT(llmi_gguf_archs)) {
+        llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: general.architecture is not gpt2 or deepseek2",
+                  parts[0]->source.name);
+        return NULL;
+    }
+    memset(&text, 0, sizeof text);
+    text.allocator = all->allocator;
+    r.g = parts[0];
+    r.arch = &llmi_gguf_archs[i];
+    r.text = &text;
+    r.err = err;
+    result = llmi_gguf_config(&r);
+    for (i = 0; i < n && result == LLM_OK; i++)
+        result = llmi_gguf_shard(parts[i], r.arch, &all->shards[i], err);
+    if (result == LLM_OK) result = llmi_shards_index(all, err);
+    if (result == LLM_OK)
+        model = llmi_load_model(text.data, text.size, parts[0]->source.name, all, desc, err);
+    llmi_text_free(&text);
     return model;
 }
 
@@ -13242,7 +14988,8 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
     llm_model *model = NULL;
     llmi_shards all;
     llmi_shard shard;
-    if (!config_json || !safetensors) {
+    const int is_gguf = safetensors && size >= 4 && !memcmp(safetensors, "GGUF", 4);
+    if ((!config_json && !is_gguf) || !safetensors) {
         llmi_fail(err, LLM_ERR_ARGUMENT, "config_json or safetensors is NULL");
         return NULL;
     }
@@ -13254,8 +15001,16 @@ LLM_API llm_model *llm_model_load_memory(const char *config_json, size_t config_
     shard.source.name = "safetensors in memory";
     shard.source.memory = (const unsigned char *)safetensors;
     shard.source.size = size;
-    if (llmi_shard_parse(&shard, all.allocator, err) == LLM_OK &&
-        llmi_shards_index(&all, err) == LLM_OK)
+    if (is_gguf) {
+        llmi_gguf *g = llmi_gguf_new("GGUF in memory", all.allocator, err);
+        if (g) {
+            g->source = shard.source;
+            g->source.name = "GGUF in memory";
+            if (llmi_gguf_parse(g, err) == LLM_OK) model = llmi_gguf_load(&g, 1, &all, desc, err);
+        }
+        llmi_gguf_free(g);
+    } else if (llmi_shard_parse(&shard, all.allocator, err) == LLM_OK &&
+               llmi_shards_index(&all, err) == LLM_OK)
         model = llmi_load_model(config_json, config_size, "config.json in memory", &all, desc, err);
     llmi_release(all.allocator, all.by_name);
     llmi_shard_free(&shard, all.allocator);
@@ -13509,6 +15264,69 @@ static llm_result llmi_config_of_metadata(const llmi_shards *all, void **config,
     return LLM_OK;
 }
 
+/* How many parts a GGUF model has, by its name: x-00001-of-00003.gguf has three; others are 1. */
+static size_t llmi_gguf_count(const char *path) {
+    const size_t length = strlen(path);
+    const char *end = path + (length > 20 ? length - 20 : 0);    /* -00001-of-00003.gguf */
+    size_t i;
+    for (i = 0; i < 5 && length > 20; i++)
+        if (end[1 + i] < '0' || end[1 + i] > '9' || end[10 + i] < '0' || end[10 + i] > '9') break;
+    if (i < 5 || end[0] != '-' || strncmp(end + 6, "-of-", 4)) return 1;
+    return (size_t)llmi_max((size_t)strtoul(end + 10, NULL, 10), 1);
+}
+/* every part says which it is of how many, and the first how many tensors there are */
+static llm_result llmi_gguf_check_part(llmi_gguf *g, size_t i, size_t n, size_t *n_tensors,
+                                       llm_error *err) {
+    double count = 1.0, no = 0.0, total;
+    *n_tensors += g->n_tensors;
+    (void)llmi_gguf_value(g, llmi_gguf_find(g, "split.count"), &count, err);
+    (void)llmi_gguf_value(g, llmi_gguf_find(g, "split.no"), &no, err);
+    if ((n > 1 || count > 1.0) && (count != (double)n || no != (double)i))
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: it is part %.0f of %.0f by its keys, %lu of "
+                         "%lu by its name", g->source.name, no + 1.0, count, (unsigned long)i + 1,
+                         (unsigned long)n);
+    if (i + 1 == n && n > 1 &&
+        llmi_gguf_value(g, llmi_gguf_find(g, "split.tensors.count"), &total, err) &&
+        total != (double)*n_tensors)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: its parts have %lu tensors, not %.0f",
+                         g->source.name, (unsigned long)*n_tensors, total);
+    return LLM_OK;
+}
+static const char *llmi_five_digits(char digits[5], size_t n) {
+    int i;
+    for (i = 5; i-- > 0; n /= 10) digits[i] = (char)('0' + n % 10);
+    return digits;
+}
+static llm_model *llmi_gguf_load_files(const char *path, const llm_model_desc *desc,
+                                       llm_error *err) {
+    const size_t n = llmi_gguf_count(path), length = strlen(path);
+    llm_model *model = NULL;
+    llmi_gguf **parts;
+    llmi_shards all;
+    llm_result result;
+    size_t n_tensors = 0, i;
+    char digits[5];
+    memset(&all, 0, sizeof all);
+    all.allocator = desc ? desc->allocator : NULL;
+    parts = (llmi_gguf **)llmi_alloc(all.allocator, n * sizeof *parts, "parts", err);
+    if (!parts) return NULL;
+    memset(parts, 0, n * sizeof *parts);
+    result = llmi_shards_make(&all, n, err);
+    for (i = 0; i < n && result == LLM_OK; i++) {
+        result = llmi_path_join(all.paths[i], sizeof all.paths[i], "", path, err);
+        if (result == LLM_OK && n > 1)
+            memcpy(all.paths[i] + length - 19, llmi_five_digits(digits, i + 1), 5);
+        parts[i] = result == LLM_OK ? llmi_gguf_open(all.paths[i], all.allocator, err) : NULL;
+        if (!parts[i]) result = LLM_ERR_IO;
+        else result = llmi_gguf_check_part(parts[i], i, n, &n_tensors, err);
+    }
+    if (result == LLM_OK) model = llmi_gguf_load(parts, n, &all, desc, err);
+    for (i = 0; i < n; i++) llmi_gguf_free(parts[i]);
+    llmi_release(all.allocator, parts);
+    llmi_shards_free(&all);
+    return model;
+}
+
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err) {
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     char config_path[LLMI_PATH];
@@ -13525,6 +15343,7 @@ LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, 
         llmi_fail(err, LLM_ERR_ARGUMENT, "path is NULL");
         return NULL;
     }
+    if (llmi_ends_with(path, ".gguf")) return llmi_gguf_load_files(path, desc, err);
     if (llmi_ends_with(path, ".safetensors")) {
         result = llmi_path_join(config_path, sizeof config_path, "", path, err);
         if (result == LLM_OK) result = llmi_shards_single(&all, path, err);
@@ -13800,7 +15619,8 @@ static llm_result llmi_save_tensors(const llmi_save *save, const char *name, siz
     llmi_text header;
     llmi_writer w;
     llm_result result;
-    size_t i;
+    void *values = NULL;
+    size_t capacity = 0, i;
     memset(&header, 0, sizeof header);
     header.allocator = model->allocator;
     llmi_header_write(&header, &model->table, first, end, save->dtype, save->generation);
@@ -13810,9 +15630,18 @@ static llm_result llmi_save_tensors(const llmi_save *save, const char *name, siz
                  : llmi_fail(err, header.failed, "out of memory: the header of %s", name);
     if (result == LLM_OK) result = llmi_writer_add(&w, length, 8, err);
     if (result == LLM_OK) result = llmi_writer_add(&w, header.data, header.size, err);
-    for (i = first; i < end && result == LLM_OK; i++)
-        result = llmi_save_tensor(&w, (const float *)model->data[i], model->table.rows[i].count,
-                                  save->dtype, err);
+    for (i = first; i < end && result == LLM_OK; i++) {
+        const size_t count = model->table.rows[i].count;
+        const float *from = (const float *)model->values[i].data;
+        if (!llmi_values_are_plain(model, i)) {
+            result = llmi_grow(model->allocator, &values, &capacity, 0, count * sizeof(float),
+                               "a tensor in f32", err);
+            if (result == LLM_OK) llmi_values_read(model, i, (float *)values);
+            from = (const float *)values;
+        }
+        if (result == LLM_OK) result = llmi_save_tensor(&w, from, count, save->dtype, err);
+    }
+    llmi_release(model->allocator, values);
     if (result == LLM_OK) result = llmi_save_close(&w, err);
     llmi_text_free(&header);
     return result;
@@ -13905,7 +15734,7 @@ static llm_result llmi_model_save(const llm_model *model, const char *directory,
     llm_result result;
     llmi_save save;
     uint64_t hash;
-    size_t i;
+    size_t i, scales;
     LLMI_TRY(llmi_directory_create(directory, err));
     memset(&save, 0, sizeof save);
     save.model = model;
@@ -13917,7 +15746,7 @@ static llm_result llmi_model_save(const llm_model *model, const char *directory,
     hash = llmi_hash_add((uint64_t)dtype, &model->config, sizeof model->config);
     hash = llmi_hash_add(hash, &model->special, sizeof model->special);
     for (i = 0; i < model->table.n; i++)
-        hash = llmi_hash_add(hash, model->data[i], model->table.rows[i].count * sizeof(float));
+        hash = llmi_hash_add(hash, model->values[i].data, llmi_values_size(model, i, &scales));
     snprintf(save.generation, sizeof save.generation, "%016llx", (unsigned long long)hash);
 #if LLMI_POSIX
     {                                  /* those who save here take turns */
@@ -13936,11 +15765,407 @@ static llm_result llmi_model_save(const llm_model *model, const char *directory,
 LLM_API llm_result llm_model_save(const llm_model *model, const char *directory, llm_dtype dtype,
                                   llm_error *err) {
     if (!model || !directory) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or directory is NULL");
+    if (dtype == LLM_DTYPE_DEFAULT) dtype = LLM_F32;
     if (dtype != LLM_F32 && dtype != LLM_BF16)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "%.120s: dtype %d: models are saved in F32 or BF16", directory,
                          (int)dtype);
     return llmi_model_save(model, directory, dtype, LLM_SHARD_BYTES, err);
+}
+
+/* ---- GGUF files are written ------------------------------------------------------------------ */
+#define LLMI_GGUF_ALIGN 32u
+typedef struct llmi_gguf_out {
+    const llm_model *model;
+    const llmi_gguf_arch *arch;
+    llm_dtype dtype;                   /* of matrices; DEFAULT: as they are                     */
+    llmi_text keys, tensors;           /* what the file begins with                             */
+    uint64_t n_keys, n_tensors, at;    /* at: bytes of data of the tensors so far               */
+    llmi_writer w;
+    llm_context *context;
+    llmi_room room;
+    llm_error *err;
+} llmi_gguf_out;
+
+static void llmi_gguf_put_number(llmi_text *text, uint64_t value, int bytes) {
+    unsigned char b[8];
+    llmi_put_little(b, value, bytes);
+    llmi_text_add(text, (const char *)b, (size_t)bytes);
+}
+static void llmi_gguf_put_string(llmi_text *text, const char *bytes, size_t n) {
+    llmi_gguf_put_number(text, n, 8);
+    llmi_text_add(text, bytes, n);
+}
+/* a key's name and type; a name without a dot before its first letter is the architecture's */
+static void llmi_gguf_put_key(llmi_gguf_out *o, const char *key, llmi_gguf_type type) {
+    char name[128];
+    const int whole = !strncmp(key, "general.", 8) || !strncmp(key, "tokenizer.", 10);
+    snprintf(name, sizeof name, "%s%s%s", whole ? "" : o->arch->name, whole ? "" : ".", key);
+    llmi_gguf_put_string(&o->keys, name, strlen(name));
+    llmi_gguf_put_number(&o->keys, type, 4);
+    o->n_keys++;
+}
+static void llmi_gguf_put_u32(llmi_gguf_out *o, const char *key, int64_t value) {
+    llmi_gguf_put_key(o, key, LLMI_GGUF_U32);
+    llmi_gguf_put_number(&o->keys, (uint64_t)value, 4);
+}
+static void llmi_gguf_put_f32(llmi_gguf_out *o, const char *key, float value) {
+    llmi_gguf_put_key(o, key, LLMI_GGUF_F32);
+    llmi_gguf_put_number(&o->keys, llmi_bits_of_float(value), 4);
+}
+static void llmi_gguf_put_bool(llmi_gguf_out *o, const char *key, int value) {
+    llmi_gguf_put_key(o, key, LLMI_GGUF_BOOL);
+    llmi_gguf_put_number(&o->keys, value != 0, 1);
+}
+static void llmi_gguf_put_text(llmi_gguf_out *o, const char *key, const char *text) {
+    llmi_gguf_put_key(o, key, LLMI_GGUF_STRING);
+    llmi_gguf_put_string(&o->keys, text, strlen(text));
+}
+static void llmi_gguf_put_array(llmi_gguf_out *o, const char *key, llmi_gguf_type item,
+                                uint64_t count) {
+    llmi_gguf_put_key(o, key, LLMI_GGUF_ARRAY);
+    llmi_gguf_put_number(&o->keys, item, 4);
+    llmi_gguf_put_number(&o->keys, count, 8);
+}
+
+/* the inverse of llmi_gguf_rope */
+static void llmi_gguf_yarn(const llm_config *c, float *multiplier, float *factor) {
+    const double of_1 = c->yarn_factor > 1.0f ? 0.1 * log((double)c->yarn_factor) : 0.0;
+    const int both = c->yarn_mscale != 0.0f && c->yarn_mscale_all_dim != 0.0f;
+    const double b = of_1 * (double)c->yarn_mscale_all_dim + 1.0;
+    const double a = both ? (of_1 * (double)c->yarn_mscale + 1.0) / b : of_1 + 1.0;
+    const double m = of_1 > 0.0 ? (b / a - 1.0) / of_1 : 0.0;
+    const int same = both && c->yarn_mscale == c->yarn_mscale_all_dim;
+    *multiplier = same ? 0.1f * c->yarn_mscale : (float)(0.1 * m);
+    *factor = same ? 1.0f : *multiplier != 0.0f ? (float)a : (float)(a / (of_1 + 1.0));
+}
+static void llmi_gguf_put_config(llmi_gguf_out *o) {
+    static const int file_types[] = {0, 0, 1, 32, 0, 7, 2, 3, 8, 9, 15, 17, 18};  /* by llm_dtype */
+    const llmi_arch *arch = o->model->arch;
+    const llmi_pair_of_names *pair;
+    llm_config with = o->model->config, *c = &with;
+    float multiplier, factor;
+    size_t i;
+    if (!c->n_routed_experts) c->first_k_dense = c->n_layers + c->mtp_depth;
+    llmi_gguf_put_text(o, "general.architecture", o->arch->name);
+    llmi_gguf_put_u32(o, "general.file_type", file_types[o->dtype]);
+    llmi_gguf_put_u32(o, "general.quantization_version", 2);
+    for (pair = o->arch->keys; pair->gguf; pair++)
+        for (i = 0; i < arch->n_fields; i++) {
+            const llmi_field *f = &arch->fields[i];
+            const double value = llmi_field_get(c, f);
+            if (!f->key || strcmp(f->key, pair->ours)) continue;
+            if (f->type == LLMI_FLOAT) llmi_gguf_put_f32(o, pair->gguf, (float)value);
+            else llmi_gguf_put_u32(o, pair->gguf, (int64_t)value);
+        }
+    llmi_gguf_put_u32(o, "vocab_size", c->vocab_size);
+    if (strcmp(o->arch->name, "deepseek2")) return;
+    llmi_gguf_put_u32(o, "block_count", c->n_layers + c->mtp_depth);
+    llmi_gguf_put_u32(o, "attention.head_count_kv", c->n_heads);
+    llmi_gguf_put_u32(o, "attention.key_length", c->qk_nope_head_dim + c->qk_rope_head_dim);
+    llmi_gguf_put_u32(o, "attention.value_length", c->v_head_dim);
+    llmi_gguf_put_u32(o, "expert_gating_func", 2);
+    llmi_gguf_put_bool(o, "expert_weights_norm", c->norm_topk_prob);
+    llmi_gguf_put_f32(o, "expert_weights_scale", c->routed_scaling_factor);
+    llmi_gguf_put_f32(o, "rope.freq_base", c->rope_theta);
+    if (c->topk_group < c->n_group) {
+        llmi_gguf_put_u32(o, "expert_group_count", c->n_group);
+        llmi_gguf_put_u32(o, "expert_group_used_count", c->topk_group);
+    }
+    if (c->yarn_factor == 0.0f) return;
+    llmi_gguf_put_text(o, "rope.scaling.type", "yarn");
+    llmi_gguf_put_f32(o, "rope.scaling.factor", c->yarn_factor);
+    llmi_gguf_put_u32(o, "rope.scaling.original_context_length", c->yarn_original_max_seq_len);
+    llmi_gguf_yarn(c, &multiplier, &factor);
+    if (multiplier != 0.0f)
+        llmi_gguf_put_f32(o, "rope.scaling.yarn_log_multiplier", multiplier);
+    if (factor != 1.0f) llmi_gguf_put_f32(o, "rope.scaling.attn_factor", factor);
+}
+
+/* a token, or two with a blank between them, as files write them */
+static void llmi_gguf_put_token(llmi_gguf_out *o, llmi_text *one, const llm_tokenizer *t, int32_t a,
+                                int32_t b) {
+    int which;
+    one->size = 0;
+    for (which = 0; which < 2; which++) {
+        const int32_t id = which ? b : a;
+        size_t i, n;
+        const char *bytes;
+        char character[4];
+        if (id < 0) continue;
+        if (which) llmi_text_add(one, " ", 1);
+        bytes = llmi_token_text(t, id, &n);
+        if (t->vocabulary.items[id].added) {
+            const llmi_added *added = &t->added[t->vocabulary.items[id].added - 1];
+            llmi_text_add(one, added->content, added->size);
+        } else if (t->vocabulary.items[id].kind != LLMI_BYTES) llmi_text_add(one, bytes, n);
+        else
+            for (i = 0; i < n; i++)
+                llmi_text_add(one, character,
+                              llmi_utf8_encode(character,
+                                               llmi_byte_to_char((unsigned char)bytes[i])));
+    }
+    llmi_gguf_put_string(&o->keys, one->data ? one->data : "", one->size);
+}
+static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer *t) {
+    const llm_special_tokens *special = &o->model->special;
+    const size_t V = (size_t)o->model->config.vocab_size;
+    llmi_text one;
+    size_t i, p;
+    int32_t end;
+    int s;
+    memset(&one, 0, sizeof one);
+    one.allocator = o->model->allocator;
+    if (special->bos >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.bos_token_id", special->bos);
+    if (special->n_eos) llmi_gguf_put_u32(o, "tokenizer.ggml.eos_token_id", special->eos[0]);
+    if (special->pad >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.padding_token_id", special->pad);
+    if (!t) {
+        llmi_gguf_put_text(o, "tokenizer.ggml.model", "none");
+        return LLM_OK;
+    }
+    if (t->vocabulary.n > V)
+        return llmi_fail(o->err, LLM_ERR_ARGUMENT, "the tokenizer has %lu tokens, the model %lu",
+                         (unsigned long)t->vocabulary.n, (unsigned long)V);
+    for (p = 0; p < LLMI_COUNT(llmi_gguf_pre); p++) {
+        int same = t->n_splits == llmi_gguf_pre[p].n;
+        for (s = 0; s < t->n_splits && same; s++)
+            same = llmi_splits[t->splits[s]].split == llmi_splits[llmi_gguf_pre[p].splits[s]].split;
+        if (same) break;
+    }
+    if (p == LLMI_COUNT(llmi_gguf_pre) || t->n_before + t->n_after > 1 || t->ignore_merges)
+        return llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "the tokenizer's %s that GGUF files have",
+                         t->ignore_merges ? "ignore_merges is none"
+                         : p == LLMI_COUNT(llmi_gguf_pre) ? "patterns are none"
+                                                          : "template is none");
+    /* without these keys llama.cpp takes token 11 */
+    end = llm_tokenizer_token(t, "<|endoftext|>", 13);
+    if (special->bos < 0 && (t->n_before || end >= 0))
+        llmi_gguf_put_u32(o, "tokenizer.ggml.bos_token_id", t->n_before ? t->before[0] : end);
+    if (!special->n_eos && (t->n_after || end >= 0))
+        llmi_gguf_put_u32(o, "tokenizer.ggml.eos_token_id", t->n_after ? t->after[0] : end);
+    llmi_gguf_put_text(o, "tokenizer.ggml.model", "gpt2");
+    llmi_gguf_put_text(o, "tokenizer.ggml.pre", llmi_gguf_pre[p].name);
+    if (t->add_prefix_space) llmi_gguf_put_bool(o, "tokenizer.ggml.add_space_prefix", 1);
+    llmi_gguf_put_bool(o, "tokenizer.ggml.add_bos_token", t->n_before > 0);
+    llmi_gguf_put_bool(o, "tokenizer.ggml.add_eos_token", t->n_after > 0);
+    llmi_gguf_put_array(o, "tokenizer.ggml.tokens", LLMI_GGUF_STRING, V);
+    for (i = 0; i < V; i++) {
+        char name[32];
+        if (i < t->vocabulary.n && t->vocabulary.items[i].kind != LLMI_ABSENT) {
+            llmi_gguf_put_token(o, &one, t, (int32_t)i, -1);
+            continue;
+        }
+        snprintf(name, sizeof name, "[PAD%lu]", (unsigned long)i);
+        llmi_gguf_put_string(&o->keys, name, strlen(name));
+    }
+    llmi_gguf_put_array(o, "tokenizer.ggml.token_type", LLMI_GGUF_I32, V);
+    for (i = 0; i < V; i++) {
+        llmi_token_type type = LLMI_NORMAL;
+        if (i >= t->vocabulary.n || t->vocabulary.items[i].kind == LLMI_ABSENT) type = LLMI_UNUSED;
+        else if (t->vocabulary.items[i].added)
+            type = t->added[t->vocabulary.items[i].added - 1].is.special ? LLMI_CONTROL
+                                                                         : LLMI_USER_DEFINED;
+        llmi_gguf_put_number(&o->keys, type, 4);
+    }
+    llmi_gguf_put_array(o, "tokenizer.ggml.merges", LLMI_GGUF_STRING, t->n_merges);
+    for (i = 0; i < t->n_merges; i++)
+        llmi_gguf_put_token(o, &one, t, t->merges[i].a, t->merges[i].b);
+    if (one.failed != LLM_OK) o->keys.failed = one.failed;
+    llmi_text_free(&one);
+    return LLM_OK;
+}
+
+/* the name that a tensor has in GGUF files; *expert: which of its experts, or -1. NULL: none. */
+static const char *llmi_gguf_their_name(const llmi_gguf_arch *arch, const char *name, char *out,
+                                        size_t capacity, long *expert) {
+    const llmi_pair_of_names *pair = arch->top;
+    const char *rest = name, *suffix = strrchr(name, '.');
+    char prefix[32], stem[96];
+    char *end;
+    size_t n;
+    *expert = -1;
+    prefix[0] = 0;
+    if (!strncmp(name, arch->blocks, strlen(arch->blocks))) {
+        snprintf(prefix, sizeof prefix, "blk.%ld.", strtol(name + strlen(arch->blocks), &end, 10));
+        rest = end + 1;
+        pair = arch->block;
+    }
+    if (!strcmp(suffix, ".weight") || !strcmp(suffix, ".bias")) n = (size_t)(suffix - rest);
+    else {
+        n = strlen(rest);
+        suffix = ".bias";
+    }
+    if (!strncmp(rest, "mlp.experts.", 12)) {
+        *expert = strtol(rest + 12, &end, 10);
+        snprintf(stem, sizeof stem, "mlp.experts.*%.*s", (int)(rest + n - end), end);
+    } else snprintf(stem, sizeof stem, "%.*s", (int)n, rest);
+    for (; pair->gguf && strcmp(pair->ours, stem); pair++) {}
+    if (!pair->gguf) return NULL;
+    snprintf(out, capacity, "%s%s%s", prefix, pair->gguf, suffix);
+    return out;
+}
+
+/* What llama.cpp's quantiser gives more bits: the head and, in its Q4_K_M and Q5_K_M, attention's
+ * fused projections and FFNs' second halves of the first and the last eighth of the layers, and of
+ * every third between */
+static llm_dtype llmi_gguf_mixed(const llmi_gguf_out *o, size_t i, const char *name) {
+    const int n = o->model->config.n_layers + o->model->config.mtp_depth, eighth = n / 8;
+    const int layer = strncmp(name, "blk.", 4) ? 0 : (int)strtol(name + 4, NULL, 10);
+    if (!llmi_dtype_is_blocks(o->dtype)) return o->dtype;
+    if ((int)i == llmi_head_index(o->model) && o->dtype != LLM_Q8_0) return LLM_Q6_K;
+    if ((o->dtype == LLM_Q4_K || o->dtype == LLM_Q5_K) &&
+        (strstr(name, ".attn_qkv.") || strstr(name, ".attn_kv_b.") || strstr(name, ".ffn_down")) &&
+        (layer < eighth || layer >= 7 * n / 8 || (layer - eighth) % 3 == 2))
+        return LLM_Q6_K;
+    return o->dtype;
+}
+static llm_dtype llmi_gguf_out_type(const llmi_gguf_out *o, size_t i, const char *name) {
+    const llmi_tensor *row = &o->model->table.rows[i];
+    size_t n_out, n_in;
+    if (!row->is_matrix) return LLM_F32;
+    if (!o->dtype) return o->model->values[i].type;
+    llmi_tensor_sides(row, &n_out, &n_in);
+    return llmi_type_fit(llmi_gguf_mixed(o, i, name), n_in);
+}
+/* how many tensors of the table, every third, are one in the file: the experts of a layer */
+static size_t llmi_gguf_merged(const llmi_gguf_out *o, long expert) {
+    return expert < 0 ? 1 : (size_t)o->model->config.n_routed_experts;
+}
+
+/* where tensor i stands in the file; the other experts stand with the first */
+static llm_result llmi_gguf_put_tensor(llmi_gguf_out *o, size_t i) {
+    const llmi_tensor *row = &o->model->table.rows[i];
+    char name[96];
+    long expert;
+    llm_dtype type;
+    size_t n_out, n_in, count;
+    if (!llmi_gguf_their_name(o->arch, row->name, name, sizeof name, &expert))
+        return llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "tensor %s has no name in GGUF files",
+                         row->name);
+    if (expert > 0) return LLM_OK;
+    type = llmi_gguf_out_type(o, i, name);
+    if (llmi_types[type].ggml < 0)
+        return llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "tensor %s is %s, which GGUF files do not "
+                         "have: another dtype is needed", row->name, llm_dtype_name(type));
+    llmi_tensor_sides(row, &n_out, &n_in);
+    count = llmi_gguf_merged(o, expert);
+    llmi_gguf_put_string(&o->tensors, name, strlen(name));
+    llmi_gguf_put_number(&o->tensors, row->n_dims == 1 ? 1 : expert < 0 ? 2 : 3, 4);
+    if (row->n_dims > 1) llmi_gguf_put_number(&o->tensors, n_in, 8);
+    llmi_gguf_put_number(&o->tensors, n_out, 8);
+    if (expert >= 0) llmi_gguf_put_number(&o->tensors, count, 8);
+    llmi_gguf_put_number(&o->tensors, (uint64_t)llmi_types[type].ggml, 4);
+    llmi_gguf_put_number(&o->tensors, o->at, 8);
+    o->at += llmi_round_up(count * llmi_dtype_bytes(type, row->count), LLMI_GGUF_ALIGN);
+    o->n_tensors++;
+    return LLM_OK;
+}
+static llm_result llmi_gguf_put_values(llmi_gguf_out *o, size_t i) {
+    static const char zeros[LLMI_GGUF_ALIGN] = {0};
+    const llm_model *model = o->model;
+    const llmi_tensor *row = &model->table.rows[i];
+    char name[96];
+    long expert;
+    llmi_values to;
+    size_t e, bytes, count;
+    (void)llmi_gguf_their_name(o->arch, row->name, name, sizeof name, &expert);
+    if (expert > 0) return LLM_OK;
+    memset(&to, 0, sizeof to);
+    to.type = llmi_gguf_out_type(o, i, name);
+    bytes = llmi_dtype_bytes(to.type, row->count);
+    count = llmi_gguf_merged(o, expert);
+    for (e = 0; e < count; e++) {
+        const llmi_values from = model->values[i + 3 * e];
+        const void *data = from.data;
+        if (from.type != to.type || from.transposed) {
+            llmi_convert job;
+            LLMI_TRY(llmi_grow(model->allocator, &o->room.values, &o->room.size, 0, bytes,
+                               "a tensor", o->err));
+            to.data = o->room.values;
+            job = llmi_convert_of(&model->table.rows[i + 3 * e], to, from);
+            llmi_convert_run(o->context, &job);
+            data = to.data;
+        }
+        LLMI_TRY(llmi_writer_add(&o->w, data, bytes, o->err));
+    }
+    bytes *= count;
+    return llmi_writer_add(&o->w, zeros, llmi_round_up(bytes, LLMI_GGUF_ALIGN) - bytes, o->err);
+}
+/* what llama.cpp's deepseek2 has no key for, or refuses to load */
+static llm_result llmi_gguf_check(const llmi_gguf_out *o) {
+    const llm_config *c = &o->model->config;
+    const char *what = NULL;
+    if (strcmp(o->arch->name, "deepseek2")) return LLM_OK;
+    if (c->attention_bias) what = "no attention_bias";
+    if (c->rope_half_split) what = "no rope_half_split";
+    if (c->yarn_factor != 0.0f && (c->yarn_beta_fast != 32.0f || c->yarn_beta_slow != 1.0f))
+        what = "no other yarn_beta_fast and yarn_beta_slow than 32 and 1";
+    if (c->n_routed_experts && !c->n_shared_experts) what = "no experts without a shared one";
+    if (c->q_lora_rank && (c->n_layers == 26 || c->n_layers == 27))
+        what = "no q_lora_rank in models of 26 or 27 layers";
+    return what ? llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "llama.cpp's deepseek2 has %s", what)
+                : LLM_OK;
+}
+static llm_result llmi_gguf_write(llmi_gguf_out *o, const char *path) {
+    const size_t n = o->model->table.n;
+    static const char zeros[LLMI_GGUF_ALIGN] = {0};
+    unsigned char start[24];
+    llm_result result;
+    size_t i, header;
+    for (i = 0; i < n; i++) LLMI_TRY(llmi_gguf_put_tensor(o, i));
+    if (o->keys.failed != LLM_OK || o->tensors.failed != LLM_OK)
+        return llmi_fail(o->err, LLM_ERR_MEMORY, "out of memory: the header of %.120s",
+                         llmi_path_end(path, 120));
+    o->context = llmi_model_context(o->model, o->model->n_threads, o->err);
+    if (!o->context) return LLM_ERR_MEMORY;
+    llmi_put_little(start, 0x46554747u, 4);
+    llmi_put_little(start + 4, 3, 4);
+    llmi_put_little(start + 8, o->n_tensors, 8);
+    llmi_put_little(start + 16, o->n_keys, 8);
+    header = sizeof start + o->keys.size + o->tensors.size;
+    LLMI_TRY(llmi_writer_open(&o->w, path, LLMI_TEMPORARIES, o->err));
+    result = llmi_writer_add(&o->w, start, sizeof start, o->err);
+    if (result == LLM_OK) result = llmi_writer_add(&o->w, o->keys.data, o->keys.size, o->err);
+    if (result == LLM_OK) result = llmi_writer_add(&o->w, o->tensors.data, o->tensors.size, o->err);
+    if (result == LLM_OK)
+        result = llmi_writer_add(&o->w, zeros, llmi_round_up(header, LLMI_GGUF_ALIGN) - header,
+                                 o->err);
+    for (i = 0; i < n && result == LLM_OK; i++) {
+        result = llmi_gguf_put_values(o, i);
+        if (result == LLM_ERR_MEMORY) llmi_writer_abandon(&o->w);
+    }
+    if (result == LLM_OK) result = llmi_writer_finish(&o->w, o->err);
+    return result == LLM_OK ? llmi_writer_rename(&o->w, o->err) : result;
+}
+
+LLM_API llm_result llm_gguf_save(const llm_model *model, const llm_tokenizer *tokenizer,
+                                 const char *path, llm_dtype dtype, llm_error *err) {
+    llmi_gguf_out *o;
+    llm_result result;
+    size_t i;
+    if (!model || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "model or path is NULL");
+    LLMI_TRY(llmi_check_int("dtype", (int)dtype, 0, LLM_Q6_K, err));
+    o = (llmi_gguf_out *)llmi_alloc(model->allocator, sizeof *o, "a GGUF file", err);
+    if (!o) return LLM_ERR_MEMORY;
+    memset(o, 0, sizeof *o);
+    o->model = model;
+    o->dtype = dtype;
+    o->err = err;
+    o->keys.allocator = o->tensors.allocator = model->allocator;
+    for (i = 0; strcmp(llmi_gguf_archs[i].model_type, model->arch->name); i++) {}
+    o->arch = &llmi_gguf_archs[i];
+    result = llmi_gguf_check(o);
+    if (result == LLM_OK) {
+        llmi_gguf_put_config(o);
+        result = llmi_gguf_put_tokenizer(o, tokenizer);
+    }
+    if (result == LLM_OK) result = llmi_gguf_write(o, path);
+    llm_context_free(o->context);
+    llmi_text_free(&o->keys);
+    llmi_text_free(&o->tensors);
+    llmi_release(model->allocator, o->room.values);
+    llmi_release(model->allocator, o);
+    return result;
 }
 #endif /* LLM_NO_STDIO */
 
@@ -14299,22 +16524,22 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
 #endif
 #if LLMI_X86
   #define LLMI_PASS LLMI_PASS_AVX2
-  LLMI_REGION("avx2,fma")
+  LLMI_REGION("avx2,fma,f16c")
   #include LLM_SELF
   LLMI_REGION_END
   #define LLMI_PASS LLMI_PASS_AVX512   /* F, BW, VL */
-  LLMI_REGION("avx2,fma,avx512f,avx512bw,avx512vl")
+  LLMI_REGION("avx2,fma,f16c,avx512f,avx512bw,avx512vl")
   #include LLM_SELF
   LLMI_REGION_END
   #if LLMI_BF16
     #define LLMI_PASS LLMI_PASS_BF16
-    LLMI_REGION("avx2,fma,avx512f,avx512bw,avx512vl,avx512bf16")
+    LLMI_REGION("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512bf16,avx512vnni")
     #include LLM_SELF
     LLMI_REGION_END
   #endif
   #if LLMI_AMX
     #define LLMI_PASS LLMI_PASS_AMX
-    LLMI_REGION("avx2,fma,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16")
+    LLMI_REGION("avx2,fma,f16c,avx512f,avx512bw,avx512vl,amx-tile,amx-bf16")
     #include LLM_SELF
     LLMI_REGION_END
   #endif
@@ -14328,7 +16553,8 @@ static int llmi_last_pass(void) {
 #if LLMI_X86
     unsigned a, b, c, d, enabled, high;
     int last = LLMI_PASS_BASE;
-    if (__get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 27)) && (c & (1u << 12))) { /* OSXSAVE, FMA */
+    const unsigned needed = 1u << 27 | 1u << 12 | 1u << 29;              /* OSXSAVE, FMA, F16C */
+    if (__get_cpuid(1, &a, &b, &c, &d) && (c & needed) == needed) {
         __asm__ volatile("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
         (void)high;
         if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
@@ -14338,8 +16564,8 @@ static int llmi_last_pass(void) {
                 last = LLMI_PASS_AVX512;
   #if LLMI_BF16
             if (last == LLMI_PASS_AVX512) {
-                const unsigned amx = d;
-                if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)))
+                const unsigned amx = d, vnni = c & (1u << 11);
+                if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)) && vnni)
                     last = LLMI_PASS_BF16;
     #if LLMI_AMX
                 if (last == LLMI_PASS_BF16 && (enabled & 0x60000u) == 0x60000u &&
@@ -14399,7 +16625,12 @@ LLMI_SHORT_NAMES(LLMI_POP)
  * ========================================================================================== */
 #undef LLV
 #undef LLV_
+#undef LLV_BF16
 #undef LLV_BITS
+#undef LLV_BLOCK_ROWS
+#undef LLV_BYTES
+#undef LLV_F16
+#undef LLV_FLOAT_U8
 #undef LLV_FLOATS
 #undef LLV_FMA
 #undef LLV_HMAX
@@ -14428,6 +16659,8 @@ LLMI_SHORT_NAMES(LLMI_POP)
 #undef LLV_F32
 #undef LLV_SLL
 #undef LLV_SQRT
+#undef LLV_SPREAD
+#undef LLV_SPREAD16
 #undef LLV_SRL
 #undef LLV_ST
 #undef LLV_ST2
@@ -14468,6 +16701,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_NV 2
   #define LLV_KC 768
   #define LLV_ROWS 4
+  #define LLV_BLOCK_ROWS 8
   #define LLV __m512
   #define LLV_LD(p) _mm512_loadu_ps(p)
   #define LLV_ST(p, v) _mm512_storeu_ps(p, v)
@@ -14491,6 +16725,9 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_IOR(a, b) _mm512_or_si512(a, b)
   #define LLV_SLL(i, n) _mm512_slli_epi32(i, n)
   #define LLV_SRL(i, n) _mm512_srli_epi32(i, n)
+  #define LLV_F16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(p)))
+  #define LLV_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32( \
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
   #define LLV_ZERO_BELOW(v, x, low) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v)
 #elif LLMI_PASS == LLMI_PASS_AVX2
   #define LLV_NAME "avx2"
@@ -14500,6 +16737,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_KC 768
   #define LLV_MC 72
   #define LLV_ROWS 2
+  #define LLV_BLOCK_ROWS 4
   #define LLV __m256
   #define LLV_LD(p) _mm256_loadu_ps(p)
   #define LLV_ST(p, v) _mm256_storeu_ps(p, v)
@@ -14521,6 +16759,9 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_IOR(a, b) _mm256_or_si256(a, b)
   #define LLV_SLL(i, n) _mm256_slli_epi32(i, n)
   #define LLV_SRL(i, n) _mm256_srli_epi32(i, n)
+  #define LLV_F16(p) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p)))
+  #define LLV_BF16(p) _mm256_castsi256_ps(_mm256_slli_epi32( \
+      _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
   #define LLV_ZERO_BELOW(v, x, low) _mm256_and_ps(v, _mm256_cmp_ps(x, low, _CMP_NLT_UQ))
 #elif LLMI_PASS == LLMI_PASS_BASE && LLMI_X86
   #define LLV_NAME "sse2"
@@ -14530,6 +16771,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_KC 768
   #define LLV_MC 72
   #define LLV_ROWS 2
+  #define LLV_BLOCK_ROWS 4
   #define LLV __m128
   #define LLV_LD(p) _mm_loadu_ps(p)
   #define LLV_ST(p, v) _mm_storeu_ps(p, v)
@@ -14551,6 +16793,10 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_IOR(a, b) _mm_or_si128(a, b)
   #define LLV_SLL(i, n) _mm_slli_epi32(i, n)
   #define LLV_SRL(i, n) _mm_srli_epi32(i, n)
+  #define LLV_F16(p) _mm_set_ps(llmi_f16_to_f32((p)[3]), llmi_f16_to_f32((p)[2]), \
+                                llmi_f16_to_f32((p)[1]), llmi_f16_to_f32((p)[0]))
+  #define LLV_BF16(p) _mm_castsi128_ps(_mm_unpacklo_epi16( \
+      _mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)(const void *)(p))))
   #define LLV_ZERO_BELOW(v, x, low) _mm_and_ps(v, _mm_cmpnlt_ps(x, low))
 #elif LLMI_PASS == LLMI_PASS_BASE
   #define LLV_NAME "neon"
@@ -14560,6 +16806,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_KC 512
   #define LLV_MC 64
   #define LLV_ROWS 4
+  #define LLV_BLOCK_ROWS 4
   #define LLV float32x4_t
   #define LLV_LD(p) vld1q_f32(p)
   #define LLV_ST(p, v) vst1q_f32(p, v)
@@ -14581,6 +16828,8 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_IOR(a, b) vorrq_s32(a, b)
   #define LLV_SLL(i, n) vshlq_n_s32(i, n)
   #define LLV_SRL(i, n) vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_s32(i), n))
+  #define LLV_F16(p) vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))
+  #define LLV_BF16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
   #define LLV_ZERO_BELOW(v, x, low) \
       vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)))
 #else
@@ -14591,6 +16840,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_KC 256
   #define LLV_MC 64
   #define LLV_ROWS 2
+  #define LLV_BLOCK_ROWS 4
   #define LLV float
   #define LLV_LD(p) (*(p))
   #define LLV_ST(p, v) ((void)(*(p) = (v)))
@@ -14617,6 +16867,8 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_IOR(a, b) ((a) | (b))
   #define LLV_SLL(i, n) ((int32_t)((uint32_t)(i) << (n)))
   #define LLV_SRL(i, n) ((int32_t)((uint32_t)(i) >> (n)))
+  #define LLV_F16(p) llmi_f16_to_f32(*(p))
+  #define LLV_BF16(p) llmi_bf16_to_f32(*(p))
   #define LLV_ZERO_BELOW(v, x, low) ((x) < (low) ? 0.0f : (v))
 #endif /* LLMI_PASS >= LLMI_PASS_AVX512 */
 #define LLV_NR (LLV_NV * LLV_W)
@@ -15176,6 +17428,470 @@ static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t 
 }
 #endif
 
+/* ---- products with blocks, and blocks to f32 ------------------------------------------------- */
+#if LLMI_PASS == LLMI_PASS_AVX512 || LLMI_PASS == LLMI_PASS_BF16
+  #define LLV_SPREAD(p) _mm512_permutexvar_ps( \
+      _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0), \
+      _mm512_castps128_ps512(_mm_loadu_ps(p)))
+  #define LLV_SPREAD16(p) _mm512_permutexvar_epi16( \
+      _mm512_set_epi64(0x0003000300030003, 0x0003000300030003, 0x0002000200020002, \
+                       0x0002000200020002, 0x0001000100010001, 0x0001000100010001, 0, 0), \
+      _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+  #define LLV_BYTES(p) _mm512_loadu_si512((const void *)(p))
+  #define LLV_FLOAT_U8(p) \
+      _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))))
+#elif LLMI_PASS == LLMI_PASS_AVX2
+  #define LLV_SPREAD(p) _mm256_permutevar8x32_ps( \
+      _mm256_castps128_ps256( \
+          _mm_castsi128_ps(_mm_loadl_epi64((const __m128i *)(const void *)(p)))), \
+      _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0))
+  #define LLV_SPREAD16(p) _mm256_shuffle_epi8( \
+      _mm256_broadcastd_epi32(_mm_loadu_si32(p)), \
+      _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100, \
+                        0x0100010001000100))
+  #define LLV_BYTES(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+  #define LLV_FLOAT_U8(p) \
+      _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
+#endif
+#if LLMI_PASS >= LLMI_PASS_AVX2 && LLMI_PASS <= LLMI_PASS_BF16
+LLMI_INLINE __m256i LLV_(load32)(const unsigned char *p) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)p);
+}
+  #if LLMI_PASS > LLMI_PASS_AVX2
+LLMI_INLINE __m512i LLV_(halves16)(short low, short high) {      /* of a vector's two halves */
+    return _mm512_inserti64x4(_mm512_set1_epi16(low), _mm256_set1_epi16(high), 1);
+}
+LLMI_INLINE __m512 LLV_(both)(const __m256 *x) {
+    return _mm512_castpd_ps(_mm512_insertf64x4(
+        _mm512_castps_pd(_mm512_castps256_ps512(x[0])), _mm256_castps_pd(x[1]), 1));
+}
+  #endif
+/* values 32 i .. 32 i + 31 of a chunk, as llmi_blocks_open has them */
+LLMI_INLINE __m256i LLV_(unpack)(llm_dtype type, const unsigned char *b, size_t i) {
+    const __m256i low = _mm256_set1_epi8(15);
+    if (type == LLM_Q8_0)
+        return _mm256_xor_si256(LLV_(load32)(b + i * 34 + 2), _mm256_set1_epi8(-128));
+    if (type == LLM_Q4_K || type == LLM_Q5_K) {
+        const __m256i v = LLV_(load32)(b + (type == LLM_Q4_K ? 16 : 48) + i / 2 * 32);
+        const __m256i q = _mm256_and_si256(
+            _mm256_srl_epi16(v, _mm_cvtsi32_si128((int)(i % 2 * 4))), low);
+        const __m256i fifth = _mm256_srl_epi16(LLV_(load32)(b + 16), _mm_cvtsi32_si128((int)i));
+        if (type == LLM_Q4_K) return q;
+        return _mm256_or_si256(
+            q, _mm256_slli_epi16(_mm256_and_si256(fifth, _mm256_set1_epi8(1)), 4));
+    }
+    if (type == LLM_Q6_K) {
+        const __m256i v = LLV_(load32)(b + i / 4 * 64 + i % 2 * 32);
+        const __m256i h = LLV_(load32)(b + 128 + i / 4 * 32);
+        const __m256i q = _mm256_srl_epi16(v, _mm_cvtsi32_si128((int)(i % 4 / 2 * 4)));
+        const __m256i high = _mm256_srl_epi16(h, _mm_cvtsi32_si128((int)(i % 4 * 2)));
+        return _mm256_or_si256(
+            _mm256_and_si256(q, low),
+            _mm256_slli_epi16(_mm256_and_si256(high, _mm256_set1_epi8(3)), 4));
+    } else {
+        const size_t m = type == LLM_Q4_1 || type == LLM_Q5_1,
+                     five = type == LLM_Q5_0 || type == LLM_Q5_1;
+        const unsigned char *at = b + i * llmi_types[type].bytes + 2 + 2 * m + 4 * five;
+        const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)at);
+        const __m256i q = _mm256_and_si256(
+            _mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), low);
+        if (five) {
+            const __m256i mask = _mm256_set1_epi64x((int64_t)0x8040201008040201u);
+            const __m256i spread = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202,
+                                                     0x0101010101010101, 0);
+            int32_t bits;
+            __m256i fifth;
+            memcpy(&bits, at - 4, 4);
+            fifth = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread), mask);
+            fifth = _mm256_and_si256(_mm256_cmpeq_epi8(fifth, mask), _mm256_set1_epi8(16));
+            return _mm256_or_si256(q, fifth);
+        }
+        return q;
+    }
+}
+
+/* eight numbers, each twice */
+LLMI_INLINE void LLV_(twice)(__m256 x, __m256 *to) {
+    to[0] = _mm256_permutevar8x32_ps(x, _mm256_set_epi32(3, 3, 2, 2, 1, 1, 0, 0));
+    to[1] = _mm256_permutevar8x32_ps(x, _mm256_set_epi32(7, 7, 6, 6, 5, 5, 4, 4));
+}
+/* eight f16 that stand `bytes` apart */
+LLMI_INLINE __m256 LLV_(halves)(const unsigned char *b, size_t bytes) {
+    uint16_t d[8];
+    int i;
+    LLMI_UNROLL
+    for (i = 0; i < 8; i++) memcpy(&d[i], b + (size_t)i * bytes, 2);
+    return _mm256_cvtph_ps(_mm_set_epi16((short)d[7], (short)d[6], (short)d[5], (short)d[4],
+                                         (short)d[3], (short)d[2], (short)d[1], (short)d[0]));
+}
+/* scale and least of the 16 sixteens of a chunk of n thirty-twos, as llmi_blocks_open has them */
+LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, __m256 *scale,
+                              __m256 *least) {
+    if (type == LLM_Q4_K || type == LLM_Q5_K) {
+        const __m256 dm = LLV_(halves)(b, 2);
+        const __m256 d = _mm256_broadcastss_ps(_mm256_castps256_ps128(dm));
+        const __m256 m = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm256_castps256_ps128(dm)));
+        uint32_t u[3];
+        __m128i a, c;
+        memcpy(u, b + 4, 12);
+        a = _mm_set_epi32(0, 0,
+                          (int)((u[2] & 0x0f0f0f0fu) | (u[0] >> 6 & 0x03030303u) << 4),
+                          (int)(u[0] & 0x3f3f3f3fu));
+        c = _mm_set_epi32(0, 0,
+                          (int)((u[2] >> 4 & 0x0f0f0f0fu) | (u[1] >> 6 & 0x03030303u) << 4),
+                          (int)(u[1] & 0x3f3f3f3fu));
+        LLV_(twice)(d * _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(a)), scale);
+        LLV_(twice)(_mm256_xor_ps(m, _mm256_set1_ps(-0.0f)) *
+                        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(c)),
+                    least);
+    } else if (type == LLM_Q6_K) {
+        const __m128i s = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
+        uint16_t bits;
+        __m256 d;
+        memcpy(&bits, b + 208, 2);
+        d = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+        scale[0] = d * _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(s));
+        scale[1] = d * _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(s, s)));
+        least[0] = scale[0] * _mm256_set1_ps(-32.0f);
+        least[1] = scale[1] * _mm256_set1_ps(-32.0f);
+    } else if (n == 8) {
+        const size_t bytes = llmi_types[type].bytes;
+        const __m256 d = LLV_(halves)(b, bytes);
+        LLV_(twice)(d, scale);
+        if (type == LLM_Q4_1 || type == LLM_Q5_1) LLV_(twice)(LLV_(halves)(b + 2, bytes), least);
+        else
+            LLV_(twice)(d * _mm256_set1_ps(type == LLM_Q8_0   ? -128.0f
+                                           : type == LLM_Q5_0 ? -16.0f
+                                                              : -8.0f),
+                        least);
+    } else {                           /* the end of a row */
+        unsigned char q[LLMI_BLOCK_MOST];
+        float s[16] = {0}, l[16] = {0};
+        llmi_blocks_open_32(type, b, n, q, s, l);
+        scale[0] = _mm256_loadu_ps(s);
+        scale[1] = _mm256_loadu_ps(s + 8);
+        least[0] = _mm256_loadu_ps(l);
+        least[1] = _mm256_loadu_ps(l + 8);
+    }
+}
+
+/* fours of u (0..255) by x (-128..127), summed */
+LLMI_INLINE LLV_VI LLV_(dot_bytes)(llm_dtype type, LLV_VI u, LLV_VI x) {
+  #if LLMI_PASS == LLMI_PASS_BF16
+    (void)type;
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, x);
+  #elif LLMI_PASS == LLMI_PASS_AVX512
+    if (type == LLM_Q8_0)              /* a pair of products may not fit 16 bits */
+        return _mm512_add_epi32(
+            _mm512_madd_epi16(_mm512_and_si512(u, _mm512_set1_epi16(255)),
+                              _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8)),
+            _mm512_madd_epi16(_mm512_srli_epi16(u, 8), _mm512_srai_epi16(x, 8)));
+    return _mm512_madd_epi16(_mm512_maddubs_epi16(u, x), _mm512_set1_epi16(1));
+  #else
+    if (type == LLM_Q8_0)              /* a pair of products may not fit 16 bits */
+        return _mm256_add_epi32(
+            _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)),
+                              _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8)),
+            _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(x, 8)));
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), _mm256_set1_epi16(1));
+  #endif
+}
+/* as many thirty-twos, from the i-th on, as a vector holds; what is beyond n is 0 */
+LLMI_INLINE LLV_VI LLV_(unpack_all)(llm_dtype type, const unsigned char *b, size_t i, size_t n) {
+  #if LLMI_PASS == LLMI_PASS_AVX2
+    (void)n;
+    return LLV_(unpack)(type, b, i);
+  #else
+    const __m512i low = _mm512_set1_epi8(15);
+    const short at = (short)(i % 4);
+    __m512i v, h;
+    if (type == LLM_Q6_K) {
+        h = _mm512_broadcast_i64x4(LLV_(load32)(b + 128 + i / 4 * 32));
+        h = _mm512_srlv_epi16(h, LLV_(halves16)((short)(2 * at), (short)(2 * at + 2)));
+        v = _mm512_srl_epi16(LLV_BYTES(b + i / 4 * 64), _mm_cvtsi32_si128(at / 2 * 4));
+        return _mm512_or_si512(
+            _mm512_and_si512(v, low),
+            _mm512_slli_epi16(_mm512_and_si512(h, _mm512_set1_epi8(3)), 4));
+    }
+    if (type == LLM_Q4_K || type == LLM_Q5_K) {
+        v = _mm512_broadcast_i64x4(LLV_(load32)(b + (type == LLM_Q4_K ? 16 : 48) + i / 2 * 32));
+        v = _mm512_and_si512(_mm512_srlv_epi16(v, LLV_(halves16)(0, 4)), low);
+        if (type == LLM_Q4_K) return v;
+        h = _mm512_broadcast_i64x4(LLV_(load32)(b + 16));
+        h = _mm512_srlv_epi16(h, LLV_(halves16)((short)i, (short)(i + 1)));
+        return _mm512_or_si512(v, _mm512_slli_epi16(_mm512_and_si512(h, _mm512_set1_epi8(1)), 4));
+    }
+    return _mm512_inserti64x4(
+        _mm512_castsi256_si512(LLV_(unpack)(type, b, i)),
+        i + 1 < n ? LLV_(unpack)(type, b, i + 1) : _mm256_setzero_si256(), 1);
+  #endif
+}
+/* sum + least x of a chunk's sixteens */
+LLMI_INLINE LLV LLV_(add_least)(LLV sum, const __m256 *least, const float *x) {
+  #if LLMI_PASS == LLMI_PASS_AVX2
+    return _mm256_fmadd_ps(least[1], _mm256_loadu_ps(x + 8),
+                           _mm256_fmadd_ps(least[0], _mm256_loadu_ps(x), sum));
+  #else
+    return _mm512_fmadd_ps(LLV_(both)(least), _mm512_loadu_ps(x), sum);
+  #endif
+}
+
+/* rows rows of x by one row of the weight; each has two sums, as one would wait for itself */
+LLMI_INLINE void LLV_(blocks_row)(llm_dtype type, int rows, size_t k, const llmi_q8 *x, size_t ldx,
+                                  const unsigned char *w, float *out) {
+    const size_t step = LLV_W / 8;
+    LLV acc[LLV_BLOCK_ROWS][2];
+    size_t k0, i, j;
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) acc[r][0] = acc[r][1] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x++) {
+        const size_t n = llmi_min(k - k0, LLMI_BLOCK_MOST) / 32;
+        const size_t bytes = llmi_dtype_bytes(type, 32 * n);
+        float scaled[LLV_BLOCK_ROWS][16];
+        __m256 scale[2], least[2];
+        LLV_(scales)(type, w, n, scale, least);
+        for (j = 0; j < bytes; j += 64) LLMI_PREFETCH(w + 2048 + j);
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            const llmi_q8 *xr = x + (size_t)r * ldx;
+            _mm256_storeu_ps(scaled[r], scale[0] * _mm256_loadu_ps(xr->scale));
+            _mm256_storeu_ps(scaled[r] + 8, scale[1] * _mm256_loadu_ps(xr->scale + 8));
+            acc[r][0] = LLV_(add_least)(acc[r][0], least, xr->sum);
+        }
+        if (n == 8) {
+            LLMI_UNROLL
+            for (i = 0; i < 8; i += step) {
+                const LLV_VI u = LLV_(unpack_all)(type, w, i, 8);
+                LLMI_UNROLL
+                for (r = 0; r < rows; r++) {
+                    const LLV_VI dot = LLV_(dot_bytes)(
+                        type, u, LLV_BYTES(x[(size_t)r * ldx].q + 32 * i));
+                    acc[r][i / step % 2] =
+                        LLV_FMA(LLV_TO_FLOAT(dot), LLV_SPREAD(scaled[r] + 2 * i),
+                                acc[r][i / step % 2]);
+                }
+            }
+        } else {
+            for (i = 0; i < n; i += step) {
+                const LLV_VI u = LLV_(unpack_all)(type, w, i, n);
+                for (r = 0; r < rows; r++) {
+                    const LLV_VI dot = LLV_(dot_bytes)(
+                        type, u, LLV_BYTES(x[(size_t)r * ldx].q + 32 * i));
+                    acc[r][0] =
+                        LLV_FMA(LLV_TO_FLOAT(dot), LLV_SPREAD(scaled[r] + 2 * i), acc[r][0]);
+                }
+            }
+        }
+        w += bytes;
+    }
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(acc[r][0] + acc[r][1]);
+}
+
+/* the whole numbers that sixteens of a K block are multiplied by */
+LLMI_INLINE void LLV_(whole_scales)(llm_dtype type, const unsigned char *b, int16_t *to) {
+    __m128i s = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
+    if (type != LLM_Q6_K) {
+        uint32_t u[3];
+        memcpy(u, b + 4, 12);
+        s = _mm_set_epi32(0, 0, (int)((u[2] & 0x0f0f0f0fu) | (u[0] >> 6 & 0x03030303u) << 4),
+                          (int)(u[0] & 0x3f3f3f3fu));
+        s = _mm_unpacklo_epi8(s, s);
+    }
+    _mm256_storeu_si256((__m256i *)(void *)to, _mm256_cvtepi8_epi16(s));
+}
+/* sum + u x s, by fours: u (0..63), x (-127..127), s a scale for each pair */
+LLMI_INLINE LLV_VI LLV_(dot_scaled)(LLV_VI sum, LLV_VI u, LLV_VI x, LLV_VI s) {
+  #if LLMI_PASS == LLMI_PASS_BF16
+    return _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(u, x), s);
+  #elif LLMI_PASS == LLMI_PASS_AVX512
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(u, x), s));
+  #else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), s));
+  #endif
+}
+/* As blocks_row, of the K types and x with one scale for 256: scales multiply whole numbers. */
+LLMI_INLINE void LLV_(blocks_row_k)(llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                                    size_t ldx, const unsigned char *w, float *out) {
+    const size_t bytes = llmi_types[type].bytes, step = LLV_W / 8, sums = rows == 1 ? 2 : 1;
+    LLV total[LLV_BLOCK_ROWS];
+    size_t k0, i, j;
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) total[r] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x++, w += bytes) {
+        LLV_VI sum[LLV_BLOCK_ROWS][2];
+        int16_t whole[16];
+        __m256 scale[2], least[2];
+        uint16_t half;
+        LLV d;
+        memcpy(&half, type == LLM_Q6_K ? w + 208 : w, 2);
+        d = LLV_SET1(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half))));
+        LLV_(whole_scales)(type, w, whole);
+        LLV_(scales)(type, w, 8, scale, least);
+        for (j = 0; j < bytes; j += 64) LLMI_PREFETCH(w + 2048 + j);
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            sum[r][0] = sum[r][1] = LLV_ISET(0);
+            total[r] = LLV_(add_least)(total[r], least, x[(size_t)r * ldx].sum);
+        }
+        LLMI_UNROLL
+        for (i = 0; i < 8; i += step) {
+            const LLV_VI u = LLV_(unpack_all)(type, w, i, 8), s = LLV_SPREAD16(whole + 2 * i);
+            LLMI_UNROLL
+            for (r = 0; r < rows; r++)
+                sum[r][i / step % sums] = LLV_(dot_scaled)(
+                    sum[r][i / step % sums], u, LLV_BYTES(x[(size_t)r * ldx].q + 32 * i), s);
+        }
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            const LLV_VI all = sums == 2 ? LLV_IADD(sum[r][0], sum[r][1]) : sum[r][0];
+            total[r] = LLV_FMA(LLV_TO_FLOAT(all), d * LLV_SET1(x[(size_t)r * ldx].scale[0]),
+                               total[r]);
+        }
+    }
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(total[r]);
+}
+/* 32 values: their nearest whole numbers, and the sum of each half */
+LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
+  #if LLMI_PASS == LLMI_PASS_AVX2
+    const __m256i a = _mm256_packs_epi32(LLV_TO_INT(x[0]), LLV_TO_INT(x[1]));
+    const __m256i b = _mm256_packs_epi32(LLV_TO_INT(x[2]), LLV_TO_INT(x[3]));
+    const __m256i q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b),
+                                                  _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
+  #else
+    const __m256i q = _mm256_inserti128_si256(
+        _mm256_castsi128_si256(_mm512_cvtsepi32_epi8(LLV_TO_INT(x[0]))),
+        _mm512_cvtsepi32_epi8(LLV_TO_INT(x[1])), 1);
+  #endif
+    __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), q),
+                                  _mm256_set1_epi16(1));
+    s = _mm256_hadd_epi32(s, s);
+    s = _mm256_hadd_epi32(s, s);
+    sum[0] = _mm256_cvtsi256_si32(s);
+    sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
+    _mm256_storeu_si256((__m256i *)(void *)to, q);
+}
+#else
+/* the same in plain C */
+LLMI_INLINE void LLV_(blocks_row)(llm_dtype type, int rows, size_t k, const llmi_q8 *x, size_t ldx,
+                                  const unsigned char *w, float *out) {
+    unsigned char q[LLMI_BLOCK_MOST];
+    float scale[16], least[16];
+    size_t count, g, i;
+    int r;
+    for (r = 0; r < rows; r++) out[r] = 0.0f;
+    for (; k; k -= count, x++) {
+        count = llmi_blocks_open(type, w, k, q, scale, least);
+        w += llmi_dtype_bytes(type, count);
+        for (r = 0; r < rows; r++)
+            for (g = 0; g < count / 16; g++) {
+                const llmi_q8 *xr = x + (size_t)r * ldx;
+                int32_t sum = 0;
+                for (i = 16 * g; i < 16 * g + 16; i++) sum += (int32_t)q[i] * xr->q[i];
+                out[r] += scale[g] * xr->scale[g] * (float)sum + least[g] * xr->sum[g];
+            }
+    }
+}
+LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
+    float values[32];
+    int i;
+    for (i = 0; i < 32; i += LLV_W) LLV_ST(values + i, x[i / LLV_W]);
+    sum[0] = sum[1] = 0;
+    for (i = 0; i < 32; i++) {
+        to[i] = (int8_t)(values[i] == values[i] ? (int)lrintf(values[i]) : 0);
+        sum[i / 16] += to[i];
+    }
+}
+#endif /* LLMI_PASS >= LLMI_PASS_AVX2 && LLMI_PASS <= LLMI_PASS_BF16 */
+
+#if LLMI_PASS < LLMI_PASS_BF16
+/* thirty-two values, or what there is of them, and zeros; -> the largest size, or NaN */
+LLMI_INLINE float LLV_(take32)(LLV *v, const float *x, size_t n) {
+    LLV most = LLV_SET1(0.0f), nought = most;
+    size_t i;
+    for (i = 0; i < 32; i += LLV_W) {
+        const LLV one = i < n ? LLV_LOAD(x + i, n - i) : LLV_SET1(0.0f);
+        v[i / LLV_W] = one;
+        most = LLV_MAX(most, LLV_MAX(one, LLV_SET1(0.0f) - one));
+        nought = LLV_FMA(one, LLV_SET1(0.0f), nought);           /* NaN if one is not finite */
+    }
+    return LLV_HMAX(most) + LLV_HSUM(nought);
+}
+static void LLV_(to_q8)(llmi_q8 *to, const float *x, size_t n, size_t group) {
+    size_t k, g, i;
+    int j;
+    for (k = 0; k < llmi_round_up(n, LLMI_BLOCK_MOST); k += group) {
+        float largest = 0.0f, scale, inverse;
+        LLV v[32 / LLV_W];
+        for (g = k; g < k + group; g += 32) {
+            const float size = LLV_(take32)(v, x + llmi_min(g, n), n - llmi_min(g, n));
+            if (!(size <= largest)) largest = size;
+            if (largest != largest) break;
+        }
+        scale = largest * (1.0f / 127.0f);
+        inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
+        for (g = k; g < k + group; g += 32) {
+            const size_t at = g % LLMI_BLOCK_MOST;
+            llmi_q8 *block = to + g / LLMI_BLOCK_MOST;
+            int32_t sum[2];
+            if (group > 32) (void)LLV_(take32)(v, x + llmi_min(g, n), n - llmi_min(g, n));
+            for (i = 0; i < 32 / LLV_W; i++) v[i] = v[i] * LLV_SET1(inverse);
+            LLV_(round32)(block->q + at, sum, v);
+            for (j = 0; j < 2; j++) {
+                block->scale[at / 16 + (size_t)j] = scale;
+                block->sum[at / 16 + (size_t)j] = scale * (float)sum[j];
+            }
+        }
+    }
+}
+#endif
+#if LLMI_PASS <= LLMI_PASS_BF16
+LLMI_INLINE void LLV_(blocks_dot_of)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                                     const unsigned char *weight, float *y, size_t ldy,
+                                     const float *bias, int accumulate) {
+    const size_t ldx = llmi_ceil_div(k, LLMI_BLOCK_MOST), row = llmi_dtype_bytes(type, k);
+    size_t i, j, r, rows;
+    for (j = 0; j < n; j++, weight += row)
+        for (i = 0; i < m; i += rows) {
+            float out[LLV_BLOCK_ROWS];
+            rows = m - i < LLV_BLOCK_ROWS ? 1 : LLV_BLOCK_ROWS;
+#ifdef LLV_SPREAD16
+            if (llmi_types[type].block == LLMI_BLOCK_MOST) {
+                if (rows == 1) LLV_(blocks_row_k)(type, 1, k, x + i * ldx, ldx, weight, out);
+                else LLV_(blocks_row_k)(type, LLV_BLOCK_ROWS, k, x + i * ldx, ldx, weight, out);
+            } else
+#endif
+            if (rows == 1) LLV_(blocks_row)(type, 1, k, x + i * ldx, ldx, weight, out);
+            else LLV_(blocks_row)(type, LLV_BLOCK_ROWS, k, x + i * ldx, ldx, weight, out);
+            for (r = 0; r < rows; r++) {
+                float *p = y + (i + r) * ldy + j;
+                *p = (accumulate ? *p : 0.0f) + (bias ? out[r] + bias[j] : out[r]);
+            }
+        }
+}
+static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                             const unsigned char *weight, float *y, size_t ldy, const float *bias,
+                             int accumulate) {
+#define LLV_CASE(name) \
+    case name: LLV_(blocks_dot_of)(name, m, n, k, x, weight, y, ldy, bias, accumulate); break
+    switch (type) {                    /* so that each type has a loop of its own */
+        LLV_CASE(LLM_Q8_0);
+        LLV_CASE(LLM_Q4_0);
+        LLV_CASE(LLM_Q4_1);
+        LLV_CASE(LLM_Q5_0);
+        LLV_CASE(LLM_Q5_1);
+        LLV_CASE(LLM_Q4_K);
+        LLV_CASE(LLM_Q5_K);
+        LLV_CASE(LLM_Q6_K);
+        default: break;
+    }
+#undef LLV_CASE
+}
+#endif
+
 #if LLMI_PASS < LLMI_PASS_BF16
 /* ---- gemm in lower precision: panels are rounded where they lie ---- */
 static void LLV_(round)(float *x, size_t n) {
@@ -15248,9 +17964,26 @@ static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t 
     LLV_(quantize)(to, P, llmi_ceil_div(lanes, P), k, side == LLMI_WEIGHT);
 }
 
+/* min(n, LLV_W) values of f16 or bf16, n >= 1 */
+LLMI_INLINE LLV LLV_(load_16)(llm_dtype type, const uint16_t *p, size_t n) {
+    uint16_t rest[LLV_W];
+    if (n < LLV_W) {
+        memset(rest, 0, sizeof rest);
+        memcpy(rest, p, n * sizeof *p);
+        p = rest;
+    }
+    return type == LLM_F16 ? LLV_F16(p) : LLV_BF16(p);
+}
+/* of a weight's row that is f32, or of 16 bits */
+LLMI_INLINE LLV LLV_(load_weight)(llm_dtype type, const void *row, size_t i, size_t n) {
+    return type == LLM_F32 ? LLV_LOAD((const float *)row + i, n)
+                           : LLV_(load_16)(type, (const uint16_t *)row + i, n);
+}
+
 /* rows rows of x by four rows of the weight */
-LLMI_INLINE void LLV_(dot4)(int rows, size_t k, const float *x, size_t ldx, const float *const *w,
-                            float *out) {
+LLMI_INLINE void LLV_(dot4)(llm_dtype type, int rows, size_t k, const float *x, size_t ldx,
+                            const void *const *w, size_t ahead, float *out) {
+    const size_t size = type == LLM_F32 ? 4 : 2;
     LLV acc[LLV_ROWS][4];
     size_t i;
     int r, j;
@@ -15262,7 +17995,10 @@ LLMI_INLINE void LLV_(dot4)(int rows, size_t k, const float *x, size_t ldx, cons
     for (i = 0; i < k; i += LLV_W) {
         LLV wv[4];
         LLMI_UNROLL
-        for (j = 0; j < 4; j++) wv[j] = LLV_LOAD(w[j] + i, k - i);
+        for (j = 0; j < 4; j++) {
+            wv[j] = LLV_(load_weight)(type, w[j], i, k - i);
+            if (ahead) LLMI_PREFETCH((const char *)w[j] + ahead + i * size);
+        }
         LLMI_UNROLL
         for (r = 0; r < rows; r++) {
             const LLV xv = LLV_LOAD(x + (size_t)r * ldx + i, k - i);
@@ -15278,19 +18014,24 @@ LLMI_INLINE void LLV_(dot4)(int rows, size_t k, const float *x, size_t ldx, cons
 }
 /* Four rows of the weight a quarter of it apart are four long streams, which the prefetchers follow
  * even where a row is short. */
-static void LLV_(rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
-                           const float *weight, size_t ldw, float *y, size_t ldy,
-                           const float *bias, int accumulate) {
-    const size_t quarter = llmi_ceil_div(n, 4);
+LLMI_INLINE void LLV_(rows_dot_of)(llm_dtype type, size_t m, size_t n, size_t k, const float *x,
+                                   size_t ldx, const void *weight, size_t ldw, float *y,
+                                   size_t ldy, const float *bias, int accumulate) {
+    const size_t quarter = llmi_ceil_div(n, 4), row = ldw * (type == LLM_F32 ? 4 : 2);
     size_t i, j, r, s, rows;
     for (j = 0; j < quarter; j++) {
-        const float *w[4];
-        for (s = 0; s < 4; s++) w[s] = weight + llmi_min(j + s * quarter, n - 1) * ldw;
+        const void *w[4];
+        for (s = 0; s < 4; s++)
+            w[s] = (const char *)weight + llmi_min(j + s * quarter, n - 1) * row;
         for (i = 0; i < m; i += rows) {
             float out[LLV_ROWS * 4];
             rows = m - i < LLV_ROWS ? 1 : LLV_ROWS;
-            if (rows == LLV_ROWS) LLV_(dot4)(LLV_ROWS, k, x + i * ldx, ldx, w, out);
-            else LLV_(dot4)(1, k, x + i * ldx, ldx, w, out);
+            /* what was read in the first round is read again: time to fetch the next rows */
+            if (i == LLV_ROWS && rows == LLV_ROWS)
+                LLV_(dot4)(type, LLV_ROWS, k, x + i * ldx, ldx, w, row, out);
+            else if (rows == LLV_ROWS)
+                LLV_(dot4)(type, LLV_ROWS, k, x + i * ldx, ldx, w, 0, out);
+            else LLV_(dot4)(type, 1, k, x + i * ldx, ldx, w, 0, out);
             for (r = 0; r < rows; r++)
                 for (s = 0; s < 4 && j + s * quarter < n; s++) {
                     const size_t column = j + s * quarter;
@@ -15300,6 +18041,51 @@ static void LLV_(rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t 
                 }
         }
     }
+}
+static void LLV_(rows_dot)(size_t m, size_t n, size_t k, const float *x, size_t ldx,
+                           const float *weight, size_t ldw, float *y, size_t ldy,
+                           const float *bias, int accumulate) {
+    LLV_(rows_dot_of)(LLM_F32, m, n, k, x, ldx, weight, ldw, y, ldy, bias, accumulate);
+}
+static void LLV_(rows_dot_16)(llm_dtype type, size_t m, size_t n, size_t k, const float *x,
+                              size_t ldx, const uint16_t *weight, size_t ldw, float *y, size_t ldy,
+                              const float *bias, int accumulate) {
+    if (type == LLM_F16)
+        LLV_(rows_dot_of)(LLM_F16, m, n, k, x, ldx, weight, ldw, y, ldy, bias, accumulate);
+    else LLV_(rows_dot_of)(LLM_BF16, m, n, k, x, ldx, weight, ldw, y, ldy, bias, accumulate);
+}
+
+static void LLV_(decode)(llm_dtype type, float *to, const void *from, size_t n) {
+    const unsigned char *b = (const unsigned char *)from;
+    size_t i, j, count, at = 0;
+    for (i = 0; i < n && (type == LLM_F16 || type == LLM_BF16); i += LLV_W)
+        LLV_STORE(to + i, LLV_(load_16)(type, (const uint16_t *)from + i, n - i), n - i);
+#ifdef LLV_FLOAT_U8
+    for (; at < n && llmi_dtype_is_blocks(type); at += count) {
+        unsigned char q[32];
+        float s[16], l[16];
+        __m256 scale[2], least[2];
+        count = llmi_min(n - at, LLMI_BLOCK_MOST);
+        LLV_(scales)(type, b, count / 32, scale, least);
+        for (i = 0; i < 2; i++) {
+            _mm256_storeu_ps(s + 8 * i, scale[i]);
+            _mm256_storeu_ps(l + 8 * i, least[i]);
+        }
+        for (i = 0; i < count; i += 32) {
+            _mm256_storeu_si256((__m256i *)(void *)q, LLV_(unpack)(type, b, i / 32));
+            LLMI_UNROLL
+            for (j = 0; j < 32; j += LLV_W)
+                LLV_ST(to + at + i + j,
+                       LLV_FMA(LLV_SET1(s[(i + j) / 16]), LLV_FLOAT_U8(q + j),
+                               LLV_SET1(l[(i + j) / 16])));
+        }
+        b += llmi_dtype_bytes(type, count);
+    }
+#else
+    (void)b; (void)j; (void)count; (void)at;
+    if (llmi_dtype_is_blocks(type)) llmi_decode(type, to, from, n);
+#endif
+    if (type == LLM_F32 || type == LLM_F8_E4M3) llmi_decode(type, to, from, n);
 }
 
 /* four rows of the weight, a quarter of it apart, per sweep over y, which stays in L1 */
@@ -15622,6 +18408,11 @@ static const llmi_kernels LLV_(kernels) = {
     {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)),
      LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)),
      LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
+#endif
+#if LLMI_PASS == LLMI_PASS_AMX
+    LLMI_CAT(llmi_, LLMI_CAT(blocks_dot_v, LLMI_PASS_BF16)),
+#else
+    LLV_(blocks_dot),
 #endif
     LLMI_KERNELS(LLV_ENTRY)};
 

@@ -37,6 +37,7 @@ static void assert_failed(const char *condition, const char *file, int line) {
 
 #include "test_core.c"
 #include "test_gemm.c"
+#include "test_types.c"
 #include "test_ops.c"
 #include "test_attention.c"
 #include "test_loss.c"
@@ -77,6 +78,7 @@ int main(int argc, char **argv) {
     }
     test_file("core", run_core);
     test_file("gemm", run_gemm);
+    test_file("types", run_types);
     test_file("ops", run_ops);
     test_file("attention", run_attention);
     test_file("loss", run_loss);

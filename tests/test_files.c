@@ -260,9 +260,12 @@ static llm_model *files_loaded(llm_model *model, const llm_error *err) {
     CHECK(files_heap.wrong == 0);
     return model;
 }
-static llm_model_desc files_desc(void) {
+static llm_model_desc files_desc(void) {       /* whatever type a file has becomes f32 */
+    llm_model_desc d;
     heap_init(&files_heap);
-    return model_desc(0, 1, &files_heap.allocator);
+    d = model_desc(0, 1, &files_heap.allocator);
+    d.dtype = LLM_F32;
+    return d;
 }
 static llm_model *files_load(const char *path, llm_error *err) {
     const llm_model_desc d = files_desc();
@@ -2115,8 +2118,8 @@ TEST(files_sharded_save) {
 static int files_is_mapped(const llm_model *model, size_t i) { /* tensor i, into one of the maps */
     size_t m;
     for (m = 0; m < model->n_maps; m++)
-        if (model->maps[m].start && (char *)model->data[i] >= model->maps[m].start &&
-            (char *)model->data[i] < model->maps[m].start + model->maps[m].size)
+        if (model->maps[m].start && (char *)model->values[i].data >= model->maps[m].start &&
+            (char *)model->values[i].data < model->maps[m].start + model->maps[m].size)
             return 1;
     return 0;
 }
@@ -2191,13 +2194,13 @@ TEST(files_mapped) {
                   files_heap.bytes < sizeof *model + 8192 + model->table.n * 160);
             CHECK(files_same_tensors(mapped, model));
             files_same_logits(mapped, model);
-            before = mapped->data[1];
+            before = mapped->values[1].data;
             a = llm_trainer_create(mapped, &d, &err);
             b = llm_trainer_create(copy, &d, &err);
             CHECK_MSG(a && b, "%s", err.message);
             if (!a || !b) return;
             CHECK(files_mapped_count(mapped) == 0 && mapped->n_maps == 0);
-            CHECK(!LLMI_POSIX || mapped->data[1] != before);
+            CHECK(!LLMI_POSIX || mapped->values[1].data != before);
             CHECK(llm_trainer_weights(a, &i) == mapped->block && i == a->floats);
             CHECK(same_bits(mapped->block, model->block, a->floats));   /* zeros between, too */
             files_none_mapped();
@@ -2290,7 +2293,7 @@ TEST(files_mapped_in_part) {
     if (!model) return;
     for (i = 0; i < model->table.n; i += 3)                /* values that bf16 holds */
         for (j = 0; j < model->table.rows[i].count; j++)
-            memcpy((float *)model->data[i] + j, &exact[(i + j) % 4], 4);
+            memcpy((float *)model->values[i].data + j, &exact[(i + j) % 4], 4);
     for (shift = 0; shift < 4; shift++)
         for (way = 0; way < 2; way++) {
             const char *directory = files_directory("mapped_part");
@@ -2334,7 +2337,7 @@ TEST(files_mapped_in_part) {
                 const size_t n = files_mapped_count(got);
                 CHECK(n > 0 && n <= model->table.n - third && got->rest && !got->block);
                 for (i = 0; i < model->table.n; i++)
-                    CHECK(!files_is_mapped(got, i) || ((uintptr_t)got->data[i] % 4 == 0 && i % 3));
+                    CHECK(!files_is_mapped(got, i) || ((uintptr_t)got->values[i].data % 4 == 0 && i % 3));
             }
             files_same_logits(got, model);
             trainer = llm_trainer_create(got, &d, &err);
@@ -2351,11 +2354,11 @@ TEST(files_mapped_in_part) {
 /* a trainer that is not made leaves a mapped model mapped */
 static llm_trainer *files_trainer(llm_model *model, const llm_model *same, llm_error *err) {
     const llm_train_desc d = train_desc(1, 4, 1);
-    void *data[200];
+    llmi_values values[200];
     llm_trainer *trainer;
-    memcpy(data, model->data, model->table.n * sizeof *data);
+    memcpy(values, model->values, model->table.n * sizeof *values);
     trainer = llm_trainer_create(model, &d, err);
-    CHECK(trainer || !memcmp(data, model->data, model->table.n * sizeof *data));
+    CHECK(trainer || !memcmp(values, model->values, model->table.n * sizeof *values));
     CHECK(files_same_tensors(model, same));
     return trainer;
 }

@@ -443,8 +443,8 @@ TEST(model_bad_desc) {
     heap h;
     heap_init(&h);
     d = model_desc(0, 1, &h.allocator);
-    d.dtype = LLM_BF16;
-    NOT_MADE(LLM_ERR_UNSUPPORTED, llm_model_create(&c, &d, &err), "dtype");
+    d.dtype = LLM_I32;
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), "dtype");
     d = model_desc(0, -1, &h.allocator);
     NOT_MADE(LLM_ERR_ARGUMENT, llm_model_create(&c, &d, &err), "n_threads", "-1");
     d = model_desc(0, 1025, &h.allocator);

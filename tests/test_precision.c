@@ -146,7 +146,7 @@ static void product_round(product *p, float *a, float *b) {
                 b[i * g->b_col + j * g->b_row] = bf16_by_hand(p->b[i * g->b_col + j * g->b_row]);
     } else {
         fp8_by_hand(a, p->a, g->m, g->k, g->a_row, g->a_col, 1);
-        fp8_by_hand(b, p->b, g->n, g->k, g->b_col, g->b_row, g->b_weight ? 128 : 1);
+        fp8_by_hand(b, p->b, g->n, g->k, g->b_col, g->b_row, g->w.data ? 128 : 1);
     }
 }
 TEST(precision_products) {
@@ -166,7 +166,7 @@ TEST(precision_products) {
                     float *a, *b;
                     product_make(&p, 900 + c);
                     p.g.precision = (llm_precision)precision;
-                    p.g.b_weight = c % 2 == 0;
+                    if (c % 2 == 0) p.g.w = llmi_matrix_of(p.g.b, p.g.n, p.g.k, 0);
                     a_size = (p.m - 1) * p.g.a_row + (p.k - 1) * p.g.a_col + 1;
                     b_size = (p.k - 1) * p.g.b_row + (p.n - 1) * p.g.b_col + 1;
                     llmi_gemm_run(context, &p.g);
@@ -403,14 +403,14 @@ TEST(precision_fp8_weights_have_tiles) {
                            : llmi_product(got, n_out, x, weight, NULL, rows, 0);
         llmi_gemm_run(context, &g);
         g.c = want;
-        g.b_weight = 1;
+        g.w = weight;
         llmi_gemm_run(context, &g);
         CHECK(same_bits(got, want, n));
-        g.b_weight = 0;
+        g.w.data = NULL;
         llmi_gemm_run(context, &g);
         CHECK(!same_bits(got, want, n));
     }
-    CHECK(llmi_product_dw(got, dy, n_out, x, weight, rows, 0).b_weight == 0);
+    CHECK(llmi_product_dw(got, dy, n_out, x, weight, rows, 0).w.data == NULL);
     drop(x); drop(w); drop(dy); drop(got); drop(want);
     llm_context_free(context);
 }

@@ -247,7 +247,7 @@ class Trial:
         os.symlink(os.path.join(ROOT, "tests", "data"), os.path.join(self.place, "tests", "data"))
         self.compiler = os.environ.get("CC", "cc").split()
 
-    def compile(self, fault, openmp):
+    def compile(self, fault):
         """the object code's hash, or None"""
         lines = list(self.lines)
         if fault:
@@ -255,23 +255,23 @@ class Trial:
         with open(os.path.join(self.place, "llm.h"), "w") as file:
             file.write("\n".join(lines))
         strict = ["-Werror=incompatible-pointer-types", "-Werror=int-conversion"]
-        if subprocess.run(self.compiler + openmp + strict + ["-O1", "-c", "tests/main.c", "-o",
+        if subprocess.run(self.compiler + strict + ["-O1", "-c", "tests/main.c", "-o",
                                                              "t.o"],
                           cwd=self.place, stderr=subprocess.DEVNULL).returncode:
             return None                         # nobody would have written it
         with open(os.path.join(self.place, "t.o"), "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
 
-    def run(self, openmp, seconds):
+    def run(self, seconds):
         """what killed it, or None; seconds of the CPU's time"""
-        linked = subprocess.run(self.compiler + openmp + ["t.o", "-o", "t", "-lm"], cwd=self.place,
+        linked = subprocess.run(self.compiler + ["t.o", "-o", "t", "-lm"], cwd=self.place,
                                 stderr=subprocess.DEVNULL)
         if linked.returncode:
             return "the linker"
         by = self.tested("./t", ["-x", "-v"], seconds)
         if by:
             return by
-        built = subprocess.run(self.compiler + openmp + ["-O1", "tests/faults.c", "-o", "f", "-lm"],
+        built = subprocess.run(self.compiler + ["-O1", "tests/faults.c", "-o", "f", "-lm"],
                                cwd=self.place, stderr=subprocess.DEVNULL)
         return "the compiler" if built.returncode else self.tested("./f", ["-v"], seconds)
 
@@ -358,14 +358,10 @@ def main():
                 else:
                     known.pop(entry["key"], None)
 
-    openmp = ["-fopenmp"]
     trials = [Trial(i, text.split("\n")) for i in range(options.jobs)]
-    whole = trials[0].compile(None, openmp)
-    if not whole:
-        openmp = []
-        whole = trials[0].compile(None, openmp)
+    whole = trials[0].compile(None)
     start = cpu_seconds()
-    by = trials[0].run(openmp, 1800) if whole else "the compiler"
+    by = trials[0].run(1800) if whole else "the compiler"
     if by:
         sys.exit("without a fault: failed by %s, in %s" % (by, trials[0].place))
     seconds = int(2 * (cpu_seconds() - start)) + 10
@@ -389,11 +385,11 @@ def main():
                 if fault.content in equivalent:
                     entry = {"how": "equivalent", "by": equivalent[fault.content]}
                 if not entry:
-                    code = trial.compile(fault, openmp)
+                    code = trial.compile(fault)
                     if not code or code == whole:
                         how, by = "same" if code else "broken", None
                     else:
-                        by = trial.run(openmp, seconds)
+                        by = trial.run(seconds)
                         how = "killed" if by else "survived"
                     entry = {"key": fault.key, "header": header, "tests": tests, "how": how,
                              "by": by}

@@ -139,8 +139,9 @@
  *   allocated in a step or per token. llm_train_memory says beforehand what a training takes. Where
  *   an object is created from a model, the model must outlive it. Freeing NULL is fine.
  *   Weights that stay as a file has them are mapped (POSIX): they take no memory of the process,
- *   only the system's cache, until a trainer moves them or somebody writes to them. If another program
- *   shortens a mapped file, the system ends this one with SIGBUS. Saves replace files: no harm.
+ *   only the system's cache, until a trainer moves them or somebody writes to them. If another
+ *   program shortens a mapped file, the system ends this one with SIGBUS. Saves replace files: no
+ *   harm.
  *
  * THREADS
  *   No mutable global state. A const model may be used by any number of threads; a trainer, a
@@ -408,8 +409,8 @@ LLM_API const char *llm_isa_name(llm_isa isa);   /* "scalar", "sse2", ..; NULL: 
  * its trainer and sessions. */
 typedef struct llm_model llm_model;
 /* Names, dims and layout are those of the Hugging Face file: "transformer.h.0.attn.c_attn.weight"
- * is [in,out], but [out,in] in another type than F32, whose rows are what a product sums; every
- * expert is a tensor of its own. */
+ * is [in,out], but [out,in] in another type than F32 and in what was loaded from a GGUF file;
+ * every expert is a tensor of its own. */
 typedef struct llm_tensor {
     const char *name;
     llm_dtype dtype;
@@ -803,7 +804,8 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
                                           llm_error *err);
 #endif
 /* json: size bytes, the contents of a tokenizer.json or of a GGUF file, which are read as that file
- * alone is and are not kept. -> NULL as llm_tokenizer_load, LLM_ERR_ARGUMENT for NULL. Thread-safe. */
+ * alone is and are not kept. -> NULL as llm_tokenizer_load; LLM_ERR_ARGUMENT for NULL.
+ * Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
                                                  const llm_allocator *allocator, llm_error *err);
 /* Learns merges from text (n bytes) with GPT-2's pattern until the vocabulary holds vocab_size
@@ -10839,6 +10841,7 @@ typedef struct llmi_gguf {
     size_t n_keys, n_tensors;
     size_t keys_capacity, tensors_capacity, names_capacity, names_size;
     char *names;                       /* each with its zero                                    */
+    const char *wrong;                 /* a key that was asked for a number and has none */
     uint64_t at;                       /* what is read next */
     unsigned char part[4096];          /* bytes from part_at on */
     uint64_t part_at, part_size;
@@ -10998,12 +11001,14 @@ static const llmi_gguf_key *llmi_gguf_find(const llmi_gguf *g, const char *name)
                      : NULL;
 }
 
-/* A number that a key gives; -> 0 if the key is not there. Integers beyond 2^53 are rounded. */
+/* A number that a key gives; -> 0 if the key is not there, or (then it is the wrong one) has no
+ * number. Integers beyond 2^53 are rounded. */
 static int llmi_gguf_value(llmi_gguf *g, const llmi_gguf_key *key, double *value, llm_error *err) {
     uint64_t bits = 0;
     const int size = key ? llmi_gguf_sizes[key->type] : 0;
     float single;
     g->at = key ? key->at : 0;
+    if (key && !size) g->wrong = key->name;
     if (!key || !size || llmi_gguf_number(g, size, &bits, err) != LLM_OK) return 0;
     switch (key->type) {
         case LLMI_GGUF_I8: *value = (double)(int)(bits ^ 0x80) - 128.0; break;
@@ -11030,6 +11035,12 @@ static int llmi_gguf_is(llmi_gguf *g, const llmi_gguf_key *key, const char *text
     return llmi_gguf_next(g, part, n, NULL) == LLM_OK && !memcmp(part, text, n);
 }
 
+static llm_result llmi_gguf_no_wrong(const llmi_gguf *g, llm_error *err) {
+    return g->wrong ? llmi_fail(err, LLM_ERR_FORMAT, "%.100s: key %.80s is no number",
+                                g->source.name, g->wrong)
+                    : LLM_OK;
+}
+
 /* All keys and tensors are read: names become pointers, keys are sorted, places checked. */
 static llm_result llmi_gguf_settle(llmi_gguf *g, llm_error *err) {
     const uint64_t header = g->at;
@@ -11050,6 +11061,7 @@ static llm_result llmi_gguf_settle(llmi_gguf *g, llm_error *err) {
                              g->source.name, value);
         align = (uint64_t)value;
     }
+    LLMI_TRY(llmi_gguf_no_wrong(g, err));
     data = (header + align - 1) / align * align;
     if (g->n_tensors) qsort(g->tensors, g->n_tensors, sizeof *g->tensors, llmi_compare_places);
     for (i = 0; i < g->n_tensors; i++) {
@@ -13567,6 +13579,7 @@ static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) 
             r->ends[e] = (int64_t)value;
         }
     }
+    LLMI_TRY(llmi_gguf_no_wrong(r->g, err));
     llmi_text_format(r->json, "{\"normalizer\": null, \"pre_tokenizer\": ");
     llmi_bpe_write_splits(r->json, &splits);
     llmi_text_format(r->json, "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
@@ -13943,6 +13956,7 @@ typedef struct llmi_shards {           /* the files of one model */
     char (*paths)[LLMI_PATH];          /* valid as long as the shards, or NULL */
     llmi_entry **by_name;              /* all entries */
     size_t n_entries;
+    int is_gguf;
     const llm_allocator *allocator;
 } llmi_shards;
 
@@ -14149,10 +14163,12 @@ static llmi_entry *llmi_find_entry(const llmi_shards *all, const char *name) {
     return found ? *found : NULL;
 }
 
-/* a file may leave out "transformer." */
+/* A file may leave out "transformer."; of GGUF, a module's last norm, which is the trunk's then. */
 static llmi_entry *llmi_find_tensor(const llmi_shards *all, const char *name) {
     llmi_entry *entry = llmi_find_entry(all, name);
     if (!entry && strncmp(name, "transformer.", 12) == 0) entry = llmi_find_entry(all, name + 12);
+    if (!entry && all->is_gguf && llmi_ends_with(name, ".shared_head.norm.weight"))
+        entry = llmi_find_entry(all, "model.norm.weight");
     return entry;
 }
 
@@ -14229,9 +14245,12 @@ static llm_result llmi_check_entry(const llmi_entry *entry, const llmi_tensor *t
     const char *file = entry->shard->source.name;
     const int turned = entry->turned && tensor->transposed;
     const int64_t dims[2] = {tensor->dims[turned], tensor->dims[!turned]};
+    int a = 0, b = 0;                  /* in GGUF the last dims, here the first, may be left out */
     char want[64], have[64];
-    if (entry->n_dims != tensor->n_dims ||
-        memcmp(entry->dims, dims, (size_t)tensor->n_dims * sizeof *dims) != 0) {
+    while (entry->turned && a + 1 < tensor->n_dims && dims[a] == 1) a++;
+    while (entry->turned && b + 1 < entry->n_dims && entry->dims[b] == 1) b++;
+    if (entry->n_dims - b != tensor->n_dims - a ||
+        memcmp(entry->dims + b, dims + a, (size_t)(tensor->n_dims - a) * sizeof *dims) != 0) {
         llmi_shape_text(want, sizeof want, dims, tensor->n_dims);
         llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
         return llmi_fail(err, LLM_ERR_FORMAT,
@@ -14354,7 +14373,10 @@ static llm_result llmi_check_halves(const llm_config *c, const llmi_entry *k, co
     int i;
     for (i = 0; i < 2; i++) {
         const llmi_entry *entry = i ? v : k;
-        if (entry->n_dims == 3 && !memcmp(entry->dims, want[i], sizeof want[i])) continue;
+        const int one = entry->n_dims == 2 && c->n_heads == 1;   /* head: left out */
+        if (entry->n_dims == 3 - one &&
+            !memcmp(entry->dims, want[i] + one, (size_t)(3 - one) * sizeof *want[i]))
+            continue;
         llmi_shape_text(needed, sizeof needed, want[i], 3);
         llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
         return llmi_fail(err, LLM_ERR_FORMAT,
@@ -14396,6 +14418,7 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
         const llmi_tensor *tensor = &model->table.rows[i];
         llmi_values *values = &model->values[i];
         llmi_entry *entry = llmi_find_tensor(all, tensor->name), *k, *v;
+        if (!entry && all->is_gguf && tensor->no_gradient) continue;     /* biases of 0 */
         if (!entry && llmi_find_halves(all, tensor, &k, &v)) {
             LLMI_TRY(llmi_check_halves(&model->config, k, v, err));
             llmi_values_set(model, i, wanted ? wanted
@@ -14460,6 +14483,10 @@ static llm_result llmi_load_values(llm_model *model, const llmi_shards *all, siz
         k->used = v->used = 1;
         return llmi_load_convert(model, tensor, to, from, context, err);
     }
+    if (!entry) {
+        memset(to.data, 0, tensor->count * sizeof(float));
+        return LLM_OK;
+    }
     bytes = (size_t)(entry->end - entry->begin);
     same = to.type == entry->type && to.transposed == llmi_entry_transposed(entry, tensor);
     if (to.type == LLM_F8_E4M3 && entry->type == LLM_F8_E4M3)
@@ -14493,13 +14520,14 @@ static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *
         for (k = 0; k < 2; k++) {
             const int at = k ? model->layers[l].router : model->layers[l].router_bias;
             const llmi_tensor *tensor = &model->table.rows[at];
+            const llmi_entry *entry = llmi_find_tensor(all, tensor->name);
             const float *value = (const float *)model->values[at].data;
             size_t i;
             for (i = 0; i < tensor->count; i++)
                 if (!(value[i] - value[i] == 0.0f))
                     return llmi_fail(err, LLM_ERR_FORMAT,
                                      "%.100s: tensor %s: element %lu is %g, not finite",
-                                     llmi_find_tensor(all, tensor->name)->shard->source.name,
+                                     (entry ? entry->shard : &all->shards[0])->source.name,
                                      tensor->name, (unsigned long)i, (double)value[i]);
         }
     return LLM_OK;
@@ -14748,7 +14776,7 @@ static const char *llmi_gguf_our_name(const llmi_gguf_arch *arch, const char *na
  * up of an expert one after the other. */
 static size_t llmi_gguf_experts(const llmi_gguf_tensor *tensor) {
     const int both = llmi_ends_with(tensor->name, "ffn_gate_up_exps.weight");
-    if (tensor->n_dims != 3 || !llmi_ends_with(tensor->name, "_exps.weight")) return 0;
+    if (tensor->dims[3] != 1 || !llmi_ends_with(tensor->name, "_exps.weight")) return 0;
     return (size_t)tensor->dims[2] * (both && tensor->dims[1] % 2 == 0 ? 2 : 1);
 }
 
@@ -14823,6 +14851,7 @@ static void llmi_gguf_put(const llmi_gguf_reader *r, const char *key, double val
     llmi_text_format(r->text, ",\n");
 }
 static llm_result llmi_gguf_missing(const llmi_gguf_reader *r, const char *key) {
+    LLMI_TRY(llmi_gguf_no_wrong(r->g, r->err));
     return llmi_fail(r->err, LLM_ERR_FORMAT, "%.100s: key %s.%s is missing", r->g->source.name,
                      r->arch->name, key);
 }
@@ -14943,6 +14972,7 @@ static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
         if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, pair->gguf), &value, r->err))
             llmi_gguf_put(r, pair->ours, value);
     if (!strcmp(r->arch->name, "deepseek2")) LLMI_TRY(llmi_gguf_deepseek(r));
+    LLMI_TRY(llmi_gguf_no_wrong(r->g, r->err));
     llmi_text_format(r->text, "  \"tie_word_embeddings\": %s,\n  \"model_type\": \"%s\"\n}\n",
                      llmi_gguf_has(r->g, "output.weight") ? "false" : "true", r->arch->model_type);
     return r->text->failed == LLM_OK
@@ -14968,6 +14998,7 @@ static llm_model *llmi_gguf_load(llmi_gguf *const *parts, size_t n, llmi_shards 
     }
     memset(&text, 0, sizeof text);
     text.allocator = all->allocator;
+    all->is_gguf = 1;
     r.g = parts[0];
     r.arch = &llmi_gguf_archs[i];
     r.text = &text;
@@ -15281,6 +15312,7 @@ static llm_result llmi_gguf_check_part(llmi_gguf *g, size_t i, size_t n, size_t 
     *n_tensors += g->n_tensors;
     (void)llmi_gguf_value(g, llmi_gguf_find(g, "split.count"), &count, err);
     (void)llmi_gguf_value(g, llmi_gguf_find(g, "split.no"), &no, err);
+    LLMI_TRY(llmi_gguf_no_wrong(g, err));
     if ((n > 1 || count > 1.0) && (count != (double)n || no != (double)i))
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: it is part %.0f of %.0f by its keys, %lu of "
                          "%lu by its name", g->source.name, no + 1.0, count, (unsigned long)i + 1,
@@ -15308,6 +15340,11 @@ static llm_model *llmi_gguf_load_files(const char *path, const llm_model_desc *d
     char digits[5];
     memset(&all, 0, sizeof all);
     all.allocator = desc ? desc->allocator : NULL;
+    if (n > 1024) {
+        llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: %lu parts, at most 1024 are supported",
+                  llmi_path_end(path, 120), (unsigned long)n);
+        return NULL;
+    }
     parts = (llmi_gguf **)llmi_alloc(all.allocator, n * sizeof *parts, "parts", err);
     if (!parts) return NULL;
     memset(parts, 0, n * sizeof *parts);

@@ -1479,8 +1479,8 @@ LLM_API size_t llm_dtype_size(llm_dtype dtype, size_t n) {
     return llmi_mul(n / llmi_types[dtype].block, llmi_types[dtype].bytes);
 }
 
-/* Up to 256 values of whole blocks: value i is scale[i/16] q[i] + least[i/16], to the bit: the
- * product has at most 24 bits. Layouts, d and m being f16:
+/* Up to 256 values of whole blocks: value i is scale[i/16] q[i] + least[i/16], exactly (but for the
+ * sign of a zero), as the product has at most 24 bits. Layouts, d and m being f16:
  *   Q8_0  d, 32 int8                    Q4_0  d, 16 bytes: the low halves are values 0..15
  *   Q4_1  d, m, 16 bytes                Q5_0  d, 32 fifth bits, 16 bytes    Q5_1  d, m, as Q5_0
  *   Q4_K  d, m, 12 bytes: 8 scales and 8 minima of 6 bits, 128 bytes: the low halves of 32 are
@@ -2710,6 +2710,7 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
     float keep;                        /* 1 - lr decay           */
 } llmi_adamw;
 
+#define LLMI_FEW_ROWS 16               /* at most, of products that read the weight unpacked */
 #define LLMI_FP8_TILE 128u             /* values along k, and lanes, that share a scale */
 
 /* How products of one precision are made. The factors are f32 in memory and take their precision
@@ -2729,6 +2730,14 @@ typedef struct llmi_q8 {
     int8_t q[LLMI_BLOCK_MOST];
     float scale[16], sum[16];
 } llmi_q8;
+/* part of a weight's row, opened for several rows of x: as llmi_blocks_open, and of K types the
+ * whole numbers of the scales, and d */
+#define LLMI_OPENED 2048u              /* values at most */
+typedef struct llmi_opened {
+    unsigned char q[LLMI_OPENED];
+    float scale[LLMI_OPENED / 16], least[LLMI_OPENED / 16], d[LLMI_OPENED / LLMI_BLOCK_MOST];
+    int16_t whole[LLMI_OPENED / 16];
+} llmi_opened;
 
 typedef struct llmi_tiles {
     size_t mr, nr;                     /* tile of C that stays in registers                     */
@@ -2753,9 +2762,8 @@ typedef struct llmi_tiles {
  *   rows_dot_16   the same of a weight in f16 or bf16, its rows ldw values apart
  *   decode        n values of whole blocks to f32
  *   to_q8         a row of x, n being padded with zeros: per group of 32 or 256 values the nearest
- *                 127ths of the largest
- *   blocks_dot    rows_dot of such x (m rows of whole llmi_q8) and a weight in blocks: sums of
- *                 whole numbers, scaled
+ *                 127ths of the largest. 256s are stride apart in memory: those of other rows lie
+ *                 between
  *   largest       of n >= 1          add  y = a + b        axpy  y += a x       affine  y = a x + b
  *   exp_sum       the sum of y = exp(a x - b); y NULL: the sum only
  *   softmax_backward    dx = [dx +] scale y (dy - sum)
@@ -2774,7 +2782,7 @@ typedef struct llmi_tiles {
                            size_t ldx, const uint16_t *weight, size_t ldw, float *y, size_t ldy, \
                            const float *bias, int accumulate)) \
     DO(void, decode, (llm_dtype type, float *to, const void *from, size_t n)) \
-    DO(void, to_q8, (llmi_q8 *to, const float *x, size_t n, size_t group)) \
+    DO(void, to_q8, (llmi_q8 *to, size_t stride, const float *x, size_t n, size_t group)) \
     DO(float, dot, (const float *a, const float *b, size_t n)) \
     DO(double, square_sum, (const float *x, size_t n)) \
     DO(float, largest, (const float *x, size_t n)) \
@@ -2808,6 +2816,7 @@ typedef struct llmi_kernels {
     const char *name;
     size_t w;                          /* floats in a vector */
     llmi_tiles tiles[LLM_PRECISION_FP8 + 1];       /* by llm_precision */
+    /* rows_dot of a weight in blocks and x of m rows as to_q8 makes them, m apart */
     void (*blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
                        const unsigned char *weight, float *y, size_t ldy, const float *bias,
                        int accumulate);
@@ -3408,7 +3417,6 @@ static llmi_op llmi_op_rows(llm_context *context, float *y, const float *x, size
  * result has the same bits. Products of few rows read the weight once, unpacked: they are bound by
  * memory, which is fastest where every thread reads a few long streams.
  * ========================================================================================== */
-#define LLMI_FEW_ROWS 16
 #define LLMI_K_PARTS 8                 /* of a product of few rows; each part is summed apart */
 #define LLMI_SMALL_WEIGHT 32768        /* below so many values one thread is faster than two */
 
@@ -3503,7 +3511,7 @@ static void llmi_matrix_times(const llmi_kernels *kernels, const llmi_matrix *w,
                           w->n_out, NULL, 0);
         return;
     }
-    if (blocks) kernels->to_q8(x8, x, w->n_in, llmi_types[w->type].block);
+    if (blocks) kernels->to_q8(x8, 1, x, w->n_in, llmi_types[w->type].block);
     llmi_matrix_dot(kernels, w, 0, w->n_out, 1, x, w->n_in, blocks ? x8 : NULL, y, w->n_out, NULL,
                     0);
 }
@@ -3609,7 +3617,7 @@ static const llmi_q8 *llmi_gemm_x8(llm_context *context, const llmi_gemm *g) {
         row > context->panels_size * sizeof(float) / sizeof *x8 / LLMI_FEW_ROWS)
         return NULL;
     for (i = 0; i < g->m; i++)
-        context->kernels->to_q8(x8 + i * row, g->a + i * g->a_row, g->k,
+        context->kernels->to_q8(x8 + i, g->m, g->a + i * g->a_row, g->k,
                                 llmi_types[g->w.type].block);
     return x8;
 }
@@ -13487,6 +13495,21 @@ static llm_result llmi_gguf_next_string(llmi_gguf *g, llmi_text *text, llm_error
     }
     return LLM_OK;
 }
+/* the same in place of it, which has to be UTF-8 */
+static llm_result llmi_gguf_next_text(llmi_gguf *g, llmi_text *text, const char *what, uint64_t i,
+                                      llm_error *err) {
+    size_t at, size;
+    uint32_t code;
+    text->size = 0;
+    LLMI_TRY(llmi_gguf_next_string(g, text, err));
+    for (at = 0; at < text->size && text->failed == LLM_OK; at += size) {
+        size = llmi_utf8_decode(text->data + at, text->size - at, &code);
+        if (!size)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: %s %llu is not UTF-8", g->source.name,
+                             what, (unsigned long long)i);
+    }
+    return LLM_OK;
+}
 typedef enum llmi_token_type { LLMI_NORMAL = 1, LLMI_CONTROL = 3, LLMI_USER_DEFINED, LLMI_UNUSED
 } llmi_token_type;
 
@@ -13506,8 +13529,7 @@ static llm_result llmi_gguf_write_tokens(llmi_gguf_tokens *r, int added, llm_err
     for (i = 0; i < r->tokens->count; i++) {
         const unsigned char type = r->types[i];
         r->g->at = at;
-        r->one.size = 0;
-        LLMI_TRY(llmi_gguf_next_string(r->g, &r->one, err));
+        LLMI_TRY(llmi_gguf_next_text(r->g, &r->one, "token", i, err));
         at = r->g->at;
         if (type == LLMI_UNUSED || added != (type == LLMI_CONTROL || type == LLMI_USER_DEFINED))
             continue;
@@ -13593,8 +13615,7 @@ static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) 
     llmi_text_format(r->json, "}, \"merges\": [");
     r->g->at = r->merges->at;
     for (i = 0; i < r->merges->count; i++) {
-        r->one.size = 0;
-        LLMI_TRY(llmi_gguf_next_string(r->g, &r->one, err));
+        LLMI_TRY(llmi_gguf_next_text(r->g, &r->one, "merge", i, err));
         llmi_text_format(r->json, i ? ",\n" : "\n");
         llmi_text_string(r->json, r->one.data ? r->one.data : "", r->one.size);
     }
@@ -13611,7 +13632,8 @@ static llm_result llmi_gguf_token_types(llmi_gguf_tokens *r, llm_error *err) {
     if (!r->types) return LLM_ERR_MEMORY;
     memset(r->types, LLMI_NORMAL, n);
     if (!types) return LLM_OK;
-    if (types->type != LLMI_GGUF_ARRAY || llmi_gguf_sizes[types->item] != 4 || types->count != n)
+    if (types->type != LLMI_GGUF_ARRAY || types->count != n ||
+        (types->item != LLMI_GGUF_I32 && types->item != LLMI_GGUF_U32))
         return llmi_fail(err, LLM_ERR_FORMAT, "%.100s: tokenizer.ggml.token_type is no array of "
                          "%llu numbers of 32 bits", r->g->source.name, (unsigned long long)n);
     r->g->at = types->at;
@@ -14834,7 +14856,9 @@ static llm_result llmi_gguf_shard(llmi_gguf *g, const llmi_gguf_arch *arch, llmi
 
 /* ---- config.json of a GGUF file's keys ------------------------------------------------------- */
 typedef struct llmi_gguf_reader {
-    llmi_gguf *g;
+    llmi_gguf *const *parts;           /* of the model */
+    size_t n_parts;
+    llmi_gguf *g;                      /* the first, which has the keys */
     const llmi_gguf_arch *arch;
     llmi_text *text;
     llm_error *err;
@@ -14855,10 +14879,13 @@ static llm_result llmi_gguf_missing(const llmi_gguf_reader *r, const char *key) 
     return llmi_fail(r->err, LLM_ERR_FORMAT, "%.100s: key %s.%s is missing", r->g->source.name,
                      r->arch->name, key);
 }
-static int llmi_gguf_has(const llmi_gguf *g, const char *name) {
-    size_t i;
-    for (i = 0; i < g->n_tensors && strcmp(g->tensors[i].name, name); i++) {}
-    return i < g->n_tensors;
+/* a tensor of any part, or NULL */
+static const llmi_gguf_tensor *llmi_gguf_tensor_of(const llmi_gguf_reader *r, const char *name) {
+    size_t part, i;
+    for (part = 0; part < r->n_parts; part++)
+        for (i = 0; i < r->parts[part]->n_tensors; i++)
+            if (!strcmp(r->parts[part]->tensors[i].name, name)) return &r->parts[part]->tensors[i];
+    return NULL;
 }
 
 /* YaRN. With s the factor, g(m) = 0.1 m ln s + 1, m ten times the log multiplier and F the factor
@@ -14959,12 +14986,11 @@ static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
         {"tokenizer.ggml.bos_token_id", "bos_token_id", 1},
         {"tokenizer.ggml.padding_token_id", "pad_token_id", 1},
         {"tokenizer.ggml.eos_token_id", "eos_token_id", 1}, {NULL, NULL, 0}};
+    const llmi_gguf_tensor *embedding = llmi_gguf_tensor_of(r, "token_embd.weight");
     const llmi_pair_of_names *pair;
     double value;
-    size_t i;
     llmi_text_format(r->text, "{\n");
-    for (i = 0; i < r->g->n_tensors && strcmp(r->g->tensors[i].name, "token_embd.weight"); i++) {}
-    if (i < r->g->n_tensors) llmi_gguf_put(r, "vocab_size", (double)r->g->tensors[i].dims[1]);
+    if (embedding) llmi_gguf_put(r, "vocab_size", (double)embedding->dims[1]);
     for (pair = r->arch->keys; pair->gguf; pair++)
         if (llmi_gguf_arch_value(r, pair->gguf, &value)) llmi_gguf_put(r, pair->ours, value);
         else if (!pair->optional) return llmi_gguf_missing(r, pair->gguf);
@@ -14974,7 +15000,8 @@ static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
     if (!strcmp(r->arch->name, "deepseek2")) LLMI_TRY(llmi_gguf_deepseek(r));
     LLMI_TRY(llmi_gguf_no_wrong(r->g, r->err));
     llmi_text_format(r->text, "  \"tie_word_embeddings\": %s,\n  \"model_type\": \"%s\"\n}\n",
-                     llmi_gguf_has(r->g, "output.weight") ? "false" : "true", r->arch->model_type);
+                     llmi_gguf_tensor_of(r, "output.weight") ? "false" : "true",
+                     r->arch->model_type);
     return r->text->failed == LLM_OK
                ? LLM_OK
                : llmi_fail(r->err, r->text->failed, "out of memory: keys of a GGUF file");
@@ -14999,6 +15026,8 @@ static llm_model *llmi_gguf_load(llmi_gguf *const *parts, size_t n, llmi_shards 
     memset(&text, 0, sizeof text);
     text.allocator = all->allocator;
     all->is_gguf = 1;
+    r.parts = parts;
+    r.n_parts = n;
     r.g = parts[0];
     r.arch = &llmi_gguf_archs[i];
     r.text = &text;
@@ -16666,6 +16695,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
 #undef LLV_BITS
 #undef LLV_BLOCK_ROWS
 #undef LLV_BYTES
+#undef LLV_BYTES_TO
 #undef LLV_F16
 #undef LLV_FLOAT_U8
 #undef LLV_FLOATS
@@ -17475,6 +17505,7 @@ static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t 
                        0x0002000200020002, 0x0001000100010001, 0x0001000100010001, 0, 0), \
       _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
   #define LLV_BYTES(p) _mm512_loadu_si512((const void *)(p))
+  #define LLV_BYTES_TO(p, v) _mm512_storeu_si512((void *)(p), v)
   #define LLV_FLOAT_U8(p) \
       _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))))
 #elif LLMI_PASS == LLMI_PASS_AVX2
@@ -17487,6 +17518,7 @@ static void LLV_(pack_fp8)(llmi_side side, float *to, const float *from, size_t 
       _mm256_set_epi64x(0x0302030203020302, 0x0302030203020302, 0x0100010001000100, \
                         0x0100010001000100))
   #define LLV_BYTES(p) _mm256_loadu_si256((const __m256i *)(const void *)(p))
+  #define LLV_BYTES_TO(p, v) _mm256_storeu_si256((__m256i *)(void *)(p), v)
   #define LLV_FLOAT_U8(p) \
       _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p))))
 #endif
@@ -17612,20 +17644,14 @@ LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, 
     }
 }
 
-/* fours of u (0..255) by x (-128..127), summed */
-LLMI_INLINE LLV_VI LLV_(dot_bytes)(llm_dtype type, LLV_VI u, LLV_VI x) {
+  #if LLMI_PASS != LLMI_PASS_AVX512                /* which takes the products of AVX2 */
+/* fours of u (wide: 0..255, else 0..63) by x (-127..127), summed */
+LLMI_INLINE LLV_VI LLV_(dot_bytes)(int wide, LLV_VI u, LLV_VI x) {
   #if LLMI_PASS == LLMI_PASS_BF16
-    (void)type;
+    (void)wide;
     return _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, x);
-  #elif LLMI_PASS == LLMI_PASS_AVX512
-    if (type == LLM_Q8_0)              /* a pair of products may not fit 16 bits */
-        return _mm512_add_epi32(
-            _mm512_madd_epi16(_mm512_and_si512(u, _mm512_set1_epi16(255)),
-                              _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8)),
-            _mm512_madd_epi16(_mm512_srli_epi16(u, 8), _mm512_srai_epi16(x, 8)));
-    return _mm512_madd_epi16(_mm512_maddubs_epi16(u, x), _mm512_set1_epi16(1));
   #else
-    if (type == LLM_Q8_0)              /* a pair of products may not fit 16 bits */
+    if (wide)                          /* a pair of products may not fit 16 bits */
         return _mm256_add_epi32(
             _mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)),
                               _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8)),
@@ -17673,61 +17699,100 @@ LLMI_INLINE LLV LLV_(add_least)(LLV sum, const __m256 *least, const float *x) {
   #endif
 }
 
-/* rows rows of x by one row of the weight; each has two sums, as one would wait for itself */
-LLMI_INLINE void LLV_(blocks_row)(llm_dtype type, int rows, size_t k, const llmi_q8 *x, size_t ldx,
-                                  const unsigned char *w, float *out) {
+/* The products of a row of x, or several, and one row of the weight. Each has two sums, as one
+ * would wait for itself; what is added to them comes in one order for all. */
+LLMI_INLINE float LLV_(blocks_row)(llm_dtype type, size_t k, const llmi_q8 *x,
+                                   const unsigned char *w) {
     const size_t step = LLV_W / 8;
-    LLV acc[LLV_BLOCK_ROWS][2];
+    LLV acc[2];
     size_t k0, i, j;
-    int r;
-    LLMI_UNROLL
-    for (r = 0; r < rows; r++) acc[r][0] = acc[r][1] = LLV_SET1(0.0f);
+    acc[0] = acc[1] = LLV_SET1(0.0f);
     for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x++) {
         const size_t n = llmi_min(k - k0, LLMI_BLOCK_MOST) / 32;
         const size_t bytes = llmi_dtype_bytes(type, 32 * n);
-        float scaled[LLV_BLOCK_ROWS][16];
+        float scaled[16];
         __m256 scale[2], least[2];
         LLV_(scales)(type, w, n, scale, least);
         for (j = 0; j < bytes; j += 64) LLMI_PREFETCH(w + 2048 + j);
-        LLMI_UNROLL
-        for (r = 0; r < rows; r++) {
-            const llmi_q8 *xr = x + (size_t)r * ldx;
-            _mm256_storeu_ps(scaled[r], scale[0] * _mm256_loadu_ps(xr->scale));
-            _mm256_storeu_ps(scaled[r] + 8, scale[1] * _mm256_loadu_ps(xr->scale + 8));
-            acc[r][0] = LLV_(add_least)(acc[r][0], least, xr->sum);
-        }
+        _mm256_storeu_ps(scaled, scale[0] * _mm256_loadu_ps(x->scale));
+        _mm256_storeu_ps(scaled + 8, scale[1] * _mm256_loadu_ps(x->scale + 8));
+        acc[0] = LLV_(add_least)(acc[0], least, x->sum);
         if (n == 8) {
             LLMI_UNROLL
-            for (i = 0; i < 8; i += step) {
-                const LLV_VI u = LLV_(unpack_all)(type, w, i, 8);
-                LLMI_UNROLL
-                for (r = 0; r < rows; r++) {
-                    const LLV_VI dot = LLV_(dot_bytes)(
-                        type, u, LLV_BYTES(x[(size_t)r * ldx].q + 32 * i));
-                    acc[r][i / step % 2] =
-                        LLV_FMA(LLV_TO_FLOAT(dot), LLV_SPREAD(scaled[r] + 2 * i),
-                                acc[r][i / step % 2]);
-                }
-            }
+            for (i = 0; i < 8; i += step)
+                acc[i / step % 2] = LLV_FMA(
+                    LLV_TO_FLOAT(LLV_(dot_bytes)(type == LLM_Q8_0, LLV_(unpack_all)(type, w, i, 8),
+                                                 LLV_BYTES(x->q + 32 * i))),
+                    LLV_SPREAD(scaled + 2 * i), acc[i / step % 2]);
         } else {
-            for (i = 0; i < n; i += step) {
-                const LLV_VI u = LLV_(unpack_all)(type, w, i, n);
-                for (r = 0; r < rows; r++) {
-                    const LLV_VI dot = LLV_(dot_bytes)(
-                        type, u, LLV_BYTES(x[(size_t)r * ldx].q + 32 * i));
-                    acc[r][0] =
-                        LLV_FMA(LLV_TO_FLOAT(dot), LLV_SPREAD(scaled[r] + 2 * i), acc[r][0]);
-                }
-            }
+            for (i = 0; i < n; i += step)
+                acc[0] = LLV_FMA(
+                    LLV_TO_FLOAT(LLV_(dot_bytes)(type == LLM_Q8_0, LLV_(unpack_all)(type, w, i, n),
+                                                 LLV_BYTES(x->q + 32 * i))),
+                    LLV_SPREAD(scaled + 2 * i), acc[0]);
         }
         w += bytes;
     }
+    return LLV_HSUM(acc[0] + acc[1]);
+}
+LLMI_INLINE LLV LLV_(opened_term)(int wide, LLV_VI u, const llmi_q8 *x, size_t i,
+                                  const float *scaled, LLV sum) {
+    const LLV_VI dot = LLV_(dot_bytes)(wide, u, LLV_BYTES(x->q + 32 * i));
+    return LLV_FMA(LLV_TO_FLOAT(dot), LLV_SPREAD(scaled + 2 * i), sum);
+}
+LLMI_INLINE void LLV_(opened_rows)(int wide, int rows, size_t n, const llmi_q8 *x, size_t stride,
+                                   const llmi_opened *w, LLV (*acc)[2]) {
+    const size_t step = LLV_W / 8;
+    LLV sum[LLV_BLOCK_ROWS][2];
+    size_t c, i;
+    int r;
     LLMI_UNROLL
-    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(acc[r][0] + acc[r][1]);
+    for (r = 0; r < rows; r++) {
+        sum[r][0] = acc[r][0];
+        sum[r][1] = acc[r][1];
+    }
+    for (c = 0; c < n; c += 8, x += stride) {  /* thirty-twos */
+        const size_t count = llmi_min(n - c, 8);
+        const float *scale = w->scale + 2 * c;
+        float scaled[LLV_BLOCK_ROWS][16];
+        __m256 least[2];
+        least[0] = _mm256_loadu_ps(w->least + 2 * c);
+        least[1] = _mm256_loadu_ps(w->least + 2 * c + 8);
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            const llmi_q8 *xr = x + r;
+            for (i = 0; i < 16; i += 8)
+                _mm256_storeu_ps(scaled[r] + i,
+                                 _mm256_loadu_ps(scale + i) * _mm256_loadu_ps(xr->scale + i));
+            sum[r][0] = LLV_(add_least)(sum[r][0], least, xr->sum);
+        }
+        for (i = 0; i < 8 && count == 8; i += 2 * step) {
+            const LLV_VI u = LLV_BYTES(w->q + 32 * (c + i));
+            const LLV_VI v = LLV_BYTES(w->q + 32 * (c + i + step));
+            LLMI_UNROLL
+            for (r = 0; r < rows; r++) {
+                const llmi_q8 *xr = x + r;
+                sum[r][0] = LLV_(opened_term)(wide, u, xr, i, scaled[r], sum[r][0]);
+                sum[r][1] = LLV_(opened_term)(wide, v, xr, i + step, scaled[r], sum[r][1]);
+            }
+        }
+        for (i = 0; i < count && count < 8; i += step) {
+            const LLV_VI u = LLV_BYTES(w->q + 32 * (c + i));
+            LLMI_UNROLL
+            for (r = 0; r < rows; r++)
+                sum[r][0] = LLV_(opened_term)(wide, u, x + r, i, scaled[r], sum[r][0]);
+        }
+    }
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) {
+        acc[r][0] = sum[r][0];
+        acc[r][1] = sum[r][1];
+    }
 }
 
-/* the whole numbers that sixteens of a K block are multiplied by */
-LLMI_INLINE void LLV_(whole_scales)(llm_dtype type, const unsigned char *b, int16_t *to) {
+/* the whole numbers that sixteens of a K block are multiplied by; -> d */
+LLMI_INLINE float LLV_(whole_scales)(llm_dtype type, const unsigned char *b, int16_t *to) {
+    uint16_t half;
     __m128i s = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
     if (type != LLM_Q6_K) {
         uint32_t u[3];
@@ -17737,60 +17802,153 @@ LLMI_INLINE void LLV_(whole_scales)(llm_dtype type, const unsigned char *b, int1
         s = _mm_unpacklo_epi8(s, s);
     }
     _mm256_storeu_si256((__m256i *)(void *)to, _mm256_cvtepi8_epi16(s));
+    memcpy(&half, type == LLM_Q6_K ? b + 208 : b, 2);
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
 }
 /* sum + u x s, by fours: u (0..63), x (-127..127), s a scale for each pair */
 LLMI_INLINE LLV_VI LLV_(dot_scaled)(LLV_VI sum, LLV_VI u, LLV_VI x, LLV_VI s) {
   #if LLMI_PASS == LLMI_PASS_BF16
     return _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(u, x), s);
-  #elif LLMI_PASS == LLMI_PASS_AVX512
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(u, x), s));
   #else
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u, x), s));
   #endif
 }
-/* As blocks_row, of the K types and x with one scale for 256: scales multiply whole numbers. */
-LLMI_INLINE void LLV_(blocks_row_k)(llm_dtype type, int rows, size_t k, const llmi_q8 *x,
-                                    size_t ldx, const unsigned char *w, float *out) {
-    const size_t bytes = llmi_types[type].bytes, step = LLV_W / 8, sums = rows == 1 ? 2 : 1;
-    LLV total[LLV_BLOCK_ROWS];
+/* The same of the K types, and x with one scale for 256: scales multiply whole numbers. */
+LLMI_INLINE float LLV_(blocks_row_k)(llm_dtype type, size_t k, const llmi_q8 *x,
+                                     const unsigned char *w) {
+    const size_t bytes = llmi_types[type].bytes, step = LLV_W / 8;
+    LLV total = LLV_SET1(0.0f);
     size_t k0, i, j;
-    int r;
-    LLMI_UNROLL
-    for (r = 0; r < rows; r++) total[r] = LLV_SET1(0.0f);
     for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x++, w += bytes) {
-        LLV_VI sum[LLV_BLOCK_ROWS][2];
+        LLV_VI sum[2];
         int16_t whole[16];
         __m256 scale[2], least[2];
-        uint16_t half;
-        LLV d;
-        memcpy(&half, type == LLM_Q6_K ? w + 208 : w, 2);
-        d = LLV_SET1(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half))));
-        LLV_(whole_scales)(type, w, whole);
+        const float d = LLV_(whole_scales)(type, w, whole);
         LLV_(scales)(type, w, 8, scale, least);
         for (j = 0; j < bytes; j += 64) LLMI_PREFETCH(w + 2048 + j);
+        sum[0] = sum[1] = LLV_ISET(0);
+        total = LLV_(add_least)(total, least, x->sum);
+        LLMI_UNROLL
+        for (i = 0; i < 8; i += step)
+            sum[i / step % 2] =
+                LLV_(dot_scaled)(sum[i / step % 2], LLV_(unpack_all)(type, w, i, 8),
+                                 LLV_BYTES(x->q + 32 * i), LLV_SPREAD16(whole + 2 * i));
+        total = LLV_FMA(LLV_TO_FLOAT(LLV_IADD(sum[0], sum[1])), LLV_SET1(d * x->scale[0]), total);
+    }
+    return LLV_HSUM(total);
+}
+LLMI_INLINE void LLV_(opened_rows_k)(int rows, size_t n, const llmi_q8 *x, size_t stride,
+                                     const llmi_opened *w, LLV (*acc)[2]) {
+    const size_t step = LLV_W / 8;
+    LLV total[LLV_BLOCK_ROWS];
+    size_t c, i;
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) total[r] = acc[r][0];
+    for (c = 0; c < n; c += 8, x += stride) {
+        LLV_VI sum[LLV_BLOCK_ROWS];
+        __m256 least[2];
+        least[0] = _mm256_loadu_ps(w->least + 2 * c);
+        least[1] = _mm256_loadu_ps(w->least + 2 * c + 8);
         LLMI_UNROLL
         for (r = 0; r < rows; r++) {
-            sum[r][0] = sum[r][1] = LLV_ISET(0);
-            total[r] = LLV_(add_least)(total[r], least, x[(size_t)r * ldx].sum);
+            sum[r] = LLV_ISET(0);
+            total[r] = LLV_(add_least)(total[r], least, x[r].sum);
         }
-        LLMI_UNROLL
         for (i = 0; i < 8; i += step) {
-            const LLV_VI u = LLV_(unpack_all)(type, w, i, 8), s = LLV_SPREAD16(whole + 2 * i);
+            const LLV_VI u = LLV_BYTES(w->q + 32 * (c + i));
+            const LLV_VI s = LLV_SPREAD16(w->whole + 2 * (c + i));
             LLMI_UNROLL
             for (r = 0; r < rows; r++)
-                sum[r][i / step % sums] = LLV_(dot_scaled)(
-                    sum[r][i / step % sums], u, LLV_BYTES(x[(size_t)r * ldx].q + 32 * i), s);
+                sum[r] = LLV_(dot_scaled)(sum[r], u, LLV_BYTES(x[r].q + 32 * i), s);
         }
         LLMI_UNROLL
-        for (r = 0; r < rows; r++) {
-            const LLV_VI all = sums == 2 ? LLV_IADD(sum[r][0], sum[r][1]) : sum[r][0];
-            total[r] = LLV_FMA(LLV_TO_FLOAT(all), d * LLV_SET1(x[(size_t)r * ldx].scale[0]),
-                               total[r]);
-        }
+        for (r = 0; r < rows; r++)
+            total[r] = LLV_FMA(LLV_TO_FLOAT(sum[r]),
+                               LLV_SET1(w->d[c / 8] * x[r].scale[0]), total[r]);
     }
     LLMI_UNROLL
-    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(total[r]);
+    for (r = 0; r < rows; r++) acc[r][0] = total[r];
 }
+
+/* n thirty-twos of a weight's row, opened */
+LLMI_INLINE void LLV_(open_of)(llm_dtype type, const unsigned char *w, size_t n, llmi_opened *to) {
+    const size_t step = LLV_W / 8;
+    size_t c, i;
+    for (c = 0; c < n; c += 8) {
+        const size_t count = llmi_min(n - c, 8), bytes = llmi_dtype_bytes(type, 32 * count);
+        __m256 scale[2], least[2];
+        LLV_(scales)(type, w, count, scale, least);
+        for (i = 0; i < 2; i++) {
+            _mm256_storeu_ps(to->scale + 2 * c + 8 * i, scale[i]);
+            _mm256_storeu_ps(to->least + 2 * c + 8 * i, least[i]);
+        }
+        if (llmi_types[type].block == LLMI_BLOCK_MOST)
+            to->d[c / 8] = LLV_(whole_scales)(type, w, to->whole + 2 * c);
+        for (i = 0; i < bytes; i += 64) LLMI_PREFETCH(w + 2048 + i);
+        if (count == 8) {
+            LLMI_UNROLL
+            for (i = 0; i < 8; i += step)
+                LLV_BYTES_TO(to->q + 32 * (c + i), LLV_(unpack_all)(type, w, i, 8));
+        } else {
+            for (i = 0; i < count; i += step)
+                LLV_BYTES_TO(to->q + 32 * (c + i), LLV_(unpack_all)(type, w, i, count));
+        }
+        w += bytes;
+    }
+}
+LLMI_INLINE void LLV_(opened_dot)(llm_dtype type, int rows, size_t n, const llmi_q8 *x,
+                                  size_t stride, const llmi_opened *w, LLV (*acc)[2]) {
+    if (llmi_types[type].block == LLMI_BLOCK_MOST)
+        LLV_(opened_rows_k)(rows, n, x, stride, w, acc);
+  #if LLMI_PASS == LLMI_PASS_AVX2
+    else if (type == LLM_Q8_0) LLV_(opened_rows)(1, rows, n, x, stride, w, acc);
+  #endif
+    else LLV_(opened_rows)(0, rows, n, x, stride, w, acc);
+}
+static float LLV_(one_row)(llm_dtype type, size_t k, const llmi_q8 *x, const unsigned char *w) {
+    switch (type) {                    /* so that each type has a loop of its own */
+        case LLM_Q8_0: return LLV_(blocks_row)(LLM_Q8_0, k, x, w);
+        case LLM_Q4_0: return LLV_(blocks_row)(LLM_Q4_0, k, x, w);
+        case LLM_Q4_1: return LLV_(blocks_row)(LLM_Q4_1, k, x, w);
+        case LLM_Q5_0: return LLV_(blocks_row)(LLM_Q5_0, k, x, w);
+        case LLM_Q5_1: return LLV_(blocks_row)(LLM_Q5_1, k, x, w);
+        case LLM_Q4_K: return LLV_(blocks_row_k)(LLM_Q4_K, k, x, w);
+        case LLM_Q5_K: return LLV_(blocks_row_k)(LLM_Q5_K, k, x, w);
+        default: return LLV_(blocks_row_k)(LLM_Q6_K, k, x, w);
+    }
+}
+static void LLV_(open)(llm_dtype type, const unsigned char *w, size_t n, llmi_opened *to) {
+    switch (type) {
+        case LLM_Q8_0: LLV_(open_of)(LLM_Q8_0, w, n, to); break;
+        case LLM_Q4_0: LLV_(open_of)(LLM_Q4_0, w, n, to); break;
+        case LLM_Q4_1: LLV_(open_of)(LLM_Q4_1, w, n, to); break;
+        case LLM_Q5_0: LLV_(open_of)(LLM_Q5_0, w, n, to); break;
+        case LLM_Q5_1: LLV_(open_of)(LLM_Q5_1, w, n, to); break;
+        case LLM_Q4_K: LLV_(open_of)(LLM_Q4_K, w, n, to); break;
+        case LLM_Q5_K: LLV_(open_of)(LLM_Q5_K, w, n, to); break;
+        default: LLV_(open_of)(LLM_Q6_K, w, n, to);
+    }
+}
+static void LLV_(many_rows)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                            const unsigned char *w, float *out) {
+    LLV acc[LLMI_FEW_ROWS][2];
+    llmi_opened opened;
+    size_t k0, i;
+    for (i = 0; i < m; i++) acc[i][0] = acc[i][1] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_OPENED, x += LLMI_OPENED / LLMI_BLOCK_MOST * m) {
+        const size_t n = llmi_min(LLMI_OPENED, k - k0) / 32;
+        LLV_(open)(type, w + llmi_dtype_bytes(type, k0), n, &opened);
+        for (i = 0; i + LLV_BLOCK_ROWS <= m; i += LLV_BLOCK_ROWS)
+            LLV_(opened_dot)(type, LLV_BLOCK_ROWS, n, x + i, m, &opened, acc + i);
+        for (; i + LLV_BLOCK_ROWS / 2 <= m; i += LLV_BLOCK_ROWS / 2)
+            LLV_(opened_dot)(type, LLV_BLOCK_ROWS / 2, n, x + i, m, &opened, acc + i);
+        for (; i < m; i++) LLV_(opened_dot)(type, 1, n, x + i, m, &opened, acc + i);
+    }
+    for (i = 0; i < m; i++) out[i] = LLV_HSUM(acc[i][0] + acc[i][1]);
+}
+  #endif
+
 /* 32 values: their nearest whole numbers, and the sum of each half */
 LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
   #if LLMI_PASS == LLMI_PASS_AVX2
@@ -17812,26 +17970,27 @@ LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
     _mm256_storeu_si256((__m256i *)(void *)to, q);
 }
 #else
+#if LLMI_PASS < LLMI_PASS_AVX2
 /* the same in plain C */
-LLMI_INLINE void LLV_(blocks_row)(llm_dtype type, int rows, size_t k, const llmi_q8 *x, size_t ldx,
-                                  const unsigned char *w, float *out) {
+static void LLV_(many_rows)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                            const unsigned char *w, float *out) {
     unsigned char q[LLMI_BLOCK_MOST];
     float scale[16], least[16];
-    size_t count, g, i;
-    int r;
-    for (r = 0; r < rows; r++) out[r] = 0.0f;
-    for (; k; k -= count, x++) {
+    size_t count, g, i, r;
+    for (r = 0; r < m; r++) out[r] = 0.0f;
+    for (; k; k -= count, x += m) {
         count = llmi_blocks_open(type, w, k, q, scale, least);
         w += llmi_dtype_bytes(type, count);
-        for (r = 0; r < rows; r++)
+        for (r = 0; r < m; r++)
             for (g = 0; g < count / 16; g++) {
-                const llmi_q8 *xr = x + (size_t)r * ldx;
+                const llmi_q8 *xr = x + r;
                 int32_t sum = 0;
                 for (i = 16 * g; i < 16 * g + 16; i++) sum += (int32_t)q[i] * xr->q[i];
                 out[r] += scale[g] * xr->scale[g] * (float)sum + least[g] * xr->sum[g];
             }
     }
 }
+#endif
 LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
     float values[32];
     int i;
@@ -17857,7 +18016,7 @@ LLMI_INLINE float LLV_(take32)(LLV *v, const float *x, size_t n) {
     }
     return LLV_HMAX(most) + LLV_HSUM(nought);
 }
-static void LLV_(to_q8)(llmi_q8 *to, const float *x, size_t n, size_t group) {
+static void LLV_(to_q8)(llmi_q8 *to, size_t stride, const float *x, size_t n, size_t group) {
     size_t k, g, i;
     int j;
     for (k = 0; k < llmi_round_up(n, LLMI_BLOCK_MOST); k += group) {
@@ -17872,7 +18031,7 @@ static void LLV_(to_q8)(llmi_q8 *to, const float *x, size_t n, size_t group) {
         inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
         for (g = k; g < k + group; g += 32) {
             const size_t at = g % LLMI_BLOCK_MOST;
-            llmi_q8 *block = to + g / LLMI_BLOCK_MOST;
+            llmi_q8 *block = to + g / LLMI_BLOCK_MOST * stride;
             int32_t sum[2];
             if (group > 32) (void)LLV_(take32)(v, x + llmi_min(g, n), n - llmi_min(g, n));
             for (i = 0; i < 32 / LLV_W; i++) v[i] = v[i] * LLV_SET1(inverse);
@@ -17885,47 +18044,24 @@ static void LLV_(to_q8)(llmi_q8 *to, const float *x, size_t n, size_t group) {
     }
 }
 #endif
-#if LLMI_PASS <= LLMI_PASS_BF16
-LLMI_INLINE void LLV_(blocks_dot_of)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
-                                     const unsigned char *weight, float *y, size_t ldy,
-                                     const float *bias, int accumulate) {
-    const size_t ldx = llmi_ceil_div(k, LLMI_BLOCK_MOST), row = llmi_dtype_bytes(type, k);
-    size_t i, j, r, rows;
-    for (j = 0; j < n; j++, weight += row)
-        for (i = 0; i < m; i += rows) {
-            float out[LLV_BLOCK_ROWS];
-            rows = m - i < LLV_BLOCK_ROWS ? 1 : LLV_BLOCK_ROWS;
-#ifdef LLV_SPREAD16
-            if (llmi_types[type].block == LLMI_BLOCK_MOST) {
-                if (rows == 1) LLV_(blocks_row_k)(type, 1, k, x + i * ldx, ldx, weight, out);
-                else LLV_(blocks_row_k)(type, LLV_BLOCK_ROWS, k, x + i * ldx, ldx, weight, out);
-            } else
-#endif
-            if (rows == 1) LLV_(blocks_row)(type, 1, k, x + i * ldx, ldx, weight, out);
-            else LLV_(blocks_row)(type, LLV_BLOCK_ROWS, k, x + i * ldx, ldx, weight, out);
-            for (r = 0; r < rows; r++) {
-                float *p = y + (i + r) * ldy + j;
-                *p = (accumulate ? *p : 0.0f) + (bias ? out[r] + bias[j] : out[r]);
-            }
-        }
-}
+#if LLMI_PASS <= LLMI_PASS_BF16 && LLMI_PASS != LLMI_PASS_AVX512
 static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
                              const unsigned char *weight, float *y, size_t ldy, const float *bias,
                              int accumulate) {
-#define LLV_CASE(name) \
-    case name: LLV_(blocks_dot_of)(name, m, n, k, x, weight, y, ldy, bias, accumulate); break
-    switch (type) {                    /* so that each type has a loop of its own */
-        LLV_CASE(LLM_Q8_0);
-        LLV_CASE(LLM_Q4_0);
-        LLV_CASE(LLM_Q4_1);
-        LLV_CASE(LLM_Q5_0);
-        LLV_CASE(LLM_Q5_1);
-        LLV_CASE(LLM_Q4_K);
-        LLV_CASE(LLM_Q5_K);
-        LLV_CASE(LLM_Q6_K);
-        default: break;
+    const size_t row = llmi_dtype_bytes(type, k);
+    size_t i, j;
+    for (j = 0; j < n; j++, weight += row) {
+        float out[LLMI_FEW_ROWS];
+#if LLMI_PASS >= LLMI_PASS_AVX2
+        if (m == 1) out[0] = LLV_(one_row)(type, k, x, weight);
+        else
+#endif
+        LLV_(many_rows)(type, m, k, x, weight, out);
+        for (i = 0; i < m; i++) {
+            float *p = y + i * ldy + j;
+            *p = (accumulate ? *p : 0.0f) + (bias ? out[i] + bias[j] : out[i]);
+        }
     }
-#undef LLV_CASE
 }
 #endif
 
@@ -18064,10 +18200,8 @@ LLMI_INLINE void LLV_(rows_dot_of)(llm_dtype type, size_t m, size_t n, size_t k,
             float out[LLV_ROWS * 4];
             rows = m - i < LLV_ROWS ? 1 : LLV_ROWS;
             /* what was read in the first round is read again: time to fetch the next rows */
-            if (i == LLV_ROWS && rows == LLV_ROWS)
-                LLV_(dot4)(type, LLV_ROWS, k, x + i * ldx, ldx, w, row, out);
-            else if (rows == LLV_ROWS)
-                LLV_(dot4)(type, LLV_ROWS, k, x + i * ldx, ldx, w, 0, out);
+            if (rows == LLV_ROWS)
+                LLV_(dot4)(type, LLV_ROWS, k, x + i * ldx, ldx, w, i == LLV_ROWS ? row : 0, out);
             else LLV_(dot4)(type, 1, k, x + i * ldx, ldx, w, 0, out);
             for (r = 0; r < rows; r++)
                 for (s = 0; s < 4 && j + s * quarter < n; s++) {
@@ -18448,6 +18582,8 @@ static const llmi_kernels LLV_(kernels) = {
 #endif
 #if LLMI_PASS == LLMI_PASS_AMX
     LLMI_CAT(llmi_, LLMI_CAT(blocks_dot_v, LLMI_PASS_BF16)),
+#elif LLMI_PASS == LLMI_PASS_AVX512
+    LLMI_CAT(llmi_, LLMI_CAT(blocks_dot_v, LLMI_PASS_AVX2)),
 #else
     LLV_(blocks_dot),
 #endif

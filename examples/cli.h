@@ -239,6 +239,18 @@ static inline const char *cli_directory_of(cli_path directory, const char *path,
     slash[slash == directory] = 0;
     return directory;
 }
+/* The i-th file of a model, which has parts if its name is as x-00001-of-00003.gguf, else is one.
+ * -> NULL: there are no more */
+static inline const char *cli_part(cli_path path, const char *model, int i) {
+    const size_t n = strlen(model);
+    int parts = 0, end = 0;
+    NEED(n + 21 < sizeof(cli_path), "%.80s...: too long a path", model);
+    strcpy(path, model);
+    if (n > 20) sscanf(model + n - 20, "-%*5d-of-%5d.gguf%n", &parts, &end);
+    if (end < 20 || parts < 1) return i ? NULL : path;
+    snprintf(path + n - 19, 40, "%05d-of-%05d.gguf", i + 1, parts);
+    return i < parts ? path : NULL;
+}
 /* are these two names of one file? */
 static inline int cli_same_file(const char *a, const char *b) {
     struct stat x, y;

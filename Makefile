@@ -3,7 +3,8 @@
 #              some; make run ARCH=gpt2 for the other kind
 # make test    all tests; build/tests FILTER and build/faults FILTER run some of them
 # make test-kills  300 processes are killed while they save
-# make test-hf what transformers and tokenizers say beside llm.h; needs Python and them
+# make test-hf what transformers, tokenizers, gguf and llama.cpp say beside llm.h; needs Python and
+#              them
 # make test-mpi  examples/train_mpi.c on 1 to 4 ranks; needs MPI
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
 #              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
@@ -70,12 +71,16 @@ test: build/tests build/faults
 test-kills: build/faults
 	build/faults --kills 300
 
-# against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again
+# against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again;
+# against gguf and llama.cpp: GGUF files in and out
 test-hf:
 	@if $(PYTHON) -c "import torch, transformers, tokenizers" 2>/dev/null; then \
 		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_tokenizer.py -n 100000 && \
 		$(PYTHON) tools/make_goldens.py --check; \
 	else echo "skipped: $(PYTHON) has no torch, transformers, tokenizers (pip install them)"; fi
+	@if $(PYTHON) -c "import torch, transformers, gguf, llama_cpp" 2>/dev/null; then \
+		$(PYTHON) tools/check_gguf.py; \
+	else echo "skipped: $(PYTHON) has no gguf, llama_cpp (pip install gguf llama-cpp-python)"; fi
 
 test-mpi:
 	@if command -v $(MPICC) >/dev/null && command -v $(MPIRUN) >/dev/null; then \

@@ -715,7 +715,8 @@ typedef struct llm_session llm_session;
 typedef struct llm_session_desc {
     int max_seq_len;                  /* the model's; not above it                            */
     int n_sequences;                  /* 1                                                    */
-    llm_dtype cache_dtype;            /* F32, the only one today                              */
+    llm_dtype cache_dtype;            /* F32; F16, BF16; Q8_0, if 32 divides GPT-2's head dim */
+                                      /* or kv_lora_rank and qk_rope_head_dim                 */
     int speculate;                    /* 1 = keep caches for the MTP modules                  */
     int n_threads;                    /* 0 = the model's                                      */
 } llm_session_desc;
@@ -4508,6 +4509,7 @@ typedef struct llmi_attention {
     const int *position;               /* of each sequence's first query; NULL = 0                */
     const int *slot;                   /* which of the k, v sequences is meant; NULL = the same   */
     size_t n_heads, qk_dim, v_dim;
+    llm_dtype type;                    /* of k and v: above F32, they are decoded when read       */
     const float *q, *k, *v; /* value (s, t, h, i) of k: s k_sequence + t k_stride + h k_head + i; */
     size_t q_stride, k_stride, v_stride;        /* of q: (s rows + t) q_stride + h qk_dim + i     */
     size_t k_head, v_head, k_sequence, v_sequence;
@@ -4538,6 +4540,7 @@ typedef struct llmi_attention_scratch {
     float *q_rows, *do_rows;        /* as B of dk = ds^T q and dv = p^T dout                    */
     float *scores, *dscores, *sums; /* (tile,LLMI_KEYS), the same, (tile,v_dim)                 */
     float *max, *sum;               /* (tile)                                                   */
+    float *room;                    /* forward: LLMI_KEYS keys or values, decoded               */
 } llmi_attention_scratch;
 
 static size_t llmi_attention_tile(const llmi_tiles *kernel) { return 64 / kernel->mr * kernel->mr; }
@@ -4563,6 +4566,7 @@ static void llmi_attention_carve(llmi_attention_scratch *s, llmi_arena *arena,
     } else {
         s->v_rows = llmi_carve_floats(arena, llmi_mul(keys / LLMI_KEYS * block, v_pad));
         s->sums = llmi_carve_floats(arena, tile * v_dim);
+        s->room = llmi_carve_floats(arena, LLMI_KEYS * llmi_max(qk_dim, v_dim));
     }
     s->q_panel = llmi_carve_floats(arena, tile * qk_panel);
     s->p_panel = llmi_carve_floats(arena,
@@ -4681,6 +4685,19 @@ static void llmi_tile_softmax(const llmi_head_of *h, size_t i0, size_t rows, siz
     }
 }
 
+/* `keys` rows of dim values, *stride apart, from value `at` on: in their place, or in room, dim
+ * apart */
+static const float *llmi_attention_rows(const llmi_attention *a, const float *from, size_t at,
+                                        size_t *stride, size_t keys, size_t dim, float *room) {
+    size_t i;
+    if (a->type <= LLM_F32) return from + at;
+    for (i = 0; i < keys; i++)
+        a->context->kernels->decode(
+            a->type, room + i * dim,
+            (const char *)from + llmi_dtype_bytes(a->type, at + i * *stride), dim);
+    *stride = dim;
+    return room;
+}
 static void llmi_attention_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
     const llmi_tiles *kernel = a->kernel;
@@ -4691,8 +4708,8 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     const size_t last = llmi_min((part + 1) * tiles / a->parts * a->tile, a->rows);
     const size_t position = a->position ? (size_t)a->position[sequence] : 0;
     const size_t slot = a->slot ? (size_t)a->slot[sequence] : sequence;
-    const float *k = a->k + slot * a->k_sequence + head * a->k_head;
-    const float *v = a->v + slot * a->v_sequence + head * a->v_head;
+    const size_t k_at = slot * a->k_sequence + head * a->k_head;
+    const size_t v_at = slot * a->v_sequence + head * a->v_head;
     const size_t end = llmi_min(position + last, a->first + a->keys);   /* of the keys that count */
     const size_t n_keys = end > a->first ? end - a->first : 0;
     const size_t k_panel = llmi_panel(kernel, a->qk_dim),
@@ -4703,10 +4720,14 @@ static void llmi_attention_task(void *argument, size_t index, int thread) {
     h = llmi_head_at(a, sequence, head, n_keys, thread, 0);
     for (j0 = 0; j0 < n_keys; j0 += LLMI_KEYS) {
         const size_t keys = llmi_min(LLMI_KEYS, n_keys - j0);
-        kernel->pack(LLMI_B, h.s.k_columns + j0 * k_panel, k + j0 * a->k_stride, a->k_stride, 1,
-                     keys, a->qk_dim);
-        kernel->pack(LLMI_B, h.s.v_rows + j0 / LLMI_KEYS * v_block, v + j0 * a->v_stride, 1,
-                     a->v_stride, a->v_dim, keys);
+        size_t k_stride = a->k_stride, v_stride = a->v_stride;
+        const float *rows = llmi_attention_rows(a, a->k, k_at + j0 * k_stride, &k_stride, keys,
+                                                a->qk_dim, h.s.room);
+        kernel->pack(LLMI_B, h.s.k_columns + j0 * k_panel, rows, k_stride, 1, keys, a->qk_dim);
+        rows = llmi_attention_rows(a, a->v, v_at + j0 * v_stride, &v_stride, keys, a->v_dim,
+                                   h.s.room);
+        kernel->pack(LLMI_B, h.s.v_rows + j0 / LLMI_KEYS * v_block, rows, 1, v_stride, a->v_dim,
+                     keys);
     }
     for (i0 = first; i0 < last; i0 += a->tile) {
         const size_t rows = llmi_min(a->tile, last - i0), all = position + i0 + rows;
@@ -4819,6 +4840,14 @@ static void llmi_attention_backward_task(void *argument, size_t index, int threa
 
 #define LLMI_FEW_HEADS 4u
 
+/* scores; keys or values of dim, decoded, and their sums */
+static size_t llmi_attention_few_size(size_t n_keys, size_t dim) {
+    return llmi_round_up(llmi_mul(llmi_add(llmi_mul(n_keys, LLMI_FEW_HEADS),
+                                           llmi_mul(LLMI_KEYS + LLMI_FEW_HEADS, dim)),
+                                  sizeof(float)),
+                         LLMI_ALIGN);
+}
+
 /* Few queries over a long cache: bound by reading k and v, which are used where they lie. What a
  * query gets does not depend on the others. */
 static void llmi_attention_few_task(void *argument, size_t index, int thread) {
@@ -4828,30 +4857,43 @@ static void llmi_attention_few_task(void *argument, size_t index, int thread) {
     const size_t head = index % groups * a->group, n = llmi_min(a->group, a->n_heads - head);
     const size_t sequence = row / a->rows, slot = a->slot ? (size_t)a->slot[sequence] : sequence;
     const size_t n_keys = (a->position ? (size_t)a->position[sequence] : 0) + row % a->rows + 1;
+    const size_t step = a->type <= LLM_F32 ? n_keys : LLMI_KEYS;         /* keys at a time */
     float *p = (float *)(void *)((char *)a->context->scratch + a->thread_size * (size_t)thread);
+    float *room = p + LLMI_FEW_HEADS * n_keys;
+    float *terms = room + LLMI_KEYS * llmi_max(a->qk_dim, a->v_dim);
     float *out = a->out + (row * a->n_heads + head) * a->v_dim, sum[LLMI_FEW_HEADS];
-    size_t i;
-    kernels->rows_dot(n, n_keys, a->qk_dim, a->q + row * a->q_stride + head * a->qk_dim, a->qk_dim,
-                      a->k + slot * a->k_sequence + head * a->k_head, a->k_stride, p, n_keys, NULL,
-                      0);
+    size_t i, j;
+    LLM_ASSERT(llmi_attention_few_size(n_keys, llmi_max(a->qk_dim, a->v_dim)) <= a->thread_size);
+    for (j = 0; j < n_keys; j += step) {
+        const size_t keys = llmi_min(step, n_keys - j);
+        size_t stride = a->k_stride;
+        const float *k = llmi_attention_rows(
+            a, a->k, slot * a->k_sequence + head * a->k_head + j * stride, &stride, keys,
+            a->qk_dim, room);
+        kernels->rows_dot(n, keys, a->qk_dim, a->q + row * a->q_stride + head * a->qk_dim,
+                          a->qk_dim, k, stride, p + j, n_keys, NULL, 0);
+    }
     for (i = 0; i < n; i++) {
         float *scores = p + i * n_keys;
         sum[i] = kernels->exp_sum(scores, scores, a->scale,
                                   a->scale * kernels->largest(scores, n_keys), n_keys);
     }
-    kernels->rows_axpy(n, a->v_dim, n_keys, p, n_keys,
-                       a->v + slot * a->v_sequence + head * a->v_head, a->v_stride, out, a->v_dim);
+    for (j = 0; j < n_keys; j += step) {
+        const size_t keys = llmi_min(step, n_keys - j);
+        size_t stride = a->v_stride;
+        const float *v = llmi_attention_rows(
+            a, a->v, slot * a->v_sequence + head * a->v_head + j * stride, &stride, keys, a->v_dim,
+            room);
+        kernels->rows_axpy(n, a->v_dim, keys, p + j, n_keys, v, stride, j ? terms : out, a->v_dim);
+        if (j) kernels->add(out, out, terms, n * a->v_dim);
+    }
     for (i = 0; i < n; i++, out += a->v_dim)
         kernels->affine(out, out, 1.0f / sum[i], 0.0f, a->v_dim);
 }
-static size_t llmi_attention_few_size(size_t n_keys) {
-    return llmi_round_up(llmi_mul(n_keys, LLMI_FEW_HEADS * sizeof(float)), LLMI_ALIGN);
-}
-
 /* n_keys: the longest sequence's; -> tasks */
 static size_t llmi_attention_few(llm_context *context, llmi_attention *a, size_t n_keys) {
     a->context = context;
-    a->thread_size = llmi_attention_few_size(n_keys);
+    a->thread_size = llmi_attention_few_size(n_keys, llmi_max(a->qk_dim, a->v_dim));
     LLM_ASSERT(a->thread_size * (size_t)context->n_threads <= context->scratch_size);
     a->group = a->k_head || a->v_head
                    ? 1
@@ -4876,6 +4918,11 @@ static void llmi_attention_keys(llm_context *context, llmi_attention *a) {
     LLM_ASSERT(a->thread_size * threads <= context->scratch_size);
     llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
 }
+/* `values` on: a pointer to f32 if they are not of a type above it */
+static const float *llmi_typed_at(const float *from, llm_dtype type, size_t values) {
+    if (type <= LLM_F32) return from + values;
+    return (const float *)(const void *)((const char *)from + llmi_dtype_bytes(type, values));
+}
 /* n_keys: the longest sequence's */
 static void llmi_attention_run(llm_context *context, llmi_attention *a, size_t n_keys,
                                int few) {
@@ -4886,8 +4933,8 @@ static void llmi_attention_run(llm_context *context, llmi_attention *a, size_t n
     }
     for (a->first = 0; a->first < n_keys; a->first += a->keys) {
         a->keys = a->state ? llmi_attention_span(a->first, n_keys) : n_keys;
-        a->k = k + a->first * a->k_stride;
-        a->v = v + a->first * a->v_stride;
+        a->k = llmi_typed_at(k, a->type, a->first * a->k_stride);
+        a->v = llmi_typed_at(v, a->type, a->first * a->v_stride);
         llmi_attention_keys(context, a);
     }
 }
@@ -5436,6 +5483,7 @@ typedef struct llmi_arch {
     int layernorm;                     /* the final norm has a bias; else RMSNorm                 */
     int learned_positions;             /* wpe is the second tensor; else positions are rotary     */
     size_t (*cache_width)(const llm_config *);                   /* values of a position, a layer */
+    size_t (*cache_unit)(const llm_config *);                    /* parts of it are multiples of */
     void (*head_dims)(const llm_config *, size_t *qk, size_t *v);
     void (*carve_saved)(llmi_arena *exact, llmi_arena *wide, const llm_config *, size_t n);
     void (*carve_work)(struct llmi_run *, llmi_arena *, const llm_config *, size_t n,
@@ -5500,6 +5548,9 @@ static void llmi_gpt2_read(llmi_config_reader *reader, llm_config *config) {
     }
 }
 static size_t llmi_gpt2_cache_width(const llm_config *c) { return 2 * (size_t)c->d_model; }
+static size_t llmi_gpt2_cache_unit(const llm_config *c) {
+    return (size_t)(c->d_model / c->n_heads);
+}
 static void llmi_gpt2_head_dims(const llm_config *c, size_t *qk, size_t *v) {
     *qk = *v = (size_t)(c->d_model / c->n_heads);
 }
@@ -5676,6 +5727,9 @@ static void llmi_ds_read(llmi_config_reader *reader, llm_config *config) {
 }
 static size_t llmi_ds_cache_width(const llm_config *c) {
     return (size_t)(c->kv_lora_rank + c->qk_rope_head_dim);
+}
+static size_t llmi_ds_cache_unit(const llm_config *c) {          /* whether 32 divides both */
+    return (size_t)(c->kv_lora_rank | c->qk_rope_head_dim);
 }
 static void llmi_ds_head_dims(const llm_config *c, size_t *qk, size_t *v) {
     *qk = (size_t)(c->qk_nope_head_dim + c->qk_rope_head_dim);
@@ -5973,12 +6027,13 @@ static size_t llmi_cache_width(const llm_config *c) {    /* values per position 
 
 LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
                                       llm_dtype cache_dtype) {
-    const size_t value = cache_dtype == LLM_DTYPE_DEFAULT || cache_dtype == LLM_F32 ? 4
-                         : cache_dtype == LLM_BF16 || cache_dtype == LLM_F16 ? 2
-                                                                             : 0;
-    if (llm_config_validate(config, NULL) != LLM_OK || max_seq_len < 0) return 0;
-    if (max_seq_len == 0) max_seq_len = config->max_seq_len;
-    return llmi_mul(llmi_mul(value * (size_t)config->n_layers, llmi_cache_width(config)),
+    const llm_dtype type = cache_dtype == LLM_DTYPE_DEFAULT ? LLM_F32 : cache_dtype;
+    llm_config c;
+    if (llmi_config_resolved(&c, config, NULL) != LLM_OK || max_seq_len < 0) return 0;
+    if (type != LLM_F32 && type != LLM_F16 && type != LLM_BF16 && type != LLM_Q8_0) return 0;
+    if (type == LLM_Q8_0 && llmi_arch_of(c.arch)->cache_unit(&c) % 32) return 0;
+    if (max_seq_len == 0) max_seq_len = c.max_seq_len;
+    return llmi_mul(llmi_mul(llmi_dtype_bytes(type, llmi_cache_width(&c)), (size_t)c.n_layers),
                     (size_t)max_seq_len);
 }
 
@@ -6484,6 +6539,7 @@ typedef struct llmi_ds_work { /* DeepSeek's scratch within a block; N rows, K ch
     float *k;                          /* (N, or keys of a span, H qk)                           */
     float *act;                        /* (N K,Fm) or (N,F)                                      */
     float *kv;                         /* of a cache, expanded: (keys of a span, H (nope + v))   */
+    float *latents;                    /* of a cache of another type: (keys of a span, R + rope) */
     float *latent_q, *latent_out;      /* absorbed: (few, H, R + rope), (few, H, R)              */
     float *dq, *dk, *dkv, *dkr, *dc, *dcn, *dqa, *dqn, *datt, *dact;
     float *sorted;                     /* (N K,C) */
@@ -6511,7 +6567,8 @@ typedef struct llmi_run {              /* rows of tokens on their way through th
     const llm_model *model;
     size_t n_sequences, rows;          /* rows: of each sequence, at consecutive positions      */
     const int *position, *slot;        /* per sequence: of its first row (NULL: 0), in cache    */
-    float *cache;                      /* per layer (slots, cache_len, width), GPT-2's k before */
+    llm_dtype cache_type;
+    char *cache;                       /* per layer (slots, cache_len, width), GPT-2's k before */
     size_t cache_slots, cache_len;     /* its v; NULL: the batch's own rows are all there is    */
     int few;                           /* the decode path: at most LLMI_FEW_ROWS rows in all    */
     llm_precision precision;           /* of the linear layers' products                        */
@@ -6735,9 +6792,39 @@ typedef struct llmi_gpt2_rows {
     int layer;
 } llmi_gpt2_rows;
 
-static float *llmi_gpt2_cache(const llmi_run *run, int layer, int value) {
-    return run->cache + (size_t)(2 * layer + value) * run->cache_slots * run->cache_len *
-                            (size_t)run->model->config.d_model;
+/* a value of the cache; what is there is f32 if that is its type */
+static const float *llmi_cache_at(const llmi_run *run, size_t value) {
+    return (const float *)(const void *)(run->cache + llmi_dtype_bytes(run->cache_type, value));
+}
+/* n values into the cache. Blocks get the scale that brings the largest to 127: quicker than the
+ * best, and nearly as good. */
+static void llmi_cache_put(const llmi_run *run, size_t at, const float *from, size_t n) {
+    unsigned char *to = (unsigned char *)run->cache + llmi_dtype_bytes(run->cache_type, at);
+    size_t i, j;
+    if (run->cache_type != LLM_Q8_0) {
+        llmi_encode(run->cache_type, to, from, n);
+        return;
+    }
+    for (i = 0; i < n; i += 32, from += 32, to += 34) {
+        float most = 0.0f, inverse;
+        uint16_t half;
+        for (j = 0; j < 32; j++)       /* a NaN is the largest */
+            if (!(fabsf(from[j]) <= most)) most = fabsf(from[j]);
+        half = llmi_f32_to_f16(most / 127.0f);
+        inverse = llmi_f16_to_f32(half);
+        inverse = inverse > 0.0f && inverse <= FLT_MAX ? 1.0f / inverse : 0.0f;
+        llmi_put_little(to, half, 2);
+        for (j = 0; j < 32; j++) {
+            float q = inverse > 0.0f ? from[j] * inverse : 0.0f;
+            q = q > 127.0f ? 127.0f : q < -127.0f ? -127.0f : q;
+            to[2 + j] = (unsigned char)(int)lrintf(q);
+        }
+    }
+}
+/* the values before those of a layer's keys (0) or values (1) */
+static size_t llmi_gpt2_cache(const llmi_run *run, int layer, int value) {
+    return (size_t)(2 * layer + value) * run->cache_slots * run->cache_len *
+           (size_t)run->model->config.d_model;
 }
 /* keys and values of a row, head by head, to their places in the cache */
 static void llmi_gpt2_store_body(void *argument, size_t index) {
@@ -6751,9 +6838,10 @@ static void llmi_gpt2_store_body(void *argument, size_t index) {
     int value;
     for (value = 0; value < 2; value++)
         for (h = 0; h < H; h++)
-            memcpy(llmi_gpt2_cache(run, job->layer, value) +
-                       (((size_t)run->slot[sequence] * H + h) * run->cache_len + position) * D,
-                   job->qkv + index * 3 * C + (size_t)(1 + value) * C + h * D, D * sizeof(float));
+            llmi_cache_put(
+                run, llmi_gpt2_cache(run, job->layer, value) +
+                         (((size_t)run->slot[sequence] * H + h) * run->cache_len + position) * D,
+                job->qkv + index * 3 * C + (size_t)(1 + value) * C + h * D, D);
 }
 
 static void llmi_gpt2_attention(const llmi_run *run, llmi_attention *a, const llmi_gpt2_saved *s,
@@ -6771,8 +6859,9 @@ static void llmi_gpt2_attention(const llmi_run *run, llmi_attention *a, const ll
         a->state = run->attention_state;
         a->position = run->position;
         a->slot = run->slot;
-        a->k = llmi_gpt2_cache(run, layer, 0);
-        a->v = llmi_gpt2_cache(run, layer, 1);
+        a->type = run->cache_type;
+        a->k = llmi_cache_at(run, llmi_gpt2_cache(run, layer, 0));
+        a->v = llmi_cache_at(run, llmi_gpt2_cache(run, layer, 1));
         a->k_stride = a->v_stride = a->qk_dim;
         a->k_head = a->v_head = run->cache_len * a->qk_dim;
         a->k_sequence = a->v_sequence = run->cache_len * C;
@@ -6997,9 +7086,10 @@ static void llmi_mla_keys_backward_body(void *argument, size_t row) {
     }
 }
 
-static float *llmi_mla_cache(const llmi_run *run, int layer) {
-    return run->cache + (size_t)layer * run->cache_slots * run->cache_len *
-                            llmi_cache_width(&run->model->config);
+/* the values before a layer's */
+static size_t llmi_mla_cache(const llmi_run *run, int layer) {
+    return (size_t)layer * run->cache_slots * run->cache_len *
+           llmi_cache_width(&run->model->config);
 }
 
 /* a row's [c | kr] to its place in the cache; latent: c after its norm */
@@ -7008,12 +7098,12 @@ static void llmi_mla_store_body(void *argument, size_t row) {
     const llmi_run *run = job->run;
     const llm_config *c = &run->model->config;
     const size_t R = (size_t)c->kv_lora_rank, rope = (size_t)c->qk_rope_head_dim;
-    float *to = llmi_mla_cache(run, job->layer) +
-                ((size_t)run->slot[row / run->rows] * run->cache_len +
-                 llmi_row_position(run, row)) *
-                    (R + rope);
-    memcpy(to, job->latent + row * R, R * sizeof(float));
-    memcpy(to + R, job->s->kr + row * rope, rope * sizeof(float));
+    const size_t at = llmi_mla_cache(run, job->layer) +
+                      ((size_t)run->slot[row / run->rows] * run->cache_len +
+                       llmi_row_position(run, row)) *
+                          (R + rope);
+    llmi_cache_put(run, at, job->latent + row * R, R);
+    llmi_cache_put(run, at + R, job->s->kr + row * rope, rope);
 }
 
 /* the router's weight, always in f32: a rounded score would choose another expert */
@@ -7103,7 +7193,8 @@ static void llmi_mla_absorbed(const llmi_run *run, const llmi_mla_saved *s, cons
     a->v_dim = R;
     a->q = run->ds.latent_q;
     a->q_stride = a->n_heads * width;
-    a->k = a->v = llmi_mla_cache(run, layer);
+    a->type = run->cache_type;
+    a->k = a->v = llmi_cache_at(run, llmi_mla_cache(run, layer));
     a->k_stride = a->v_stride = width;
     a->k_sequence = a->v_sequence = run->cache_len * width;
     a->scale = llmi_mla_scale(c);
@@ -7148,7 +7239,8 @@ static void llmi_mla_project(const llmi_run *run, const float *h, llmi_mla_rows 
 static void llmi_mla_cached(const llmi_run *run, llmi_mla_rows *job, int layer, size_t longest) {
     const llm_config *c = &run->model->config;
     const size_t R = (size_t)c->kv_lora_rank, width = R + (size_t)c->qk_rope_head_dim;
-    const float *cache = llmi_mla_cache(run, layer) + (size_t)run->slot[0] * run->cache_len * width;
+    const size_t cache = llmi_mla_cache(run, layer) +
+                         (size_t)run->slot[0] * run->cache_len * width;
     const llmi_matrix kv_b = llmi_dense(run, run->model->layers[layer].kv_b);
     llmi_attention a;
     llmi_mla_attention(run, &a, job->s, run->ds.k, run->ds.kv);
@@ -7160,9 +7252,14 @@ static void llmi_mla_cached(const llmi_run *run, llmi_mla_rows *job, int layer, 
     job->kv = run->ds.kv;
     job->kr_stride = width;
     for (a.first = 0; a.first < longest; a.first += a.keys) {
-        const float *latents = cache + a.first * width;
+        const float *latents = llmi_cache_at(run, cache + a.first * width);
         llmi_gemm expand;
         a.keys = llmi_attention_span(a.first, longest);
+        if (run->cache_type != LLM_F32) {
+            run->context->kernels->decode(run->cache_type, run->ds.latents, latents,
+                                          a.keys * width);
+            latents = run->ds.latents;
+        }
         expand = llmi_product(run->ds.kv, kv_b.n_out, latents, kv_b, NULL, a.keys, 0);
         expand.a_row = width;
         llmi_gemm_run(run->context, &expand);
@@ -7709,6 +7806,8 @@ static void llmi_ds_carve_work(llmi_run *run, llmi_arena *arena, const llm_confi
     w->act = llmi_carve_floats(arena, llmi_max(routed, dense));
     if (cache_len) {
         w->kv = llmi_carve_floats(arena, llmi_mul(keys, kv));
+        if (run->cache_type > LLM_F32)
+            w->latents = llmi_carve_floats(arena, llmi_mul(keys, R + rope));
         run->attention_state = llmi_carve_floats(arena, llmi_mul(n, 2 * H));
         w->latent_q = llmi_carve_floats(arena, few * H * (R + rope));
         w->latent_out = llmi_carve_floats(arena, few * H * R);
@@ -7803,14 +7902,14 @@ static const llmi_arch *llmi_arch_at(size_t i) {
          llmi_gpt2_fields, LLMI_COUNT(llmi_gpt2_fields),
          llmi_gpt2_fixed, LLMI_COUNT(llmi_gpt2_fixed),
          llmi_gpt2_resolve, llmi_gpt2_validate, llmi_gpt2_read, LLMI_WRITE(llmi_gpt2_write),
-         llmi_gpt2_table, 1, 1, llmi_gpt2_cache_width, llmi_gpt2_head_dims,
+         llmi_gpt2_table, 1, 1, llmi_gpt2_cache_width, llmi_gpt2_cache_unit, llmi_gpt2_head_dims,
          llmi_gpt2_carve_block, llmi_gpt2_carve_work,
          llmi_gpt2_block_forward, llmi_gpt2_block_backward},
         {LLM_ARCH_DEEPSEEK_V3, "deepseek_v3", "DeepseekV3ForCausalLM", 1,
          llmi_ds_fields, LLMI_COUNT(llmi_ds_fields),
          llmi_ds_fixed, LLMI_COUNT(llmi_ds_fixed),
          llmi_ds_resolve, llmi_ds_validate, llmi_ds_read, LLMI_WRITE(llmi_ds_write),
-         llmi_ds_table, 0, 0, llmi_ds_cache_width, llmi_ds_head_dims,
+         llmi_ds_table, 0, 0, llmi_ds_cache_width, llmi_ds_cache_unit, llmi_ds_head_dims,
          llmi_ds_carve_block, llmi_ds_carve_work,
          llmi_ds_block_forward, llmi_ds_block_backward}};
     return i < LLMI_COUNT(archs) ? &archs[i] : NULL;
@@ -7857,7 +7956,8 @@ static void llmi_carve_work(llmi_run *run, llmi_arena *arena, const llm_config *
 static size_t llmi_model_attention_scratch(const llm_context *context, llm_precision precision,
                                            const llm_config *c, size_t n_keys, int cached,
                                            int backward) {
-    const size_t few = llmi_mul(llmi_attention_few_size(n_keys), (size_t)context->n_threads);
+    const size_t few = llmi_mul(llmi_attention_few_size(n_keys, llmi_cache_width(c)),
+                                (size_t)context->n_threads);
     size_t qk, v, forward;
     llmi_arch_of(c->arch)->head_dims(c, &qk, &v);
     if (cached) n_keys = llmi_min(n_keys, LLMI_SPAN_MOST);
@@ -9322,7 +9422,7 @@ struct llm_session {
     llm_context *context;
     llm_session_desc desc;             /* resolved */
     size_t cache_size;                 /* bytes */
-    float *cache;
+    char *cache;
     void *memory;                      /* the rest, cut up by the plan */
     llmi_run run;
     int *length;                       /* (n_sequences) */
@@ -9347,6 +9447,7 @@ static void llmi_session_plan(llm_session *s, const llm_config *config, int n_th
                  few = llmi_min(n, LLMI_FEW_ROWS), V = (size_t)config->vocab_size;
     int k;
     s->run.mtp = s->desc.speculate ? config->mtp_depth : 0;
+    s->run.cache_type = s->desc.cache_dtype;
     llmi_carve_activations(&s->run, arena, config, rows);
     llmi_carve_work(&s->run, arena, config, rows, 1, (size_t)s->desc.max_seq_len, n_threads, 0);
     for (k = 0; s->run.mtp && k <= s->run.mtp; k++)
@@ -9387,9 +9488,11 @@ static llm_result llmi_session_check(llm_session_desc *d, const llm_config *conf
                             err));
     LLMI_TRY(llmi_check_int("session desc: n_sequences", d->n_sequences, 1, 1 << 20, err));
     LLMI_TRY(llmi_check_int("session desc: n_threads", d->n_threads, 0, 1024, err));
-    if (d->cache_dtype != LLM_DTYPE_DEFAULT && d->cache_dtype != LLM_F32)
+    if (d->cache_dtype == LLM_DTYPE_DEFAULT) d->cache_dtype = LLM_F32;
+    if (!llm_config_cache_bytes(config, 1, d->cache_dtype))
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "session desc: cache_dtype %d: only F32 is implemented yet",
+                         "session desc: cache_dtype %d: F32, F16 and BF16 are supported, and Q8_0 "
+                         "if 32 divides GPT-2's head dim, kv_lora_rank and qk_rope_head_dim",
                          (int)d->cache_dtype);
     if (d->speculate && !config->mtp_depth)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
@@ -9449,7 +9552,7 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     if (!s->context) return LLM_ERR_MEMORY;
     LLMI_TRY(llmi_scratch_reserve(s->context, llmi_session_scratch(s, config, s->context), err));
     s->cache_size = llmi_session_cache_size(s, config);
-    s->cache = (float *)llmi_alloc(allocator, s->cache_size, "key-value cache", err);
+    s->cache = (char *)llmi_alloc(allocator, s->cache_size, "key-value cache", err);
     if (!s->cache) return LLM_ERR_MEMORY;
     llmi_session_plan(s, config, s->context->n_threads, &arena);
     LLMI_TRY(llmi_arena_take(&arena, &s->memory, allocator, "activations", err));
@@ -15905,6 +16008,18 @@ static void llmi_gguf_yarn(const llm_config *c, float *multiplier, float *factor
     *multiplier = same ? 0.1f * c->yarn_mscale : (float)(0.1 * m);
     *factor = same ? 1.0f : *multiplier != 0.0f ? (float)a : (float)(a / (of_1 + 1.0));
 }
+/* the type that is asked for, or the one that most of the matrices' values have */
+static llm_dtype llmi_gguf_main_type(const llmi_gguf_out *o) {
+    uint64_t counts[LLM_Q6_K + 1] = {0};
+    int most = LLM_F32, type;
+    size_t i;
+    for (i = 0; i < o->model->table.n; i++)
+        if (o->model->table.rows[i].is_matrix)
+            counts[o->model->values[i].type] += o->model->table.rows[i].count;
+    for (type = LLM_F32; type <= LLM_Q6_K; type++)
+        if (counts[type] > counts[most]) most = type;
+    return o->dtype ? o->dtype : (llm_dtype)most;
+}
 static void llmi_gguf_put_config(llmi_gguf_out *o) {
     static const int file_types[] = {0, 0, 1, 32, 0, 7, 2, 3, 8, 9, 15, 17, 18};  /* by llm_dtype */
     const llmi_arch *arch = o->model->arch;
@@ -15914,7 +16029,7 @@ static void llmi_gguf_put_config(llmi_gguf_out *o) {
     size_t i;
     if (!c->n_routed_experts) c->first_k_dense = c->n_layers + c->mtp_depth;
     llmi_gguf_put_text(o, "general.architecture", o->arch->name);
-    llmi_gguf_put_u32(o, "general.file_type", file_types[o->dtype]);
+    llmi_gguf_put_u32(o, "general.file_type", file_types[llmi_gguf_main_type(o)]);
     llmi_gguf_put_u32(o, "general.quantization_version", 2);
     for (pair = o->arch->keys; pair->gguf; pair++)
         for (i = 0; i < arch->n_fields; i++) {

@@ -3,7 +3,8 @@
  *     cc -O2 examples/generate.c -o generate -lm
  *     ./generate model "int main(" --temperature 0.7        (--help lists the options)
  *
- * The directory is one that train.c wrote, or one of GPT-2 or DeepSeek-V3 in Hugging Face's layout.
+ * The directory is one that train.c wrote, or one of GPT-2 or DeepSeek-V3 in Hugging Face's layout;
+ * a .gguf file with its tokenizer does as well.
  * Expect the prompt and its continuation, up to the end of the text or of the model's context, on
  * stdout, and the tokens per second on stderr. The same seed gives the same text. */
 #define LLM_IMPLEMENTATION
@@ -28,7 +29,8 @@ static cli_option options[] = {
 };
 static const char usage[] =
     "usage: generate DIRECTORY [PROMPT] [OPTION]...\n"
-    "The directory is that of a model, with its tokenizer; the prompt \"-\": the standard input.\n";
+    "The directory, or .gguf file, is that of a model with its tokenizer; the prompt \"-\": the\n"
+    "standard input.\n";
 
 /* the prompt's tokens; before them bos, unless that is eos; for an empty prompt one of the two */
 static int32_t *encode(const llm_tokenizer *tokenizer, llm_special_tokens special,

@@ -93,7 +93,7 @@ static void prepare(const cli_texts *texts) {
                        : tokenizer ? llm_tokenizer_vocab_size(tokenizer) : o.vocab;
     token_bytes = cli_token_bytes(tokenizer, V);
     if (*o.from) {
-        const llm_model_desc model_desc = {.n_threads = o.train.threads};
+        const llm_model_desc model_desc = {.n_threads = o.train.threads, .dtype = LLM_F32};
         TRY(model = llm_model_load(o.from, &model_desc, &error));
         config = *llm_model_config(model);
         NEED(V <= config.vocab_size, "%s has a vocabulary of %d, the data of %d", o.from,

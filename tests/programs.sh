@@ -2,7 +2,8 @@
 # The programs of examples/ and tools/, as somebody uses them: what they refuse and how they say it,
 # what they write, what a terminal shows.
 #
-#     tests/programs.sh [DIRECTORY]     where train, generate, tokenize, inspect are, else build
+#     tests/programs.sh [DIRECTORY]     where train, generate, tokenize, inspect, quantize are, else
+#                                       build
 #
 # One line per check that fails; "N passed, N failed" at the end; exit status 0 if none failed. The
 # terminal is looked at only if there is python3.
@@ -82,7 +83,18 @@ says "and --out, too" "$bin/tokenize" --tokenizer "$tmp/m" --out "$tmp/text" "$t
 says "--align -2: not a whole number" "$bin/tokenize" --tokenizer "$tmp/m" --align -2 "$tmp/text"
 says "--out has no effect with --check" "$bin/tokenize" --check --out "$tmp/x.tok" "$tmp/m/data.tok"
 says "not a token file" "$bin/tokenize" --check "$tmp/text"
-for program in train generate tokenize inspect; do
+q="$bin/quantize $tmp/m $tmp/refused.gguf"
+says "a model and the GGUF file" "$bin/quantize" "$tmp/m"
+says "ends in .gguf" "$bin/quantize" "$tmp/m" "$tmp/refused"
+says "--type Q3_K: not one of" $q --type Q3_K
+says "--type F8_E4M3: not one of" $q --type F8_E4M3
+says "--tokens has no effect without --text" $q --tokens 100
+says "nosuch: No such file" $q --text nosuch
+says "empty: 0 tokens" $q --text "$tmp/empty"
+says "config.json: .*No such file" "$bin/quantize" "$tmp/nosuch" "$tmp/refused.gguf"
+says "No such file" "$bin/quantize" "$tmp/nosuch.gguf" "$tmp/refused.gguf"
+says "No such file" "$bin/quantize" "$tmp/m" "$tmp/nosuch/refused.gguf"
+for program in train generate tokenize inspect quantize; do
     run "$bin/$program" --help
     [ $? = 0 ] && [ -z "$(awk 'length > 96' "$tmp/log")" ]
     check "$program --help" $?
@@ -241,6 +253,45 @@ run "$bin/inspect" "$tmp/m/model.safetensors"
 check "inspect takes a .safetensors file without a configuration" $?
 run "$bin/generate" "$tmp/m/model.safetensors" x --tokens 2
 check "generate takes the .safetensors file in a directory" $?
+
+# ---- GGUF files ----------------------------------------------------------------------------------
+run "$bin/quantize" "$tmp/m" "$tmp/m.gguf" --type default --text "$tmp/text" --tokens 100
+[ $? = 0 ] && grep -q '^all  *52 .* 0.00000$' "$tmp/log" &&
+    grep -q '^perplexity of 99 tokens: \([0-9.]*\) before, \1 after, +0.00 %$' "$tmp/log"
+check "quantize: a GGUF file of a model as it is" $?
+run "$bin/quantize" "$tmp/m" "$tmp/q8.gguf" --type q8_0 --text "$tmp/text" --tokens 100
+[ $? = 0 ] && grep -q 'attn.c_proj.weight .* F32  to Q8_0 .* 0\.00[1-9]' "$tmp/log" &&
+    grep -q '^perplexity of 99 tokens: ' "$tmp/log" && ! grep -q 'h\.0\.' "$tmp/log"
+check "quantize: types, errors and perplexity, by kind of tensor" $?
+run "$bin/quantize" "$tmp/m" "$tmp/all.gguf" --type Q8_0 --all --no-tokenizer
+[ $? = 0 ] && grep -q 'h\.3\.attn.c_proj.weight *1 ' "$tmp/log"
+check "quantize --all: a line for each tensor" $?
+run "$bin/quantize" "$tmp/q8.gguf" "$tmp/again.gguf" --type Q8_0
+[ $? = 0 ] && cmp "$tmp/q8.gguf" "$tmp/again.gguf" >>"$tmp/log" 2>&1
+check "quantize: a GGUF file in the type that it has is the same file" $?
+run "$bin/inspect" "$tmp/q8.gguf"
+[ $? = 0 ] && grep -q '52 tensors' "$tmp/log" && grep -q 'blk.3.ffn_up.weight  *Q8_0 ' "$tmp/log" &&
+    grep -q '^Q8_0 .* 8.50 bits a value$' "$tmp/log"
+check "inspect takes a GGUF file" $?
+run "$bin/generate" "$tmp/m" "The " --temperature 0 --tokens 9
+head -n 1 "$tmp/log" >"$tmp/said"
+run "$bin/generate" "$tmp/m.gguf" "The " --temperature 0 --tokens 9
+head -n 1 "$tmp/log" | cmp - "$tmp/said" >>"$tmp/log" 2>&1
+check "generate takes a GGUF file, and writes what its directory does" $?
+run "$bin/tokenize" --tokenizer "$tmp/q8.gguf" --out "$tmp/gguf.tok" "$tmp/text"
+same file.tok gguf.tok "tokenize takes a GGUF file's tokenizer"
+says "tokenizer.ggml.model" "$bin/generate" "$tmp/all.gguf" x
+cp "$tmp/m.gguf" "$tmp/before.gguf"
+ln -s m.gguf "$tmp/link.gguf"
+says "is the model, and" "$bin/quantize" "$tmp/m.gguf" "$tmp/m.gguf"
+says "is the model, and" "$bin/quantize" "$tmp/m.gguf" "$tmp/link.gguf"
+mv "$tmp/again.gguf" "$tmp/p-00002-of-00002.gguf"
+says "is the model, and" "$bin/quantize" "$tmp/p-00001-of-00002.gguf" "$tmp/p-00002-of-00002.gguf"
+same m.gguf before.gguf "what is refused is as it was"
+[ ! -e "$tmp/refused.gguf" ] && [ ! -e "$tmp/refused.gguf.tmp" ]
+check "quantize: what is refused writes no file" $?
+head -c 3000 "$tmp/m.gguf" >"$tmp/half.gguf"
+says "half.gguf: " "$bin/quantize" "$tmp/half.gguf" "$tmp/refused.gguf"
 
 # ---- what is seen --------------------------------------------------------------------------------
 train --out "$tmp/s" --steps 4 --seconds 0 "$tmp/text"

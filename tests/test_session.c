@@ -331,7 +331,7 @@ TEST(session_refuses_and_is_as_before) {
     d.n_threads = 1025;
     NOT_MADE(LLM_ERR_ARGUMENT, llm_session_create(model, &d, &err), "n_threads", "1025", "1024");
     memset(&d, 0, sizeof d);
-    d.cache_dtype = LLM_BF16;
+    d.cache_dtype = LLM_Q4_K;
     NOT_MADE(LLM_ERR_UNSUPPORTED, llm_session_create(model, &d, &err), "cache_dtype");
     memset(&d, 0, sizeof d);
     d.speculate = 1;

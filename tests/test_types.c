@@ -389,7 +389,122 @@ TEST(types_batches) {
     }
 }
 
+/* ---- caches of other types --------------------------------------------------------------------- */
+static llm_session *cache_session(const llm_model *model, llm_dtype type, int sequences,
+                                  int threads, int speculate) {
+    llm_session_desc d;
+    llm_session *session;
+    llm_error err;
+    memset(&d, 0, sizeof d);
+    d.n_sequences = sequences;
+    d.cache_dtype = type;
+    d.n_threads = threads;
+    d.speculate = speculate;
+    session = llm_session_create(model, &d, &err);
+    CHECK_MSG(session != NULL, "%s", err.message);
+    return session;
+}
+static llm_config cache_config(int arch) {
+    llm_config c = small_config(50, 700, 64, 2, 2);
+    if (!arch) return c;               /* heads of 32 */
+    c = deepseek_config(1, 1, 50, 700, 1);
+    c.kv_lora_rank = 32;
+    c.qk_rope_head_dim = 32;
+    return c;
+}
+/* Logits of a long prompt, of tokens one by one, and after a rewind are near those of an f32 cache;
+ * a batch equals its sequences, threads change nothing, speculation changes no token. */
+TEST(types_caches) {
+    static const struct { llm_dtype type; double error; } types[] = {
+        {LLM_F16, 1e-3}, {LLM_BF16, 1e-2}, {LLM_Q8_0, 2e-2}};
+    int arch, t;
+    size_t i;
+    for (arch = 0; arch < 2; arch++) {
+        const llm_config c = cache_config(arch);
+        llm_model *model = shaken_model(&c, 5, 1, NULL);
+        int32_t tokens[640];
+        if (!model) return;
+        random_tokens(tokens, 640, 50, 8);
+        for (i = 0; i < LLMI_COUNT(types); i++) {
+            llm_session *plain = cache_session(model, LLM_F32, 2, 1, 0);
+            float want[4][50], got[4][50], first[4][50], batch[2][50];
+            llm_session_desc d;
+            llm_memory memory;
+            int threads, k;
+            memset(&d, 0, sizeof d);
+            d.n_sequences = 2;
+            d.cache_dtype = types[i].type;
+            CHECK(llm_session_memory(&c, &d, &memory, NULL) == LLM_OK);
+            for (threads = 1; threads <= 3; threads += 2) {
+                llm_session *s = cache_session(model, types[i].type, 2, threads, 0);
+                if (!s || !plain) return;
+                CHECK(memory.cache == llm_session_cache_bytes(s));
+                CHECK(llm_session_cache_bytes(s) ==
+                      llm_session_cache_bytes(plain) / 4 * llm_dtype_size(types[i].type, 32) / 32);
+                for (t = 0; t < 2; t++) {
+                    llm_session *of = t ? s : plain;
+                    float (*to)[50] = t ? got : want;
+                    if (threads > 1 && !t) continue;
+                    CHECK(llm_session_eval(of, 0, tokens, 600, to[0], NULL) == LLM_OK);
+                    for (k = 0; k < 20; k++)
+                        CHECK(llm_session_eval(of, 0, tokens + 600 + k, 1, to[1], NULL) == LLM_OK);
+                    CHECK(llm_session_rewind(of, 0, 300, NULL) == LLM_OK);
+                    CHECK(llm_session_eval(of, 0, tokens + 9, 40, to[2], NULL) == LLM_OK);
+                    CHECK(llm_session_eval(of, 1, tokens, 9, to[3], NULL) == LLM_OK);
+                }
+                for (k = 0; k < 4; k++) {
+                    const double error = relative_error(got[k], want[k], 50);
+                    CHECK_MSG(error > 0.0 && error < types[i].error, "%s, arch %d, %d: %g",
+                              llm_dtype_name(types[i].type), arch, k, error);
+                }
+                if (threads > 1) CHECK(same_bits(got[0], first[0], 200));
+                memcpy(first, got, sizeof got);
+                {                      /* both go on in one call, then alone */
+                    const int32_t two[2] = {7, 11};
+                    CHECK(llm_session_eval_batch(s, two, batch[0], NULL) == LLM_OK);
+                    for (k = 0; k < 2; k++) {
+                        CHECK(llm_session_rewind(s, k, llm_session_length(s, k) - 1, NULL) == LLM_OK);
+                        CHECK(llm_session_eval(s, k, &two[k], 1, got[k], NULL) == LLM_OK);
+                    }
+                    CHECK(same_bits(batch[0], got[0], 100));
+                }
+                llm_session_free(s);
+            }
+            llm_session_free(plain);
+            if (arch) {
+                llm_generate_desc g;
+                int32_t said[2][40];
+                llm_generate_stats stats;
+                memset(&g, 0, sizeof g);
+                g.max_new_tokens = 40;
+                for (t = 0; t < 2; t++) {
+                    llm_session *s = cache_session(model, types[i].type, 1, 2, t);
+                    CHECK(s && llm_generate(s, tokens, 30, &g, said[t], 40, &stats, NULL) == LLM_OK);
+                    llm_session_free(s);
+                }
+                CHECK(stats.n_generated == 40 && !memcmp(said[0], said[1], sizeof said[0]));
+            }
+        }
+        llm_model_free(model);
+    }
+}
+TEST(types_caches_refused) {
+    llm_config c = small_config(50, 16, 12, 2, 3);
+    llm_model *model = shaken_model(&c, 5, 1, NULL);
+    llm_session_desc d;
+    llm_error err;
+    memset(&d, 0, sizeof d);
+    d.cache_dtype = LLM_Q8_0;          /* heads of 4 */
+    CHECK(llm_config_cache_bytes(&c, 0, LLM_Q8_0) == 0);
+    NOT_MADE(LLM_ERR_UNSUPPORTED, llm_session_create(model, &d, &err), "cache_dtype");
+    d.cache_dtype = LLM_Q4_0;
+    NOT_MADE(LLM_ERR_UNSUPPORTED, llm_session_create(model, &d, &err), "cache_dtype");
+    llm_model_free(model);
+}
+
 static void run_types(void) {
+    RUN(types_caches);
+    RUN(types_caches_refused);
     RUN(types_names_and_sizes);
     RUN(types_decode);
     RUN(types_f16_bf16_f8_of_all_bits);

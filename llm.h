@@ -17699,20 +17699,21 @@ LLMI_INLINE void LLV_(twice)(__m256 x, __m256 *to) {
     to[0] = _mm256_permutevar8x32_ps(x, _mm256_set_epi32(3, 3, 2, 2, 1, 1, 0, 0));
     to[1] = _mm256_permutevar8x32_ps(x, _mm256_set_epi32(7, 7, 6, 6, 5, 5, 4, 4));
 }
-/* eight f16 that stand `bytes` apart */
-LLMI_INLINE __m256 LLV_(halves)(const unsigned char *b, size_t bytes) {
+/* n of eight f16 that stand `bytes` apart, and the last again for the others */
+LLMI_INLINE __m256 LLV_(halves)(const unsigned char *b, size_t bytes, size_t n) {
     uint16_t d[8];
-    int i;
+    size_t i;
     LLMI_UNROLL
-    for (i = 0; i < 8; i++) memcpy(&d[i], b + (size_t)i * bytes, 2);
+    for (i = 0; i < 8; i++) memcpy(&d[i], b + llmi_min(i, n - 1) * bytes, 2);
     return _mm256_cvtph_ps(_mm_set_epi16((short)d[7], (short)d[6], (short)d[5], (short)d[4],
                                          (short)d[3], (short)d[2], (short)d[1], (short)d[0]));
 }
-/* scale and least of the 16 sixteens of a chunk of n thirty-twos, as llmi_blocks_open has them */
+/* Scale and least of the sixteens of a chunk of n thirty-twos, as llmi_blocks_open has them. What
+ * is beyond them will be multiplied by zeros. */
 LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, __m256 *scale,
                               __m256 *least) {
     if (type == LLM_Q4_K || type == LLM_Q5_K) {
-        const __m256 dm = LLV_(halves)(b, 2);
+        const __m256 dm = LLV_(halves)(b, 2, 2);
         const __m256 d = _mm256_broadcastss_ps(_mm256_castps256_ps128(dm));
         const __m256 m = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm256_castps256_ps128(dm)));
         uint32_t u[3];
@@ -17738,24 +17739,16 @@ LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, 
         scale[1] = d * _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(s, s)));
         least[0] = scale[0] * _mm256_set1_ps(-32.0f);
         least[1] = scale[1] * _mm256_set1_ps(-32.0f);
-    } else if (n == 8) {
+    } else {
         const size_t bytes = llmi_types[type].bytes;
-        const __m256 d = LLV_(halves)(b, bytes);
+        const __m256 d = LLV_(halves)(b, bytes, n);
         LLV_(twice)(d, scale);
-        if (type == LLM_Q4_1 || type == LLM_Q5_1) LLV_(twice)(LLV_(halves)(b + 2, bytes), least);
+        if (type == LLM_Q4_1 || type == LLM_Q5_1) LLV_(twice)(LLV_(halves)(b + 2, bytes, n), least);
         else
             LLV_(twice)(d * _mm256_set1_ps(type == LLM_Q8_0   ? -128.0f
                                            : type == LLM_Q5_0 ? -16.0f
                                                               : -8.0f),
                         least);
-    } else {                           /* the end of a row */
-        unsigned char q[LLMI_BLOCK_MOST];
-        float s[16] = {0}, l[16] = {0};
-        llmi_blocks_open_32(type, b, n, q, s, l);
-        scale[0] = _mm256_loadu_ps(s);
-        scale[1] = _mm256_loadu_ps(s + 8);
-        least[0] = _mm256_loadu_ps(l);
-        least[1] = _mm256_loadu_ps(l + 8);
     }
 }
 

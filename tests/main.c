@@ -51,6 +51,8 @@ static void assert_failed(const char *condition, const char *file, int line) {
 #include "test_json.c"
 #include "test_bpe.c"
 #include "test_files.c"
+#include "test_gguf.c"
+#include "test_gguf_files.c"
 #include "test_data.c"
 #include "test_fuzz.c"
 #include "test_refused.c"
@@ -92,6 +94,8 @@ int main(int argc, char **argv) {
     test_file("json", run_json);
     test_file("bpe", run_bpe);
     test_file("files", run_files);
+    test_file("gguf", run_gguf);
+    test_file("gguf_files", run_gguf_files);
     test_file("data", run_data);
     test_file("refused", run_refused);
     test_file("edges", run_edges);

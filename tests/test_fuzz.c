@@ -657,6 +657,30 @@ static void fuzz_descs(fuzz_input in) {
     CHECK(fuzz_heap.live == 0 && fuzz_heap.wrong == 0);
 }
 
+/* ---- GGUF files ------------------------------------------------------------------------------ */
+static void fuzz_gguf(fuzz_input in) { /* the second byte: the type that is asked for */
+    llm_error err;
+    const llm_allocator *allocator = fuzz_begin(&in, &err);
+    llm_model_desc d = model_desc(0, 1, allocator);
+    char *bytes;
+    int good;
+    d.dtype = (llm_dtype)(fuzz_byte(&in) % (LLM_Q6_K + 1));
+    bytes = fuzz_copy(in);
+    good = in.size < 4 || memcmp(bytes, "GGUF", 4) ? -1 : gguf_use_model(bytes, in.size, &d, &err);
+    free(bytes);
+    fuzz_accepted += good > 0;
+    fuzz_end(good != 0, &err);
+}
+static void fuzz_gguf_tokenizer(fuzz_input in) {
+    llm_error err;
+    const llm_allocator *allocator = fuzz_begin(&in, &err);
+    char *bytes = fuzz_copy(in);
+    const int good = gguf_use_tokenizer(bytes, in.size, allocator, &err);
+    free(bytes);
+    fuzz_accepted += good;
+    fuzz_end(good, &err);
+}
+
 /* ---- all of them ----------------------------------------------------------------------------- */
 typedef struct fuzz_target {
     const char *name;
@@ -674,6 +698,8 @@ static const fuzz_target fuzz_targets[] = {{"json", fuzz_json},
                                            {"tokens", fuzz_tokens},
                                            {"checkpoint", fuzz_checkpoint},
                                            {"session", fuzz_session},
+                                           {"gguf", fuzz_gguf},
+                                           {"vocabulary_gguf", fuzz_gguf_tokenizer},
                                            {"descs", fuzz_descs}};
 enum { FUZZ_TARGETS = sizeof fuzz_targets / sizeof fuzz_targets[0] };
 
@@ -798,6 +824,15 @@ static int fuzz_make_seed(const char *target, unsigned i, fuzz_seed *seed) {
     } else if (!strcmp(target, "session")) {
         if (i >= sizeof ops / sizeof ops[0]) return 0;
         fuzz_put(seed, ops[i], sizeof ops[i]);
+    } else if (strstr(target, "gguf")) {
+        const int tokenizer = target[0] == 'v';
+        size_t size;
+        unsigned char *data = gguf_seed(tokenizer, i, &size);
+        if (!data) return 0;
+        fuzz_put_byte(seed, 0);
+        if (!tokenizer) fuzz_put_byte(seed, i % 3);
+        fuzz_put(seed, data, size);
+        free(data);
     } else { /* descs: fields of each */
         if (i > 15) return 0;
         fuzz_put_byte(seed, 0);

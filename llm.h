@@ -10952,7 +10952,8 @@ typedef struct llmi_gguf {
     size_t n_keys, n_tensors;
     size_t keys_capacity, tensors_capacity, names_capacity, names_size;
     char *names;                       /* each with its zero                                    */
-    const char *wrong;                 /* a key that was asked for a number and has none */
+    const char *wrong;                 /* a key that was asked for a number and has none        */
+    int failed;                        /* the source could not be read                          */
     uint64_t at;                       /* what is read next */
     unsigned char part[4096];          /* bytes from part_at on */
     uint64_t part_at, part_size;
@@ -10986,7 +10987,11 @@ static llm_result llmi_gguf_next(llmi_gguf *g, void *to, size_t n, llm_error *er
     if (g->at < g->part_at || g->at + n > g->part_at + g->part_size) {
         g->part_at = g->at;
         g->part_size = llmi_min64(g->source.size - g->at, sizeof g->part);
-        LLMI_TRY(llmi_source_read(&g->source, g->at, g->part, (size_t)g->part_size, err));
+        if (llmi_source_read(&g->source, g->at, g->part, (size_t)g->part_size, err) != LLM_OK) {
+            g->failed = 1;
+            g->part_size = 0;
+            return LLM_ERR_IO;
+        }
     }
     memcpy(to, g->part + (g->at - g->part_at), n);
     g->at += n;
@@ -11147,6 +11152,7 @@ static int llmi_gguf_is(llmi_gguf *g, const llmi_gguf_key *key, const char *text
 }
 
 static llm_result llmi_gguf_no_wrong(const llmi_gguf *g, llm_error *err) {
+    if (g->failed) return llmi_fail(err, LLM_ERR_IO, "%.120s: cannot be read", g->source.name);
     return g->wrong ? llmi_fail(err, LLM_ERR_FORMAT, "%.100s: key %.80s is no number",
                                 g->source.name, g->wrong)
                     : LLM_OK;

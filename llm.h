@@ -16094,15 +16094,43 @@ static void llmi_gguf_put_token(llmi_gguf_out *o, llmi_text *one, const llm_toke
     }
     llmi_gguf_put_string(&o->keys, one->data ? one->data : "", one->size);
 }
+static void llmi_gguf_put_tokens(llmi_gguf_out *o, const llm_tokenizer *t) {
+    const size_t V = (size_t)o->model->config.vocab_size;
+    llmi_text one;
+    size_t i;
+    memset(&one, 0, sizeof one);
+    one.allocator = o->model->allocator;
+    llmi_gguf_put_array(o, "tokenizer.ggml.tokens", LLMI_GGUF_STRING, V);
+    for (i = 0; i < V; i++) {
+        char name[32];
+        if (i < t->vocabulary.n && t->vocabulary.items[i].kind != LLMI_ABSENT) {
+            llmi_gguf_put_token(o, &one, t, (int32_t)i, -1);
+            continue;
+        }
+        snprintf(name, sizeof name, "[PAD%lu]", (unsigned long)i);
+        llmi_gguf_put_string(&o->keys, name, strlen(name));
+    }
+    llmi_gguf_put_array(o, "tokenizer.ggml.token_type", LLMI_GGUF_I32, V);
+    for (i = 0; i < V; i++) {
+        llmi_token_type type = LLMI_NORMAL;
+        if (i >= t->vocabulary.n || t->vocabulary.items[i].kind == LLMI_ABSENT) type = LLMI_UNUSED;
+        else if (t->vocabulary.items[i].added)
+            type = t->added[t->vocabulary.items[i].added - 1].is.special ? LLMI_CONTROL
+                                                                         : LLMI_USER_DEFINED;
+        llmi_gguf_put_number(&o->keys, type, 4);
+    }
+    llmi_gguf_put_array(o, "tokenizer.ggml.merges", LLMI_GGUF_STRING, t->n_merges);
+    for (i = 0; i < t->n_merges; i++)
+        llmi_gguf_put_token(o, &one, t, t->merges[i].a, t->merges[i].b);
+    if (one.failed != LLM_OK) o->keys.failed = one.failed;
+    llmi_text_free(&one);
+}
 static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer *t) {
     const llm_special_tokens *special = &o->model->special;
     const size_t V = (size_t)o->model->config.vocab_size;
-    llmi_text one;
-    size_t i, p;
+    size_t p;
     int32_t end;
     int s;
-    memset(&one, 0, sizeof one);
-    one.allocator = o->model->allocator;
     if (special->bos >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.bos_token_id", special->bos);
     if (special->n_eos) llmi_gguf_put_u32(o, "tokenizer.ggml.eos_token_id", special->eos[0]);
     if (special->pad >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.padding_token_id", special->pad);
@@ -16135,30 +16163,7 @@ static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer 
     if (t->add_prefix_space) llmi_gguf_put_bool(o, "tokenizer.ggml.add_space_prefix", 1);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_bos_token", t->n_before > 0);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_eos_token", t->n_after > 0);
-    llmi_gguf_put_array(o, "tokenizer.ggml.tokens", LLMI_GGUF_STRING, V);
-    for (i = 0; i < V; i++) {
-        char name[32];
-        if (i < t->vocabulary.n && t->vocabulary.items[i].kind != LLMI_ABSENT) {
-            llmi_gguf_put_token(o, &one, t, (int32_t)i, -1);
-            continue;
-        }
-        snprintf(name, sizeof name, "[PAD%lu]", (unsigned long)i);
-        llmi_gguf_put_string(&o->keys, name, strlen(name));
-    }
-    llmi_gguf_put_array(o, "tokenizer.ggml.token_type", LLMI_GGUF_I32, V);
-    for (i = 0; i < V; i++) {
-        llmi_token_type type = LLMI_NORMAL;
-        if (i >= t->vocabulary.n || t->vocabulary.items[i].kind == LLMI_ABSENT) type = LLMI_UNUSED;
-        else if (t->vocabulary.items[i].added)
-            type = t->added[t->vocabulary.items[i].added - 1].is.special ? LLMI_CONTROL
-                                                                         : LLMI_USER_DEFINED;
-        llmi_gguf_put_number(&o->keys, type, 4);
-    }
-    llmi_gguf_put_array(o, "tokenizer.ggml.merges", LLMI_GGUF_STRING, t->n_merges);
-    for (i = 0; i < t->n_merges; i++)
-        llmi_gguf_put_token(o, &one, t, t->merges[i].a, t->merges[i].b);
-    if (one.failed != LLM_OK) o->keys.failed = one.failed;
-    llmi_text_free(&one);
+    llmi_gguf_put_tokens(o, t);
     return LLM_OK;
 }
 

@@ -129,8 +129,9 @@
  *   for Q4_K, Q5_1 for Q5_K, Q8_0 for Q6_K, and F16 if 32 does not divide them either.
  *   Products of up to 16 rows (tokens, sequences) read blocks as they are: the activations become
  *   whole numbers of 8 bits, with a scale for 32 of them or, for K types, 256; sums are exact up to
- *   their scales. Products of more rows read values in bf16, where the CPU multiplies bf16, and
- *   otherwise in f32; f16 and F8 always in f32.
+ *   their scales. Products of more rows round blocks and activations to bf16, where the CPU
+ *   multiplies bf16, and otherwise read them in f32. So do those with bf16, of GGUF files or where
+ *   it was asked for, as llama.cpp does; bf16 of other files, f16 and F8 are multiplied in f32.
  *   A trainer makes f32 masters of what a model holds. Blocks are not trained: load them as F32.
  *
  * MEMORY
@@ -3429,6 +3430,7 @@ typedef struct llmi_matrix {
     size_t n_out, n_in;
     int transposed;                    /* f32: stored (n_in,n_out), as GPT-2's Conv1D is         */
     llm_precision precision;           /* of products with it; FP32 unless set                    */
+    int near;                          /* bf16: those of many rows may round x to bf16, too       */
     int tensor;                        /* its number in the model; -1: of no model                */
     size_t first;                      /* row of the tensor that it begins with                   */
 } llmi_matrix;
@@ -3734,15 +3736,15 @@ static void llmi_gemm_cut(llmi_gemm_job *job, size_t threads) {
     }
 }
 
-/* Weights of 16 bits and below are multiplied in bf16 if the CPU does that: f16 and F8 (whose
- * scales bf16 does not hold) are not. */
+/* Blocks are multiplied in bf16 if the CPU does that, and bf16 if x may be rounded. f16 and F8
+ * (whose scales bf16 does not hold) are not. */
 static const llmi_tiles *llmi_gemm_tiles(const llm_context *context, const llmi_gemm *g, size_t n) {
     const llmi_tiles *tiles = context->kernels->tiles;
     int bf16 = tiles[LLM_PRECISION_BF16].value_bytes == 2;
     size_t i;
     for (i = 0; i < n; i++)
         bf16 &= llmi_gemm_is_typed(&g[i]) &&
-                (g[i].w.type == LLM_BF16 || llmi_dtype_is_blocks(g[i].w.type));
+                ((g[i].w.type == LLM_BF16 && g[i].w.near) || llmi_dtype_is_blocks(g[i].w.type));
     return &tiles[bf16 ? LLM_PRECISION_BF16 : g->precision];
 }
 
@@ -6172,6 +6174,7 @@ struct llm_model {
     const llm_allocator *allocator;    /* NULL or the copy */
     int n_threads;
     llm_isa isa;                       /* cap */
+    int near;                          /* of a GGUF file, or bf16 was asked for: see llmi_matrix  */
     int has_trainer;
     llmi_table table;
     llmi_values *values;               /* of tensor i */
@@ -6417,6 +6420,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     model->arch = llmi_arch_of(config->arch);
     model->n_threads = desc ? desc->n_threads : 0;
     model->isa = desc ? desc->isa : LLM_ISA_BEST;
+    model->near = desc && desc->dtype == LLM_BF16;
     model->special.bos = model->special.pad = -1;
     if (allocator) {
         model->allocator_copy = *allocator;
@@ -6633,6 +6637,7 @@ static llmi_matrix llmi_model_matrix(const llm_model *model, int i, llm_precisio
     w.type = values->type;
     w.scales = values->scales;
     w.precision = precision;
+    w.near = model->near;
     w.tensor = i;
     return w;
 }
@@ -14674,6 +14679,7 @@ static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, ll
     llmi_room room;
     size_t i;
     int k;
+    model->near |= all->is_gguf;
     memset(&room, 0, sizeof room);
     for (i = 0; i < model->table.n && result == LLM_OK; i++)
         result = llmi_load_values(model, all, i, &context, &room, err);

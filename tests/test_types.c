@@ -182,6 +182,7 @@ static typed typed_make(llm_dtype type, size_t m, size_t n, size_t k, uint64_t s
     p.w = llmi_matrix_of(NULL, n, k, 0);
     p.w.data = p.bytes;
     p.w.type = type;
+    p.w.near = 1;
     if (type == LLM_F8_E4M3) {
         p.scales = noise((n + 127) / 128 * across, 0.3, seed + 1);
         p.w.scales = p.scales;
@@ -292,6 +293,12 @@ TEST(types_many_rows) {
                           llm_dtype_name((llm_dtype)type), (unsigned long)p.m, (unsigned long)p.n,
                           (unsigned long)p.k, error);
                 CHECK(!bf16 || error > product_error(p.k));    /* bf16 is what was used */
+                if (type == LLM_BF16) {
+                    llmi_matrix exact = p.w;
+                    exact.near = 0;
+                    llmi_matmul(context, y, p.n, p.x, exact, p.bias, p.m, 0);
+                    CHECK(typed_error(&p, y, x, NULL) <= product_error(p.k));
+                }
                 drop(y); drop(again);
                 llm_context_free(context);
                 llm_context_free(three);

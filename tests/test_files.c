@@ -2337,7 +2337,8 @@ TEST(files_mapped_in_part) {
                 const size_t n = files_mapped_count(got);
                 CHECK(n > 0 && n <= model->table.n - third && got->rest && !got->block);
                 for (i = 0; i < model->table.n; i++)
-                    CHECK(!files_is_mapped(got, i) || ((uintptr_t)got->values[i].data % 4 == 0 && i % 3));
+                    CHECK(!files_is_mapped(got, i) ||
+                          ((uintptr_t)got->values[i].data % 4 == 0 && i % 3));
             }
             files_same_logits(got, model);
             trainer = llm_trainer_create(got, &d, &err);

@@ -247,8 +247,8 @@ static llm_result check_files(tokenize_job *job, const char *const *paths, int n
 static tokenize_job job;
 static int check;
 static cli_option options[] = {
-    CLI_STRING("--tokenizer", &job.tokenizer_path, "", "tokenizer.json, the directory with it, or a "
-               ".gguf file"),
+    CLI_STRING("--tokenizer", &job.tokenizer_path, "",
+               "tokenizer.json, the directory with it, or a .gguf file"),
     CLI_STRING("--out", &job.out, "", "the token file; an older one is replaced at the end"),
     CLI_STRING("--eot", &job.eot, "<|endoftext|>", "the end-of-text token; \"\" for none"),
     CLI_SWITCH("--tsv", &job.tsv, "each line is a document: prompt, tab, answer; \\n \\t \\\\ "

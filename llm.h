@@ -1455,6 +1455,9 @@ static void llmi_put_little(unsigned char *to, uint64_t value, int bytes) {
     int i;
     for (i = 0; i < bytes; i++) to[i] = (unsigned char)(value >> 8 * i);
 }
+static float llmi_f16_at(const unsigned char *b) {
+    return llmi_f16_to_f32((uint16_t)llmi_get_little(b, 2));
+}
 
 typedef struct llmi_type {
     const char *name;
@@ -1495,11 +1498,11 @@ static void llmi_blocks_open_32(llm_dtype type, const unsigned char *b, size_t n
     const size_t m = type == LLM_Q4_1 || type == LLM_Q5_1, at = 2 + 2 * m + 4 * five;
     size_t i, j;
     for (i = 0; i < n; i++, b += llmi_types[type].bytes, q += 32) {
-        const float d = llmi_f16_to_f32((uint16_t)llmi_get_little(b, 2));
+        const float d = llmi_f16_at(b);
         const uint32_t fifth = five ? (uint32_t)llmi_get_little(b + at - 4, 4) : 0;
         scale[2 * i] = scale[2 * i + 1] = d;
         least[2 * i] = least[2 * i + 1] =
-            m ? llmi_f16_to_f32((uint16_t)llmi_get_little(b + 2, 2))
+            m ? llmi_f16_at(b + 2)
               : -d * (type == LLM_Q8_0 ? 128.0f : five ? 16.0f : 8.0f);
         for (j = 0; j < 32 && type == LLM_Q8_0; j++) q[j] = b[2 + j] ^ 0x80u;
         for (j = 0; j < 32 && type != LLM_Q8_0; j++)
@@ -1509,8 +1512,8 @@ static void llmi_blocks_open_32(llm_dtype type, const unsigned char *b, size_t n
 }
 static void llmi_blocks_open_k(llm_dtype type, const unsigned char *b, unsigned char *q,
                                float *scale, float *least) {
-    const float d = llmi_f16_to_f32((uint16_t)llmi_get_little(type == LLM_Q6_K ? b + 208 : b, 2));
-    const float m = llmi_f16_to_f32((uint16_t)llmi_get_little(b + 2, 2));
+    const float d = llmi_f16_at(type == LLM_Q6_K ? b + 208 : b);
+    const float m = llmi_f16_at(b + 2);
     const unsigned char *s = b + 4, *fifth = b + 16, *low = type == LLM_Q5_K ? b + 48 : b + 16;
     size_t i;
     if (type == LLM_Q6_K) {
@@ -1558,8 +1561,7 @@ static void llmi_decode(llm_dtype type, float *to, const void *from, size_t n) {
     float scale[16], least[16];
     size_t i, count;
     if (type == LLM_F32) memcpy(to, from, n * sizeof *to);
-    for (i = 0; i < n && type == LLM_F16; i++)
-        to[i] = llmi_f16_to_f32((uint16_t)llmi_get_little(b + 2 * i, 2));
+    for (i = 0; i < n && type == LLM_F16; i++) to[i] = llmi_f16_at(b + 2 * i);
     for (i = 0; i < n && type == LLM_BF16; i++)
         to[i] = llmi_bf16_to_f32((uint16_t)llmi_get_little(b + 2 * i, 2));
     for (i = 0; i < n && type == LLM_F8_E4M3; i++) to[i] = llmi_f8_to_f32(b[i]);
@@ -2669,12 +2671,12 @@ static void llmi_field_read(llmi_config_reader *reader, const llmi_field *f, voi
 }
 
 /* ---- config.json and a checkpoint's description are written ---------------------------------- */
-#ifndef LLM_NO_STDIO
 static void llmi_text_real(llmi_text *text, const char *key, float value) {
     llmi_text_format(text, "  \"%s\": ", key);
     llmi_text_number(text, value, 1);
     llmi_text_format(text, ",\n");
 }
+#ifndef LLM_NO_STDIO
 static void llmi_field_write(llmi_text *text, const llmi_field *f, const void *object) {
     const double value = llmi_field_get(object, f);
     if (value == 0.0 && f->flags & LLMI_OURS) return;
@@ -2715,8 +2717,6 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
 #define LLMI_FEW_ROWS 16               /* at most, of products that read the weight unpacked */
 #define LLMI_FP8_TILE 128u             /* values along k, and lanes, that share a scale */
 
-/* How products of one precision are made. The factors are f32 in memory and take their precision
- * where they are packed; sums are f32. */
 /* in order of speed; each needs all that those before it need */
 #define LLMI_PASS_SCALAR 0
 #define LLMI_PASS_BASE 1               /* SSE2 or NEON                    */
@@ -2741,6 +2741,8 @@ typedef struct llmi_opened {
     int16_t whole[LLMI_OPENED / 16];
 } llmi_opened;
 
+/* How products of one precision are made. The factors are f32 in memory and take their precision
+ * where they are packed; sums are f32. */
 typedef struct llmi_tiles {
     size_t mr, nr;                     /* tile of C that stays in registers                     */
     size_t kc, mc;                     /* block of A (mc,kc) for L2                             */
@@ -3430,7 +3432,7 @@ typedef struct llmi_matrix {
     size_t n_out, n_in;
     int transposed;                    /* f32: stored (n_in,n_out), as GPT-2's Conv1D is         */
     llm_precision precision;           /* of products with it; FP32 unless set                    */
-    int near;                          /* bf16: those of many rows may round x to bf16, too       */
+    int round_x;                       /* bf16: those of many rows may round x to bf16, too      */
     int tensor;                        /* its number in the model; -1: of no model                */
     size_t first;                      /* row of the tensor that it begins with                   */
 } llmi_matrix;
@@ -3744,7 +3746,7 @@ static const llmi_tiles *llmi_gemm_tiles(const llm_context *context, const llmi_
     size_t i;
     for (i = 0; i < n; i++)
         bf16 &= llmi_gemm_is_typed(&g[i]) &&
-                ((g[i].w.type == LLM_BF16 && g[i].w.near) || llmi_dtype_is_blocks(g[i].w.type));
+                ((g[i].w.type == LLM_BF16 && g[i].w.round_x) || llmi_dtype_is_blocks(g[i].w.type));
     return &tiles[bf16 ? LLM_PRECISION_BF16 : g->precision];
 }
 
@@ -4687,6 +4689,11 @@ static void llmi_tile_softmax(const llmi_head_of *h, size_t i0, size_t rows, siz
     }
 }
 
+/* value `at` of keys or values, which a float pointer stands for whatever their type is */
+static const float *llmi_typed_at(const float *from, llm_dtype type, size_t at) {
+    if (type <= LLM_F32) return from + at;
+    return (const float *)(const void *)((const char *)from + llmi_dtype_bytes(type, at));
+}
 /* `keys` rows of dim values, *stride apart, from value `at` on: in their place, or in room, dim
  * apart */
 static const float *llmi_attention_rows(const llmi_attention *a, const float *from, size_t at,
@@ -4695,8 +4702,7 @@ static const float *llmi_attention_rows(const llmi_attention *a, const float *fr
     if (a->type <= LLM_F32) return from + at;
     for (i = 0; i < keys; i++)
         a->context->kernels->decode(
-            a->type, room + i * dim,
-            (const char *)from + llmi_dtype_bytes(a->type, at + i * *stride), dim);
+            a->type, room + i * dim, llmi_typed_at(from, a->type, at + i * *stride), dim);
     *stride = dim;
     return room;
 }
@@ -4850,8 +4856,8 @@ static size_t llmi_attention_few_size(size_t n_keys, size_t dim) {
                          LLMI_ALIGN);
 }
 
-/* Few queries over a long cache: bound by reading k and v, which are used where they lie. What a
- * query gets does not depend on the others. */
+/* Few queries over a long cache: bound by reading k and v, which are used where they lie or, if
+ * they are not f32, decoded LLMI_KEYS at a time. What a query gets does not depend on the rest. */
 static void llmi_attention_few_task(void *argument, size_t index, int thread) {
     const llmi_attention *a = (const llmi_attention *)argument;
     const llmi_kernels *kernels = a->context->kernels;
@@ -4919,11 +4925,6 @@ static void llmi_attention_keys(llm_context *context, llmi_attention *a) {
                                     llmi_ceil_div(4 * threads, llmi_max(heads, 1))));
     LLM_ASSERT(a->thread_size * threads <= context->scratch_size);
     llmi_parallel(context, heads * a->parts, llmi_attention_task, a);
-}
-/* `values` on: a pointer to f32 if they are not of a type above it */
-static const float *llmi_typed_at(const float *from, llm_dtype type, size_t values) {
-    if (type <= LLM_F32) return from + values;
-    return (const float *)(const void *)((const char *)from + llmi_dtype_bytes(type, values));
 }
 /* n_keys: the longest sequence's */
 static void llmi_attention_run(llm_context *context, llmi_attention *a, size_t n_keys,
@@ -6174,7 +6175,7 @@ struct llm_model {
     const llm_allocator *allocator;    /* NULL or the copy */
     int n_threads;
     llm_isa isa;                       /* cap */
-    int near;                          /* of a GGUF file, or bf16 was asked for: see llmi_matrix  */
+    int round_x;                       /* of a GGUF file, or bf16 was asked for: see llmi_matrix */
     int has_trainer;
     llmi_table table;
     llmi_values *values;               /* of tensor i */
@@ -6256,6 +6257,7 @@ static size_t llmi_values_size(const llm_model *model, size_t i, size_t *scales)
 /* Memory for the values that have no place yet, and for scales. */
 static llm_result llmi_model_place(llm_model *model, llm_error *err) {
     llmi_arena arena = llmi_arena_at(NULL, 0);
+    void *memory;
     int twice;
     size_t i;
     for (twice = 0; twice < 2; twice++) {
@@ -6265,9 +6267,10 @@ static llm_result llmi_model_place(llm_model *model, llm_error *err) {
             if (!v->data) v->data = llmi_carve(&arena, size, 1);
             if (scales && !v->scales) v->scales = (float *)llmi_carve(&arena, scales, 1);
         }
-        if (!twice && arena.used)
-            LLMI_TRY(llmi_arena_take(&arena, (void **)&model->rest, model->allocator, "parameters",
-                                     err));
+        if (!twice && arena.used) {
+            LLMI_TRY(llmi_arena_take(&arena, &memory, model->allocator, "parameters", err));
+            model->rest = (char *)memory;
+        }
     }
     return LLM_OK;
 }
@@ -6279,7 +6282,6 @@ typedef struct llmi_convert {
     size_t n_out, n_in;
     float std;
     uint64_t seed;
-    int drawn_transposed;              /* how the numbers of what is drawn run                  */
 } llmi_convert;
 
 static void llmi_convert_fetch(const llmi_convert *job, float *to, size_t row, size_t at,
@@ -6288,7 +6290,7 @@ static void llmi_convert_fetch(const llmi_convert *job, float *to, size_t row, s
     size_t i;
     if (!job->from.data)
         for (i = at; i < at + n; i++)
-            *to++ = job->std * llm_random_normal(job->seed, job->drawn_transposed
+            *to++ = job->std * llm_random_normal(job->seed, job->from.transposed
                                                                 ? i * job->n_out + row
                                                                 : row * job->n_in + i);
     else if (job->from.transposed)
@@ -6345,7 +6347,7 @@ static void llmi_convert_body(void *argument, size_t at, size_t n) {
                             part, count);
         }
 }
-/* the tensor that row describes; context NULL: in the calling thread */
+/* the tensor that row describes; in plain C until llmi_convert_run */
 static llmi_convert llmi_convert_of(const llmi_tensor *row, llmi_values to, llmi_values from) {
     llmi_convert job;
     memset(&job, 0, sizeof job);
@@ -6353,6 +6355,12 @@ static llmi_convert llmi_convert_of(const llmi_tensor *row, llmi_values to, llmi
     job.to = to;
     job.from = from;
     llmi_tensor_sides(row, &job.n_out, &job.n_in);
+    if (to.transposed && from.transposed) {                      /* both lie as rows of n_out */
+        const size_t n_out = job.n_out;
+        job.n_out = job.n_in;
+        job.n_in = n_out;
+        job.to.transposed = job.from.transposed = 0;
+    }
     return job;
 }
 static void llmi_convert_run(llm_context *context, llmi_convert *job) {
@@ -6401,6 +6409,11 @@ static llm_result llmi_model_gather(llm_model *model, llm_error *err) {
     return LLM_OK;
 }
 
+static llm_result llmi_model_desc_check(const llm_model_desc *d, llm_error *err) {
+    LLMI_TRY(llmi_check_int("model desc: dtype", (int)d->dtype, 0, LLM_Q6_K, err));
+    LLMI_TRY(llmi_check_int("model desc: n_threads", d->n_threads, 0, 1024, err));
+    return llmi_check_int("model desc: isa", (int)d->isa, 0, LLM_ISA_AMX, err);
+}
 /* a model without parameters: no values have a place */
 static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_desc *desc,
                                       llm_error *err) {
@@ -6408,10 +6421,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     llm_model *model;
     size_t i;
     if (llm_config_validate(config, err) != LLM_OK) return NULL;
-    if (desc && (llmi_check_int("model desc: dtype", (int)desc->dtype, 0, LLM_Q6_K, err) ||
-                 llmi_check_int("model desc: n_threads", desc->n_threads, 0, 1024, err) != LLM_OK ||
-                 llmi_check_int("model desc: isa", (int)desc->isa, 0, LLM_ISA_AMX, err) != LLM_OK))
-        return NULL;
+    if (desc && llmi_model_desc_check(desc, err) != LLM_OK) return NULL;
     model = (llm_model *)llmi_alloc(allocator, sizeof *model, "model", err);
     if (!model) return NULL;
     memset(model, 0, sizeof *model);
@@ -6420,7 +6430,7 @@ static llm_model *llmi_model_allocate(const llm_config *config, const llm_model_
     model->arch = llmi_arch_of(config->arch);
     model->n_threads = desc ? desc->n_threads : 0;
     model->isa = desc ? desc->isa : LLM_ISA_BEST;
-    model->near = desc && desc->dtype == LLM_BF16;
+    model->round_x = desc && desc->dtype == LLM_BF16;
     model->special.bos = model->special.pad = -1;
     if (allocator) {
         model->allocator_copy = *allocator;
@@ -6472,11 +6482,12 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
     memset(&none, 0, sizeof none);
     for (i = 0; i < model->table.n; i++) {
         const llmi_tensor *row = &model->table.rows[i];
-        llmi_convert job = llmi_convert_of(row, model->values[i], none);
         float *values = (float *)model->values[i].data;
+        llmi_convert job;
+        none.transposed = row->transposed;                       /* so its numbers run */
+        job = llmi_convert_of(row, model->values[i], none);
         job.std = row->init_std;
         job.seed = llm_random(desc ? desc->seed : 0, i);
-        job.drawn_transposed = row->transposed;
         if (row->init_std > 0.0f) llmi_convert_run(context, &job);
         else for (j = 0; j < row->count; j++) values[j] = row->init_value;
     }
@@ -6637,7 +6648,7 @@ static llmi_matrix llmi_model_matrix(const llm_model *model, int i, llm_precisio
     w.type = values->type;
     w.scales = values->scales;
     w.precision = precision;
-    w.near = model->near;
+    w.round_x = model->round_x;
     w.tensor = i;
     return w;
 }
@@ -6797,9 +6808,9 @@ typedef struct llmi_gpt2_rows {
     int layer;
 } llmi_gpt2_rows;
 
-/* a value of the cache; what is there is f32 if that is its type */
-static const float *llmi_cache_at(const llmi_run *run, size_t value) {
-    return (const float *)(const void *)(run->cache + llmi_dtype_bytes(run->cache_type, value));
+/* value `at` of the cache: see llmi_typed_at */
+static const float *llmi_cache_at(const llmi_run *run, size_t at) {
+    return llmi_typed_at((const float *)(const void *)run->cache, run->cache_type, at);
 }
 /* n values into the cache. Blocks get the scale that brings the largest to 127: quicker than the
  * best, and nearly as good. */
@@ -9497,7 +9508,8 @@ static llm_result llmi_session_check(llm_session_desc *d, const llm_config *conf
     if (!llm_config_cache_bytes(config, 1, d->cache_dtype))
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                          "session desc: cache_dtype %d: F32, F16 and BF16 are supported, and Q8_0 "
-                         "if 32 divides GPT-2's head dim, kv_lora_rank and qk_rope_head_dim",
+                         "if 32 divides the head dim (GPT-2) or kv_lora_rank and "
+                         "qk_rope_head_dim (DeepSeek)",
                          (int)d->cache_dtype);
     if (d->speculate && !config->mtp_depth)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
@@ -11246,6 +11258,7 @@ static llm_result llmi_gguf_parse(llmi_gguf *g, llm_error *err) {
     }
     return llmi_gguf_settle(g, err);
 }
+
 #ifndef LLM_NO_STDIO
 static llmi_gguf *llmi_gguf_open(const char *path, const llm_allocator *allocator, llm_error *err) {
     llmi_gguf *g = llmi_gguf_new(path, allocator, err);
@@ -14376,28 +14389,30 @@ static llm_result llmi_entry_values(const llmi_entry *entry, uint64_t at, float 
     return LLM_OK;
 }
 
+static llm_result llmi_shape_error(const llmi_entry *entry, const int64_t *dims, int n_dims,
+                                   llm_error *err) {
+    char needed[64], have[64];
+    llmi_shape_text(needed, sizeof needed, dims, n_dims);
+    llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
+    return llmi_fail(err, LLM_ERR_FORMAT,
+                     "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]",
+                     entry->shard->source.name, entry->name, have, needed);
+}
 static llm_result llmi_check_entry(const llmi_entry *entry, const llmi_tensor *tensor,
                                    llm_error *err) {
-    const char *file = entry->shard->source.name;
     const int turned = entry->turned && tensor->transposed;
     const int64_t dims[2] = {tensor->dims[turned], tensor->dims[!turned]};
     int a = 0, b = 0;                  /* in GGUF the last dims, here the first, may be left out */
-    char want[64], have[64];
     while (entry->turned && a + 1 < tensor->n_dims && dims[a] == 1) a++;
     while (entry->turned && b + 1 < entry->n_dims && entry->dims[b] == 1) b++;
     if (entry->n_dims - b != tensor->n_dims - a ||
-        memcmp(entry->dims + b, dims + a, (size_t)(tensor->n_dims - a) * sizeof *dims) != 0) {
-        llmi_shape_text(want, sizeof want, dims, tensor->n_dims);
-        llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
-        return llmi_fail(err, LLM_ERR_FORMAT,
-                         "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]", file,
-                         entry->name, have, want);
-    }
+        memcmp(entry->dims + b, dims + a, (size_t)(tensor->n_dims - a) * sizeof *dims) != 0)
+        return llmi_shape_error(entry, dims, tensor->n_dims, err);
     if (entry->type == LLM_DTYPE_DEFAULT || (entry->type == LLM_F8_E4M3 && entry->n_dims != 2))
         return llmi_fail(
             err, LLM_ERR_UNSUPPORTED,
-            "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported", file,
-            entry->name, entry->type_name);
+            "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported",
+            entry->shard->source.name, entry->name, entry->type_name);
     return LLM_OK;
 }
 
@@ -14505,28 +14520,22 @@ static llm_result llmi_check_halves(const llm_config *c, const llmi_entry *k, co
                                     llm_error *err) {
     const int64_t want[2][3] = {{c->n_heads, c->kv_lora_rank, c->qk_nope_head_dim},
                                 {c->n_heads, c->v_head_dim, c->kv_lora_rank}};
-    char needed[64], have[64];
     int i;
     for (i = 0; i < 2; i++) {
         const llmi_entry *entry = i ? v : k;
         const int one = entry->n_dims == 2 && c->n_heads == 1;   /* head: left out */
-        if (entry->n_dims == 3 - one &&
-            !memcmp(entry->dims, want[i] + one, (size_t)(3 - one) * sizeof *want[i]))
-            continue;
-        llmi_shape_text(needed, sizeof needed, want[i], 3);
-        llmi_shape_text(have, sizeof have, entry->dims, entry->n_dims);
-        return llmi_fail(err, LLM_ERR_FORMAT,
-                         "%.80s: tensor %.80s has shape [%s], the configuration needs [%s]",
-                         entry->shard->source.name, entry->name, have, needed);
+        if (entry->n_dims != 3 - one ||
+            memcmp(entry->dims, want[i] + one, (size_t)(3 - one) * sizeof *want[i]) != 0)
+            return llmi_shape_error(entry, want[i], 3, err);
     }
     return LLM_OK;
 }
-/* Both as kv_b_proj in f32: keys of the one are turned. */
+/* Both, as one kv_b_proj in f32. A head of k is (R,nope), so it is turned; one of v (width,R). */
 static llm_result llmi_read_halves(const llm_config *c, const llmi_entry *k, const llmi_entry *v,
                                    float *to, llm_error *err) {
     const size_t H = (size_t)c->n_heads, R = (size_t)c->kv_lora_rank;
     const size_t nope = (size_t)c->qk_nope_head_dim, width = (size_t)c->v_head_dim;
-    float row[8192];                   /* nope at most */
+    float row[8192];                   /* a configuration's nope is no larger */
     size_t h, r, i;
     for (h = 0; h < H; h++, to += (nope + width) * R) {
         for (r = 0; r < R; r++) {
@@ -14679,7 +14688,7 @@ static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, ll
     llmi_room room;
     size_t i;
     int k;
-    model->near |= all->is_gguf;
+    model->round_x |= all->is_gguf;
     memset(&room, 0, sizeof room);
     for (i = 0; i < model->table.n && result == LLM_OK; i++)
         result = llmi_load_values(model, all, i, &context, &room, err);
@@ -14984,10 +14993,9 @@ static int llmi_gguf_arch_value(const llmi_gguf_reader *r, const char *key, doub
     return llmi_gguf_value(r->g, llmi_gguf_find(r->g, name), value, r->err);
 }
 static void llmi_gguf_put(const llmi_gguf_reader *r, const char *key, double value) {
-    llmi_text_format(r->text, "  \"%s\": ", key);
-    if (value == floor(value) && fabs(value) < 1e15) llmi_text_format(r->text, "%.0f", value);
-    else llmi_text_number(r->text, (float)value, 1);
-    llmi_text_format(r->text, ",\n");
+    if (value == floor(value) && fabs(value) < 1e15)
+        llmi_text_format(r->text, "  \"%s\": %.0f,\n", key, value);
+    else llmi_text_real(r->text, key, (float)value);
 }
 static llm_result llmi_gguf_missing(const llmi_gguf_reader *r, const char *key) {
     LLMI_TRY(llmi_gguf_no_wrong(r->g, r->err));
@@ -15977,7 +15985,8 @@ static void llmi_gguf_put_string(llmi_text *text, const char *bytes, size_t n) {
     llmi_gguf_put_number(text, n, 8);
     llmi_text_add(text, bytes, n);
 }
-/* a key's name and type; a name without a dot before its first letter is the architecture's */
+/* a key's name and type; the architecture's name is put in front of keys that begin neither with
+ * general. nor with tokenizer. */
 static void llmi_gguf_put_key(llmi_gguf_out *o, const char *key, llmi_gguf_type type) {
     char name[128];
     const int whole = !strncmp(key, "general.", 8) || !strncmp(key, "tokenizer.", 10);
@@ -17725,6 +17734,15 @@ LLMI_INLINE __m256 LLV_(halves)(const unsigned char *b, size_t bytes, size_t n) 
     return _mm256_cvtph_ps(_mm_set_epi16((short)d[7], (short)d[6], (short)d[5], (short)d[4],
                                          (short)d[3], (short)d[2], (short)d[1], (short)d[0]));
 }
+/* the eight scales or minima of 6 bits of a Q4_K or Q5_K block, as bytes */
+LLMI_INLINE __m128i LLV_(six_bits)(const unsigned char *b, int minima) {
+    uint32_t u[3];
+    memcpy(u, b + 4, 12);
+    return _mm_set_epi32(0, 0,
+                         (int)((u[2] >> 4 * minima & 0x0f0f0f0fu) |
+                               (u[minima] >> 6 & 0x03030303u) << 4),
+                         (int)(u[minima] & 0x3f3f3f3fu));
+}
 /* Scale and least of the sixteens of a chunk of n thirty-twos, as llmi_blocks_open has them. What
  * is beyond them will be multiplied by zeros. */
 LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, __m256 *scale,
@@ -17733,18 +17751,9 @@ LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, 
         const __m256 dm = LLV_(halves)(b, 2, 2);
         const __m256 d = _mm256_broadcastss_ps(_mm256_castps256_ps128(dm));
         const __m256 m = _mm256_broadcastss_ps(_mm_movehdup_ps(_mm256_castps256_ps128(dm)));
-        uint32_t u[3];
-        __m128i a, c;
-        memcpy(u, b + 4, 12);
-        a = _mm_set_epi32(0, 0,
-                          (int)((u[2] & 0x0f0f0f0fu) | (u[0] >> 6 & 0x03030303u) << 4),
-                          (int)(u[0] & 0x3f3f3f3fu));
-        c = _mm_set_epi32(0, 0,
-                          (int)((u[2] >> 4 & 0x0f0f0f0fu) | (u[1] >> 6 & 0x03030303u) << 4),
-                          (int)(u[1] & 0x3f3f3f3fu));
-        LLV_(twice)(d * _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(a)), scale);
+        LLV_(twice)(d * _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(LLV_(six_bits)(b, 0))), scale);
         LLV_(twice)(_mm256_xor_ps(m, _mm256_set1_ps(-0.0f)) *
-                        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(c)),
+                        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(LLV_(six_bits)(b, 1))),
                     least);
     } else if (type == LLM_Q6_K) {
         const __m128i s = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
@@ -17770,7 +17779,7 @@ LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, 
 }
 
   #if LLMI_PASS != LLMI_PASS_AVX512                /* which takes the products of AVX2 */
-/* fours of u (wide: 0..255, else 0..63) by x (-127..127), summed */
+/* the products of four neighbours of u and x, summed; u 0..255 if wide, else 0..63; x -127..127 */
 LLMI_INLINE LLV_VI LLV_(dot_bytes)(int wide, LLV_VI u, LLV_VI x) {
   #if LLMI_PASS == LLMI_PASS_BF16
     (void)wide;
@@ -17918,12 +17927,10 @@ LLMI_INLINE void LLV_(opened_rows)(int wide, int rows, size_t n, const llmi_q8 *
 /* the whole numbers that sixteens of a K block are multiplied by; -> d */
 LLMI_INLINE float LLV_(whole_scales)(llm_dtype type, const unsigned char *b, int16_t *to) {
     uint16_t half;
-    __m128i s = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
-    if (type != LLM_Q6_K) {
-        uint32_t u[3];
-        memcpy(u, b + 4, 12);
-        s = _mm_set_epi32(0, 0, (int)((u[2] & 0x0f0f0f0fu) | (u[0] >> 6 & 0x03030303u) << 4),
-                          (int)(u[0] & 0x3f3f3f3fu));
+    __m128i s;
+    if (type == LLM_Q6_K) s = _mm_loadu_si128((const __m128i *)(const void *)(b + 192));
+    else {
+        s = LLV_(six_bits)(b, 0);
         s = _mm_unpacklo_epi8(s, s);
     }
     _mm256_storeu_si256((__m256i *)(void *)to, _mm256_cvtepi8_epi16(s));
@@ -18351,17 +18358,14 @@ static void LLV_(rows_dot_16)(llm_dtype type, size_t m, size_t n, size_t k, cons
     else LLV_(rows_dot_of)(LLM_BF16, m, n, k, x, ldx, weight, ldw, y, ldy, bias, accumulate);
 }
 
-static void LLV_(decode)(llm_dtype type, float *to, const void *from, size_t n) {
-    const unsigned char *b = (const unsigned char *)from;
-    size_t i, j, count, at = 0;
-    for (i = 0; i < n && (type == LLM_F16 || type == LLM_BF16); i += LLV_W)
-        LLV_STORE(to + i, LLV_(load_16)(type, (const uint16_t *)from + i, n - i), n - i);
 #ifdef LLV_FLOAT_U8
-    for (; at < n && llmi_dtype_is_blocks(type); at += count) {
-        unsigned char q[32];
-        float s[16], l[16];
-        __m256 scale[2], least[2];
-        count = llmi_min(n - at, LLMI_BLOCK_MOST);
+static void LLV_(decode_blocks)(llm_dtype type, float *to, const unsigned char *b, size_t n) {
+    unsigned char q[32];
+    float s[16], l[16];
+    __m256 scale[2], least[2];
+    size_t i, j, count;
+    for (; n; n -= count, to += count) {
+        count = llmi_min(n, LLMI_BLOCK_MOST);
         LLV_(scales)(type, b, count / 32, scale, least);
         for (i = 0; i < 2; i++) {
             _mm256_storeu_ps(s + 8 * i, scale[i]);
@@ -18371,17 +18375,27 @@ static void LLV_(decode)(llm_dtype type, float *to, const void *from, size_t n) 
             _mm256_storeu_si256((__m256i *)(void *)q, LLV_(unpack)(type, b, i / 32));
             LLMI_UNROLL
             for (j = 0; j < 32; j += LLV_W)
-                LLV_ST(to + at + i + j,
-                       LLV_FMA(LLV_SET1(s[(i + j) / 16]), LLV_FLOAT_U8(q + j),
-                               LLV_SET1(l[(i + j) / 16])));
+                LLV_ST(to + i + j, LLV_FMA(LLV_SET1(s[(i + j) / 16]), LLV_FLOAT_U8(q + j),
+                                           LLV_SET1(l[(i + j) / 16])));
         }
         b += llmi_dtype_bytes(type, count);
     }
-#else
-    (void)b; (void)j; (void)count; (void)at;
-    if (llmi_dtype_is_blocks(type)) llmi_decode(type, to, from, n);
+}
 #endif
-    if (type == LLM_F32 || type == LLM_F8_E4M3) llmi_decode(type, to, from, n);
+static void LLV_(decode)(llm_dtype type, float *to, const void *from, size_t n) {
+    size_t i;
+    if (type == LLM_F16 || type == LLM_BF16) {
+        for (i = 0; i < n; i += LLV_W)
+            LLV_STORE(to + i, LLV_(load_16)(type, (const uint16_t *)from + i, n - i), n - i);
+        return;
+    }
+#ifdef LLV_FLOAT_U8
+    if (llmi_dtype_is_blocks(type)) {
+        LLV_(decode_blocks)(type, to, (const unsigned char *)from, n);
+        return;
+    }
+#endif
+    llmi_decode(type, to, from, n);
 }
 
 /* four rows of the weight, a quarter of it apart, per sweep over y, which stays in L1 */

@@ -32,16 +32,11 @@ static void session_each(void (*test)(int kind, const llmi_kernels *kernels)) {
 static llm_session *new_session(const llm_model *model, int max_seq_len, int sequences,
                                 int threads) {
     llm_session_desc d;
-    llm_session *session;
-    llm_error err;
     memset(&d, 0, sizeof d);
     d.max_seq_len = max_seq_len;
     d.n_sequences = sequences;
     d.n_threads = threads;
-    err.message[0] = 0;
-    session = llm_session_create(model, &d, &err);
-    CHECK_MSG(session != NULL, "%s", err.message);
-    return session;
+    return session_of(model, &d);
 }
 
 /* ---- the cache ------------------------------------------------------------------------------- */

@@ -319,6 +319,13 @@ static void check_refused(llm_result result, llm_result code, const llm_error *e
     } while (0)
 #define NOT_MADE(want, create, ...) REFUSED(want, (create) == NULL ? err.code : LLM_OK, __VA_ARGS__)
 
+static llm_session *session_of(const llm_model *model, const llm_session_desc *desc) {
+    llm_error err;
+    llm_session *session = llm_session_create(model, desc, &err);
+    CHECK_MSG(session != NULL, "%s", err.message);
+    return session;
+}
+
 /* A value of one field of a struct, and words of the message that refuses it: the field's name; of
  * BOUNDED, the value, too, and the bound, if it is not NULL. */
 typedef struct field_value {

@@ -184,7 +184,7 @@ static typed typed_make(llm_dtype type, size_t m, size_t n, size_t k, uint64_t s
     p.w = llmi_matrix_of(NULL, n, k, 0);
     p.w.data = p.bytes;
     p.w.type = type;
-    p.w.near = 1;
+    p.w.round_x = 1;
     if (type == LLM_F8_E4M3) {
         p.scales = noise((n + 127) / 128 * across, 0.3, seed + 1);
         p.w.scales = p.scales;
@@ -299,7 +299,7 @@ TEST(types_many_rows) {
                 CHECK(!bf16 || error > product_error(p.k));    /* bf16 is what was used */
                 if (type == LLM_BF16) {
                     llmi_matrix exact = p.w;
-                    exact.near = 0;
+                    exact.round_x = 0;
                     llmi_matmul(context, y, p.n, p.x, exact, p.bias, p.m, 0);
                     CHECK(typed_error(&p, y, x, NULL) <= product_error(p.k));
                 }
@@ -412,16 +412,12 @@ TEST(types_batches) {
 static llm_session *cache_session(const llm_model *model, llm_dtype type, int sequences,
                                   int threads, int speculate) {
     llm_session_desc d;
-    llm_session *session;
-    llm_error err;
     memset(&d, 0, sizeof d);
     d.n_sequences = sequences;
     d.cache_dtype = type;
     d.n_threads = threads;
     d.speculate = speculate;
-    session = llm_session_create(model, &d, &err);
-    CHECK_MSG(session != NULL, "%s", err.message);
-    return session;
+    return session_of(model, &d);
 }
 static llm_config cache_config(int arch) {
     llm_config c = small_config(50, 700, 64, 2, 2);

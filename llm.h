@@ -320,6 +320,10 @@ LLM_API llm_result llm_dtype_decode(float *values, const void *from, llm_dtype d
 LLM_API llm_result llm_dtype_encode(void *to, llm_dtype dtype, const float *values, size_t n,
                                     llm_error *err);
 
+/* What a router's scores are. SOFTMAX is DeepSeek-V2's router (arXiv:2405.04434 sec. 2.1.2): it has
+ * no bias, weights are not made to sum to 1, and a group's score is its best expert's. */
+typedef enum llm_scoring { LLM_SCORING_SIGMOID = 0, LLM_SCORING_SOFTMAX } llm_scoring;
+
 typedef struct llm_config {
     int vocab_size, max_seq_len, d_model, n_layers, n_heads;     /* all required, 1 or more    */
     llm_arch arch;                    /* required                                             */
@@ -327,7 +331,7 @@ typedef struct llm_config {
     float norm_eps;                   /* 1e-5 GPT-2, 1e-6 DeepSeek                            */
     float embd_pdrop, attn_pdrop, resid_pdrop; /* dropout in [0,1), of trainings that do not say */
     int tie_embeddings;               /* head = token embedding; presets set it, zeroed: untied */
-    /* MLA, DeepSeek-V3 (names as in its config.json) */
+    /* MLA, DeepSeek-V2 and V3 (names as in their config.json) */
     int q_lora_rank;                  /* 0 = full-rank query projection                       */
     int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim;  /* required; the last is even      */
     int v_head_dim;                   /* qk_nope_head_dim                                     */
@@ -349,6 +353,8 @@ typedef struct llm_config {
                                       /* dense FFN of width d_ffn                             */
     float routed_scaling_factor;      /* 1                                                    */
     int norm_topk_prob;               /* 1 = the chosen experts' weights are made to sum to 1 */
+    llm_scoring scoring_func;         /* SIGMOID (V3); SOFTMAX (V2): norm_topk_prob,          */
+                                      /* rope_half_split and mtp_depth are 0                  */
     /* MTP */
     int mtp_depth;                    /* modules: 0 to 4, below max_seq_len                   */
 } llm_config;
@@ -448,7 +454,8 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
  * memory.) Meanwhile the file may be replaced or deleted, as a save does; a program that shortens
  * it or writes into it harms the model (see MEMORY above).
  * Scales, routers and their biases must be finite numbers; other weights are taken as they are.
- * MTP modules that config.json says are 0 are left out.
+ * MTP modules beyond those that config.json claims are left out; if it claims more than there are,
+ * the last one stands for the others, too.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT naming file and tensor or byte; LLM_ERR_UNSUPPORTED for what
  * would compute something else; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
@@ -1468,18 +1475,19 @@ static const llmi_type llmi_types[] = {                          /* by llm_dtype
     {"DEFAULT", 0, 0, -1}, {"F32", 1, 4, 0},    {"F16", 1, 2, 1},    {"BF16", 1, 2, 30},
     {"F8_E4M3", 1, 1, -1}, {"Q8_0", 32, 34, 8}, {"Q4_0", 32, 18, 2}, {"Q4_1", 32, 20, 3},
     {"Q5_0", 32, 22, 6},   {"Q5_1", 32, 24, 7}, {"Q4_K", 256, 144, 12}, {"Q5_K", 256, 176, 13},
-    {"Q6_K", 256, 210, 14}, {"I32", 1, 4, 26}};
+    {"Q6_K", 256, 210, 14}, {"I32", 1, 4, 26}, {"F64", 1, 8, -1}};
+#define LLMI_F64 ((llm_dtype)(LLM_I32 + 1))      /* of files only: a model's values become f32 */
 #define LLMI_BLOCK_MOST 256u           /* values of the largest block */
 
 LLM_API const char *llm_dtype_name(llm_dtype dtype) {
-    return (unsigned)dtype < LLMI_COUNT(llmi_types) ? llmi_types[dtype].name : NULL;
+    return (unsigned)dtype <= LLM_I32 ? llmi_types[dtype].name : NULL;
 }
 static int llmi_dtype_is_blocks(llm_dtype dtype) { return dtype >= LLM_Q8_0 && dtype <= LLM_Q6_K; }
 static size_t llmi_dtype_bytes(llm_dtype dtype, size_t n) {      /* of whole blocks */
     return n / llmi_types[dtype].block * llmi_types[dtype].bytes;
 }
 LLM_API size_t llm_dtype_size(llm_dtype dtype, size_t n) {
-    if ((unsigned)dtype - 1u >= LLMI_COUNT(llmi_types) - 1u) return 0;
+    if ((unsigned)dtype - 1u >= LLM_I32) return 0;
     if (n % llmi_types[dtype].block) return 0;
     return llmi_mul(n / llmi_types[dtype].block, llmi_types[dtype].bytes);
 }
@@ -1565,6 +1573,11 @@ static void llmi_decode(llm_dtype type, float *to, const void *from, size_t n) {
     for (i = 0; i < n && type == LLM_BF16; i++)
         to[i] = llmi_bf16_to_f32((uint16_t)llmi_get_little(b + 2 * i, 2));
     for (i = 0; i < n && type == LLM_F8_E4M3; i++) to[i] = llmi_f8_to_f32(b[i]);
+    for (i = 0; i < n && type == LLMI_F64; i++) {
+        double value;
+        memcpy(&value, b + 8 * i, sizeof value);
+        to[i] = (float)value;
+    }
     for (; n && llmi_dtype_is_blocks(type); n -= count, to += count) {
         count = llmi_blocks_open(type, b, n, q, scale, least);
         b += llmi_dtype_bytes(type, count);
@@ -2503,6 +2516,10 @@ typedef struct llmi_field {
     const char *key, *alias;           /* in config.json; NULL: none                            */
     double absent;                     /* value of a key that is not there                      */
 } llmi_field;
+typedef struct llmi_absent {           /* a member's value if config.json does not say it */
+    const char *name;
+    double value;
+} llmi_absent;
 typedef struct llmi_fixed {            /* a key of config.json for which one value is supported  */
     const char *key, *values;          /* true, false, 1, or strings that mean the same: a|b    */
     int flags;
@@ -2556,7 +2573,7 @@ static llm_result llmi_fields_check(const char *prefix, const void *object,
 
 /* ---- config.json is read --------------------------------------------------------------------- */
 typedef struct llmi_config_reader {
-    int object;                        /* node that keys are looked up in */
+    int root, object;                  /* nodes: the configuration's; what keys are looked up in */
     const llmi_json *json;
     llm_result result;
     llm_error *err;
@@ -5469,15 +5486,23 @@ LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_e
 struct llmi_table;
 struct llmi_ds_layer;
 struct llmi_run;
-typedef struct llmi_arch {
-    llm_arch arch;
-    const char *name;                  /* model_type in config.json, arch in checkpoints          */
-    const char *architecture;          /* in config.json: one of "architectures"                  */
-    int other_types;                   /* other model_types count if they say that architecture   */
-    const llmi_field *fields;          /* the members of llm_config that it has                   */
-    size_t n_fields;
+typedef struct llmi_model_type {       /* a model_type of config.json                             */
+    const char *name;
+    const char *architecture;          /* one of "architectures"                                  */
     const llmi_fixed *fixed;
     size_t n_fixed;
+    const llmi_absent *absent;         /* where its defaults are not those of the fields          */
+    size_t n_absent;
+} llmi_model_type;
+typedef struct llmi_arch {
+    llm_arch arch;
+    const char *name;                  /* in checkpoints */
+    const llmi_model_type *types;
+    size_t n_types;
+    size_t (*type_of)(const llm_config *);                       /* one of types                  */
+    int other_types;                   /* other model_types count if they say its architecture    */
+    const llmi_field *fields;          /* the members of llm_config that it has                   */
+    size_t n_fields;
     void (*resolve)(llm_config *);                               /* defaults made of other fields */
     llm_result (*validate)(const llm_config *, llm_error *);     /* what no range says            */
     void (*read)(llmi_config_reader *, llm_config *);            /* config.json: what no row says */
@@ -5521,6 +5546,12 @@ static const llmi_fixed llmi_gpt2_fixed[] = {
     {"activation_function", "gelu_new|gelu_fast|gelu_pytorch_tanh", LLMI_WRITTEN},
     {"scale_attn_weights", "true", 0}, {"scale_attn_by_inverse_layer_idx", "false", 0},
     {"add_cross_attention", "false", 0}};
+static const llmi_model_type llmi_gpt2_types[] = {
+    {"gpt2", "GPT2LMHeadModel", llmi_gpt2_fixed, LLMI_COUNT(llmi_gpt2_fixed), NULL, 0}};
+static size_t llmi_gpt2_type_of(const llm_config *c) {
+    (void)c;
+    return 0;
+}
 
 static void llmi_gpt2_resolve(llm_config *c) {
     if (c->d_ffn == 0 && c->d_model > 0 && c->d_model <= INT_MAX / 4) c->d_ffn = 4 * c->d_model;
@@ -5558,7 +5589,7 @@ static void llmi_gpt2_head_dims(const llm_config *c, size_t *qk, size_t *v) {
     *qk = *v = (size_t)(c->d_model / c->n_heads);
 }
 
-/* ---- DeepSeek-V3's: transformers' DeepseekV3Config ------------------------------------------- */
+/* ---- DeepSeek's: transformers' DeepseekV3Config and DeepseekV2Config ------------------------- */
 static const llmi_field llmi_ds_fields[] = {
     {LLMI_CONFIG(vocab_size), LLMI_INT, "[]", 1, INT_MAX - 16, 0, LLMI_NO_DEFAULT,
      "vocab_size", NULL, 129280},
@@ -5604,6 +5635,8 @@ static const llmi_field llmi_ds_fields[] = {
      LLMI_OF_MOE | LLMI_NO_DEFAULT, "routed_scaling_factor", NULL, 2.5},
     {LLMI_CONFIG(norm_topk_prob), LLMI_BOOL, "", 0, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "norm_topk_prob", NULL, 1},
+    {LLMI_CONFIG(scoring_func), LLMI_INT, "[]", 0, LLM_SCORING_SOFTMAX, 0, LLMI_OF_MOE,
+     NULL, NULL, 0},
     {LLMI_CONFIG(tie_embeddings), LLMI_BOOL, "", 0, 0, 0, 0, "tie_word_embeddings", NULL, 0},
     {LLMI_CONFIG(mtp_depth), LLMI_INT, "[]", 0, LLMI_MTP_MAX, 0, 0,
      "num_nextn_predict_layers", "num_mtp_layers", -1}}; /* absent: llmi_config_settle knows */
@@ -5611,6 +5644,25 @@ static const llmi_fixed llmi_ds_fixed[] = {
     {"scoring_func", "sigmoid", LLMI_OF_MOE | LLMI_NO_DEFAULT | LLMI_WRITTEN},
     {"topk_method", "noaux_tc", LLMI_OF_MOE | LLMI_NO_DEFAULT | LLMI_WRITTEN},
     {"moe_layer_freq", "1", LLMI_OF_MOE}, {"hidden_act", "silu", LLMI_WRITTEN}};
+/* V2. transformers does not normalise what is chosen, whatever norm_topk_prob says. */
+static const llmi_fixed llmi_ds2_fixed[] = {
+    {"scoring_func", "softmax", LLMI_OF_MOE | LLMI_WRITTEN},
+    {"topk_method", "greedy|group_limited_greedy", LLMI_OF_MOE},
+    {"norm_topk_prob", "false", LLMI_OF_MOE}, {"moe_layer_freq", "1", LLMI_OF_MOE},
+    {"rope_interleave", "true", 0}, {"mlp_bias", "false", 0},
+    {"hidden_act", "silu", LLMI_WRITTEN}};
+static const llmi_absent llmi_ds2_absent[] = {
+    {"scoring_func", LLM_SCORING_SOFTMAX}, {"vocab_size", 102400}, {"max_seq_len", 2048},
+    {"d_model", 4096}, {"d_ffn", 11008}, {"n_layers", 32}, {"n_heads", 32},
+    {"n_routed_experts", 64}, {"n_shared_experts", 2}, {"moe_d_ffn", 1407}, {"first_k_dense", 0},
+    {"n_group", 1}, {"topk_group", 1}, {"routed_scaling_factor", 1}, {"norm_topk_prob", 0}};
+static const llmi_model_type llmi_ds_types[] = {
+    {"deepseek_v3", "DeepseekV3ForCausalLM", llmi_ds_fixed, LLMI_COUNT(llmi_ds_fixed), NULL, 0},
+    {"deepseek_v2", "DeepseekV2ForCausalLM", llmi_ds2_fixed, LLMI_COUNT(llmi_ds2_fixed),
+     llmi_ds2_absent, LLMI_COUNT(llmi_ds2_absent)}};
+static size_t llmi_ds_type_of(const llm_config *c) {
+    return c->scoring_func == LLM_SCORING_SOFTMAX;
+}
 
 static void llmi_ds_resolve(llm_config *c) {
     if (c->v_head_dim == 0) c->v_head_dim = c->qk_nope_head_dim;
@@ -5619,6 +5671,7 @@ static void llmi_ds_resolve(llm_config *c) {
     if (c->n_routed_experts == 0) {
         c->n_shared_experts = c->num_experts_per_tok = c->n_group = c->topk_group = c->moe_d_ffn =
             c->first_k_dense = c->norm_topk_prob = 0;
+        c->scoring_func = LLM_SCORING_SIGMOID;
         c->routed_scaling_factor = 0.0f;
     }
     if (c->n_group == 0) c->n_group = 1;
@@ -5639,7 +5692,13 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     if (E % c->n_group)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "n_routed_experts %d is not a multiple of n_group %d", E, c->n_group);
-    if (c->n_group > 1 && E / c->n_group < 2)
+    if (c->scoring_func == LLM_SCORING_SOFTMAX &&
+        (c->norm_topk_prob || c->rope_half_split || c->mtp_depth))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "scoring_func SOFTMAX is DeepSeek-V2's, which has no norm_topk_prob (%d), "
+                         "rope_half_split (%d) or mtp_depth (%d)",
+                         c->norm_topk_prob, c->rope_half_split, c->mtp_depth);
+    if (c->n_group > 1 && E / c->n_group < 2 && c->scoring_func == LLM_SCORING_SIGMOID)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "n_routed_experts %d in n_group %d: a group needs 2 experts", E,
                          c->n_group);
@@ -5684,13 +5743,13 @@ static void llmi_rope_read(llmi_config_reader *reader, llm_config *config) {
             llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "attention_factor", node,
                             "only null is supported");
         llmi_config_only(reader, "partial_rotary_factor", "1");
-        reader->object = 0;
+        reader->object = reader->root;
         llmi_config_only(reader, "partial_rotary_factor", "1");
     } else if (type >= 0 && !llmi_json_is(reader->json, type, "default")) {
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "rope_type", type,
                         "only default and yarn are supported");
     }
-    reader->object = 0;
+    reader->object = reader->root;
 }
 
 /* DeepSeek-V3's own weights: F8_E4M3 in blocks of 128 x 128, as the tensors themselves say, too */
@@ -5717,7 +5776,7 @@ static void llmi_quantization_read(llmi_config_reader *reader) {
             llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "weight_block_size", size,
                             "only [128, 128] is supported");
     }
-    reader->object = 0;
+    reader->object = reader->root;
 }
 static void llmi_ds_read(llmi_config_reader *reader, llm_config *config) {
     if (llmi_config_int(reader, "num_key_value_heads", NULL, 1, config->n_heads) !=
@@ -5725,6 +5784,11 @@ static void llmi_ds_read(llmi_config_reader *reader, llm_config *config) {
         llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "num_key_value_heads",
                         llmi_config_node(reader, "num_key_value_heads", NULL),
                         "only num_attention_heads is supported");
+    if (config->scoring_func == LLM_SCORING_SOFTMAX) {
+        const int method = llmi_config_node(reader, "topk_method", NULL);
+        if (method < 0 || llmi_json_is(reader->json, method, "greedy"))
+            config->n_group = config->topk_group = 1;
+    }
     llmi_rope_read(reader, config);
     llmi_quantization_read(reader);
 }
@@ -5913,8 +5977,9 @@ static void llmi_ds_block_table(llmi_table *table, const llm_config *c, int laye
     }
     w->router = llmi_ds_add(table, layer, "mlp.gate.weight", c->n_routed_experts, C, LLMI_MATRIX);
     if (table->rows) table->rows[w->router].is_matrix = 0;
-    w->router_bias = llmi_ds_add(table, layer, "mlp.gate.e_score_correction_bias",
-                                 c->n_routed_experts, 0, LLMI_ROUTER_BIAS);
+    if (c->scoring_func == LLM_SCORING_SIGMOID)
+        w->router_bias = llmi_ds_add(table, layer, "mlp.gate.e_score_correction_bias",
+                                     c->n_routed_experts, 0, LLMI_ROUTER_BIAS);
     w->experts = (int)table->n;
     for (e = 0; e < c->n_routed_experts; e++) {
         const llmi_table before = *table;
@@ -6012,12 +6077,13 @@ LLM_API uint64_t llm_config_mtp_param_count(const llm_config *config) {
 }
 LLM_API uint64_t llm_config_active_param_count(const llm_config *config) {
     const uint64_t all = llm_config_param_count(config);
-    uint64_t expert, idle;
+    uint64_t expert, idle, biases;
     if (!all || !config->n_routed_experts) return all;
     expert = 3 * (uint64_t)config->d_model * (uint64_t)config->moe_d_ffn;
     idle = (uint64_t)(config->n_routed_experts - config->num_experts_per_tok);
-    return all - (expert * idle + (uint64_t)config->n_routed_experts) *
-                     (uint64_t)(config->n_layers - config->first_k_dense);
+    biases = config->scoring_func == LLM_SCORING_SIGMOID ? (uint64_t)config->n_routed_experts : 0;
+    return all -
+           (expert * idle + biases) * (uint64_t)(config->n_layers - config->first_k_dense);
 }
 
 static size_t llmi_moe_blocks(const llm_config *c) {
@@ -6042,50 +6108,68 @@ LLM_API size_t llm_config_cache_bytes(const llm_config *config, int max_seq_len,
 
 /* ---- config.json, all of it ------------------------------------------------------------------ */
 static void llmi_config_read(llmi_config_reader *reader, const llmi_arch *arch,
-                             llm_config *config) {
-    size_t i;
+                             const llmi_model_type *type, llm_config *config) {
+    size_t i, j;
     config->arch = arch->arch;
-    for (i = 0; i < arch->n_fields; i++)
-        if (arch->fields[i].key &&
-            (config->n_routed_experts || !(arch->fields[i].flags & LLMI_OF_MOE)))
-            llmi_field_read(reader, &arch->fields[i], config);
-    for (i = 0; i < arch->n_fixed; i++)
-        if (config->n_routed_experts || !(arch->fixed[i].flags & LLMI_OF_MOE))
-            llmi_config_only(reader, arch->fixed[i].key, arch->fixed[i].values);
+    for (i = 0; i < arch->n_fields; i++) {
+        llmi_field f = arch->fields[i];
+        for (j = 0; j < type->n_absent; j++)
+            if (!strcmp(type->absent[j].name, f.name)) f.absent = type->absent[j].value;
+        if (!config->n_routed_experts && f.flags & LLMI_OF_MOE) continue;
+        if (f.key) llmi_field_read(reader, &f, config);
+        else if (f.absent != 0.0) llmi_field_set(config, &f, f.absent);
+    }
+    for (i = 0; i < type->n_fixed; i++)
+        if (config->n_routed_experts || !(type->fixed[i].flags & LLMI_OF_MOE))
+            llmi_config_only(reader, type->fixed[i].key, type->fixed[i].values);
     arch->read(reader, config);
 }
 
 /* Other model types (kimi_k2, joyai_llm_flash) that say they are of this architecture. Their own
  * classes may have other defaults: the keys of LLMI_NO_DEFAULT must be there. What else is absent
  * (rope_theta, attention_bias, tie_word_embeddings) is taken as in this architecture. */
-static int llmi_config_claims(llmi_config_reader *reader, const llmi_arch *arch) {
+static int llmi_config_claims(llmi_config_reader *reader, const llmi_arch *arch,
+                              const llmi_model_type *type) {
     const llmi_json *json = reader->json;
-    const int list = llmi_json_get(json, 0, "architectures");
+    const int list = llmi_json_get(json, reader->root, "architectures");
     size_t i;
     if (!arch->other_types || list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY ||
         json->nodes[list].n_children != 1 ||
-        !llmi_json_is(json, llmi_json_first(json, list), arch->architecture))
+        !llmi_json_is(json, llmi_json_first(json, list), type->architecture))
         return 0;
-    for (i = 0; i < arch->n_fields + arch->n_fixed && reader->result == LLM_OK; i++) {
+    for (i = 0; i < arch->n_fields + type->n_fixed && reader->result == LLM_OK; i++) {
         const int is_field = i < arch->n_fields;
-        const char *key = is_field ? arch->fields[i].key : arch->fixed[i - arch->n_fields].key;
-        const int flags = is_field ? arch->fields[i].flags : arch->fixed[i - arch->n_fields].flags;
-        if (flags & LLMI_NO_DEFAULT && llmi_json_get(json, 0, key) < 0)
+        const char *key = is_field ? arch->fields[i].key : type->fixed[i - arch->n_fields].key;
+        const int flags = is_field ? arch->fields[i].flags : type->fixed[i - arch->n_fields].flags;
+        if (flags & LLMI_NO_DEFAULT && llmi_json_get(json, reader->root, key) < 0)
             reader->result = llmi_fail(
                 reader->err, LLM_ERR_UNSUPPORTED,
                 "%.100s: \"%s\" is absent, and only model_type %s has a default for it",
-                json->name, key, arch->name);
+                json->name, key, type->name);
     }
     return 1;
 }
 
+/* Kimi-K2.5's configuration holds that of its language model, which is DeepSeek-V3's. */
+static llm_result llmi_config_text_part(llmi_config_reader *reader, llm_error *err) {
+    const llmi_json *json = reader->json;
+    const int node = llmi_json_get(json, 0, "text_config");
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_OBJECT)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: \"text_config\" is not an object",
+                         json->name);
+    reader->root = reader->object = node;
+    if (llmi_config_node(reader, "model_type", NULL) < 0)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: \"text_config\" has no \"model_type\"",
+                         json->name);
+    return LLM_OK;
+}
 static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
     llmi_config_reader reader;
     const llmi_arch *arch;
-    size_t i;
-    int type;
+    size_t i, j;
+    int type, claims;
     reader.json = json;
-    reader.object = 0;
+    reader.root = reader.object = 0;
     reader.result = LLM_OK;
     reader.err = err;
     memset(config, 0, sizeof *config);
@@ -6095,14 +6179,26 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
     type = llmi_config_node(&reader, "model_type", NULL);
     if (type < 0)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
-    for (i = 0; (arch = llmi_arch_at(i)) != NULL && !llmi_json_is(json, type, arch->name);) i++;
-    if (!arch)
-        for (i = 0; (arch = llmi_arch_at(i)) != NULL && !llmi_config_claims(&reader, arch);) i++;
-    if (arch) llmi_config_read(&reader, arch, config);
-    else
-        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
-                        "only gpt2 and deepseek_v3 are supported, and types with architectures "
-                        "[DeepseekV3ForCausalLM]");
+    if (llmi_json_is(json, type, "kimi_k25")) {
+        LLMI_TRY(llmi_config_text_part(&reader, err));
+        type = llmi_config_node(&reader, "model_type", NULL);
+    }
+    for (claims = 0; claims < 2; claims++)
+        for (i = 0; (arch = llmi_arch_at(i)) != NULL; i++)
+            for (j = 0; j < arch->n_types; j++)
+                if (claims ? llmi_config_claims(&reader, arch, &arch->types[j])
+                           : llmi_json_is(json, type, arch->types[j].name)) {
+                    if (reader.result == LLM_OK)
+                        llmi_config_read(&reader, arch, &arch->types[j], config);
+                    reader.object = 0;
+                    if (reader.root)   /* the whole model says whether its head is tied */
+                        config->tie_embeddings = llmi_config_bool(&reader, "tie_word_embeddings",
+                                                                  1);
+                    return reader.result;
+                }
+    llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
+                    "only gpt2, deepseek_v2, deepseek_v3 and kimi_k25 are supported, and types "
+                    "with architectures [DeepseekV2ForCausalLM] or [DeepseekV3ForCausalLM]");
     return reader.result;
 }
 
@@ -6113,6 +6209,9 @@ static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
 }
 static void llmi_ds_write(llmi_text *text, const llm_config *c) {
     llmi_text_format(text, "  \"num_key_value_heads\": %d,\n", c->n_heads);
+    if (c->scoring_func == LLM_SCORING_SOFTMAX)
+        llmi_text_format(text, "  \"topk_method\": \"%s\",\n",
+                         c->topk_group < c->n_group ? "group_limited_greedy" : "greedy");
     llmi_text_real(text, "rope_theta", c->rope_theta);
     if (c->yarn_factor == 0.0f) {
         llmi_text_format(text, "  \"rope_scaling\": null,\n");
@@ -6134,6 +6233,7 @@ static void llmi_ds_write(llmi_text *text, const llm_config *c) {
 /* lines of JSON, each with a comma after it */
 static void llmi_config_write(llmi_text *text, const llm_config *config) {
     const llmi_arch *arch = llmi_arch_of(config->arch);
+    const llmi_model_type *type = &arch->types[arch->type_of(config)];
     llm_config c = *config;
     size_t i;
     if (!c.n_routed_experts) {         /* all layers come before them: any valid number will do */
@@ -6142,13 +6242,13 @@ static void llmi_config_write(llmi_text *text, const llm_config *config) {
         c.first_k_dense = c.n_layers + c.mtp_depth;
     }
     llmi_text_format(text, "  \"architectures\": [\"%s\"],\n  \"model_type\": \"%s\",\n",
-                     arch->architecture, arch->name);
+                     type->architecture, type->name);
     for (i = 0; i < arch->n_fields; i++)
         if (arch->fields[i].key) llmi_field_write(text, &arch->fields[i], &c);
-    for (i = 0; i < arch->n_fixed; i++)
-        if (arch->fixed[i].flags & LLMI_WRITTEN) {
-            const char *value = arch->fixed[i].values, *end = strchr(value, '|');
-            llmi_text_format(text, "  \"%s\": \"%.*s\",\n", arch->fixed[i].key,
+    for (i = 0; i < type->n_fixed; i++)
+        if (type->fixed[i].flags & LLMI_WRITTEN) {
+            const char *value = type->fixed[i].values, *end = strchr(value, '|');
+            llmi_text_format(text, "  \"%s\": \"%.*s\",\n", type->fixed[i].key,
                              (int)(end ? (size_t)(end - value) : strlen(value)), value);
         }
     arch->write(text, &c);
@@ -7385,10 +7485,11 @@ static void llmi_mla_backward(const llmi_run *run, float *dh, const float *dy, c
 }
 
 /* ============================================================================================
- * >>moe          DeepSeekMoE, DeepSeek-V3 report eq. 12-20
+ * >>moe          DeepSeekMoE, DeepSeek-V3 report eq. 12-20, DeepSeek-V2 (2405.04434) eq. 20-25
  *
  *   s = sigmoid(Wg h); chosen: the K largest s + bias within the topk_group best of n_group groups,
  *   a group's score being the sum of its two best; weight = s [/ sum of the chosen s] factor
+ *   V2: s = softmax(Wg h), without a bias; a group's score is its best
  *   out = FFN_shared(h) + sum over chosen e of weight_e FFN_e(h)
  *   FFN(h) = Wdown (silu(Wgate h) Wup h)
  * Tokens are sorted by expert; each expert is one product per matrix, so cost follows the active
@@ -7429,43 +7530,67 @@ typedef struct llmi_moe_rows {
     float *to, *other;
 } llmi_moe_rows;
 
-/* scores hold logits; becomes sigmoid, choice and weights of a row. Ties go to the lower expert. */
-static void llmi_route_task(void *argument, size_t row, int thread) {
-    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
-    const llm_config *c = &job->run->model->config;
-    const int E = c->n_routed_experts, K = c->num_experts_per_tok, size = E / c->n_group;
-    float *s = job->s->scores + row * (size_t)E, *weight = job->s->weight + row * (size_t)K,
-          sum = 1e-20f;
-    int32_t *choice = job->s->choice + row * (size_t)K;
-    unsigned char *open = job->run->ds.open +
-                          (size_t)thread * (size_t)E; /* experts that may still be chosen */
-    int e, g, i, k;
-    for (e = 0; e < E; e++) {
-        s[e] = 1.0f / (1.0f + expf(-s[e]));
-        open[e] = c->topk_group >= c->n_group;
+/* the logits of a row's E experts become their scores */
+static void llmi_route_scores(llm_scoring scoring, float *s, int E) {
+    float most = s[0], sum = 0.0f;
+    int e;
+    if (scoring == LLM_SCORING_SIGMOID) {
+        for (e = 0; e < E; e++) s[e] = 1.0f / (1.0f + expf(-s[e]));
+        return;
     }
+    for (e = 1; e < E; e++)
+        if (s[e] > most) most = s[e];
+    for (e = 0; e < E; e++) sum += s[e] = expf(s[e] - most);
+    for (e = 0; e < E; e++) s[e] /= sum;
+}
+/* open: which experts may be chosen, those of the best groups. bias: NULL, or added to s */
+static void llmi_route_groups(const llm_config *c, const float *s, const float *bias,
+                              unsigned char *open) {
+    const int size = c->n_routed_experts / c->n_group;
+    int e, g, i;
+    memset(open, c->topk_group >= c->n_group, (size_t)c->n_routed_experts);
     for (i = 0; i < c->topk_group && c->topk_group < c->n_group; i++) {
         float best = -INFINITY;
         int best_group = -1;
         for (g = 0; g < c->n_group; g++) {
-            float first = -INFINITY, second = -INFINITY;
+            float first = -INFINITY, second = -INFINITY, score;
             if (open[g * size]) continue;
             for (e = g * size; e < (g + 1) * size; e++) {
-                const float x = s[e] + job->bias[e];
+                const float x = s[e] + (bias ? bias[e] : 0.0f);
                 if (x > first) { second = first; first = x; }
                 else if (x > second) second = x;
             }
-            if (best_group < 0 || first + second > best) {
-                best = first + second;
+            score = c->scoring_func == LLM_SCORING_SOFTMAX ? first : first + second;
+            if (best_group < 0 || score > best) {
+                best = score;
                 best_group = g;
             }
         }
         memset(open + best_group * size, 1, (size_t)size);
     }
+}
+/* scores hold logits; becomes scores, choice and weights of a row. Ties go to the lower expert. */
+static void llmi_route_task(void *argument, size_t row, int thread) {
+    const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
+    const llm_config *c = &job->run->model->config;
+    const int E = c->n_routed_experts, K = c->num_experts_per_tok;
+    float *s = job->s->scores + row * (size_t)E, *weight = job->s->weight + row * (size_t)K,
+          sum = 1e-20f;
+    const float *bias = job->bias;
+    int32_t *choice = job->s->choice + row * (size_t)K;
+    unsigned char *open = job->run->ds.open + (size_t)thread * (size_t)E;
+    int e, k;
+    llmi_route_scores(c->scoring_func, s, E);
+    llmi_route_groups(c, s, bias, open);
     for (k = 0; k < K; k++) {
+        float most = 0.0f;
         int best = -1;
-        for (e = 0; e < E; e++)
-            if (open[e] && (best < 0 || s[e] + job->bias[e] > s[best] + job->bias[best])) best = e;
+        for (e = 0; e < E; e++) {
+            const float x = s[e] + (bias ? bias[e] : 0.0f);
+            if (!open[e] || (best >= 0 && !(x > most))) continue;
+            best = e;
+            most = x;
+        }
         open[best] = 0;
         choice[k] = best;
         weight[k] = s[best];
@@ -7533,7 +7658,7 @@ static void llmi_moe_act_backward_body(void *argument, size_t row) {
     kernels->swiglu_backward(d, act, d, gate, up, F, 0);
 }
 
-/* dlogits (N,E) from dweight, through the sigmoid; with the balance loss (eq. 17-20) */
+/* dlogits (N,E) from dweight, through the scores; with the balance loss (eq. 17-20) */
 static void llmi_route_backward_body(void *argument, size_t row) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llm_config *c = &job->run->model->config;
@@ -7560,11 +7685,16 @@ static void llmi_route_backward_body(void *argument, size_t row) {
         for (e = 0; e < E; e++)
             d[e] += job->run->balance_scale / (float)job->run->rows * (f[e] - mean / total) / total;
     }
-    for (e = 0; e < E; e++) d[e] *= s[e] * (1.0f - s[e]);
+    if (c->scoring_func == LLM_SCORING_SIGMOID) {
+        for (e = 0; e < E; e++) d[e] *= s[e] * (1.0f - s[e]);
+        return;
+    }
+    for (dot = 0.0f, e = 0; e < E; e++) dot += d[e] * s[e];
+    for (e = 0; e < E; e++) d[e] = s[e] * (d[e] - dot);
 }
 
 /* frequency (B,E): f_i of each sequence, E/(K T) times the tokens whose K largest unbiased scores
- * hold i; -> the sum over the sequences of sum_i f_i P_i */
+ * hold i (V2, eq. 24: that chose i); -> the sum over the sequences of sum_i f_i P_i */
 static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
     const llm_config *c = &run->model->config;
     const int E = c->n_routed_experts, K = c->num_experts_per_tok;
@@ -7583,6 +7713,8 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
                 int best = -1;
                 for (e = 0; e < E; e++)
                     if (!taken[e] && (best < 0 || x[e] > x[best])) best = e;
+                if (c->scoring_func == LLM_SCORING_SOFTMAX)
+                    best = s->choice[t * (size_t)K + (size_t)k];
                 taken[best] = 1;
                 f[best] += (float)E / ((float)K * (float)T);
             }
@@ -7653,7 +7785,7 @@ static void llmi_moe_forward(const llmi_run *run, float *y, const float *h, cons
     memset(&job, 0, sizeof job);
     job.run = run;
     job.s = s;
-    job.bias = llmi_weight(run, w->router_bias);
+    job.bias = w->router_bias >= 0 ? llmi_weight(run, w->router_bias) : NULL;
     llmi_matmul(run->context, s->scores, E, h, llmi_router(run, w->router), NULL, n, 0);
     llmi_parallel(run->context, n, llmi_route_task, &job);
     llmi_moe_sort(run, s);
@@ -7914,16 +8046,14 @@ static void llmi_ds_block_backward(const llmi_run *run, float *dx, int layer) {
 #endif
 static const llmi_arch *llmi_arch_at(size_t i) {
     static const llmi_arch archs[] = {
-        {LLM_ARCH_GPT2, "gpt2", "GPT2LMHeadModel", 0,
-         llmi_gpt2_fields, LLMI_COUNT(llmi_gpt2_fields),
-         llmi_gpt2_fixed, LLMI_COUNT(llmi_gpt2_fixed),
+        {LLM_ARCH_GPT2, "gpt2", llmi_gpt2_types, LLMI_COUNT(llmi_gpt2_types), llmi_gpt2_type_of,
+         0, llmi_gpt2_fields, LLMI_COUNT(llmi_gpt2_fields),
          llmi_gpt2_resolve, llmi_gpt2_validate, llmi_gpt2_read, LLMI_WRITE(llmi_gpt2_write),
          llmi_gpt2_table, 1, 1, llmi_gpt2_cache_width, llmi_gpt2_cache_unit, llmi_gpt2_head_dims,
          llmi_gpt2_carve_block, llmi_gpt2_carve_work,
          llmi_gpt2_block_forward, llmi_gpt2_block_backward},
-        {LLM_ARCH_DEEPSEEK_V3, "deepseek_v3", "DeepseekV3ForCausalLM", 1,
-         llmi_ds_fields, LLMI_COUNT(llmi_ds_fields),
-         llmi_ds_fixed, LLMI_COUNT(llmi_ds_fixed),
+        {LLM_ARCH_DEEPSEEK_V3, "deepseek_v3", llmi_ds_types, LLMI_COUNT(llmi_ds_types),
+         llmi_ds_type_of, 1, llmi_ds_fields, LLMI_COUNT(llmi_ds_fields),
          llmi_ds_resolve, llmi_ds_validate, llmi_ds_read, LLMI_WRITE(llmi_ds_write),
          llmi_ds_table, 0, 0, llmi_ds_cache_width, llmi_ds_cache_unit, llmi_ds_head_dims,
          llmi_ds_carve_block, llmi_ds_carve_work,
@@ -8482,9 +8612,11 @@ LLM_API llm_result llm_router_forward(llm_context *context, float *weight, int32
     llm_model model;
     llmi_run run;
     size_t E, i;
-    if (!weight || !choice || !scores || !x || !gate || !bias)
+    if (!weight || !choice || !scores || !x || !gate)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "router: an array is NULL");
     LLMI_TRY(llmi_router_open(&run, &model, &s, context, config, rows, err));
+    if (!bias && model.config.scoring_func == LLM_SCORING_SIGMOID)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "router: bias is NULL");
     E = (size_t)model.config.n_routed_experts;
     s.scores = scores;
     s.choice = choice;
@@ -8494,7 +8626,7 @@ LLM_API llm_result llm_router_forward(llm_context *context, float *weight, int32
     memset(&job, 0, sizeof job);
     job.run = &run;
     job.s = &s;
-    job.bias = bias;
+    job.bias = model.config.scoring_func == LLM_SCORING_SIGMOID ? bias : NULL;
     llmi_parallel(context, (size_t)rows, llmi_route_task, &job);
     for (i = 0; loads && i < E; i++) loads[i] = 0.0f;
     for (i = 0; loads && i < (size_t)rows * (size_t)model.config.num_experts_per_tok; i++)
@@ -9280,7 +9412,7 @@ static void llmi_router_update(llm_trainer *t) {
     const int E = c->n_routed_experts;
     const float *loads = t->gradients + t->floats, gamma = t->desc.router_bias_speed;
     int l, e;
-    if (!E || gamma == 0.0f) return;
+    if (!E || gamma == 0.0f || c->scoring_func == LLM_SCORING_SOFTMAX) return;
     for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++, loads += E) {
         float *bias = (float *)t->model->values[t->model->layers[l].router_bias].data, mean = 0.0f;
         for (e = 0; e < E; e++) mean += loads[e];
@@ -14106,6 +14238,7 @@ typedef struct llmi_shards {           /* the files of one model */
     llmi_entry **by_name;              /* all entries */
     size_t n_entries;
     int is_gguf;
+    int first_module, n_modules;       /* layers: MTP modules that are there, see >>load */
     const llm_allocator *allocator;
 } llmi_shards;
 
@@ -14113,7 +14246,7 @@ static const struct { const char *name; int bytes; llm_dtype type;
 } llmi_dtypes[] = {
     {"F32", 4, LLM_F32}, {"BF16", 2, LLM_BF16}, {"F16", 2, LLM_F16}, {"F8_E4M3", 1, LLM_F8_E4M3},
     {"F8_E5M2", 1, LLM_DTYPE_DEFAULT}, {"F8_E8M0", 1, LLM_DTYPE_DEFAULT},
-    {"F64", 8, LLM_DTYPE_DEFAULT}, {"I64", 8, LLM_DTYPE_DEFAULT}, {"U64", 8, LLM_DTYPE_DEFAULT},
+    {"F64", 8, LLMI_F64}, {"I64", 8, LLM_DTYPE_DEFAULT}, {"U64", 8, LLM_DTYPE_DEFAULT},
     {"I32", 4, LLM_DTYPE_DEFAULT}, {"U32", 4, LLM_DTYPE_DEFAULT}, {"I16", 2, LLM_DTYPE_DEFAULT},
     {"U16", 2, LLM_DTYPE_DEFAULT}, {"I8", 1, LLM_DTYPE_DEFAULT}, {"U8", 1, LLM_DTYPE_DEFAULT},
     {"BOOL", 1, LLM_DTYPE_DEFAULT}};
@@ -14194,6 +14327,14 @@ static llm_result llmi_entry_parse(const llmi_shard *shard, llmi_entry *entry, i
     return LLM_OK;
 }
 
+/* The language model's name of one of Kimi-K2.5's tensors, in its place: "language_model.model."
+ * or, as transformers has it, "model.language_model." becomes "model." */
+static const char *llmi_text_part_name(char *name) {
+    if (!strncmp(name, "language_model.", 15)) return name + 15;
+    if (strncmp(name, "model.language_model.", 21) != 0) return name;
+    memcpy(name + 15, "model.", 6);
+    return name + 15;
+}
 /* the tensors that the header names, in its order */
 static llm_result llmi_shard_entries(llmi_shard *shard, uint64_t data_size,
                                      const llm_allocator *allocator, llm_error *err) {
@@ -14217,7 +14358,7 @@ static llm_result llmi_shard_entries(llmi_shard *shard, uint64_t data_size,
         used += llmi_json_string(&shard->json, key, name, length);
         shard->names[used++] = 0;
         memset(entry, 0, sizeof *entry);
-        entry->name = name;
+        entry->name = llmi_text_part_name(name);
         entry->shard = shard;
         if (strlen(name) + 1 != (size_t)(shard->names + used - name))
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a tensor's name holds a zero byte",
@@ -14312,9 +14453,22 @@ static llmi_entry *llmi_find_entry(const llmi_shards *all, const char *name) {
     return found ? *found : NULL;
 }
 
-/* A file may leave out "transformer."; of GGUF, a module's last norm, which is the trunk's then. */
+/* the layer that a name "model.layers.N." is of; -1: of none */
+static long llmi_layer_of(const char *name) {
+    const char *digits = name + 13;
+    if (strncmp(name, "model.layers.", 13) != 0 || *digits < '0' || *digits > '9') return -1;
+    return strtol(digits, NULL, 10);
+}
+/* A file may leave out "transformer."; of GGUF, a module's last norm, which is the trunk's then. Of
+ * several MTP modules that a configuration claims, the last that is there stands for the others. */
 static llmi_entry *llmi_find_tensor(const llmi_shards *all, const char *name) {
+    const long layer = llmi_layer_of(name), last = all->first_module + all->n_modules - 1;
     llmi_entry *entry = llmi_find_entry(all, name);
+    char other[72];
+    if (!entry && all->n_modules && layer > last) {
+        snprintf(other, sizeof other, "model.layers.%ld%s", last, strchr(name + 13, '.'));
+        return llmi_find_tensor(all, other);
+    }
     if (!entry && strncmp(name, "transformer.", 12) == 0) entry = llmi_find_entry(all, name + 12);
     if (!entry && all->is_gguf && llmi_ends_with(name, ".shared_head.norm.weight"))
         entry = llmi_find_entry(all, "model.norm.weight");
@@ -14345,14 +14499,25 @@ static llm_result llmi_check_generation(const llmi_json *config, const llmi_shar
 
 /* What the tensors say of the configuration. transformers claims an MTP layer and writes none; it
  * cannot say that a model has no experts, but that all layers come before them. A configuration
- * that says 0 leaves out the modules of its file. */
-static void llmi_config_settle(llm_config *c, const llmi_shards *all) {
+ * that says 0 leaves out the modules of its file; so does one whose modules have no experts, as
+ * JoyAI-LLM-Flash's, where the last layers have them. */
+static void llmi_config_settle(llm_config *c, llmi_shards *all) {
+    const int experts = c->n_routed_experts && c->first_k_dense < c->n_layers;
     char name[72];
+    size_t i;
     int found = 0;
     if (c->n_layers > INT_MAX - LLMI_MTP_MAX - 1) return;
-    do snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
-    while (found <= LLMI_MTP_MAX && llmi_find_entry(all, name) && ++found);
+    for (; found <= LLMI_MTP_MAX; found++) {
+        snprintf(name, sizeof name, "model.layers.%d.eh_proj.weight", c->n_layers + found);
+        if (!llmi_find_entry(all, name)) break;
+        snprintf(name, sizeof name, "model.layers.%d.mlp.gate_proj.weight", c->n_layers + found);
+        if (experts && llmi_find_entry(all, name)) break;
+    }
     if (!found || c->mtp_depth < 0) c->mtp_depth = found;
+    all->first_module = c->n_layers;
+    all->n_modules = found;
+    for (i = 0; i < all->n_entries; i++)         /* a part of a module is none */
+        if (llmi_layer_of(all->by_name[i]->name) >= c->n_layers + found) all->n_modules = 0;
     if (c->first_k_dense < c->n_layers) return;
     c->first_k_dense = c->n_layers;
     snprintf(name, sizeof name, "model.layers.%d.mlp.gate.weight", c->n_layers);
@@ -14411,7 +14576,7 @@ static llm_result llmi_check_entry(const llmi_entry *entry, const llmi_tensor *t
     if (entry->type == LLM_DTYPE_DEFAULT || (entry->type == LLM_F8_E4M3 && entry->n_dims != 2))
         return llmi_fail(
             err, LLM_ERR_UNSUPPORTED,
-            "%.80s: tensor %.80s is %s; F32, F16, BF16, F8_E4M3 matrices are supported",
+            "%.80s: tensor %.80s is %s; F64, F32, F16, BF16, F8_E4M3 matrices are supported",
             entry->shard->source.name, entry->name, entry->type_name);
     return LLM_OK;
 }
@@ -14574,7 +14739,8 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: tensor %s is missing",
                              all->shards[0].source.name, tensor->name);
         LLMI_TRY(llmi_check_entry(entry, tensor, err));
-        llmi_values_set(model, i, wanted ? wanted : entry->type);
+        llmi_values_set(model, i, wanted ? wanted : entry->type == LLMI_F64 ? LLM_F32
+                                                                            : entry->type);
         if (values->type == LLM_F32 && entry->turned) values->transposed = 0;
         if (values->type == entry->type &&
             values->transposed == llmi_entry_transposed(entry, tensor))
@@ -14587,19 +14753,22 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
     return llmi_model_place(model, err);
 }
 
-/* a tensor of an MTP module that the configuration does not ask for */
-static int llmi_of_a_module_left_out(const llm_config *config, const llmi_shards *all,
-                                     const char *name) {
-    static const char layers[] = "model.layers.";
-    const size_t n = sizeof layers - 1;
+/* a tensor that is not of the model: of an MTP module that the configuration does not ask for,
+ * buffers of GPT-2's attention, frequencies, what Kimi-K2.5 has to see with */
+static int llmi_is_left_out(const llm_config *config, const llmi_shards *all, const char *name) {
+    static const char *const ends[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
+    static const char *const begins[] = {"vision_tower.", "mm_projector.", "model.vision_tower.",
+                                         "model.mm_projector."};
+    const long layer = llmi_layer_of(name);
     char module[72];
-    long layer;
-    if (config->mtp_depth != 0 ||
-        strncmp(name, layers, n) != 0 || name[n] < '0' || name[n] > '9')
-        return 0;
-    layer = strtol(name + n, NULL, 10);
+    size_t i;
+    for (i = 0; i < LLMI_COUNT(ends); i++)
+        if (llmi_ends_with(name, ends[i])) return 1;
+    for (i = 0; i < LLMI_COUNT(begins) && config->arch == LLM_ARCH_DEEPSEEK_V3; i++)
+        if (!strncmp(name, begins[i], strlen(begins[i]))) return 1;
+    if (layer < config->n_layers + config->mtp_depth) return 0;
     snprintf(module, sizeof module, "model.layers.%ld.eh_proj.weight", layer);
-    return layer >= config->n_layers && llmi_find_entry(all, module) != NULL;
+    return llmi_find_entry(all, module) != NULL;
 }
 
 static llm_result llmi_load_convert(const llm_model *model, const llmi_tensor *tensor,
@@ -14636,8 +14805,11 @@ static llm_result llmi_load_values(llm_model *model, const llmi_shards *all, siz
     same = to.type == entry->type && to.transposed == llmi_entry_transposed(entry, tensor);
     if (to.type == LLM_F8_E4M3 && entry->type == LLM_F8_E4M3)
         LLMI_TRY(llmi_read_scales(all, entry, to.scales, err));
-    if (entry->used) return LLM_OK;    /* mapped */
     entry->used = 1;
+    if (model->maps && same) {
+        const llmi_map *map = &model->maps[entry->shard - all->shards];
+        if (map->start && to.data == map->start + entry->begin) return LLM_OK;
+    }
     if (same) return llmi_source_read(&entry->shard->source, entry->begin, to.data, bytes, err);
     LLMI_TRY(llmi_grow(model->allocator, &room->values, &room->size, 0, bytes, "a tensor", err));
     LLMI_TRY(llmi_source_read(&entry->shard->source, entry->begin, room->values, bytes, err));
@@ -14664,10 +14836,11 @@ static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *
     for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++)
         for (k = 0; k < 2; k++) {
             const int at = k ? model->layers[l].router : model->layers[l].router_bias;
-            const llmi_tensor *tensor = &model->table.rows[at];
+            const llmi_tensor *tensor = &model->table.rows[at < 0 ? 0 : at];
             const llmi_entry *entry = llmi_find_tensor(all, tensor->name);
-            const float *value = (const float *)model->values[at].data;
+            const float *value = (const float *)model->values[at < 0 ? 0 : at].data;
             size_t i;
+            if (at < 0) continue;      /* V2 has no bias */
             for (i = 0; i < tensor->count; i++)
                 if (!(value[i] - value[i] == 0.0f))
                     return llmi_fail(err, LLM_ERR_FORMAT,
@@ -14709,10 +14882,7 @@ static llm_result llmi_load_tensors(llm_model *model, const llmi_shards *all, ll
     for (i = 0; i < all->n_entries; i++) {
         entry = all->by_name[i];
         if (!entry->used && entry->begin < entry->end &&
-            !llmi_ends_with(entry->name, ".attn.bias") &&
-            !llmi_ends_with(entry->name, ".attn.masked_bias") &&
-            !llmi_ends_with(entry->name, ".rotary_emb.inv_freq") &&
-            !llmi_of_a_module_left_out(&model->config, all, entry->name))
+            !llmi_is_left_out(&model->config, all, entry->name))
             return llmi_fail(err, LLM_ERR_UNSUPPORTED,
                              "%.100s: tensor %.80s has no place in this model",
                              entry->shard->source.name, entry->name);
@@ -14790,7 +14960,7 @@ static llm_result llmi_config_check(const char *text, size_t size, const char *n
 #endif
 
 static llm_model *llmi_load_model(const char *config_text, size_t config_size,
-                                  const char *config_name, const llmi_shards *all,
+                                  const char *config_name, llmi_shards *all,
                                   const llm_model_desc *desc, llm_error *err) {
     const llm_allocator *allocator = desc ? desc->allocator : NULL;
     llm_model *model = NULL;
@@ -14830,7 +15000,7 @@ typedef struct llmi_pair_of_names {
 } llmi_pair_of_names;
 typedef struct llmi_gguf_arch {
     const char *name;                  /* general.architecture                                  */
-    const char *model_type;            /* in config.json                                        */
+    const char *model_type;            /* llmi_arch's name                                      */
     const char *blocks;                /* what names of a block begin with                      */
     const llmi_pair_of_names *top, *block;         /* names without .weight and .bias           */
     const llmi_pair_of_names *keys;    /* of numbers, with those of config.json                 */
@@ -15081,10 +15251,10 @@ static llm_result llmi_gguf_deepseek(const llmi_gguf_reader *r) {
         if (!llmi_gguf_arch_value(r, of_experts[i], &value))
             return llmi_gguf_missing(r, of_experts[i]);
     (void)llmi_gguf_arch_value(r, "expert_gating_func", &gating);
-    if (experts > 0.0 && gating != 2.0)
+    if (experts > 0.0 && gating != 0.0 && gating != 1.0 && gating != 2.0)
         return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
-                         "%.100s: key deepseek2.expert_gating_func is %g, only 2 (sigmoid) is "
-                         "supported", r->g->source.name, gating);
+                         "%.100s: key deepseek2.expert_gating_func is %g, only 1 (softmax) and 2 "
+                         "(sigmoid) are supported", r->g->source.name, gating);
     if (!llmi_gguf_arch_value(r, "attention.q_lora_rank", &value))
         llmi_text_format(r->text, "  \"q_lora_rank\": null,\n");
     if (!llmi_gguf_arch_value(r, "expert_weights_scale", &value) || value == 0.0) value = 1.0;
@@ -15097,6 +15267,10 @@ static llm_result llmi_gguf_deepseek(const llmi_gguf_reader *r) {
         (void)llmi_gguf_arch_value(r, groups[i], &value);
         llmi_gguf_put(r, i ? "topk_group" : "n_group", value == 0.0 ? 1.0 : value);
     }
+    llmi_text_format(r->text, experts > 0.0 && gating != 2.0       /* files of V2 may not say it */
+                                  ? "  \"topk_method\": \"group_limited_greedy\",\n"
+                                    "  \"model_type\": \"deepseek_v2\",\n"
+                                  : "  \"model_type\": \"deepseek_v3\",\n");
     if (llmi_gguf_arch_value(r, "attention.temperature_scale", &value) && value != 0.0)
         return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%.100s: key deepseek2.attention."
                          "temperature_scale is %g, only 0 is supported", r->g->source.name, value);
@@ -15121,10 +15295,10 @@ static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
         if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, pair->gguf), &value, r->err))
             llmi_gguf_put(r, pair->ours, value);
     if (!strcmp(r->arch->name, "deepseek2")) LLMI_TRY(llmi_gguf_deepseek(r));
+    else llmi_text_format(r->text, "  \"model_type\": \"%s\",\n", r->arch->model_type);
     LLMI_TRY(llmi_gguf_no_wrong(r->g, r->err));
-    llmi_text_format(r->text, "  \"tie_word_embeddings\": %s,\n  \"model_type\": \"%s\"\n}\n",
-                     llmi_gguf_tensor_of(r, "output.weight") ? "false" : "true",
-                     r->arch->model_type);
+    llmi_text_format(r->text, "  \"tie_word_embeddings\": %s\n}\n",
+                     llmi_gguf_tensor_of(r, "output.weight") ? "false" : "true");
     return r->text->failed == LLM_OK
                ? LLM_OK
                : llmi_fail(r->err, r->text->failed, "out of memory: keys of a GGUF file");
@@ -16066,7 +16240,7 @@ static void llmi_gguf_put_config(llmi_gguf_out *o) {
     llmi_gguf_put_u32(o, "attention.head_count_kv", c->n_heads);
     llmi_gguf_put_u32(o, "attention.key_length", c->qk_nope_head_dim + c->qk_rope_head_dim);
     llmi_gguf_put_u32(o, "attention.value_length", c->v_head_dim);
-    llmi_gguf_put_u32(o, "expert_gating_func", 2);
+    llmi_gguf_put_u32(o, "expert_gating_func", c->scoring_func == LLM_SCORING_SOFTMAX ? 1 : 2);
     llmi_gguf_put_bool(o, "expert_weights_norm", c->norm_topk_prob);
     llmi_gguf_put_f32(o, "expert_weights_scale", c->routed_scaling_factor);
     llmi_gguf_put_f32(o, "rope.freq_base", c->rope_theta);

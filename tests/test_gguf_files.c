@@ -704,7 +704,10 @@ static void gguf_bad_keys(int kind, const char *const *optional) {
         for (k = 0; optional[k] && !strstr(name, optional[k]);) k++;
         if (!optional[k]) {
             gguf_unset(g->keys, &g->n_keys, name);
-            gguf_refused(g, LLM_OK, i ? strchr(name, '.') + 1 : "architecture", name);
+            gguf_refused(g, LLM_OK,            /* without a function it is V2's, softmax */
+                         !strstr(name, "gating_func")   ? i ? strchr(name, '.') + 1 : "architecture"
+                         : model->config.norm_topk_prob ? "norm_topk_prob"
+                                                        : "e_score_correction_bias", name);
         }
         if (f->keys[i].type == GGUF_STRING) gguf_u32(g, name, 1);
         else gguf_string(g, name, "1");
@@ -746,7 +749,7 @@ TEST(gguf_bad_keys) {
         {".attention.value_length", GGUF_U32, 70000, LLM_OK, ""},
         {".rope.dimension_count", GGUF_U32, 3, LLM_OK, ""},
         {".rope.freq_base", GGUF_F32, NAN, LLM_OK, ""},
-        {".expert_gating_func", GGUF_U32, 1, LLM_ERR_UNSUPPORTED, "expert_gating_func"},
+        {".expert_gating_func", GGUF_U32, 1, LLM_ERR_UNSUPPORTED, "norm_topk_prob"},
         {".expert_gating_func", GGUF_U32, 3, LLM_ERR_UNSUPPORTED, "expert_gating_func"},
         {".expert_used_count", GGUF_U32, 0, LLM_OK, ""},
         {".expert_used_count", GGUF_U32, 7, LLM_OK, ""},

@@ -65,7 +65,7 @@
  *   >>json >>fields       what a member of a configuration is: range, default, key of config.json
  *   >>cpu >>pool >>context >>parallel
  *   >>gemm        every matrix product
- *   >>linear >>embedding >>layernorm >>rmsnorm >>gelu >>softmax >>dropout >>swiglu >>rope
+ *   >>linear >>embedding >>layernorm >>rmsnorm >>activation >>softmax >>dropout >>swiglu >>rope
  *   >>attention   in tiles, without a T x T matrix
  *   >>loss        cross entropy, fused with the head
  *   >>config      presets, both configurations, and the table of a model's tensors
@@ -324,6 +324,14 @@ LLM_API llm_result llm_dtype_encode(void *to, llm_dtype dtype, const float *valu
  * no bias, weights are not made to sum to 1, and a group's score is its best expert's. */
 typedef enum llm_scoring { LLM_SCORING_SIGMOID = 0, LLM_SCORING_SOFTMAX } llm_scoring;
 
+/* of GPT-2's FFN, as config.json's activation_function has them: gelu_new (gelu_fast and
+ * gelu_pytorch_tanh are the same), gelu, relu, silu */
+typedef enum llm_activation {
+    LLM_ACTIVATION_GELU_TANH = 0,     /* x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))        */
+    LLM_ACTIVATION_GELU,              /* x/2 (1 + erf(x / sqrt(2)))                           */
+    LLM_ACTIVATION_RELU, LLM_ACTIVATION_SILU     /* max(x, 0); x / (1 + exp(-x))              */
+} llm_activation;
+
 typedef struct llm_config {
     int vocab_size, max_seq_len, d_model, n_layers, n_heads;     /* all required, 1 or more    */
     llm_arch arch;                    /* required                                             */
@@ -331,6 +339,10 @@ typedef struct llm_config {
     float norm_eps;                   /* 1e-5 GPT-2, 1e-6 DeepSeek                            */
     float embd_pdrop, attn_pdrop, resid_pdrop; /* dropout in [0,1), of trainings that do not say */
     int tie_embeddings;               /* head = token embedding; presets set it, zeroed: untied */
+    /* GPT-2 */
+    llm_activation activation;        /* GELU_TANH                                            */
+    int attn_unscaled;                /* 1 = scores are not divided by sqrt(head dim)         */
+    int attn_scale_by_layer;          /* 1 = those of layer l are divided by l + 1, too       */
     /* MLA, DeepSeek-V2 and V3 (names as in their config.json) */
     int q_lora_rank;                  /* 0 = full-rank query projection                       */
     int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim;  /* required; the last is even      */
@@ -2788,7 +2800,7 @@ typedef struct llmi_tiles {
  *   largest       of n >= 1          add  y = a + b        axpy  y += a x       affine  y = a x + b
  *   exp_sum       the sum of y = exp(a x - b); y NULL: the sum only
  *   softmax_backward    dx = [dx +] scale y (dy - sum)
- *   gelu_backward       y = gelu(x) too, unless NULL
+ *   activate_backward   y = f(x) too, unless NULL
  *   narrow, widen n even values to bf16, in the room of n/2 floats, and back: value i shares one
  *                 with value i + n/2
  *   norm          LayerNorm (centered) or RMSNorm of one row; norm_backward_weight: sums over rows
@@ -2813,9 +2825,9 @@ typedef struct llmi_tiles {
     DO(float, exp_sum, (float *y, const float *x, float a, float b, size_t n)) \
     DO(void, softmax_backward, (float *dx, const float *dy, const float *y, float sum, \
                                 float scale, size_t n, int accumulate)) \
-    DO(void, gelu, (float *y, const float *x, size_t n)) \
-    DO(void, gelu_backward, (float *dx, float *y, const float *dy, const float *x, size_t n, \
-                             int accumulate)) \
+    DO(void, activate, (llm_activation f, float *y, const float *x, size_t n)) \
+    DO(void, activate_backward, (llm_activation f, float *dx, float *y, const float *dy, \
+                                 const float *x, size_t n, int accumulate)) \
     DO(void, swiglu, (float *y, const float *gate, const float *up, size_t n)) \
     DO(void, swiglu_backward, (float *dgate, float *dup, const float *dy, const float *gate, \
                                const float *up, size_t n, int accumulate)) \
@@ -3411,6 +3423,7 @@ typedef struct llmi_op {
     float p;
     uint64_t seed;
     int accumulate;
+    llm_activation activation;
 } llmi_op;
 static llmi_op llmi_op_of(llm_context *context, float *y, const float *x) {
     llmi_op op;
@@ -4165,36 +4178,42 @@ LLM_API void llm_rmsnorm_backward(llm_context *context, float *dx, float *dweigh
 }
 
 /* ============================================================================================
- * >>gelu         y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+ * >>activation   GPT-2's: gelu in two forms, relu, silu
  * ========================================================================================== */
-static void llmi_gelu_body(void *argument, size_t at, size_t n) {
+static void llmi_activate_body(void *argument, size_t at, size_t n) {
     const llmi_op *op = (const llmi_op *)argument;
-    op->kernels->gelu(op->y + at, op->x + at, n);
+    op->kernels->activate(op->activation, op->y + at, op->x + at, n);
 }
-static void llmi_gelu_backward_body(void *argument, size_t at, size_t n) {
+static void llmi_activate_backward_body(void *argument, size_t at, size_t n) {
     const llmi_op *op = (const llmi_op *)argument;
-    op->kernels->gelu_backward(op->y + at, op->y2 ? op->y2 + at : NULL, op->x + at, op->x2 + at, n,
-                               op->accumulate);
+    op->kernels->activate_backward(op->activation, op->y + at, op->y2 ? op->y2 + at : NULL,
+                                   op->x + at, op->x2 + at, n, op->accumulate);
 }
 
-/* dx = [dx +] dy gelu'(x), dx may be dy; also y = gelu(x), unless NULL */
-static void llmi_gelu_backward(llm_context *context, float *dx, float *y, const float *dy,
-                               const float *x, size_t n, int accumulate) {
+/* y = f(x) */
+static void llmi_activate(llm_context *context, llm_activation f, float *y, const float *x,
+                          size_t n) {
+    llmi_op op = llmi_op_of(context, y, x);
+    op.activation = f;
+    llmi_for(context, n, LLMI_PIECE, llmi_activate_body, &op);
+}
+/* dx = [dx +] dy f'(x), dx may be dy; also y = f(x), unless NULL */
+static void llmi_activate_backward(llm_context *context, llm_activation f, float *dx, float *y,
+                                   const float *dy, const float *x, size_t n, int accumulate) {
     llmi_op op = llmi_op_of(context, dx, dy);
     op.y2 = y; op.x2 = x;
     op.accumulate = accumulate;
-    llmi_for(context, n, LLMI_PIECE, llmi_gelu_backward_body, &op);
+    op.activation = f;
+    llmi_for(context, n, LLMI_PIECE, llmi_activate_backward_body, &op);
 }
 
 LLM_API void llm_gelu_forward(llm_context *context, float *y, const float *x, size_t n) {
-    llmi_op op;
-    if (!context || !y || !x) return;
-    op = llmi_op_of(context, y, x);
-    llmi_for(context, n, LLMI_PIECE, llmi_gelu_body, &op);
+    if (context && y && x) llmi_activate(context, LLM_ACTIVATION_GELU_TANH, y, x, n);
 }
 LLM_API void llm_gelu_backward(llm_context *context, float *dx, const float *dy, const float *x,
                                size_t n) {
-    if (context && dx && dy && x) llmi_gelu_backward(context, dx, NULL, dy, x, n, 1);
+    if (context && dx && dy && x)
+        llmi_activate_backward(context, LLM_ACTIVATION_GELU_TANH, dx, NULL, dy, x, n, 1);
 }
 
 /* ============================================================================================
@@ -5541,11 +5560,18 @@ static const llmi_field llmi_gpt2_fields[] = {
     {LLMI_CONFIG(attn_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "attn_pdrop", NULL, 0},
     {LLMI_CONFIG(resid_pdrop), LLMI_FLOAT, "[)", 0, 1, 0, 0, "resid_pdrop", NULL, 0},
     {LLMI_CONFIG(norm_eps), LLMI_FLOAT, "()", 0, 1, 1e-5f, 0, "layer_norm_epsilon", NULL, 1e-5},
+    {LLMI_CONFIG(activation), LLMI_INT, "[]", 0, LLM_ACTIVATION_SILU, 0, 0, NULL, NULL, 0},
+    {LLMI_CONFIG(attn_unscaled), LLMI_BOOL_NOT, "", 0, 0, 0, 0, "scale_attn_weights", NULL, 1},
+    {LLMI_CONFIG(attn_scale_by_layer), LLMI_BOOL, "", 0, 0, 0, 0,
+     "scale_attn_by_inverse_layer_idx", NULL, 0},
     {LLMI_CONFIG(tie_embeddings), LLMI_BOOL, "", 0, 0, 0, 0, "tie_word_embeddings", NULL, 1}};
-static const llmi_fixed llmi_gpt2_fixed[] = {
-    {"activation_function", "gelu_new|gelu_fast|gelu_pytorch_tanh", LLMI_WRITTEN},
-    {"scale_attn_weights", "true", 0}, {"scale_attn_by_inverse_layer_idx", "false", 0},
-    {"add_cross_attention", "false", 0}};
+static const struct { const char *name; llm_activation activation;
+} llmi_activations[] = {               /* the first of each is written */
+    {"gelu_new", LLM_ACTIVATION_GELU_TANH},  {"gelu", LLM_ACTIVATION_GELU},
+    {"relu", LLM_ACTIVATION_RELU},           {"silu", LLM_ACTIVATION_SILU},
+    {"gelu_fast", LLM_ACTIVATION_GELU_TANH}, {"gelu_pytorch_tanh", LLM_ACTIVATION_GELU_TANH},
+    {"gelu_python", LLM_ACTIVATION_GELU},    {"swish", LLM_ACTIVATION_SILU}};
+static const llmi_fixed llmi_gpt2_fixed[] = {{"add_cross_attention", "false", 0}};
 static const llmi_model_type llmi_gpt2_types[] = {
     {"gpt2", "GPT2LMHeadModel", llmi_gpt2_fixed, LLMI_COUNT(llmi_gpt2_fixed), NULL, 0}};
 static size_t llmi_gpt2_type_of(const llm_config *c) {
@@ -5562,18 +5588,28 @@ static llm_result llmi_gpt2_validate(const llm_config *c, llm_error *err) {
         return llmi_fail(err, LLM_ERR_ARGUMENT, "d_model %d is not a multiple of n_heads %d",
                          c->d_model, c->n_heads);
     if (c->n_routed_experts || c->mtp_depth || c->kv_lora_rank || c->q_lora_rank ||
-        c->yarn_factor != 0.0f)
+        c->yarn_factor != 0.0f || c->scoring_func)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "arch gpt2 has no experts (n_routed_experts %d), MTP (mtp_depth %d), MLA "
-                         "(kv_lora_rank %d, q_lora_rank %d) or YaRN (yarn_factor %g)",
-                         c->n_routed_experts, c->mtp_depth, c->kv_lora_rank, c->q_lora_rank,
-                         (double)c->yarn_factor);
+                         "arch gpt2 has no experts (n_routed_experts %d, scoring_func %d), MTP "
+                         "(mtp_depth %d), MLA (kv_lora_rank %d, q_lora_rank %d) or YaRN "
+                         "(yarn_factor %g)",
+                         c->n_routed_experts, (int)c->scoring_func, c->mtp_depth, c->kv_lora_rank,
+                         c->q_lora_rank, (double)c->yarn_factor);
     return LLM_OK;
 }
 static void llmi_gpt2_read(llmi_config_reader *reader, llm_config *config) {
     static const char *const none[] = {"pruned_heads", "quantization_config"};
+    const int name = llmi_config_node(reader, "activation_function", NULL);
+    size_t known = 0;
     int i;
-    (void)config;
+    while (name >= 0 && known < LLMI_COUNT(llmi_activations) &&
+           !llmi_json_is(reader->json, name, llmi_activations[known].name)) known++;
+    if (known < LLMI_COUNT(llmi_activations))
+        config->activation = llmi_activations[known].activation;
+    else
+        llmi_config_bad(reader, LLM_ERR_UNSUPPORTED, "activation_function", name,
+                        "only gelu_new, gelu_fast, gelu_pytorch_tanh, gelu, relu and silu are "
+                        "supported");
     (void)llmi_config_bool(reader, "reorder_and_upcast_attn", 0);      /* nothing in f32 */
     for (i = 0; i < 2; i++) {
         const int node = llmi_config_node(reader, none[i], NULL);
@@ -5679,6 +5715,10 @@ static void llmi_ds_resolve(llm_config *c) {
 }
 static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     const int E = c->n_routed_experts;
+    if (c->activation || c->attn_unscaled || c->attn_scale_by_layer)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "activation %d, attn_unscaled %d, attn_scale_by_layer %d: only GPT-2 has "
+                         "them", (int)c->activation, c->attn_unscaled, c->attn_scale_by_layer);
     LLMI_TRY(llmi_rope_check(c, err));
     if (c->mtp_depth >= c->max_seq_len)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_depth %d is not below max_seq_len %d",
@@ -6204,7 +6244,9 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
 
 #ifndef LLM_NO_STDIO
 static void llmi_gpt2_write(llmi_text *text, const llm_config *config) {
-    (void)config;
+    size_t i = 0;
+    while (llmi_activations[i].activation != config->activation) i++;
+    llmi_text_format(text, "  \"activation_function\": \"%s\",\n", llmi_activations[i].name);
     llmi_text_format(text, "  \"initializer_range\": 0.02,\n");
 }
 static void llmi_ds_write(llmi_text *text, const llm_config *c) {
@@ -6850,7 +6892,7 @@ static void llmi_saved_convert(const llmi_run *run, int layer, int widen) {
  * >>gpt2         the model: one forward for training, scoring, prefill and decoding; one backward
  *
  *   x = wte[token] + wpe[position]
- *   per block  x += attention(LN1 x) Wo + bo;  x += gelu(LN2 x Wfc + bfc) Wproj + bproj
+ *   per block  x += attention(LN1 x) Wo + bo;  x += f(LN2 x Wfc + bfc) Wproj + bproj
  *   logits = LNf(x) head^T
  * (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3)
  *
@@ -6988,7 +7030,8 @@ static void llmi_gpt2_attention(const llmi_run *run, llmi_attention *a, const ll
         a->k_head = a->v_head = a->qk_dim;
         a->k_sequence = a->v_sequence = run->rows * 3 * C;
     }
-    a->scale = 1.0f / sqrtf((float)a->qk_dim);
+    a->scale = config->attn_unscaled ? 1.0f : 1.0f / sqrtf((float)a->qk_dim);
+    if (config->attn_scale_by_layer) a->scale /= (float)(layer + 1);
     a->dropout = run->attn_pdrop;
     a->seed = llmi_dropout_seed(run, layer, 1);
     a->precision = llmi_near_precision(run->precision);
@@ -7031,7 +7074,7 @@ static void llmi_gpt2_block_forward(const llmi_run *run, int layer, size_t longe
                           (int)n, C, config->norm_eps);
     llmi_dense_forward(run, s.fc, run->h, llmi_dense(run, w + LLMI_FC_W),
                         w + LLMI_FC_B, n);
-    llm_gelu_forward(context, run->wide, s.fc, n * (size_t)config->d_ffn);
+    llmi_activate(context, config->activation, run->wide, s.fc, n * (size_t)config->d_ffn);
     llmi_dense_forward(run, run->h, run->wide, llmi_dense(run, w + LLMI_MLP_W),
                         w + LLMI_MLP_B, n);
     llmi_residual(context, llmi_block_out(run, layer), s.mid, run->h, n * width, run->resid_pdrop,
@@ -7051,7 +7094,8 @@ static void llmi_gpt2_block_backward(const llmi_run *run, float *dx, int layer) 
 
     dy = llmi_branch(run, run->dh, dx, n * width, layer, 2);
     llmi_matmul_dx(context, run->dwide, dy, width, llmi_dense(run, w + LLMI_MLP_W), n, 0);
-    llmi_gelu_backward(context, run->dwide, run->wide, run->dwide, s.fc, n * F, 0);
+    llmi_activate_backward(context, config->activation, run->dwide, run->wide, run->dwide, s.fc,
+                           n * F, 0);
     llmi_dense_backward(run, NULL, 0, dy, run->wide, llmi_dense(run, w + LLMI_MLP_W),
                         w + LLMI_MLP_B, n);
     llm_layernorm_forward(context, run->h, NULL, NULL, s.mid, llmi_weight(run, w + LLMI_LN2_W),
@@ -16476,7 +16520,9 @@ static llm_result llmi_gguf_put_values(llmi_gguf_out *o, size_t i) {
 static llm_result llmi_gguf_check(const llmi_gguf_out *o) {
     const llm_config *c = &o->model->config;
     const char *what = NULL;
-    if (strcmp(o->arch->name, "deepseek2")) return LLM_OK;
+    if (c->activation != LLM_ACTIVATION_GELU_TANH) what = "no other activation than gelu_new";
+    if (c->attn_unscaled || c->attn_scale_by_layer)
+        what = "no attn_unscaled and no attn_scale_by_layer";
     if (c->attention_bias) what = "no attention_bias";
     if (c->rope_half_split) what = "no rope_half_split";
     if (c->yarn_factor != 0.0f && (c->yarn_beta_fast != 32.0f || c->yarn_beta_slow != 1.0f))
@@ -16484,7 +16530,8 @@ static llm_result llmi_gguf_check(const llmi_gguf_out *o) {
     if (c->n_routed_experts && !c->n_shared_experts) what = "no experts without a shared one";
     if (c->q_lora_rank && (c->n_layers == 26 || c->n_layers == 27))
         what = "no q_lora_rank in models of 26 or 27 layers";
-    return what ? llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "llama.cpp's deepseek2 has %s", what)
+    return what ? llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "llama.cpp's %s has %s", o->arch->name,
+                            what)
                 : LLM_OK;
 }
 static llm_result llmi_gguf_write(llmi_gguf_out *o, const char *path) {
@@ -18712,35 +18759,93 @@ LLMI_INLINE LLV LLV_(gelu_gate)(LLV x) {
                               LLV_SET1(-2.0f * 0.7978845608f));
     return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(u));
 }
-static void LLV_(gelu)(float *y, const float *x, size_t n) {
-    size_t i;
-    for (i = 0; i < n; i += LLV_W) {
-        const LLV xv = LLV_MAX(LLV_SET1(-16.0f), LLV_LOAD(x + i, n - i));
-        LLV_STORE(y + i, xv * LLV_(gelu_gate)(xv), n - i);
-    }
-}
-/* s = sigmoid(2u): gelu' = s + x s (1-s) 2u', 2u' = 2 sqrt(2/pi) (1 + 3 0.044715 x^2) */
-static void LLV_(gelu_backward)(float *dx, float *y, const float *dy, const float *x, size_t n,
-                                int accumulate) {
-    size_t i;
-    for (i = 0; i < n; i += LLV_W) {
-        const LLV xv = LLV_MAX(LLV_SET1(-16.0f), LLV_LOAD(x + i, n - i)),
-                  inside = LLV_MIN(LLV_SET1(16.0f), xv);
-        const LLV s = LLV_(gelu_gate)(inside), g = inside * s;
-        const LLV du = LLV_FMA(inside * inside, LLV_SET1(6.0f * 0.7978845608f * 0.044715f),
-                               LLV_SET1(2.0f * 0.7978845608f));
-        const LLV slope = LLV_FMA(g * (LLV_SET1(1.0f) - s), du, s);
-        LLV d = LLV_LOAD(dy + i, n - i) * slope;
-        if (accumulate) d = LLV_LOAD(dx + i, n - i) + d;
-        LLV_STORE(dx + i, d, n - i);
-        if (y) LLV_STORE(y + i, xv * s, n - i);
-    }
-}
-
-/* s = sigmoid(gate): y = gate s up;  dgate = dy up (s + gate s (1-s)), dup = dy gate s */
 LLMI_INLINE LLV LLV_(sigmoid)(LLV x) {
     return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(LLV_SET1(0.0f) - x));
 }
+/* Phi(x), the share of a normal distribution below x, and its density. Phi(-|x|) / exp(-x^2/2) t
+ * with t = 1/(1 + 0.21 |x|) is a polynomial in t, to 2e-8 of it for |x| <= 14; there Phi is 0 or 1. */
+LLMI_INLINE LLV LLV_(normal)(LLV x, LLV *density) {
+    const LLV size = LLV_MAX(LLV_SET1(0.0f) - x, x);
+    const LLV e = LLV_(exp)(size * size * LLV_SET1(-0.5f));
+    const LLV t = LLV_SET1(1.0f) / LLV_FMA(size, LLV_SET1(0.21f), LLV_SET1(1.0f));
+    LLV p = LLV_SET1(-0.0716610174f);
+    p = LLV_FMA(p, t, LLV_SET1(0.283611964f));
+    p = LLV_FMA(p, t, LLV_SET1(-0.330302997f));
+    p = LLV_FMA(p, t, LLV_SET1(0.349459561f));
+    p = LLV_FMA(p, t, LLV_SET1(-0.0939672172f));
+    p = LLV_FMA(p, t, LLV_SET1(0.124891468f));
+    p = LLV_FMA(p, t, LLV_SET1(0.0691870999f));
+    p = LLV_FMA(p, t, LLV_SET1(0.0850696178f));
+    p = LLV_FMA(p, t, LLV_SET1(0.0837115274f));
+    *density = e * LLV_SET1(0.3989422804f);
+    return e * (t * p);
+}
+/* f(x); its slope, unless that is NULL */
+LLMI_INLINE LLV LLV_(activation)(llm_activation f, LLV x, LLV *slope) {
+    const LLV one = LLV_SET1(1.0f), zero = LLV_SET1(0.0f);
+    LLV inside, s, du, density;
+    if (f == LLM_ACTIVATION_RELU) {    /* at 0 the slope is 0 */
+        if (slope) *slope = LLV_ZERO_BELOW(one, x, LLV_SET1(1e-45f));
+        return LLV_MAX(zero, x);
+    }
+    if (f == LLM_ACTIVATION_SILU) {
+        s = LLV_(sigmoid)(x);
+        if (slope) *slope = LLV_FMA(x * s, one - s, s);
+        return x * s;
+    }
+    if (f == LLM_ACTIVATION_GELU) {    /* max(x, 0) - |x| Phi(-|x|); slope Phi + x density */
+        inside = LLV_MAX(LLV_SET1(-14.0f), LLV_MIN(LLV_SET1(14.0f), x));
+        s = LLV_(normal)(inside, &density);
+        if (slope) {                   /* Phi = 1/2 with x's sign on the rest */
+            const LLV half = LLV_SET1(0.5f);
+            const LLV_VI sign = LLV_IAND(LLV_BITS(x), LLV_ISET((int32_t)0x80000000u));
+            *slope = LLV_FMA(inside, density,
+                             half + LLV_FLOATS(LLV_IOR(LLV_BITS(half - s), sign)));
+        }
+        return LLV_MAX(zero, x) - LLV_MAX(zero - inside, inside) * s;
+    }
+    /* s = sigmoid(2u): gelu' = s + x s (1-s) 2u', 2u' = 2 sqrt(2/pi) (1 + 3 0.044715 x^2) */
+    x = LLV_MAX(LLV_SET1(-16.0f), x);
+    inside = LLV_MIN(LLV_SET1(16.0f), x);
+    s = LLV_(gelu_gate)(inside);
+    du = LLV_FMA(inside * inside, LLV_SET1(6.0f * 0.7978845608f * 0.044715f),
+                 LLV_SET1(2.0f * 0.7978845608f));
+    if (slope) *slope = LLV_FMA(inside * s * (one - s), du, s);
+    return x * s;
+}
+LLMI_INLINE void LLV_(activate_of)(llm_activation f, float *y, const float *x, size_t n) {
+    size_t i;
+    for (i = 0; i < n; i += LLV_W)
+        LLV_STORE(y + i, LLV_(activation)(f, LLV_LOAD(x + i, n - i), NULL), n - i);
+}
+LLMI_INLINE void LLV_(activate_backward_of)(llm_activation f, float *dx, float *y, const float *dy,
+                                            const float *x, size_t n, int accumulate) {
+    size_t i;
+    for (i = 0; i < n; i += LLV_W) {
+        LLV slope;
+        const LLV yv = LLV_(activation)(f, LLV_LOAD(x + i, n - i), &slope);
+        LLV d = LLV_LOAD(dy + i, n - i) * slope;
+        if (accumulate) d = LLV_LOAD(dx + i, n - i) + d;
+        LLV_STORE(dx + i, d, n - i);
+        if (y) LLV_STORE(y + i, yv, n - i);
+    }
+}
+static void LLV_(activate)(llm_activation f, float *y, const float *x, size_t n) {
+    switch (f) {                       /* so that each has a loop of its own */
+        case LLM_ACTIVATION_GELU: LLV_(activate_of)(LLM_ACTIVATION_GELU, y, x, n); break;
+        case LLM_ACTIVATION_RELU: LLV_(activate_of)(LLM_ACTIVATION_RELU, y, x, n); break;
+        case LLM_ACTIVATION_SILU: LLV_(activate_of)(LLM_ACTIVATION_SILU, y, x, n); break;
+        default: LLV_(activate_of)(LLM_ACTIVATION_GELU_TANH, y, x, n);
+    }
+}
+static void LLV_(activate_backward)(llm_activation f, float *dx, float *y, const float *dy,
+                                    const float *x, size_t n, int accumulate) {
+    if (f == LLM_ACTIVATION_GELU_TANH)
+        LLV_(activate_backward_of)(LLM_ACTIVATION_GELU_TANH, dx, y, dy, x, n, accumulate);
+    else LLV_(activate_backward_of)(f, dx, y, dy, x, n, accumulate);
+}
+
+/* s = sigmoid(gate): y = gate s up;  dgate = dy up (s + gate s (1-s)), dup = dy gate s */
 static void LLV_(swiglu)(float *y, const float *gate, const float *up, size_t n) {
     size_t i;
     for (i = 0; i < n; i += LLV_W) {

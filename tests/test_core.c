@@ -273,7 +273,7 @@ TEST(core_kernel_tables) {
         const llmi_kernels *k = kernels_at(i);
         CHECK_MSG(k->w >= 1 && k->rows_dot && k->rows_axpy && k->dot && k->square_sum &&
                       k->largest && k->add && k->axpy && k->affine && k->exp_sum &&
-                      k->softmax_backward && k->gelu && k->gelu_backward && k->swiglu &&
+                      k->softmax_backward && k->activate && k->activate_backward && k->swiglu &&
                       k->swiglu_backward && k->adamw && k->narrow && k->widen && k->norm &&
                       k->norm_backward && k->norm_backward_weight && k->column_sum,
                   "a kernel of %s is missing", k->name);

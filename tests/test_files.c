@@ -1316,12 +1316,11 @@ static void files_refused_configs(const char *base, const llm_model *model, int 
 
 TEST(files_gpt2_config) {
     static const char *const unsupported[] = {
-        "'scale_attn_by_inverse_layer_idx': true", "'scale_attn_weights': false",
-        "'add_cross_attention': true", "'activation_function': 'relu'",
-        "'activation_function': 'gelu' | gelu", "'activation_function': 'gelu_new '",
+        "'add_cross_attention': true", "'activation_function': 'quick_gelu'",
+        "'activation_function': 'gelu_10' | gelu_10", "'activation_function': 'gelu_new '",
         "'pruned_heads': {'0': [0]}", "'quantization_config': {'quant_method': 'fp8'}",
         "'model_type': 'llama' | llama", "'model_type': 'GPT2' | GPT2",
-        "'scale_attn_weights': null", "'num_attention_heads': 2", "'num_hidden_layers': '1'"};
+        "'num_attention_heads': 2", "'num_hidden_layers': '1'"};
     static const char *const malformed[] = {
         "'reorder_and_upcast_attn': 'yes'", "'model_type': null", "'tie_word_embeddings': 'true'",
         "'scale_attn_weights': 1", "'n_layer': 0", "'n_layer': -1", "'n_layer': 1.0",

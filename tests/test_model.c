@@ -11,14 +11,16 @@
   #endif
 #endif
 
-/* ---- goldens of GPT-2 and DeepSeek-V3 -------------------------------------------------------- */
+/* ---- goldens of GPT-2, DeepSeek-V2, -V3 ----------------------------------------------------- */
 static const char *const golden_cases[] = {
     "gpt2_odd",          "gpt2_inner",         "gpt2_long",       "gpt2_untied",
     "gpt2_smooth",       "gpt2_wide",          "gpt2_one",        "deepseek_dense",
     "deepseek_full_query", "deepseek_odd",     "deepseek_one_head", "deepseek_bias",
     "deepseek_long",     "deepseek_moe",       "deepseek_groups", "deepseek_negative",
     "deepseek_raw_weights", "deepseek_smooth", "deepseek_yarn",   "deepseek_yarn_one",
-    "deepseek_yarn_all", "deepseek_mtp",       "deepseek_mtp_two", "deepseek_mtp_dense_trunk"};
+    "deepseek_yarn_all", "deepseek_mtp",       "deepseek_mtp_two", "deepseek_mtp_dense_trunk",
+    "deepseek_v2",       "deepseek_v2_groups", "gpt2_gelu",       "gpt2_relu",
+    "gpt2_silu"};
 #define N_GOLDEN_CASES ((int)(sizeof golden_cases / sizeof golden_cases[0]))
 
 TEST(model_golden_logits) {

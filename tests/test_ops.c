@@ -379,6 +379,46 @@ TEST(gelu_of_every_size_of_value) {
         llm_context_free(context);
     }
 }
+/* the other activations, beside their formulas in double */
+static double activation_value(llm_activation f, double x, double *slope) {
+    const double phi = 0.5 * erfc(-x / sqrt(2.0)), s = 1.0 / (1.0 + exp(-x));
+    if (f == LLM_ACTIVATION_GELU) {
+        *slope = phi + x * exp(-0.5 * x * x) / sqrt(2.0 * LLMI_PI);
+        return x * phi;
+    }
+    *slope = f == LLM_ACTIVATION_RELU ? (double)(x > 0.0) : s + x * s * (1.0 - s);
+    return f == LLM_ACTIVATION_RELU ? (x > 0.0 ? x : 0.0) : x * s;
+}
+TEST(activations_of_every_size_of_value) {
+    enum { N = 4099 };
+    static const llm_activation kinds[] = {LLM_ACTIVATION_GELU, LLM_ACTIVATION_RELU,
+                                           LLM_ACTIVATION_SILU};
+    static const float ends[] = {0.0f, -0.0f, 1e-30f, -1e-38f, 1e8f, -1e8f, 3e38f, -3e38f};
+    int t, i, k;
+    for (t = 0; kernels_at(t); t++)
+        for (k = 0; k < 3; k++) {
+            llm_context *context = context_at(t, 1);
+            float *x = floats(N), *y = floats(N), *again = floats(N), *dx = filled(N, 2.0f),
+                  *dy = filled(N, 3.0f);
+            double *want = doubles(N), *want_d = doubles(N);
+            for (i = 0; i < N; i++) {
+                x[i] = i < 8 ? ends[i] : 40.0f * ((float)i / N - 0.5f);
+                want[i] = activation_value(kinds[k], (double)x[i], &want_d[i]);
+                want_d[i] = 2.0 + 3.0 * want_d[i];
+            }
+            llmi_activate(context, kinds[k], y, x, N);
+            CHECK_CLOSE(y, want, N, 3e-7, 3e-7, context->kernels->name);
+            llmi_activate_backward(context, kinds[k], dx, again, dy, x, N, 1);
+            CHECK_CLOSE(dx, want_d, N, 3e-6, 0.0, context->kernels->name);
+            CHECK(same_bits(y, again, N));
+            x[7] = NAN;
+            llmi_activate(context, kinds[k], y, x, N);
+            for (i = 0; i < N; i++) CHECK((y[i] != y[i]) == (i == 7));
+            drop(x); drop(y); drop(again); drop(dx); drop(dy);
+            free(want); free(want_d);
+            llm_context_free(context);
+        }
+}
 TEST(gelu_extremes) {
     static const float xs[] = {100.0f, -100.0f, 1e4f,   -1e4f,   1e30f,   -1e30f,
                                0.0f,   -0.0f,   1e-30f, -1e-38f, INFINITY};
@@ -910,6 +950,7 @@ static void run_ops(void) {
     RUN(norms_skip_what_is_null);
     RUN(gelu_against_oracle);
     RUN(gelu_of_every_size_of_value);
+    RUN(activations_of_every_size_of_value);
     RUN(gelu_extremes);
     RUN(gelu_far_below_zero);
     RUN(softmax_against_oracle);

@@ -26,7 +26,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 from transformers.generation import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -81,7 +88,8 @@ def table(text):
 
 # ---- GPT-2 --------------------------------------------------------------------------------------
 
-def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, tied=True, eps=1e-5):
+def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, tied=True, eps=1e-5,
+               more={}):
     """a GPT2LMHeadModel without dropout whose every parameter, biases and norms too, is far from
     its usual start, so that no gradient is trivial"""
     config = GPT2Config(
@@ -99,6 +107,7 @@ def gpt2_model(generator, vocab, positions, width, heads, layers, inner=None, ti
         bos_token_id=None,
         eos_token_id=None,
         attn_implementation="eager",
+        **more,
     )
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
@@ -218,15 +227,23 @@ gpt2_untied 4    29    9         8     2     1      None  False 1e-5 2 9  0.3   
 gpt2_smooth 5    31    13        16    4     2      None  True  1e-5 2 13 0.25    0.1       3
 gpt2_wide   6    19    21        72    1     1      8     True  1e-5 2 20 0.0     0.0       3
 gpt2_one    7    2     5         17    1     1      None  True  1e-5 1 1  0.0     0.0       1
+gpt2_gelu   8    31    13        15    3     2      None  True  1e-5 2 13 0.1     0.0       3
+gpt2_relu   9    31    13        15    3     2      None  True  1e-5 2 13 0.1     0.0       3
+gpt2_silu   11   31    13        15    3     3      None  True  1e-5 2 13 0.1     0.0       3
 """
+GPT2_MORE = {                          # Cerebras-GPT's, for instance, have gelu
+    "gpt2_gelu": {"activation_function": "gelu"},
+    "gpt2_relu": {"activation_function": "relu", "scale_attn_weights": False},
+    "gpt2_silu": {"activation_function": "silu", "scale_attn_by_inverse_layer_idx": True},
+}
 
 
 def make_gpt2(out):
     for case in table(GPT2_CASES):
-        gpt2_case(out, **case)
+        gpt2_case(out, more=GPT2_MORE.get(case["name"], {}), **case)
 
 
-# ---- DeepSeek-V3 --------------------------------------------------------------------------------
+# ---- DeepSeek-V3 and V2 -------------------------------------------------------------------------
 
 def yarn(factor, original, **more):
     return dict(
@@ -236,17 +253,19 @@ def yarn(factor, original, **more):
 
 def deepseek_model(generator, D, bias, rope, **shape):
     """a DeepseekV3ForCausalLM and its D MTP layers, whose every parameter is far from its usual
-    start; bias: of the routers, a random one around this value"""
-    config = DeepseekV3Config(
+    start; bias: of the routers, a random one around this value. With a topk_method in the shape, a
+    DeepseekV2ForCausalLM."""
+    second = "topk_method" in shape
+    config = (DeepseekV2Config if second else DeepseekV3Config)(
         rope_parameters={"rope_type": "default", **rope, "rope_theta": rope.get("theta", 10000.0)},
         num_key_value_heads=shape["num_attention_heads"],
         bos_token_id=None,
         eos_token_id=None,
-        num_nextn_predict_layers=D,
+        **({} if second else {"num_nextn_predict_layers": D}),
         **shape,
     )
     config._attn_implementation = config._experts_implementation = "eager"
-    model = DeepseekV3ForCausalLM(config).eval()
+    model = (DeepseekV2ForCausalLM if second else DeepseekV3ForCausalLM)(config).eval()
     mtp_config = copy.deepcopy(config)
     mtp_config.first_k_dense_replace = 0
     mtp = torch.nn.ModuleList(
@@ -385,6 +404,7 @@ def make_deepseek(out):
         attention_bias=False,
         tie_word_embeddings=False,
     )
+    second = dict(norm_topk_prob=False, hidden_size=21, kv_lora_rank=12)
     dense = dict(first_k_dense_replace=9, n_routed_experts=2, num_experts_per_tok=1)
     cases = [
         ("dense", dict(dense)),
@@ -405,6 +425,10 @@ def make_deepseek(out):
         ("mtp", dict(D=1)),
         ("mtp_two", dict(D=2, n_group=2, topk_group=1, bias=-1.0, routed_scaling_factor=1.5)),
         ("mtp_dense_trunk", dict(D=2, first_k_dense_replace=2, tie_word_embeddings=True)),
+        ("v2", dict(second, topk_method="greedy", q_lora_rank=None, n_shared_experts=2,
+                    rope=yarn(4.0, 6, mscale=0.707, mscale_all_dim=0.707))),
+        ("v2_groups", dict(second, topk_method="group_limited_greedy", n_group=4, topk_group=2,
+                           attention_bias=True, routed_scaling_factor=16.0)),
     ]
     for i, (name, changes) in enumerate(cases):
         shape = dict(small, D=0, bias=0.0, rope={}, smoothing=0.0)

@@ -4,14 +4,14 @@
     pip install torch transformers
     python3 tools/check_hf.py [FILTER] [--header llm.h] [--seed 1] [--keep DIRECTORY]
 
-Each case is a GPT-2, DeepSeek-V2 or DeepSeek-V3 that transformers makes and saves: in one file or in
-shards, in float64, float32, bfloat16, float16 or fp8, with configurations as transformers writes
-them, as older files have them, and under the names of other models that are DeepSeek-V3. A C
+Each case is a GPT-2, DeepSeek-V2 or DeepSeek-V3 that transformers makes and saves: in one file or
+in shards, in float64, float32, bfloat16, float16 or fp8, with configurations as transformers writes
+them, as older files have them, and under the names of other models that are a DeepSeek-V3. A C
 program with llm.h loads the directory and computes logits of a batch, the same through a session's
 cache, a greedy continuation, the loss, and its gradient with respect to every tensor; these must be
 what transformers and its autograd say of the same weights in float32. What llm.h saves, in F32 and
-in BF16, is loaded with transformers in turn: the same tensors to the bit, the same logits. What
-transformers would ignore and llm.h cannot compute has to be refused by name.
+in BF16, is loaded with transformers in turn: the same tensors to the bit, the same logits. Weights
+and settings that llm.h does not know have to be refused by name.
 
 A line per case; with FILTER, only cases whose name contains it. Every error is the largest
 difference within a tensor, relative to the tensor's largest value. Exits 1 if any case failed, 2 if
@@ -38,7 +38,6 @@ from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
     GPT2Config,
-    Kimi_K25ForConditionalGeneration,
 )
 from transformers.utils import logging
 
@@ -202,7 +201,7 @@ def deepseek2(**changes):
         vocab_size=61, max_position_embeddings=64, hidden_size=33, intermediate_size=37,
         moe_intermediate_size=13, num_hidden_layers=3, num_attention_heads=3, num_key_value_heads=3,
         n_shared_experts=2, n_routed_experts=8, num_experts_per_tok=3, first_k_dense_replace=1,
-        kv_lora_rank=14, q_lora_rank=None, qk_rope_head_dim=6, qk_nope_head_dim=9, v_head_dim=11,
+        kv_lora_rank=14, q_lora_rank=None, qk_rope_head_dim=6, qk_nope_head_dim=10, v_head_dim=11,
         bos_token_id=None, eos_token_id=None, attn_implementation="eager",
     )
     return DeepseekV2Config(**{**values, **changes})
@@ -218,8 +217,8 @@ DENSE = dict(first_k_dense_replace=3)
 GROUPS = dict(topk_method="group_limited_greedy", n_group=4, topk_group=2)
 MASK = "transformer.h.%d.attn."        # what GPT-2's files of 2019 to 2022 have besides weights
 WIDE = dict(hidden_size=140, intermediate_size=260, moe_intermediate_size=132)   # several blocks
-# name, configuration, torch's type, arguments of save_pretrained and more of what save() below does;
-# refused: llm.h's message has to have that, may_refuse: it may
+# name, configuration, torch's type, arguments of save_pretrained and more of what save() below
+# does; refused: llm.h has to fail with a message that has that; may_refuse: it may
 CASES = [
     ("gpt2 tied", gpt2(), torch.float32, {}),
     ("gpt2 untied", gpt2(tie_word_embeddings=False), torch.float32, {}),
@@ -340,6 +339,8 @@ CASES += [(name, odd_deepseek(**changes), dtype, options) for name, changes, dty
      torch.float32, dict(alias="kimi_k25", legacy=True, vision=True)),
     ("kimi_k25, new configuration, bf16", {}, torch.bfloat16,
      dict(alias="kimi_k25", vision=True)),
+    ("kimi_k25, int4", {}, torch.bfloat16,
+     dict(alias="kimi_k25", legacy=True, vision=True, int4=True, refused="quant")),
     ("mtp claimed, not there", dict(num_mtp_layers=1), torch.float32, {}),
     ("mtp claimed, not there, old configuration", dict(num_mtp_layers=1), torch.bfloat16,
      dict(legacy=True)),
@@ -491,7 +492,7 @@ def old_configuration(values):
         values["num_nextn_predict_layers"] = count
 
 
-def under_another_name(directory, alias, legacy, vision, generator):
+def under_another_name(directory, alias, legacy, vision, int4, generator):
     """the same weights as another model's files have them -> a directory with the DeepSeek-V3"""
     plain = directory + "_plain"
     shutil.copytree(directory, plain)
@@ -502,14 +503,16 @@ def under_another_name(directory, alias, legacy, vision, generator):
     def wrap(values):
         text = {**values, "model_type": "kimi_k2" if legacy else "deepseek_v3"}
         values.clear()
+        if int4:
+            text["quantization_config"] = dict(
+                quant_method="compressed-tensors", format="pack-quantized", config_groups={})
         values.update(architectures=["KimiK25ForConditionalGeneration"], model_type="kimi_k25",
                       text_config=text, dtype=text.get("dtype"), tie_word_embeddings=False,
-                      media_placeholder_token_id=60, ignore_index=-100, pad_token_id=59)
-        values["vision_config"] = dict(
-            hidden_size=16, intermediate_size=24, num_attention_heads=2, num_hidden_layers=1,
-            patch_size=4, pos_emb_height=4, pos_emb_width=4, pos_emb_time=2,
-            merge_kernel_size=[2, 2], text_hidden_size=text["hidden_size"],
-            mm_hidden_size=16, vt_hidden_size=16, vt_num_hidden_layers=1)
+                      media_placeholder_token_id=60, ignore_index=-100, pad_token_id=59,
+                      projection_hidden_size=16, vision_config=dict(
+                          hidden_size=16, intermediate_size=24, num_attention_heads=2,
+                          num_hidden_layers=1, patch_size=4, pos_emb_height=4, pos_emb_width=4,
+                          pos_emb_time=2, merge_kernel_size=[2, 2]))
 
     def prefix(tensors):
         dtype = tensors["lm_head.weight"].dtype
@@ -570,9 +573,9 @@ def to_fp8(directory):
 def save(config, dtype, options, directory, generator):
     """-> the directory that transformers is to read: the same but for fp8 and other names"""
     options = {key: value for key, value in options.items() if key not in ("refused", "may_refuse")}
-    base, old, legacy, mtp, fp8, dense, extra, alias, vision = (
+    base, old, legacy, mtp, fp8, dense, extra, alias, vision, int4 = (
         options.pop(key, 0) for key in ("base", "old", "legacy", "mtp", "fp8", "mtp_dense", "extra",
-                                        "alias", "vision"))
+                                        "alias", "vision", "int4"))
     model = AutoModelForCausalLM.from_config(config).eval()
     shake(model, generator)
     model = model.to(dtype)
@@ -595,7 +598,7 @@ def save(config, dtype, options, directory, generator):
     if legacy:
         edit_config(directory, old_configuration)
     if alias:
-        return under_another_name(directory, alias, legacy, vision, generator)
+        return under_another_name(directory, alias, legacy, vision, int4, generator)
     return to_fp8(directory) if fp8 else directory
 
 
@@ -774,6 +777,8 @@ def check_saved(options, reference, plain, saved, kind):
 
 def check_kimi(source, tokens, expected):
     """that the directory is what transformers takes for a Kimi-K2.5 with the same logits"""
+    from transformers import Kimi_K25ForConditionalGeneration    # not in every version
+
     model, info = Kimi_K25ForConditionalGeneration.from_pretrained(
         source, output_loading_info=True, attn_implementation="eager", dtype=torch.float32)
     model.set_experts_implementation("eager")
@@ -784,7 +789,18 @@ def check_kimi(source, tokens, expected):
     return [] if error <= 1e-5 else ["Kimi-K2.5 in transformers differs by %.2e" % error]
 
 
-def check(name, config, dtype, options, program, folder, seed, tolerance):
+def run(program, folder, vocabulary, tokens, targets):
+    """the program on folder/hf, to folder/out -> (its status, what it said)"""
+    paths = [os.path.join(folder, name) for name in ("hf", "in", "out")]
+    with open(paths[1], "wb") as file:
+        file.write(struct.pack("<5i", B, T, vocabulary, PROMPT, NEW))
+        for values in (tokens, targets):
+            file.write(values.to(torch.int32).numpy().tobytes())
+    done = subprocess.run([program, *paths], capture_output=True, text=True)
+    return done.returncode, done.stderr.strip().replace(folder + os.sep, "")
+
+
+def check(config, dtype, options, program, folder, seed, tolerance):
     """-> (what was measured, what is wrong)"""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -793,21 +809,15 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
     tokens = torch.randint(0, config.vocab_size, (B, T), generator=generator)
     targets = torch.randint(0, config.vocab_size, (B, T), generator=generator)
     targets[torch.rand(B, T, generator=generator) < 0.2] = IGNORE
-    paths = {key: os.path.join(folder, key) for key in ("in", "out")}
-    with open(paths["in"], "wb") as file:
-        file.write(struct.pack("<5i", B, T, config.vocab_size, PROMPT, NEW))
-        file.write(tokens.to(torch.int32).numpy().tobytes())
-        file.write(targets.to(torch.int32).numpy().tobytes())
-    run = subprocess.run([program, source, paths["in"], paths["out"]], capture_output=True,
-                         text=True)
-    said = run.stderr.strip().replace(folder + os.sep, "") or "status %d" % run.returncode
+    out = os.path.join(folder, "out")
+    status, said = run(program, folder, config.vocab_size, tokens, targets)
     refusal = options.get("refused") or options.get("may_refuse")
-    if refusal and run.returncode == 1 and refusal in said:
+    if refusal and status == 1 and refusal in said:
         return "refused: " + said, []
     if "refused" in options:
-        return "", ["llm.h should refuse it and name %s, but: %s" % (refusal, said)]
-    if run.returncode:
-        return "", ["llm.h: " + said]
+        return "", ["llm.h should refuse it and name %s, but: %s" % (refusal, said or "it loads")]
+    if status:
+        return "", ["llm.h: %s" % (said or "status %d" % status)]
 
     reference, wrong = load(plain, dtype=torch.float32)
     skipped = set(wrong.pop("unexpected_keys", []))        # of MTP and old files
@@ -816,7 +826,7 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
     expected = logits_of(reference, tokens)
 
     def read(end, kind):
-        with open(paths["out"] + "." + end, "rb") as file:
+        with open(out + "." + end, "rb") as file:
             return torch.frombuffer(bytearray(file.read()), dtype=kind)
 
     problems, measured = [], []
@@ -834,15 +844,14 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
     mine = read("tokens", torch.int32).long()
     if lead > tolerance and mine.tolist() != text.tolist():
         problems.append("greedy: %s instead of %s" % (mine.tolist(), text.tolist()))
-    line, more = compare_gradients(reference, paths["out"] + ".gradients", tokens, targets,
-                                   tolerance)
+    line, more = compare_gradients(reference, out + ".gradients", tokens, targets, tolerance)
     measured.append(line)
     problems += more
     if options.get("vision"):
         problems += check_kimi(source, tokens, expected)
 
     for kind in ("f32", "bf16"):
-        back, more = check_saved(options, reference, plain, paths["out"] + "." + kind, kind)
+        back, more = check_saved(options, reference, plain, out + "." + kind, kind)
         problems += more
         if kind == "f32":
             compare("saved", logits_of(back, tokens), expected, 1e-6)
@@ -852,7 +861,7 @@ def check(name, config, dtype, options, program, folder, seed, tolerance):
                 for parameter in [*rounded.parameters(), *(
                         b for n, b in rounded.named_buffers() if "correction" in n)]:
                     parameter.copy_(parameter.to(torch.bfloat16))
-            again, _ = load(paths["out"] + "." + kind, dtype=torch.float32)
+            again, _ = load(out + "." + kind, dtype=torch.float32)
             compare("bf16", logits_of(again, tokens), logits_of(rounded, tokens), 1e-6)
     return ", ".join(measured), problems
 
@@ -887,7 +896,7 @@ def main():
             folder = os.path.join(arguments.keep or temporary, folder)
             os.makedirs(folder, exist_ok=True)
             try:
-                measured, problems = check(name, config, dtype, options, program, folder,
+                measured, problems = check(config, dtype, options, program, folder,
                                            arguments.seed + i, arguments.tolerance)
             except Exception as error:  # of transformers, too: the other cases still run
                 if arguments.verbose:

@@ -365,8 +365,8 @@ typedef struct llm_config {
                                       /* dense FFN of width d_ffn                             */
     float routed_scaling_factor;      /* 1                                                    */
     int norm_topk_prob;               /* 1 = the chosen experts' weights are made to sum to 1 */
-    llm_scoring scoring_func;         /* SIGMOID (V3); SOFTMAX (V2): norm_topk_prob,          */
-                                      /* rope_half_split and mtp_depth are 0                  */
+    llm_scoring scoring_func;         /* SIGMOID: V3; SOFTMAX: V2, without experts, too;      */
+                                      /* norm_topk_prob, rope_half_split, mtp_depth are 0     */
     /* MTP */
     int mtp_depth;                    /* modules: 0 to 4, below max_seq_len                   */
 } llm_config;
@@ -5671,8 +5671,7 @@ static const llmi_field llmi_ds_fields[] = {
      LLMI_OF_MOE | LLMI_NO_DEFAULT, "routed_scaling_factor", NULL, 2.5},
     {LLMI_CONFIG(norm_topk_prob), LLMI_BOOL, "", 0, 0, 0, LLMI_OF_MOE | LLMI_NO_DEFAULT,
      "norm_topk_prob", NULL, 1},
-    {LLMI_CONFIG(scoring_func), LLMI_INT, "[]", 0, LLM_SCORING_SOFTMAX, 0, LLMI_OF_MOE,
-     NULL, NULL, 0},
+    {LLMI_CONFIG(scoring_func), LLMI_INT, "[]", 0, LLM_SCORING_SOFTMAX, 0, 0, NULL, NULL, 0},
     {LLMI_CONFIG(tie_embeddings), LLMI_BOOL, "", 0, 0, 0, 0, "tie_word_embeddings", NULL, 0},
     {LLMI_CONFIG(mtp_depth), LLMI_INT, "[]", 0, LLMI_MTP_MAX, 0, 0,
      "num_nextn_predict_layers", "num_mtp_layers", -1}}; /* absent: llmi_config_settle knows */
@@ -5707,7 +5706,6 @@ static void llmi_ds_resolve(llm_config *c) {
     if (c->n_routed_experts == 0) {
         c->n_shared_experts = c->num_experts_per_tok = c->n_group = c->topk_group = c->moe_d_ffn =
             c->first_k_dense = c->norm_topk_prob = 0;
-        c->scoring_func = LLM_SCORING_SIGMOID;
         c->routed_scaling_factor = 0.0f;
     }
     if (c->n_group == 0) c->n_group = 1;
@@ -5723,6 +5721,12 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     if (c->mtp_depth >= c->max_seq_len)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "mtp_depth %d is not below max_seq_len %d",
                          c->mtp_depth, c->max_seq_len);
+    if (c->scoring_func == LLM_SCORING_SOFTMAX &&
+        (c->norm_topk_prob || c->rope_half_split || c->mtp_depth))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "scoring_func SOFTMAX is DeepSeek-V2's, which has no norm_topk_prob (%d), "
+                         "rope_half_split (%d) or mtp_depth (%d)",
+                         c->norm_topk_prob, c->rope_half_split, c->mtp_depth);
     if (!E) return LLM_OK;
     LLMI_TRY(llmi_check_int("n_shared_experts", c->n_shared_experts, 0,
                             (int)llmi_min(1024, (size_t)((1 << 24) / c->moe_d_ffn)), err));
@@ -5732,12 +5736,6 @@ static llm_result llmi_ds_validate(const llm_config *c, llm_error *err) {
     if (E % c->n_group)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "n_routed_experts %d is not a multiple of n_group %d", E, c->n_group);
-    if (c->scoring_func == LLM_SCORING_SOFTMAX &&
-        (c->norm_topk_prob || c->rope_half_split || c->mtp_depth))
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "scoring_func SOFTMAX is DeepSeek-V2's, which has no norm_topk_prob (%d), "
-                         "rope_half_split (%d) or mtp_depth (%d)",
-                         c->norm_topk_prob, c->rope_half_split, c->mtp_depth);
     if (c->n_group > 1 && E / c->n_group < 2 && c->scoring_func == LLM_SCORING_SIGMOID)
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "n_routed_experts %d in n_group %d: a group needs 2 experts", E,
@@ -6253,7 +6251,7 @@ static void llmi_ds_write(llmi_text *text, const llm_config *c) {
     llmi_text_format(text, "  \"num_key_value_heads\": %d,\n", c->n_heads);
     if (c->scoring_func == LLM_SCORING_SOFTMAX)
         llmi_text_format(text, "  \"topk_method\": \"%s\",\n",
-                         c->topk_group < c->n_group ? "group_limited_greedy" : "greedy");
+                         c->n_group > 1 ? "group_limited_greedy" : "greedy");
     llmi_text_real(text, "rope_theta", c->rope_theta);
     if (c->yarn_factor == 0.0f) {
         llmi_text_format(text, "  \"rope_scaling\": null,\n");
@@ -18759,11 +18757,13 @@ LLMI_INLINE LLV LLV_(gelu_gate)(LLV x) {
                               LLV_SET1(-2.0f * 0.7978845608f));
     return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(u));
 }
+/* It never is 0, as exp ends at 3e38: x sigmoid(x) is taken at -88 for all x below, and is 0. */
 LLMI_INLINE LLV LLV_(sigmoid)(LLV x) {
     return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(LLV_SET1(0.0f) - x));
 }
 /* Phi(x), the share of a normal distribution below x, and its density. Phi(-|x|) / exp(-x^2/2) t
- * with t = 1/(1 + 0.21 |x|) is a polynomial in t, to 2e-8 of it for |x| <= 14; there Phi is 0 or 1. */
+ * with t = 1/(1 + 0.21 |x|) is a polynomial in t, to 2e-8 of it for |x| <= 14; there, Phi is 0 or
+ * 1. */
 LLMI_INLINE LLV LLV_(normal)(LLV x, LLV *density) {
     const LLV size = LLV_MAX(LLV_SET1(0.0f) - x, x);
     const LLV e = LLV_(exp)(size * size * LLV_SET1(-0.5f));
@@ -18789,6 +18789,7 @@ LLMI_INLINE LLV LLV_(activation)(llm_activation f, LLV x, LLV *slope) {
         return LLV_MAX(zero, x);
     }
     if (f == LLM_ACTIVATION_SILU) {
+        x = LLV_MAX(LLV_SET1(-88.0f), x);
         s = LLV_(sigmoid)(x);
         if (slope) *slope = LLV_FMA(x * s, one - s, s);
         return x * s;
@@ -18849,7 +18850,7 @@ static void LLV_(activate_backward)(llm_activation f, float *dx, float *y, const
 static void LLV_(swiglu)(float *y, const float *gate, const float *up, size_t n) {
     size_t i;
     for (i = 0; i < n; i += LLV_W) {
-        const LLV g = LLV_LOAD(gate + i, n - i);
+        const LLV g = LLV_MAX(LLV_SET1(-88.0f), LLV_LOAD(gate + i, n - i));
         LLV_STORE(y + i, g * LLV_(sigmoid)(g) * LLV_LOAD(up + i, n - i), n - i);
     }
 }
@@ -18857,7 +18858,8 @@ static void LLV_(swiglu_backward)(float *dgate, float *dup, const float *dy, con
                                   const float *up, size_t n, int accumulate) {
     size_t i;
     for (i = 0; i < n; i += LLV_W) {
-        const LLV g = LLV_LOAD(gate + i, n - i), d = LLV_LOAD(dy + i, n - i), s = LLV_(sigmoid)(g);
+        const LLV g = LLV_MAX(LLV_SET1(-88.0f), LLV_LOAD(gate + i, n - i));
+        const LLV d = LLV_LOAD(dy + i, n - i), s = LLV_(sigmoid)(g);
         const LLV a = g * s, slope = LLV_FMA(a, LLV_SET1(1.0f) - s, s);
         LLV dg = d * LLV_LOAD(up + i, n - i) * slope, du = d * a;
         if (accumulate) {

@@ -379,8 +379,11 @@ typedef struct llm_config {
  *   deepseek-small deepseek-base deepseek-large deepseek-xl  (50000, 4096): dense, about 30, 70,
  *     180, 700 million parameters    deepseek-moe-150m  (50000, 4096)
  *   deepseek-tiny  (2048, 256): experts and an MTP module
- *   deepseek-10b  (128256, 163840): the shape of GigaChat3-10B-A1.8B, 64 experts, an MTP module
- *   deepseek-v3  (129280, 163840): to be counted rather than allocated
+ *   deepseek-10b  (128256, 163840): the shape of gigachat3-10b-a1.8b with a shorter context
+ *   Shapes of published models, from 10 to 1,026 billion parameters, to be loaded or counted:
+ *   deepseek-v3  (129280, 163840)    deepseek-v2 deepseek-v2-lite  (102400, 163840)
+ *   moonlight-16b-a3b  (163840, 8192)    gigachat3-10b-a1.8b  (128256, 262144)
+ *   joyai-llm-flash  (129280, 131072), without its MTP module    kimi-k2  (163840, 131072)
  * -> LLM_ERR_ARGUMENT for an unknown name; the message suggests the nearest. Thread-safe. */
 LLM_API llm_result llm_config_preset(llm_config *config, const char *name, llm_error *err);
 /* the name of preset i = 0, 1, ...; NULL past the last or for a negative i */
@@ -5421,7 +5424,32 @@ static const llmi_ds_preset llmi_ds_presets[] = {
     {{"deepseek-10b", 128256, 163840, 1536, 26, 32},
      8960, 0, 512, 128, 64, 192, 64, 4, 1, 1280, 1, 1, 1, 1, 1},
     {{"deepseek-v3", 129280, 163840, 7168, 61, 128},
-     18432, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3, 8, 4, 1, 1}
+     18432, 1536, 512, 128, 64, 128, 256, 8, 1, 2048, 3, 8, 4, 1, 1},
+    {{"deepseek-v2", 102400, 163840, 5120, 60, 128},
+     12288, 1536, 512, 128, 64, 128, 160, 6, 2, 1536, 1, 8, 3, 0, 1},
+    {{"deepseek-v2-lite", 102400, 163840, 2048, 27, 16},
+     10944, 0, 512, 128, 64, 128, 64, 6, 2, 1408, 1, 1, 1, 0, 1},
+    {{"moonlight-16b-a3b", 163840, 8192, 2048, 27, 16},
+     11264, 0, 512, 128, 64, 128, 64, 6, 2, 1408, 1, 1, 1, 0, 1},
+    {{"gigachat3-10b-a1.8b", 128256, 262144, 1536, 26, 32},
+     8960, 0, 512, 128, 64, 192, 64, 4, 1, 1280, 1, 1, 1, 1, 1},
+    {{"joyai-llm-flash", 129280, 131072, 2048, 40, 32},
+     7168, 1536, 512, 128, 64, 128, 256, 8, 1, 768, 1, 1, 1, 0, 1},
+    {{"kimi-k2", 163840, 131072, 7168, 61, 64},
+     18432, 1536, 512, 128, 64, 128, 384, 8, 1, 2048, 1, 1, 1, 0, 1}
+};
+/* of published models, what else their config.json says; 0: the default */
+static const struct {
+    const char *name;
+    llm_scoring scoring_func;
+    float routed_scaling_factor, norm_eps, rope_theta, yarn_factor, yarn_beta_fast, yarn_mscale;
+} llmi_ds_published[] = {
+    {"deepseek-v3", LLM_SCORING_SIGMOID, 2.5f, 0, 0, 40, 0, 1},
+    {"deepseek-v2", LLM_SCORING_SOFTMAX, 16, 0, 0, 40, 0, 0.707f},
+    {"deepseek-v2-lite", LLM_SCORING_SOFTMAX, 1, 0, 0, 40, 0, 0.707f},
+    {"moonlight-16b-a3b", LLM_SCORING_SIGMOID, 2.446f, 1e-5f, 50000, 0, 0, 0},
+    {"joyai-llm-flash", LLM_SCORING_SIGMOID, 2.5f, 0, 0, 0, 0, 0},
+    {"kimi-k2", LLM_SCORING_SIGMOID, 2.827f, 0, 50000, 32, 1, 1}
 };
 #define LLMI_N_DS_PRESETS ((int)(sizeof llmi_ds_presets / sizeof llmi_ds_presets[0]))
 
@@ -5433,7 +5461,7 @@ LLM_API const char *llm_config_preset_name(int i) {
 }
 
 static void llmi_ds_preset_apply(llm_config *config, const llmi_ds_preset *preset) {
-    const int whole = strcmp(preset->size.name, "deepseek-v3") == 0;
+    size_t i;
     config->arch = LLM_ARCH_DEEPSEEK_V3;
     config->tie_embeddings = !preset->untied;
     config->d_ffn = preset->d_ffn;
@@ -5451,11 +5479,18 @@ static void llmi_ds_preset_apply(llm_config *config, const llmi_ds_preset *prese
     config->topk_group = preset->topk_group;
     config->norm_topk_prob = preset->n_experts > 0;
     config->mtp_depth = preset->mtp_depth;
-    if (!whole) return;
-    config->routed_scaling_factor = 2.5f;
-    config->yarn_factor = 40.0f;
-    config->yarn_original_max_seq_len = 4096;
-    config->yarn_mscale = config->yarn_mscale_all_dim = 1.0f;
+    for (i = 0; i < LLMI_COUNT(llmi_ds_published); i++) {
+        if (strcmp(preset->size.name, llmi_ds_published[i].name)) continue;
+        config->scoring_func = llmi_ds_published[i].scoring_func;
+        config->norm_topk_prob = config->scoring_func == LLM_SCORING_SIGMOID;
+        config->routed_scaling_factor = llmi_ds_published[i].routed_scaling_factor;
+        config->norm_eps = llmi_ds_published[i].norm_eps;
+        config->rope_theta = llmi_ds_published[i].rope_theta;
+        config->yarn_factor = llmi_ds_published[i].yarn_factor;
+        config->yarn_beta_fast = llmi_ds_published[i].yarn_beta_fast;
+        config->yarn_mscale = config->yarn_mscale_all_dim = llmi_ds_published[i].yarn_mscale;
+        if (config->yarn_factor > 0.0f) config->yarn_original_max_seq_len = 4096;
+    }
 }
 
 /* Levenshtein distance of short names */

@@ -266,6 +266,45 @@ TEST(config_of_deepseek_v3) {
     }
 }
 
+/* Published counts. "Active" leaves out what the publisher leaves out: embedding, or the head, too. */
+TEST(config_of_published_models) {
+    static const struct {
+        const char *name;
+        double total, active;
+        int without;                   /* of embedding and head, how many the active ones lack */
+        int without_total;             /* and the total */
+        llm_scoring scoring;
+    } models[] = {
+        {"deepseek-v3", 671.0e9, 37.0e9, 1, 0, LLM_SCORING_SIGMOID},
+        {"deepseek-v2", 235.7e9, 21.4e9, 0, 0, LLM_SCORING_SOFTMAX},
+        {"deepseek-v2-lite", 15.7e9, 2.4e9, 1, 0, LLM_SCORING_SOFTMAX},
+        {"moonlight-16b-a3b", 15.29e9, 2.24e9, 2, 2, LLM_SCORING_SIGMOID},
+        {"gigachat3-10b-a1.8b", 10672535616.0, 1.8e9, 0, 0, LLM_SCORING_SIGMOID},
+        {"joyai-llm-flash", 48.4e9, 2.775e9, 2, 2, LLM_SCORING_SIGMOID},
+        {"kimi-k2", 1.026e12, 32.86e9, 0, 0, LLM_SCORING_SIGMOID}};
+    size_t i;
+    for (i = 0; i < LLMI_COUNT(models); i++) {
+        llm_config c;
+        llm_error err;
+        double vocabulary, total, active;
+        CHECK_MSG(llm_config_preset(&c, models[i].name, &err) == LLM_OK &&
+                      llm_config_validate(&c, &err) == LLM_OK, "%s", err.message);
+        vocabulary = (double)c.vocab_size * (double)c.d_model;
+        total = (double)llm_config_param_count(&c) - models[i].without_total * vocabulary;
+        active = (double)llm_config_active_param_count(&c) - models[i].without * vocabulary;
+        CHECK_MSG(fabs(total / models[i].total - 1.0) <= 0.01, "%s: %g parameters", models[i].name,
+                  total);
+        CHECK_MSG(fabs(active / models[i].active - 1.0) <= 0.022, "%s: %g of them active",
+                  models[i].name, active);
+        CHECK(c.scoring_func == models[i].scoring && c.tie_embeddings == 0);
+    }
+    {   /* what its files hold, with and without the module */
+        llm_config c;
+        CHECK(llm_config_preset(&c, "gigachat3-10b-a1.8b", NULL) == LLM_OK);
+        CHECK(llm_config_param_count(&c) == UINT64_C(10672535616));
+    }
+}
+
 TEST(config_counts_what_is_allocated) {
     int variant;
     for (variant = 0; variant < 24; variant++) {
@@ -679,6 +718,7 @@ static void run_model(void) {
     RUN(config_presets);
     RUN(config_of_most_modules);
     RUN(config_of_deepseek_v3);
+    RUN(config_of_published_models);
     RUN(config_counts_what_is_allocated);
     RUN(model_initialisation);
     RUN(config_impossible);

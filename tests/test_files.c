@@ -749,8 +749,8 @@ TEST(files_mtp) {
     files_accepted(config, &w, model);
     files_accepted(files_deepseek, &w, model);             /* nothing said: what is there */
     files_accepted(files_config(files_deepseek, "'num_mtp_layers': 2"), &w, model);
-    for (claim = 0; claim < 5; claim++) {        /* of the two that are there: the first ones, and */
-        char count[64], name[72];                /* the last again */
+    for (claim = 0; claim < 5; claim++) {        /* of two the first ones, and the last again */
+        char count[64], name[72];
         const char *claims;
         llm_model *got;
         llm_error err;

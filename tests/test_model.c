@@ -266,7 +266,7 @@ TEST(config_of_deepseek_v3) {
     }
 }
 
-/* Published counts. "Active" leaves out what the publisher leaves out: embedding, or the head, too. */
+/* Published counts. "Active" leaves out what the publisher leaves out: embedding, or head, too. */
 TEST(config_of_published_models) {
     static const struct {
         const char *name;

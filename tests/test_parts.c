@@ -247,10 +247,14 @@ TEST(parts_gradients) {
     for (t = 0; kernels_at(t); t++)
         for (kind = 0; kind < 2; kind++) {
             const llm_config dense = part_config(0, kind), sparse = part_config(1, kind);
-            llm_config bare = sparse;          /* of shared experts */
+            llm_config bare = sparse, second = sparse;     /* bare of shared experts */
             bare.n_shared_experts = 0;
             bare.norm_topk_prob = kind;
             part_run(LLM_PART_MOE, &bare, t);
+            second.norm_topk_prob = 0;         /* DeepSeek-V2's router */
+            second.scoring_func = LLM_SCORING_SOFTMAX;
+            second.topk_group = 1 + kind;
+            part_run(kind ? LLM_PART_DEEPSEEK_BLOCK : LLM_PART_MOE, &second, t);
             part_run(kind ? LLM_PART_MTP_MODULE : LLM_PART_DEEPSEEK_BLOCK, &bare, t);
             part_run(LLM_PART_MLA, &dense, t);
             part_run(LLM_PART_MOE, &sparse, t);
@@ -400,40 +404,51 @@ TEST(parts_refuse) {
 }
 
 /* ---- the router ------------------------------------------------------------------------------ */
-TEST(router_against_a_plain_one) {
+static void router_plain(llm_scoring scoring) {
     enum { E = 12, G = 4, K = 3, C = 10, rows = 50 };
+    const int softmax = scoring == LLM_SCORING_SOFTMAX;
     llm_context *context = llm_context_create(2, NULL, NULL);
-    float *x = noise(rows * C, 1.0, 1), *gate = noise(E * C, 0.5, 2), *bias = noise(E, 0.6, 3);
+    float *x = noise(rows * C, 1.0, 1), *gate = noise(E * C, 0.5, softmax ? 4 : 2);
+    float *bias = softmax ? filled(E, 0.0f) : noise(E, 0.6, 3);
     float *weight = floats(rows * K), *scores = floats(rows * E), loads[E];
     int32_t *choice = (int32_t *)plain_alloc(rows * K * sizeof *choice);
     double plain_loads[E] = {0};
     llm_config c;
     llm_error err;
     int r, e, g, k, i;
-    for (e = 0; e < E; e++) bias[e] -= 1.5f;       /* all negative: a mask of 0 would win */
+    for (e = 0; e < E && !softmax; e++) bias[e] -= 1.5f;   /* all negative: a mask of 0 would win */
     memset(&c, 0, sizeof c);
     c.d_model = C; c.n_routed_experts = E; c.num_experts_per_tok = K; c.moe_d_ffn = 1;
-    c.n_group = G; c.topk_group = 2; c.norm_topk_prob = 1; c.routed_scaling_factor = 1.7f;
-    CHECK(llm_router_forward(context, weight, choice, loads, scores, x, gate, bias, &c, rows,
-                             &err) == LLM_OK);
+    c.n_group = G; c.topk_group = 2; c.norm_topk_prob = !softmax; c.routed_scaling_factor = 1.7f;
+    c.scoring_func = scoring;
+    if (!softmax)
+        REFUSED(LLM_ERR_ARGUMENT, llm_router_forward(context, weight, choice, loads, scores, x,
+                                                     gate, NULL, &c, rows, &err), "bias");
+    CHECK(llm_router_forward(context, weight, choice, loads, scores, x, gate,
+                             softmax ? NULL : bias, &c, rows, &err) == LLM_OK);
     for (r = 0; r < rows; r++) {
-        double s[E], group[G], sum = 0.0;
+        double s[E], group[G], sum = 0.0, total = 0.0;
         int chosen[K], keep[G] = {0};
         for (e = 0; e < E; e++) {
             double dot = 0.0;
             for (i = 0; i < C; i++) dot += (double)x[r * C + i] * (double)gate[e * C + i];
-            s[e] = 1.0 / (1.0 + exp(-dot));
+            s[e] = softmax ? exp(dot) : 1.0 / (1.0 + exp(-dot));
+            total += s[e];
+        }
+        for (e = 0; e < E; e++) {
+            if (softmax) s[e] /= total;
             CHECK(fabs(s[e] - (double)scores[r * E + e]) < 1e-5);
         }
-        for (g = 0; g < G; g++) {                  /* the two best of three */
-            double all[3], least = 1e9;
+        for (g = 0; g < G; g++) {                  /* the two best of three; softmax: the best */
+            double all[3], least = 1e9, most = 0.0;
             group[g] = 0.0;
             for (i = 0; i < 3; i++) {
                 all[i] = s[3 * g + i] + (double)bias[3 * g + i];
                 group[g] += all[i];
                 if (all[i] < least) least = all[i];
+                if (all[i] > most) most = all[i];
             }
-            group[g] -= least;
+            group[g] = softmax ? most : group[g] - least;
         }
         for (i = 0; i < 2; i++) {
             int best = -1;
@@ -456,7 +471,8 @@ TEST(router_against_a_plain_one) {
         for (k = 0; k < K; k++) {
             CHECK_MSG(choice[r * K + k] == chosen[k], "row %d: choice %d is %d, not %d", r, k,
                       (int)choice[r * K + k], chosen[k]);
-            CHECK(fabs((double)weight[r * K + k] - 1.7 * s[chosen[k]] / sum) < 1e-5);
+            CHECK(fabs((double)weight[r * K + k] - 1.7 * s[chosen[k]] / (softmax ? 1.0 : sum)) <
+                  1e-5);
         }
     }
     for (e = 0; e < E; e++) CHECK((double)loads[e] == plain_loads[e]);
@@ -510,6 +526,10 @@ TEST(router_against_a_plain_one) {
     drop(x); drop(gate); drop(bias); drop(weight); drop(scores);
     free(choice);
     llm_context_free(context);
+}
+TEST(router_against_a_plain_one) {
+    router_plain(LLM_SCORING_SIGMOID);
+    router_plain(LLM_SCORING_SOFTMAX);
 }
 
 /* ---- the MTP loss ---------------------------------------------------------------------------- */

@@ -327,6 +327,14 @@ def deepseek(**changes):
     return check_hf.deepseek(**{**values, **changes})
 
 
+def deepseek2(**changes):
+    values = dict(
+        vocab_size=73, hidden_size=96, intermediate_size=160, moe_intermediate_size=32,
+        n_routed_experts=6, num_experts_per_tok=6, kv_lora_rank=64, qk_rope_head_dim=32,
+        v_head_dim=32, qk_nope_head_dim=32)
+    return check_hf.deepseek2(**{**values, **changes})
+
+
 WIDE = dict(hidden_size=256, intermediate_size=512, moe_intermediate_size=256,
             num_attention_heads=4, num_key_value_heads=4, num_hidden_layers=2, kv_lora_rank=256,
             q_lora_rank=256, qk_rope_head_dim=32, qk_nope_head_dim=64, v_head_dim=64)
@@ -335,7 +343,8 @@ FEW = ("F32", "F16", "BF16", "Q8_0", "Q4_K")
 yarn = check_hf.yarn
 # name, configuration, types, options: split_kv: the form with attn_k_b and attn_v_b; memory: loaded
 # from there; parts: tensors in a file; align; chosen: not all experts; mtp: modules; no_rank: no
-# key for a rank of queries that is none; raw: blocks of random bytes, which are only decoded
+# key for a rank of queries that is none; no_gating: nor for V2's softmax; raw: blocks of random
+# bytes, which are only decoded
 CASES = [
     ("gpt2 256", gpt2(n_embd=256, n_inner=512), TYPES, {}),
     ("gpt2 32, untied", gpt2(n_inner=160, tie_word_embeddings=False), TYPES, {}),
@@ -371,6 +380,12 @@ CASES = [
     ("deepseek, 26 layers, no key for the rank", deepseek(q_lora_rank=None, num_hidden_layers=26),
      ("F32", "Q4_K"), dict(no_rank=True)),
     ("deepseek in parts", deepseek(), ("F32", "Q8_0"), dict(parts=20, split_kv=True)),
+    ("deepseek v2", deepseek2(), FEW, {}),
+    ("deepseek v2, 3 of 8, no key for softmax, k_b and v_b",
+     deepseek2(**CHOICE, q_lora_rank=32, routed_scaling_factor=16.0), FEW,
+     dict(chosen=True, split_kv=True, no_gating=True)),
+    ("deepseek v2 yarn", deepseek2(rope_parameters=yarn(mscale=0.707, mscale_all_dim=0.707)), FEW,
+     {}),
 ]
 
 NAMES = {
@@ -514,11 +529,14 @@ def write_keys(writer, c, kind, options):
     writer.add_expert_shared_count(c.n_shared_experts)
     writer.add_expert_count(c.n_routed_experts)
     writer.add_expert_used_count(c.num_experts_per_tok)
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if not options.get("no_gating"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SOFTMAX
+                                      if c.model_type == "deepseek_v2"
+                                      else gguf.ExpertGatingFuncType.SIGMOID)
     writer.add_expert_weights_scale(c.routed_scaling_factor)
     if c.norm_topk_prob:
         writer.add_expert_weights_norm(True)
-    if c.n_group > c.topk_group:
+    if (c.n_group or 1) > (c.topk_group or 1):
         writer.add_expert_group_count(c.n_group)
         writer.add_expert_group_used_count(c.topk_group)
     writer.add_rope_dimension_count(c.qk_rope_head_dim)

@@ -15354,15 +15354,19 @@ static llm_result llmi_gguf_deepseek(const llmi_gguf_reader *r) {
     return llmi_gguf_rope(r);
 }
 
+/* tokens that end a text: of the text, a turn, a message */
+static const char *const llmi_gguf_ends[] = {
+    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+
 /* config.json as text, which the caller frees */
 static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
     static const llmi_pair_of_names special[] = {
         {"tokenizer.ggml.bos_token_id", "bos_token_id", 1},
-        {"tokenizer.ggml.padding_token_id", "pad_token_id", 1},
-        {"tokenizer.ggml.eos_token_id", "eos_token_id", 1}, {NULL, NULL, 0}};
+        {"tokenizer.ggml.padding_token_id", "pad_token_id", 1}, {NULL, NULL, 0}};
     const llmi_gguf_tensor *embedding = llmi_gguf_tensor_of(r, "token_embd.weight");
     const llmi_pair_of_names *pair;
-    double value;
+    double value, ends[LLMI_COUNT(llmi_gguf_ends)];
+    size_t i, n;
     llmi_text_format(r->text, "{\n");
     if (embedding) llmi_gguf_put(r, "vocab_size", (double)embedding->dims[1]);
     for (pair = r->arch->keys; pair->gguf; pair++)
@@ -15371,6 +15375,15 @@ static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
     for (pair = special; pair->gguf; pair++)
         if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, pair->gguf), &value, r->err))
             llmi_gguf_put(r, pair->ours, value);
+    llmi_text_format(r->text, "  \"eos_token_id\": [");
+    for (i = n = 0; i < LLMI_COUNT(llmi_gguf_ends); i++) {
+        if (!llmi_gguf_value(r->g, llmi_gguf_find(r->g, llmi_gguf_ends[i]), &ends[n], r->err) ||
+            (n && ends[n] == ends[0]))
+            continue;
+        llmi_text_format(r->text, n ? ", %.0f" : "%.0f", ends[n]);
+        n++;
+    }
+    llmi_text_format(r->text, "],\n");
     if (!strcmp(r->arch->name, "deepseek2")) LLMI_TRY(llmi_gguf_deepseek(r));
     else llmi_text_format(r->text, "  \"model_type\": \"%s\",\n", r->arch->model_type);
     LLMI_TRY(llmi_gguf_no_wrong(r->g, r->err));
@@ -16394,11 +16407,12 @@ static void llmi_gguf_put_tokens(llmi_gguf_out *o, const llm_tokenizer *t) {
 static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer *t) {
     const llm_special_tokens *special = &o->model->special;
     const size_t V = (size_t)o->model->config.vocab_size;
-    size_t p;
+    size_t p, i;
     int32_t end;
     int s;
     if (special->bos >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.bos_token_id", special->bos);
-    if (special->n_eos) llmi_gguf_put_u32(o, "tokenizer.ggml.eos_token_id", special->eos[0]);
+    for (i = 0; i < LLMI_COUNT(llmi_gguf_ends) && (int)i < special->n_eos; i++)
+        llmi_gguf_put_u32(o, llmi_gguf_ends[i], special->eos[i]);
     if (special->pad >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.padding_token_id", special->pad);
     if (!t) {
         llmi_gguf_put_text(o, "tokenizer.ggml.model", "none");

@@ -541,6 +541,8 @@ TEST(gguf_model_keys) {
         if (way == 4) gguf_u32(f, "tokenizer.ggml.bos_token_id", 3),
                       gguf_u32(f, "tokenizer.ggml.eos_token_id", 4),
                       gguf_u32(f, "tokenizer.ggml.padding_token_id", 5);
+        if (way == 5) gguf_u32(f, "tokenizer.ggml.eot_token_id", 6),
+                      gguf_u32(f, "tokenizer.ggml.eom_token_id", 4);       /* the first again */
         if (way == 5)
             gguf_u32(f, ".rope.scaling.factor", 1), gguf_string(f, ".rope.scaling.type", "linear");
         got = gguf_loaded(f, LLM_DTYPE_DEFAULT, way % 2, "other keys");
@@ -549,7 +551,8 @@ TEST(gguf_model_keys) {
         CHECK(gguf_same_values(got, want));
         s = llm_model_special_tokens(got);
         CHECK(way < 4 ? s.bos == -1 && s.n_eos == 0 && s.pad == -1
-                      : s.bos == 3 && s.n_eos == 1 && s.eos[0] == 4 && s.pad == 5);
+                      : s.bos == 3 && s.n_eos == way - 3 && s.eos[0] == 4 && s.pad == 5 &&
+                            s.eos[1] == (way == 5 ? 6 : 0));
         files_unload(got);
     }
     gguf_drop(f);

@@ -226,7 +226,7 @@ static double gguf_error(llm_dtype type) {
     }
 }
 static void gguf_round_trip(int kind, llm_dtype type, heap *h) {
-    static const llm_special_tokens special = {1, 2, 1, {3}};
+    static const llm_special_tokens special = {1, 2, 3, {3, 5, 4}};
     llm_model *model = gguf_model(kind, 1, 5), *got, *again;
     llm_model_desc d = model_desc(0, 1, &h->allocator);
     const unsigned char *value;

@@ -115,7 +115,7 @@ static void print_config(const llm_config *c) {
     const llmi_arch *arch = llmi_arch_of(c->arch);
     const uint64_t modules = llm_config_mtp_param_count(c);
     size_t i;
-    printf("%s\n", arch->name);
+    printf("%s\n", arch->types[arch->type_of(c)].name);
     for (i = 0; i < arch->n_fields; i++) {
         const double value = llmi_field_get(c, &arch->fields[i]);
         if (value > 0.0)

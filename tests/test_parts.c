@@ -323,6 +323,60 @@ TEST(moe_against_a_plain_one) {
         }
 }
 
+/* mean over sequences of sum_i f_i P_i: V3's f counts the K largest unbiased scores (report eq. 18),
+ * V2's what was chosen (2405.04434 eq. 24), here within one of two groups */
+TEST(moe_balance_by_the_formula) {
+    enum { B = 2, T = 9, rows = B * T, E = 6, K = 2, C = 24 };
+    int softmax, differ = 0;
+    for (softmax = 0; softmax < 2; softmax++) {
+        llm_context *context = llm_context_create(2, NULL, NULL);
+        llm_config c = part_config(1, 0);
+        float *x = noise(rows * C, 1.0, 3), *y = floats(rows * C), *scores = floats(rows * E);
+        float *weights[32], *weight = floats(rows * K), balance = -1.0f;
+        int32_t choice[rows * K];
+        double want = 0.0;
+        llm_part_args args;
+        void *saved;
+        size_t n;
+        int b, t, k, e, j;
+        c.scoring_func = softmax ? LLM_SCORING_SOFTMAX : LLM_SCORING_SIGMOID;
+        c.norm_topk_prob = !softmax;
+        for (n = 0; llm_part_tensor(LLM_PART_MOE, &c, n, NULL).n_dims; n++) {
+            const llm_tensor tensor = llm_part_tensor(LLM_PART_MOE, &c, n, NULL);
+            weights[n] = noise(tensor_size(&tensor), 0.3, 50 + n);
+        }
+        saved = plain_alloc(llm_part_saved_bytes(LLM_PART_MOE, &c, B, T));
+        args = part_args(&c, B, T, x, (const float *const *)weights, saved);
+        args.balance = &balance;
+        CHECK(llm_part_forward(context, LLM_PART_MOE, y, &args, NULL) == LLM_OK);
+        CHECK(llm_router_forward(context, weight, choice, NULL, scores, x, weights[0],
+                                 softmax ? NULL : weights[1], &c, rows, NULL) == LLM_OK);
+        for (b = 0; b < B; b++) {
+            double f[E] = {0}, p[E] = {0};
+            for (t = b * T; t < (b + 1) * T; t++) {
+                const float *s = scores + t * E;
+                double sum = 0.0;
+                for (e = 0; e < E; e++) sum += (double)s[e];
+                for (e = 0; e < E; e++) {
+                    int above = 0, chosen = 0;
+                    for (j = 0; j < E; j++) above += s[j] > s[e];
+                    for (k = 0; k < K; k++) chosen |= choice[t * K + k] == e;
+                    differ += chosen != (above < K);
+                    f[e] += (softmax ? chosen : above < K) * (double)E / (K * T);
+                    p[e] += (double)s[e] / sum / T;
+                }
+            }
+            for (e = 0; e < E; e++) want += f[e] * p[e] / B;
+        }
+        CHECK_MSG(fabs((double)balance - want) < 1e-5, "balance %g, not %g", (double)balance, want);
+        while (n--) drop(weights[n]);
+        drop(x); drop(y); drop(scores); drop(weight);
+        free(saved);
+        llm_context_free(context);
+    }
+    CHECK(differ > 10);
+}
+
 /* scores so small that they are 0: no weight, no gradient, nothing that is no number */
 TEST(moe_scores_of_0) {
     enum { B = 1, T = 5, E = 6, K = 2, C = 24 };
@@ -943,6 +997,7 @@ static void run_parts(void) {
     RUN(rope_values_and_adjoint);
     RUN(parts_gradients);
     RUN(moe_against_a_plain_one);
+    RUN(moe_balance_by_the_formula);
     RUN(moe_scores_of_0);
     RUN(parts_refuse);
     RUN(router_against_a_plain_one);

@@ -102,9 +102,11 @@
  *                generate, the modules draft and the trunk verifies (Leviathan et al.,
  *                arXiv:2211.17192): what comes out is the same
  *   Balance      alpha times the sum over MoE layers of the mean over sequences of sum_i f_i P_i;
- *                f_i = E/(K T) times the tokens whose K largest scores hold expert i, P_i the
- *                mean of s_i / sum_j s_j. It is in the gradient, not in the loss that is reported
- *   Bias         after an update, each router's bias += gamma sign(mean load - load): no gradient
+ *                f_i = E/(K T) times the tokens whose K largest scores hold expert i (scores by
+ *                softmax: that chose i), P_i the mean of s_i / sum_j s_j. It is in the gradient,
+ *                not in the loss that is reported
+ *   Bias         after an update, each router's bias += gamma sign(mean load - load): no gradient.
+ *                Routers with scores by softmax (DeepSeek-V2) have none
  *   Ops          llm_linear, llm_cross_entropy, llm_mtp_loss; examples/loss_head.c uses them
  *
  * PRECISION
@@ -266,7 +268,7 @@ extern "C" {
 #endif
 
 /* ---- results --------------------------------------------------------------------------------- */
-#define LLM_VERSION 200               /* 10000 major + 100 minor + patch                       */
+#define LLM_VERSION 300               /* 10000 major + 100 minor + patch                       */
 LLM_API int llm_version(void);        /* LLM_VERSION of the implementation that is linked      */
 typedef enum llm_result {
     LLM_OK = 0,
@@ -468,9 +470,10 @@ LLM_API llm_model *llm_model_create(const llm_config *config, const llm_model_de
  * and an attention of GGUF in two halves is put together, as F16 if it was in blocks: both in
  * memory.) Meanwhile the file may be replaced or deleted, as a save does; a program that shortens
  * it or writes into it harms the model (see MEMORY above).
- * Scales, routers and their biases must be finite numbers; other weights are taken as they are.
- * MTP modules beyond those that config.json claims are left out; if it claims more than there are,
- * the last one stands for the others, too.
+ * F64 becomes f32. Scales, routers and their biases must be finite numbers; other weights are taken
+ * as they are. Buffers of GPT-2's attention, and what Kimi-K2.5 sees with, are left out, and so are
+ * MTP modules beyond those that config.json claims; if it claims more than there are, the last one
+ * stands for the others, too.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT naming file and tensor or byte; LLM_ERR_UNSUPPORTED for what
  * would compute something else; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_model *llm_model_load(const char *path, const llm_model_desc *desc, llm_error *err);
@@ -1064,13 +1067,14 @@ LLM_API llm_result llm_part_backward(llm_context *context, llm_part part, float 
                                      const llm_part_args *args, llm_error *err);
 /* The router alone, DeepSeek-V3 report eq. 12-16: scores (rows,E) = sigmoid(x gate^T), gate (E,C);
  * choice and weight (rows,K): the experts chosen by score + bias (E) within groups, and their
- * weights, unbiased; loads (E) or NULL: rows per expert. Ties go to the lower expert. */
+ * weights, unbiased; loads (E) or NULL: rows per expert. Ties go to the lower expert. With
+ * scoring_func SOFTMAX there is no bias: it may be NULL, and is not read. */
 LLM_API llm_result llm_router_forward(llm_context *context, float *weight, int32_t *choice,
                                       float *loads, float *scores, const float *x,
                                       const float *gate, const float *bias,
                                       const llm_config *config, int rows, llm_error *err);
-/* through the weights and their normalisation, not through the choice: dx (rows,C) or NULL, dgate
- * (E,C) or NULL, from dweight (rows,K) */
+/* through scores, weights and their normalisation, not through the choice: dx (rows,C) or NULL,
+ * dgate (E,C) or NULL, from dweight (rows,K) */
 LLM_API llm_result llm_router_backward(llm_context *context, float *dx, float *dgate,
                                        const float *dweight, const float *scores,
                                        const int32_t *choice, const float *x, const float *gate,

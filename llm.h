@@ -2776,6 +2776,21 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
 #define LLMI_PASS_AMX 5                /* AVX512_BF16, AMX's tiles of bf16 */
 #define LLMI_N_PASSES (LLMI_AMX ? 6 : LLMI_BF16 ? 5 : LLMI_X86 ? 4 : LLMI_NEON ? 2 : 1)
 
+/* sdot, which multiplies bytes and sums by fours, as an instruction of its own: of all CPUs that a
+ * program is compiled for, or, if that is every armv8-a and no more, found out when it runs. (Gcc
+ * inlines nothing into a function for fewer extensions, clang's assembler needs the flag.) */
+#if LLMI_NEON && defined(__ARM_FEATURE_DOTPROD)
+  #define LLMI_SDOT 1
+#elif LLMI_NEON && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 8 && \
+    !defined(__ARM_FEATURE_CRC32) && !defined(__ARM_FEATURE_CRYPTO) && \
+    !defined(__ARM_FEATURE_ATOMICS) && !defined(__ARM_FEATURE_SVE) && \
+    !defined(__ARM_FEATURE_FP16_SCALAR_ARITHMETIC)
+  #define LLMI_SDOT 1
+  #include <sys/auxv.h>
+#else
+  #define LLMI_SDOT 0
+#endif
+
 typedef enum llmi_side { LLMI_A, LLMI_B, LLMI_WEIGHT } llmi_side;     /* WEIGHT: B is one */
 /* 256 values of x for products with blocks: sixteens of q scale, and q scale's sum */
 typedef struct llmi_q8 {
@@ -16884,6 +16899,14 @@ static const llmi_kernels *llmi_kernels_of(int pass) {
         &LLMI_CAT(llmi_kernels_v, LLMI_PASS_AMX),
 #endif
     };
+#if LLMI_SDOT
+  #if defined(__ARM_FEATURE_DOTPROD)
+    if (pass == LLMI_PASS_BASE) return &LLMI_CAT(llmi_kernels_sdot_v, LLMI_PASS_BASE);
+  #else
+    if (pass == LLMI_PASS_BASE && getauxval(AT_HWCAP) >> 20 & 1)         /* HWCAP_ASIMDDP */
+        return &LLMI_CAT(llmi_kernels_sdot_v, LLMI_PASS_BASE);
+  #endif
+#endif
     return tables[pass];
 }
 
@@ -18204,6 +18227,199 @@ LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
     sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
     _mm256_storeu_si256((__m256i *)(void *)to, q);
 }
+#elif LLMI_PASS == LLMI_PASS_BASE && LLMI_NEON
+/* values 32 i .. 32 i + 31 of a chunk, as llmi_blocks_open has them; Q8_0's with their sign */
+LLMI_INLINE void LLV_(unpack)(llm_dtype type, const unsigned char *b, size_t i, int8x16_t *to) {
+    const size_t m = type == LLM_Q4_1 || type == LLM_Q5_1,
+                 five = type == LLM_Q5_0 || type == LLM_Q5_1;
+    const int k = llmi_types[type].block == LLMI_BLOCK_MOST;
+    const unsigned char *at = k ? b : b + i * llmi_types[type].bytes + 2 + 2 * m + 4 * five;
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const int8_t shift = (int8_t)(type == LLM_Q6_K ? i % 4 / 2 * 4 : i % 2 * 4);
+    size_t j;
+    LLMI_UNROLL
+    for (j = 0; j < 2; j++, at += k || type == LLM_Q8_0 ? 16 : 0) {
+        uint8x16_t q, high = vdupq_n_u8(0);
+        if (type == LLM_Q8_0) {
+            to[j] = vreinterpretq_s8_u8(vld1q_u8(at));
+            continue;
+        }
+        if (type == LLM_Q6_K) {
+            q = vld1q_u8(at + i / 4 * 64 + i % 2 * 32);
+            high = vshlq_u8(vld1q_u8(at + 128 + i / 4 * 32), vdupq_n_s8((int8_t)-(int)(i % 4 * 2)));
+            high = vshlq_n_u8(vandq_u8(high, vdupq_n_u8(3)), 4);
+        } else if (k) {
+            q = vld1q_u8(at + (type == LLM_Q4_K ? 16 : 48) + i / 2 * 32);
+            if (type == LLM_Q5_K)
+                high = vandq_u8(vtstq_u8(vld1q_u8(at + 16), vdupq_n_u8((uint8_t)(1u << i))),
+                                vdupq_n_u8(16));
+        } else {
+            q = vld1q_u8(at);
+            if (five)
+                high = vandq_u8(vtstq_u8(vcombine_u8(vdup_n_u8(at[2 * j - 4 * five]),
+                                                     vdup_n_u8(at[2 * j + 1 - 4 * five])), bit),
+                                vdupq_n_u8(16));
+        }
+        q = k ? vandq_u8(vshlq_u8(q, vdupq_n_s8((int8_t)-shift)), vdupq_n_u8(15))
+              : j ? vshrq_n_u8(q, 4) : vandq_u8(q, vdupq_n_u8(15));
+        to[j] = vreinterpretq_s8_u8(vorrq_u8(q, high));
+    }
+}
+/* n of eight f16 that stand `bytes` apart, and the last again for the others */
+LLMI_INLINE void LLV_(halves)(const unsigned char *b, size_t bytes, size_t n, LLV *to) {
+    uint16_t d[8];
+    size_t i;
+    LLMI_UNROLL
+    for (i = 0; i < 8; i++) memcpy(&d[i], b + llmi_min(i, n - 1) * bytes, 2);
+    to[0] = LLV_F16(d);
+    to[1] = LLV_F16(d + 4);
+}
+/* eight whole numbers of 16 bits times a */
+LLMI_INLINE void LLV_(times16)(int16x8_t whole, LLV a, LLV *to) {
+    to[0] = a * vcvtq_f32_s32(vmovl_s16(vget_low_s16(whole)));
+    to[1] = a * vcvtq_f32_s32(vmovl_s16(vget_high_s16(whole)));
+}
+/* scale and least of a chunk's n thirty-twos, of Q6_K of its sixteens */
+LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, LLV *scale,
+                              LLV *least) {
+    const size_t bytes = llmi_types[type].bytes;
+    LLV d[2];
+    size_t i;
+    if (type == LLM_Q6_K) {
+        const int8x16_t s = vreinterpretq_s8_u8(vld1q_u8(b + 192));
+        LLV_(halves)(b + 208, 0, 1, d);
+        LLV_(times16)(vmovl_s8(vget_low_s8(s)), d[0], scale);
+        LLV_(times16)(vmovl_s8(vget_high_s8(s)), d[0], scale + 2);
+        LLMI_UNROLL
+        for (i = 0; i < 4; i++) least[i] = scale[i] * LLV_SET1(-32.0f);
+    } else if (type == LLM_Q4_K || type == LLM_Q5_K) {
+        uint32_t u[3];
+        LLV_(halves)(b, 2, 2, d);
+        memcpy(u, b + 4, 12);
+        LLMI_UNROLL
+        for (i = 0; i < 2; i++) {      /* scales, minima: eight numbers of 6 bits */
+            const uint32_t first = u[i] & 0x3f3f3f3fu;
+            const uint32_t last = (u[2] >> 4 * i & 0x0f0f0f0fu) | (u[i] >> 6 & 0x03030303u) << 4;
+            const uint8x8_t eight = vcreate_u8(first | (uint64_t)last << 32);
+            LLV_(times16)(vreinterpretq_s16_u16(vmovl_u8(eight)),
+                          i ? LLV_SET1(-d[0][1]) : LLV_SET1(d[0][0]), i ? least : scale);
+        }
+    } else {
+        const float below = type == LLM_Q8_0 ? 0.0f : type == LLM_Q5_0 ? -16.0f : -8.0f;
+        LLV_(halves)(b, bytes, n, scale);
+        if (type == LLM_Q4_1 || type == LLM_Q5_1) LLV_(halves)(b + 2, bytes, n, least);
+        else
+            for (i = 0; i < 2; i++) least[i] = scale[i] * LLV_SET1(below);
+    }
+}
+/* sum + the products of a and b by fours; a pair of them fits 16 bits, as b is -127 .. 127 */
+LLMI_INLINE int32x4_t LLV_(dot16)(int sdot, int32x4_t sum, int8x16_t a, int8x16_t b) {
+  #if LLMI_SDOT
+    if (sdot) {
+        __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
+        return sum;
+    }
+  #else
+    (void)sdot;
+  #endif
+    return vpadalq_s16(sum, vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b));
+}
+/* a row of the weight and `rows` of x; what is added to each of their sums comes in one order */
+LLMI_INLINE void LLV_(rows_of)(int sdot, llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                               size_t stride, const unsigned char *w, float *out) {
+    const size_t each = type == LLM_Q6_K ? 2 : 1;    /* scales of a thirty-two */
+    LLV acc[LLV_BLOCK_ROWS], scale[4], least[4];
+    size_t k0, n, i, j;
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) acc[r] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x += stride) {
+        float scaled[LLV_BLOCK_ROWS][16];
+        n = llmi_min(k - k0, LLMI_BLOCK_MOST) / 32;
+        LLV_(scales)(type, w, n, scale, least);
+        for (i = 0; i < llmi_dtype_bytes(type, 32 * n); i += 64) LLMI_PREFETCH(w + 1024 + i);
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            LLMI_UNROLL
+            for (i = 0; i < 2 * each; i++) {         /* a thirty-two has x's scale twice */
+                const float *s = x[r].scale + 8 / each * i, *sum = x[r].sum + 8 / each * i;
+                const LLV to = each == 2 ? LLV_LD(s) : vuzp1q_f32(LLV_LD(s), LLV_LD(s + 4));
+                LLV_ST(scaled[r] + 4 * i, scale[i] * to);
+                acc[r] = LLV_FMA(least[i], each == 2 ? LLV_LD(sum)
+                                           : vpaddq_f32(LLV_LD(sum), LLV_LD(sum + 4)), acc[r]);
+            }
+        }
+        LLMI_UNROLL
+        for (i = 0; i < 8; i++) {
+            int8x16_t q[2];
+            if (i == n) break;
+            LLV_(unpack)(type, w, i, q);
+            LLMI_UNROLL
+            for (r = 0; r < rows; r++) {
+                int32x4_t sum = vdupq_n_s32(0);
+                LLMI_UNROLL
+                for (j = 0; j < 2; j++) {
+                    sum = LLV_(dot16)(sdot, sum, q[j], vld1q_s8(x[r].q + 32 * i + 16 * j));
+                    if (each == 1 && j == 0) continue;
+                    acc[r] = vfmaq_n_f32(acc[r], vcvtq_f32_s32(sum),
+                                         scaled[r][each * i + (each == 2 ? j : 0)]);
+                    sum = vdupq_n_s32(0);
+                }
+            }
+        }
+        w += llmi_dtype_bytes(type, 32 * n);
+    }
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(acc[r]);
+}
+LLMI_INLINE void LLV_(typed_rows)(int sdot, llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                                  size_t stride, const unsigned char *w, float *out) {
+    switch (type) {                    /* so that each type has a loop of its own */
+        case LLM_Q8_0: LLV_(rows_of)(sdot, LLM_Q8_0, rows, k, x, stride, w, out); break;
+        case LLM_Q4_0: LLV_(rows_of)(sdot, LLM_Q4_0, rows, k, x, stride, w, out); break;
+        case LLM_Q4_1: LLV_(rows_of)(sdot, LLM_Q4_1, rows, k, x, stride, w, out); break;
+        case LLM_Q5_0: LLV_(rows_of)(sdot, LLM_Q5_0, rows, k, x, stride, w, out); break;
+        case LLM_Q5_1: LLV_(rows_of)(sdot, LLM_Q5_1, rows, k, x, stride, w, out); break;
+        case LLM_Q4_K: LLV_(rows_of)(sdot, LLM_Q4_K, rows, k, x, stride, w, out); break;
+        case LLM_Q5_K: LLV_(rows_of)(sdot, LLM_Q5_K, rows, k, x, stride, w, out); break;
+        default: LLV_(rows_of)(sdot, LLM_Q6_K, rows, k, x, stride, w, out);
+    }
+}
+LLMI_INLINE void LLV_(many_rows_by)(int sdot, llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                                    const unsigned char *w, float *out) {
+    size_t i;
+    for (i = 0; i + LLV_BLOCK_ROWS <= m; i += LLV_BLOCK_ROWS)
+        LLV_(typed_rows)(sdot, type, LLV_BLOCK_ROWS, k, x + i, m, w, out + i);
+    for (; i < m; i++) LLV_(typed_rows)(sdot, type, 1, k, x + i, m, w, out + i);
+}
+static void LLV_(many_rows)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                            const unsigned char *w, float *out) {
+    LLV_(many_rows_by)(0, type, m, k, x, w, out);
+}
+  #if LLMI_SDOT
+    #if !defined(__ARM_FEATURE_DOTPROD)
+__attribute__((target("arch=armv8.2-a+dotprod")))
+    #endif
+static void LLV_(many_rows_sdot)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                                 const unsigned char *w, float *out) {
+    LLV_(many_rows_by)(1, type, m, k, x, w, out);
+}
+  #endif
+
+LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
+    int i, j;
+    LLMI_UNROLL
+    for (i = 0; i < 2; i++) {
+        int32x4_t whole[4];
+        LLMI_UNROLL
+        for (j = 0; j < 4; j++) whole[j] = LLV_TO_INT(x[4 * i + j]);
+        sum[i] = vaddvq_s32(vaddq_s32(vaddq_s32(whole[0], whole[1]),
+                                      vaddq_s32(whole[2], whole[3])));
+        for (j = 0; j < 2; j++)
+            vst1_s8(to + 16 * i + 8 * j,
+                    vmovn_s16(vcombine_s16(vmovn_s32(whole[2 * j]), vmovn_s32(whole[2 * j + 1]))));
+    }
+}
 #else
 #if LLMI_PASS < LLMI_PASS_AVX2
 /* the same in plain C */
@@ -18280,9 +18496,12 @@ static void LLV_(to_q8)(llmi_q8 *to, size_t stride, const float *x, size_t n, si
 }
 #endif
 #if LLMI_PASS <= LLMI_PASS_BF16 && LLMI_PASS != LLMI_PASS_AVX512
-static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
-                             const unsigned char *weight, float *y, size_t ldy, const float *bias,
-                             int accumulate) {
+LLMI_INLINE void LLV_(blocks_dot_by)(void (*many_rows)(llm_dtype type, size_t m, size_t k,
+                                                        const llmi_q8 *x, const unsigned char *w,
+                                                        float *out),
+                                     llm_dtype type, size_t m, size_t n, size_t k,
+                                     const llmi_q8 *x, const unsigned char *weight, float *y,
+                                     size_t ldy, const float *bias, int accumulate) {
     const size_t row = llmi_dtype_bytes(type, k);
     size_t i, j;
     for (j = 0; j < n; j++, weight += row) {
@@ -18291,13 +18510,25 @@ static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const
         if (m == 1) out[0] = LLV_(one_row)(type, k, x, weight);
         else
 #endif
-        LLV_(many_rows)(type, m, k, x, weight, out);
+        many_rows(type, m, k, x, weight, out);
         for (i = 0; i < m; i++) {
             float *p = y + i * ldy + j;
             *p = (accumulate ? *p : 0.0f) + (bias ? out[i] + bias[j] : out[i]);
         }
     }
 }
+static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                             const unsigned char *weight, float *y, size_t ldy, const float *bias,
+                             int accumulate) {
+    LLV_(blocks_dot_by)(LLV_(many_rows), type, m, n, k, x, weight, y, ldy, bias, accumulate);
+}
+#if LLMI_PASS == LLMI_PASS_BASE && LLMI_SDOT
+static void LLV_(blocks_sdot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                              const unsigned char *weight, float *y, size_t ldy, const float *bias,
+                              int accumulate) {
+    LLV_(blocks_dot_by)(LLV_(many_rows_sdot), type, m, n, k, x, weight, y, ldy, bias, accumulate);
+}
+#endif
 #endif
 
 #if LLMI_PASS < LLMI_PASS_BF16
@@ -18921,6 +19152,15 @@ static const llmi_kernels LLV_(kernels) = {
     LLV_(blocks_dot),
 #endif
     LLMI_KERNELS(LLV_ENTRY)};
+#if LLMI_PASS == LLMI_PASS_BASE && LLMI_SDOT
+static const llmi_kernels LLV_(kernels_sdot) = {
+    LLV_NAME, LLV_W,
+    {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)),
+     LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)),
+     LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
+    LLV_(blocks_sdot),
+    LLMI_KERNELS(LLV_ENTRY)};
+#endif
 
 #undef LLMI_PASS
 #endif /* LLMI_PASS */

@@ -13,7 +13,8 @@
 # make coverage  what the tests run of llm.h, and what they do not; needs clang, llvm, Python
 # make mutate  which of 120 single faults in llm.h the tests notice: an hour, and it goes on where
 #              it was stopped; needs Python
-# make bench   how fast this machine is, and how fast llm.h is on it
+# make bench   how fast this machine is, and how fast llm.h is on it; ARGS="--large", or any other
+#              options: build/bench --help
 # make clean
 #
 # CC, CXX, MPICC, MPIRUN, PYTHON, CFLAGS, LDFLAGS, LDLIBS are yours to set: `make -B` after any of
@@ -88,7 +89,7 @@ test-mpi:
 	else echo "skipped: no $(MPICC) or no $(MPIRUN) (packages openmpi-bin, libopenmpi-dev)"; fi
 
 bench: build/bench
-	build/bench
+	build/bench $(ARGS)
 
 results:
 	@if $(PYTHON) -c "" 2>/dev/null; then CC="$(CC)" $(PYTHON) tools/results.py; \

@@ -1625,80 +1625,65 @@ static unsigned char llmi_f32_to_f8(float value) {     /* infinities and all bey
 }
 
 /* A line, scale q + least for whole q in [low, high], stands for n values x. Encoders seek the line
- * of least squared error. In double, no square or quotient of finite f32 overflows. */
-typedef struct llmi_line {
-    const double *x;
+ * of least squared error: of several parts at once, which lie in lanes. In double, no square or
+ * quotient of finite f32 overflows. */
+#define LLMI_LINES 8u
+typedef struct llmi_lines {
+    double x[32 * LLMI_LINES];         /* (n,LLMI_LINES)                                        */
     size_t n;
     int low, high, below;              /* low < 0: least is 0; below: it is at most 0           */
-    double x1, x2;                     /* sums of x, x^2                                        */
-    double q1, q2, qx;                 /* of q, q^2, q x; q as last rounded                     */
-    double scale, least, error;        /* the best so far                                       */
-} llmi_line;
+    double x1[LLMI_LINES], x2[LLMI_LINES];         /* sums of x, x^2                            */
+    double q1[LLMI_LINES], q2[LLMI_LINES];         /* of q, q^2, q x; q as last rounded         */
+    double qx[LLMI_LINES];
+    double off[LLMI_LINES], which[LLMI_LINES];     /* squared error; number of a candidate      */
+    double scale[LLMI_LINES], least[LLMI_LINES], error[LLMI_LINES];      /* the best so far     */
+} llmi_lines;
 
-/* q nearest to x on the line (scale, least), and q - low to b if not NULL -> squared error */
-static double llmi_line_round(llmi_line *line, double scale, double least, unsigned char *b) {
-    const double inverse = scale != 0 ? 1 / scale : 0, n = (double)line->n;
-    const int most = line->high - line->low;
-    double q1 = 0, q2 = 0, qx = 0;
-    size_t i;
-    for (i = 0; i < line->n; i++) {
-        const double at = (line->x[i] - least) * inverse - line->low + 0.5;
-        const int whole = at > 0 ? at < most ? (int)at : most : 0;
-        const double q = whole + line->low;
-        if (b) b[i] = (unsigned char)whole;
-        q1 += q;
-        q2 += q * q;
-        qx += q * line->x[i];
-    }
-    line->q1 = q1;
-    line->q2 = q2;
-    line->qx = qx;
-    return line->x2 + scale * (scale * q2 - 2 * qx + 2 * least * q1) +
-           least * (n * least - 2 * line->x1);
-}
-
-/* the line of least squares through the q nearest to (scale, least), if it is the best so far */
-static void llmi_line_refit(llmi_line *line, double scale, double least) {
-    const double n = (double)line->n;
-    double bend, error;
-    llmi_line_round(line, scale, least, NULL);
-    bend = n * line->q2 - line->q1 * line->q1;
-    scale = bend > 0 ? (n * line->qx - line->q1 * line->x1) / bend : 0;
-    least = (line->x1 - scale * line->q1) / n;
-    if (line->low < 0 || (line->below && least > 0)) {
-        scale = line->q2 > 0 ? line->qx / line->q2 : 0;
-        least = 0;
-    }
-    error = line->x2 - scale * line->qx - least * line->x1;
-    if (error >= line->error) return;
-    line->scale = scale;
-    line->least = least;
-    line->error = error;
-}
+/* A kernel: x to the nearest q of each of n candidates, (n,LLMI_LINES); q - low of the last to q
+ * unless NULL. off and which: the best of them, in each lane. refit: each becomes the line of least
+ * squares through its q, and scale, least, error the best of these and of what was there. */
+typedef void llmi_lines_try(llmi_lines *lines, size_t n, const double *scale, const double *least,
+                            int refit, double *q);
 
 /* How well the values fall on a line's steps is luck, so many are tried: with least 0, the value
  * farthest from 0 lies from half a step beyond either end to 3 within; otherwise the smallest and
  * the largest value lie within 0.6 steps of the ends. */
-static llmi_line llmi_line_fit(const double *x, size_t n, int low, int high, int below) {
-    llmi_line line = {x, n, low, high, below, 0, 0, 0, 0, 0, 0, 0, HUGE_VAL};
-    double from = below ? 0 : x[0], to = x[0], step;
-    size_t k;
-    int i, j;
-    for (k = 0; k < n; k++) {
-        line.x1 += x[k];
-        line.x2 += x[k] * x[k];
-        from = x[k] < from ? x[k] : from;
-        to = x[k] > to ? x[k] : to;
+static void llmi_lines_fit(llmi_lines *s, llmi_lines_try *best_of) {
+    double from[LLMI_LINES], to[LLMI_LINES], scale[20 * LLMI_LINES], least[20 * LLMI_LINES];
+    size_t n = s->low < 0 ? 20 : 16, k, l;
+    int i;
+    for (l = 0; l < LLMI_LINES; l++) {
+        s->x1[l] = s->x2[l] = 0;
+        s->error[l] = HUGE_VAL;
+        from[l] = s->below ? 0 : s->x[l];
+        to[l] = s->x[l];
     }
-    step = (to - from) / high;
-    for (i = 0; i < 20 && low < 0; i++)
-        llmi_line_refit(&line, (-from > to ? from : to) * (i % 2 ? 1 : -1) /
-                               (0.5 - low - i / 2 * (3.5 / 9)), 0);
-    for (i = -3; i <= 3 && low == 0; i += 2)
-        for (j = -3; j <= 3; j += 2)
-            llmi_line_refit(&line, step * (1 + 0.2 * (j - i) / high), from + 0.2 * i * step);
-    for (i = 0; i < 2; i++) llmi_line_refit(&line, line.scale, line.least);
-    return line;
+    for (k = 0; k < s->n * LLMI_LINES; k += LLMI_LINES)
+        for (l = 0; l < LLMI_LINES; l++) {
+            const double x = s->x[k + l];
+            s->x1[l] += x;
+            s->x2[l] += x * x;
+            from[l] = x < from[l] ? x : from[l];
+            to[l] = x > to[l] ? x : to[l];
+        }
+    for (k = 0; k < n; k++)
+        for (l = 0; l < LLMI_LINES; l++) {
+            const int up = (int)k / 4 * 2 - 3, along = (int)k % 4 * 2 - 3;
+            const double step = (to[l] - from[l]) / s->high;
+            const size_t at = k * LLMI_LINES + l;
+            scale[at] = step * (1 + 0.2 * (along - up) / s->high);
+            least[at] = from[l] + 0.2 * up * step;
+            if (s->low == 0) continue;
+            scale[at] = (-from[l] > to[l] ? from[l] : to[l]) * (k % 2 ? 1 : -1) /
+                        (0.5 - s->low - (int)k / 2 * (3.5 / 9));
+            least[at] = 0;
+        }
+    best_of(s, n, scale, least, 1, NULL);
+    for (i = 0; i < 2; i++) {
+        memcpy(scale, s->scale, sizeof s->scale);
+        memcpy(least, s->least, sizeof s->least);
+        best_of(s, 1, scale, least, 1, NULL);
+    }
 }
 
 /* the f16 nearest to value, or the next one away from 0, at most 65504 -> its value */
@@ -1715,79 +1700,126 @@ static unsigned char *llmi_put_halves(unsigned char *b, const unsigned char *q, 
     for (i = 0; i < n; i++) *b++ = (unsigned char)((q[i] & 15u) | (q[i + n] & 15u) << 4);
     return b;
 }
+/* n parts of `size` values into lanes; the others are zeros */
+static void llmi_lines_take(llmi_lines *s, const float *from, size_t n, size_t size, int low,
+                            int high) {
+    size_t i, l;
+    s->n = size;
+    s->low = low;
+    s->high = high;
+    for (l = 0; l < LLMI_LINES; l++)
+        for (i = 0; i < size; i++)
+            s->x[i * LLMI_LINES + l] = l < n ? llmi_finite(from[l * size + i]) : 0;
+}
+/* the q of a lane */
+static void llmi_lines_give(const llmi_lines *s, const double *q, size_t l, unsigned char *to) {
+    size_t i;
+    for (i = 0; i < s->n; i++) to[i] = (unsigned char)(int)q[i * LLMI_LINES + l];
+}
+
 /* blocks of 32 values; their layouts stand at llmi_blocks_open_32 */
-static void llmi_encode_32(void *to, const float *from, size_t n_blocks, int low, int high) {
-    unsigned char *b = (unsigned char *)to, q[32];
-    double x[32];
-    for (; n_blocks; n_blocks--, from += 32) {
-        uint16_t d_half[2], m_half = 0;
-        double d[2], m = 0;
-        llmi_line line;
-        int i, j;
-        for (i = 0; i < 32; i++) x[i] = llmi_finite(from[i]);
-        line = llmi_line_fit(x, 32, low, high, 0);
-        if (low == 0) m = llmi_half(&m_half, line.least, 0);
-        for (i = 0; i < 2; i++) d[i] = llmi_half(&d_half[i], line.scale, i);
-        i = llmi_line_round(&line, d[1], m, q) < llmi_line_round(&line, d[0], m, q);
-        llmi_line_round(&line, d[i], m, q);
-        llmi_put_little(b, d_half[i] | (uint32_t)m_half << 16, low == 0 ? 4 : 2);
-        b += low == 0 ? 4 : 2;
-        for (i = 0; i < 4 && high - low == 31; i++, b++)
-            for (*b = 0, j = 0; j < 8; j++) *b = (unsigned char)(*b | q[8 * i + j] >> 4 << j);
-        for (i = 0; i < 32 && high == 127; i++) *b++ = (unsigned char)(q[i] + low);
-        if (high != 127) b = llmi_put_halves(b, q, 16);
+static unsigned char *llmi_put_32(unsigned char *b, const unsigned char *q, int low, int high,
+                                  uint16_t d, uint16_t m) {
+    int i, j;
+    llmi_put_little(b, d | (uint32_t)m << 16, low == 0 ? 4 : 2);
+    b += low == 0 ? 4 : 2;
+    for (i = 0; i < 4 && high - low == 31; i++, b++)
+        for (*b = 0, j = 0; j < 8; j++) *b = (unsigned char)(*b | q[8 * i + j] >> 4 << j);
+    for (i = 0; i < 32 && high == 127; i++) *b++ = (unsigned char)(q[i] + low);
+    return high != 127 ? llmi_put_halves(b, q, 16) : b;
+}
+static void llmi_encode_32(llmi_lines_try *best_of, void *to, const float *from, size_t n_blocks,
+                           int low, int high) {
+    unsigned char *b = (unsigned char *)to, bytes[32];
+    double q[32 * LLMI_LINES];
+    llmi_lines s;
+    size_t at, l, n;
+    s.below = 0;
+    for (at = 0; at < n_blocks; at += n, from += 32 * n) {
+        uint16_t d_half[2 * LLMI_LINES], m_half[LLMI_LINES];
+        double d[2 * LLMI_LINES], m[2 * LLMI_LINES];
+        n = llmi_min(n_blocks - at, LLMI_LINES);
+        llmi_lines_take(&s, from, n, 32, low, high);
+        llmi_lines_fit(&s, best_of);
+        for (l = 0; l < LLMI_LINES; l++) {
+            m[l] = m[LLMI_LINES + l] = llmi_half(&m_half[l], low == 0 ? s.least[l] : 0, 0);
+            d[l] = llmi_half(&d_half[l], s.scale[l], 0);
+            d[LLMI_LINES + l] = llmi_half(&d_half[LLMI_LINES + l], s.scale[l], 1);
+        }
+        best_of(&s, 2, d, m, 0, NULL);
+        for (l = 0; l < LLMI_LINES; l++) {
+            const size_t which = (size_t)s.which[l] * LLMI_LINES + l;
+            d[l] = d[which];
+            d_half[l] = d_half[which];
+        }
+        best_of(&s, 1, d, m, 0, q);
+        for (l = 0; l < n; l++) {
+            llmi_lines_give(&s, q, l, bytes);
+            b = llmi_put_32(b, bytes, low, high, d_half[l], m_half[l]);
+        }
     }
 }
 
-/* 256 values in n parts; the line of part p is (d scale[p], -m least[p]) */
+/* 256 values in parts, LLMI_LINES of them side by side; the line of part p is
+ * (d scale[p], -m least[p]) */
 typedef struct llmi_super {
-    llmi_line part[16];
-    size_t n;
-    int scale[16], least[16];
-    double d, m, error;
+    double scale[16], least[16], d, m, error;
     uint16_t d_half, m_half;
 } llmi_super;
 
-/* d and m become f16; each part takes the best whole numbers next to those of its own line */
-static void llmi_super_choose(llmi_super *s, int away) {
-    const int low = s->part[0].low < 0 ? -128 : 0, high = s->part[0].low < 0 ? 127 : 63;
-    size_t p;
-    s->d = llmi_half(&s->d_half, s->d, away);
-    s->m = llmi_half(&s->m_half, s->m, away);
-    s->error = 0;
-    for (p = 0; p < s->n; p++) {
-        llmi_line *part = &s->part[p];
-        const double a = s->d != 0 ? floor(part->scale / s->d + 0.5) : 0;
-        const double c = s->m != 0 ? floor(-part->least / s->m + 0.5) : 0;
-        const int a0 = a < low + 1 ? low + 1 : a > high - 1 ? high - 1 : (int)a;
-        const int c0 = c < 1 ? 1 : c > 62 ? 62 : (int)c;
-        double best = HUGE_VAL;
-        int i, j;
-        for (i = a0 - 1; i <= a0 + 1; i++)
-            for (j = s->m != 0 ? c0 - 1 : 0; j <= (s->m != 0 ? c0 + 1 : 0); j++) {
-                const double error = llmi_line_round(part, s->d * i, -s->m * j, NULL);
-                if (error >= best) continue;
-                best = error;
-                s->scale[p] = i;
-                s->least[p] = j;
-            }
-        s->error += best;
+/* the best whole numbers next to those of lines' own, for d and m */
+static void llmi_super_choose(llmi_super *s, llmi_lines *lines, llmi_lines_try *best_of,
+                              size_t first) {
+    const double low = lines->low < 0 ? -127 : 1, high = lines->low < 0 ? 126 : 62;
+    const int across = s->m != 0 ? 3 : 1;
+    double a[LLMI_LINES], c[LLMI_LINES], scale[9 * LLMI_LINES], least[9 * LLMI_LINES];
+    size_t k, l;
+    for (l = 0; l < LLMI_LINES; l++) {
+        a[l] = s->d != 0 ? floor(lines->scale[l] / s->d + 0.5) : 0;
+        c[l] = s->m != 0 ? floor(-lines->least[l] / s->m + 0.5) : 0;
+        a[l] = (a[l] < low ? low : a[l] > high ? high : a[l]) - 1;
+        c[l] = s->m != 0 ? (c[l] < 1 ? 1 : c[l] > 62 ? 62 : c[l]) - 1 : 0;
+    }
+    for (k = 0; k < 3 * (size_t)across; k++)
+        for (l = 0; l < LLMI_LINES; l++) {
+            scale[k * LLMI_LINES + l] = s->d * (a[l] + (int)k / across);
+            least[k * LLMI_LINES + l] = -s->m * (c[l] + (int)k % across);
+        }
+    best_of(lines, k, scale, least, 0, NULL);
+    for (l = 0; l < LLMI_LINES; l++) {
+        s->scale[first + l] = a[l] + (int)lines->which[l] / across;
+        s->least[first + l] = c[l] + (int)lines->which[l] % across;
+        s->error += lines->off[l];
     }
 }
 
+/* x to the nearest on the lines of the parts from the first on */
+static void llmi_super_round(const llmi_super *s, llmi_lines *lines, llmi_lines_try *best_of,
+                             size_t first, double *q) {
+    double scale[LLMI_LINES], least[LLMI_LINES];
+    size_t l;
+    for (l = 0; l < LLMI_LINES; l++) {
+        scale[l] = s->d * s->scale[first + l];
+        least[l] = -s->m * s->least[first + l];
+    }
+    best_of(lines, 1, scale, least, 0, q);
+}
+
 /* d and m of least squares for the whole numbers given */
-static void llmi_super_refit(llmi_super *s) {
+static void llmi_super_refit(llmi_super *s, llmi_lines *lines, llmi_lines_try *best_of,
+                             size_t parts) {
     double aa = 0, ac = 0, cc = 0, ax = 0, cx = 0, bend;
     size_t p;
-    for (p = 0; p < s->n; p++) {
-        llmi_line *part = &s->part[p];
+    for (p = 0; p < parts; p++) {
+        llmi_lines *of = &lines[p / LLMI_LINES];
+        const size_t l = p % LLMI_LINES;
         const double a = s->scale[p], c = -s->least[p];
-        llmi_line_round(part, s->d * a, s->m * c, NULL);
-        aa += a * a * part->q2;
-        ac += a * c * part->q1;
-        cc += c * c * (double)part->n;
-        ax += a * part->qx;
-        cx += c * part->x1;
+        if (l == 0) llmi_super_round(s, of, best_of, p, NULL);
+        aa += a * a * of->q2[l];
+        ac += a * c * of->q1[l];
+        cc += c * c * (double)of->n;
+        ax += a * of->qx[l];
+        cx += c * of->x1[l];
     }
     bend = aa * cc - ac * ac;
     if (bend > 0) {
@@ -1796,66 +1828,88 @@ static void llmi_super_refit(llmi_super *s) {
     } else if (aa > 0) s->d = ax / aa;
 }
 
-static void llmi_super_fit(llmi_super *s, const double *x, int low, int high, unsigned char *q) {
-    const size_t size = low < 0 ? 16 : 32;
+/* lines: in all, those of 256 values */
+static void llmi_super_fit(llmi_super *s, llmi_lines *lines, llmi_lines_try *best_of) {
+    const size_t parts = 256 / lines->n;
     llmi_super trial;
     size_t p;
     int i;
     memset(&trial, 0, sizeof trial);
-    trial.n = 256 / size;
-    for (p = 0; p < trial.n; p++) {
-        const llmi_line line = llmi_line_fit(x + p * size, size, low, high, 1);
-        trial.part[p] = line;
-        if (fabs(line.scale) > trial.d) trial.d = fabs(line.scale);
-        if (-line.least > trial.m) trial.m = -line.least;
+    for (p = 0; p < parts; p++) {
+        const llmi_lines *of = &lines[p / LLMI_LINES];
+        const size_t l = p % LLMI_LINES;
+        if (l == 0) llmi_lines_fit(&lines[p / LLMI_LINES], best_of);
+        if (fabs(of->scale[l]) > trial.d) trial.d = fabs(of->scale[l]);
+        if (-of->least[l] > trial.m) trial.m = -of->least[l];
     }
-    trial.d /= low < 0 ? 127 : 63;
+    trial.d /= lines->low < 0 ? 127 : 63;
     trial.m /= 63;
     for (i = 0; i < 3; i++) {          /* away from 0 first: no part is out of reach             */
-        if (i) llmi_super_refit(&trial);
-        llmi_super_choose(&trial, i == 0);
+        if (i) llmi_super_refit(&trial, lines, best_of, parts);
+        trial.d = llmi_half(&trial.d_half, trial.d, i == 0);
+        trial.m = llmi_half(&trial.m_half, trial.m, i == 0);
+        trial.error = 0;
+        for (p = 0; p < parts; p += LLMI_LINES)
+            llmi_super_choose(&trial, &lines[p / LLMI_LINES], best_of, p);
         if (i == 0 || trial.error < s->error) *s = trial;
     }
-    for (p = 0; p < s->n; p++)
-        llmi_line_round(&s->part[p], s->d * s->scale[p], -s->m * s->least[p], q + p * size);
 }
 
 /* blocks of 256 values; their layouts stand at llmi_blocks_open_k */
-static void llmi_encode_k(void *to, const float *from, size_t n_blocks, int low, int high) {
-    unsigned char *b = (unsigned char *)to, q[256];
-    double x[256];
-    llmi_super s;
+static unsigned char *llmi_put_q6_k(unsigned char *b, const unsigned char *q,
+                                    const llmi_super *s) {
+    size_t i;
+    for (i = 0; i < 2; i++) b = llmi_put_halves(b, q + 128 * i, 64);
+    for (i = 0; i < 64; i++) {
+        const unsigned char *p = q + i / 32 * 128 + i % 32;
+        *b++ = (unsigned char)(p[0] >> 4 | p[32] >> 4 << 2 | p[64] >> 4 << 4 | p[96] >> 4 << 6);
+    }
+    for (i = 0; i < 16; i++) *b++ = (unsigned char)((int)s->scale[i] & 255);
+    llmi_put_little(b, s->d_half, 2);
+    return b + 2;
+}
+static unsigned char *llmi_put_k(unsigned char *b, const unsigned char *q, const llmi_super *s,
+                                 int high) {
     size_t i, j;
+    llmi_put_little(b, s->d_half | (uint32_t)s->m_half << 16, 4);
+    for (i = 0; i < 4; i++) {
+        const int scale[2] = {(int)s->scale[i], (int)s->scale[i + 4]};
+        const int least[2] = {(int)s->least[i], (int)s->least[i + 4]};
+        b[4 + i] = (unsigned char)(scale[0] | scale[1] >> 4 << 6);
+        b[8 + i] = (unsigned char)(least[0] | least[1] >> 4 << 6);
+        b[12 + i] = (unsigned char)((scale[1] & 15) | (least[1] & 15) << 4);
+    }
+    b += 16;
+    for (i = 0; i < 32 && high == 31; i++, b++)
+        for (*b = 0, j = 0; j < 8; j++) *b = (unsigned char)(*b | q[32 * j + i] >> 4 << j);
+    for (i = 0; i < 4; i++) b = llmi_put_halves(b, q + 64 * i, 32);
+    return b;
+}
+static void llmi_encode_k(llmi_lines_try *best_of, void *to, const float *from, size_t n_blocks,
+                          int low, int high) {
+    const size_t size = low < 0 ? 16 : 32;
+    unsigned char *b = (unsigned char *)to, bytes[256];
+    double q[32 * LLMI_LINES];
+    llmi_lines lines[2];
+    llmi_super s;
+    size_t i, p;
+    lines[0].below = lines[1].below = 1;
     for (; n_blocks; n_blocks--, from += 256) {
-        for (i = 0; i < 256; i++) x[i] = llmi_finite(from[i]);
-        llmi_super_fit(&s, x, low, high, q);
-        if (low < 0) {
-            for (i = 0; i < 2; i++) b = llmi_put_halves(b, q + 128 * i, 64);
-            for (i = 0; i < 64; i++) {
-                const unsigned char *p = q + i / 32 * 128 + i % 32;
-                *b++ = (unsigned char)(p[0] >> 4 | p[32] >> 4 << 2 | p[64] >> 4 << 4 |
-                                       p[96] >> 4 << 6);
-            }
-            for (i = 0; i < 16; i++) *b++ = (unsigned char)(s.scale[i] & 255);
-            llmi_put_little(b, s.d_half, 2);
-            b += 2;
-            continue;
+        for (i = 0; i < 256 / size; i += LLMI_LINES)
+            llmi_lines_take(&lines[i / LLMI_LINES], from + i * size, LLMI_LINES, size, low, high);
+        llmi_super_fit(&s, lines, best_of);
+        for (p = 0; p < 256 / size; p++) {
+            llmi_lines *of = &lines[p / LLMI_LINES];
+            if (p % LLMI_LINES == 0) llmi_super_round(&s, of, best_of, p, q);
+            llmi_lines_give(of, q, p % LLMI_LINES, bytes + p * size);
         }
-        llmi_put_little(b, s.d_half | (uint32_t)s.m_half << 16, 4);
-        for (i = 0; i < 4; i++) {
-            b[4 + i] = (unsigned char)(s.scale[i] | s.scale[i + 4] >> 4 << 6);
-            b[8 + i] = (unsigned char)(s.least[i] | s.least[i + 4] >> 4 << 6);
-            b[12 + i] = (unsigned char)((s.scale[i + 4] & 15) | (s.least[i + 4] & 15) << 4);
-        }
-        b += 16;
-        for (i = 0; i < 32 && high == 31; i++, b++)
-            for (*b = 0, j = 0; j < 8; j++) *b = (unsigned char)(*b | q[32 * j + i] >> 4 << j);
-        for (i = 0; i < 4; i++) b = llmi_put_halves(b, q + 64 * i, 32);
+        b = low < 0 ? llmi_put_q6_k(b, bytes, &s) : llmi_put_k(b, bytes, &s, high);
     }
 }
 
 /* n values of whole blocks, as the type has them: F8 without a scale. Q8_0 leaves -128 out. */
-static void llmi_encode(llm_dtype type, void *to, const float *from, size_t n) {
+static void llmi_encode(llmi_lines_try *best_of, llm_dtype type, void *to, const float *from,
+                        size_t n) {
     unsigned char *b = (unsigned char *)to;
     size_t i;
     for (i = 0; i < n && type < LLM_Q8_0; i++)
@@ -1864,14 +1918,14 @@ static void llmi_encode(llm_dtype type, void *to, const float *from, size_t n) {
         else if (type == LLM_BF16) llmi_put_little(b + 2 * i, llmi_f32_to_bf16(from[i]), 2);
         else b[i] = llmi_f32_to_f8(from[i]);
     n /= llmi_types[type].block;
-    if (type == LLM_Q8_0) llmi_encode_32(to, from, n, -127, 127);
-    if (type == LLM_Q4_0) llmi_encode_32(to, from, n, -8, 7);
-    if (type == LLM_Q4_1) llmi_encode_32(to, from, n, 0, 15);
-    if (type == LLM_Q5_0) llmi_encode_32(to, from, n, -16, 15);
-    if (type == LLM_Q5_1) llmi_encode_32(to, from, n, 0, 31);
-    if (type == LLM_Q4_K) llmi_encode_k(to, from, n, 0, 15);
-    if (type == LLM_Q5_K) llmi_encode_k(to, from, n, 0, 31);
-    if (type == LLM_Q6_K) llmi_encode_k(to, from, n, -32, 31);
+    if (type == LLM_Q8_0) llmi_encode_32(best_of, to, from, n, -127, 127);
+    if (type == LLM_Q4_0) llmi_encode_32(best_of, to, from, n, -8, 7);
+    if (type == LLM_Q4_1) llmi_encode_32(best_of, to, from, n, 0, 15);
+    if (type == LLM_Q5_0) llmi_encode_32(best_of, to, from, n, -16, 15);
+    if (type == LLM_Q5_1) llmi_encode_32(best_of, to, from, n, 0, 31);
+    if (type == LLM_Q4_K) llmi_encode_k(best_of, to, from, n, 0, 15);
+    if (type == LLM_Q5_K) llmi_encode_k(best_of, to, from, n, 0, 31);
+    if (type == LLM_Q6_K) llmi_encode_k(best_of, to, from, n, -32, 31);
 }
 
 static llm_result llmi_check_dtype(const void *to, const void *from, llm_dtype dtype, size_t n,
@@ -1892,12 +1946,6 @@ LLM_API llm_result llm_dtype_decode(float *values, const void *from, llm_dtype d
     llmi_decode(dtype, values, from, n);
     return LLM_OK;
 }
-LLM_API llm_result llm_dtype_encode(void *to, llm_dtype dtype, const float *values, size_t n,
-                                    llm_error *err) {
-    LLMI_TRY(llmi_check_dtype(to, values, dtype, n, err));
-    llmi_encode(dtype, to, values, n);
-    return LLM_OK;
-}
 
 /* ============================================================================================
  * >>random       counter-based random numbers, the same on every machine
@@ -1913,14 +1961,16 @@ LLM_API float llm_random_uniform(uint64_t seed, uint64_t n) {
     return (float)(llm_random(seed, n) >> 40) * (1.0f / 16777216.0f);
 }
 
+/* the sum of twelve numbers of 16 bits, four of which are in each z; two sums share 64 bits */
 LLM_API float llm_random_normal(uint64_t seed, uint64_t n) {
-    int32_t sum = 0, i;
+    const uint64_t mask = UINT64_C(0x0000ffff0000ffff);
+    uint64_t sums = 0, i;
     for (i = 0; i < 3; i++) {
-        const uint64_t z = llm_random(seed, 3 * n + (uint64_t)i);
-        sum += (int32_t)(z & 0xffff) + (int32_t)(z >> 16 & 0xffff) + (int32_t)(z >> 32 & 0xffff) +
-               (int32_t)(z >> 48);
+        const uint64_t z = llm_random(seed, 3 * n + i);
+        sums += (z & mask) + (z >> 16 & mask);
     }
-    return (float)(sum - 12 * 65535 / 2) * (1.0f / 65536.0f);
+    return (float)((int32_t)(sums & 0xffffffff) + (int32_t)(sums >> 32) - 12 * 65535 / 2) *
+           (1.0f / 65536.0f);
 }
 
 /* ============================================================================================
@@ -2762,6 +2812,21 @@ typedef struct llmi_adamw {            /* one update's constants; see llm_adamw_
 #define LLMI_PASS_AMX 5                /* AVX512_BF16, AMX's tiles of bf16 */
 #define LLMI_N_PASSES (LLMI_AMX ? 6 : LLMI_BF16 ? 5 : LLMI_X86 ? 4 : LLMI_NEON ? 2 : 1)
 
+/* sdot, which multiplies bytes and sums by fours, as an instruction of its own: of all CPUs that a
+ * program is compiled for, or, if that is every armv8-a and no more, found out when it runs. (Gcc
+ * inlines nothing into a function for fewer extensions, clang's assembler needs the flag.) */
+#if LLMI_NEON && defined(__ARM_FEATURE_DOTPROD)
+  #define LLMI_SDOT 1
+#elif LLMI_NEON && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 8 && \
+    !defined(__ARM_FEATURE_CRC32) && !defined(__ARM_FEATURE_CRYPTO) && \
+    !defined(__ARM_FEATURE_ATOMICS) && !defined(__ARM_FEATURE_SVE) && \
+    !defined(__ARM_FEATURE_FP16_SCALAR_ARITHMETIC)
+  #define LLMI_SDOT 1
+  #include <sys/auxv.h>
+#else
+  #define LLMI_SDOT 0
+#endif
+
 typedef enum llmi_side { LLMI_A, LLMI_B, LLMI_WEIGHT } llmi_side;     /* WEIGHT: B is one */
 /* 256 values of x for products with blocks: sixteens of q scale, and q scale's sum */
 typedef struct llmi_q8 {
@@ -2804,6 +2869,7 @@ typedef struct llmi_tiles {
  *   to_q8         a row of x, n being padded with zeros: per group of 32 or 256 values the nearest
  *                 127ths of the largest. 256s are stride apart in memory: those of other rows lie
  *                 between
+ *   lines_try     see llmi_lines_try; the same bits in every pass
  *   largest       of n >= 1          add  y = a + b        axpy  y += a x       affine  y = a x + b
  *   exp_sum       the sum of y = exp(a x - b); y NULL: the sum only
  *   softmax_backward    dx = [dx +] scale y (dy - sum)
@@ -2823,6 +2889,8 @@ typedef struct llmi_tiles {
                            const float *bias, int accumulate)) \
     DO(void, decode, (llm_dtype type, float *to, const void *from, size_t n)) \
     DO(void, to_q8, (llmi_q8 *to, size_t stride, const float *x, size_t n, size_t group)) \
+    DO(void, lines_try, (llmi_lines *lines, size_t n, const double *scale, const double *least, \
+                         int refit, double *q)) \
     DO(float, dot, (const float *a, const float *b, size_t n)) \
     DO(double, square_sum, (const float *x, size_t n)) \
     DO(float, largest, (const float *x, size_t n)) \
@@ -2863,9 +2931,26 @@ typedef struct llmi_kernels {
     LLMI_KERNELS(LLMI_MEMBER)
 } llmi_kernels;
 
+/* A product in v will not be fused with a sum that takes it: passes must not differ. */
+#if LLMI_X86
+  #define LLMI_APART(v) __asm__("" : "+v"(v))
+#elif LLMI_NEON
+  #define LLMI_APART(v) __asm__("" : "+w"(v))
+#else
+  #define LLMI_APART(v) ((void)(v))
+#endif
+
 /* Defined after the passes. Tables stand in order of speed, from scalar on. */
 static int llmi_last_pass(void); /* that can run here; the CPU is asked, which takes a while */
 static const llmi_kernels *llmi_kernels_of(int pass);
+
+LLM_API llm_result llm_dtype_encode(void *to, llm_dtype dtype, const float *values, size_t n,
+                                    llm_error *err) {
+    LLMI_TRY(llmi_check_dtype(to, values, dtype, n, err));
+    llmi_encode(llmi_dtype_is_blocks(dtype) ? llmi_kernels_of(llmi_last_pass())->lines_try : NULL,
+                dtype, to, values, n);
+    return LLM_OK;
+}
 
 /* floats that k values of one lane take in a panel */
 static size_t llmi_panel(const llmi_tiles *tiles, size_t k) {
@@ -6500,7 +6585,7 @@ static void llmi_convert_tiles(const llmi_convert *job, size_t first, size_t row
         for (r = first; r < first + rows; r++) {
             llmi_convert_fetch(job, part, r, at, n);
             for (i = 0; i < n; i++) part[i] /= *scale;
-            llmi_encode(LLM_F8_E4M3, (char *)job->to.data + r * job->n_in + at, part, n);
+            llmi_encode(NULL, LLM_F8_E4M3, (char *)job->to.data + r * job->n_in + at, part, n);
         }
     }
 }
@@ -6521,7 +6606,7 @@ static void llmi_convert_body(void *argument, size_t at, size_t n) {
                 for (i = 0; i < count; i++)
                     ((float *)job->to.data)[(k + i) * job->n_out + r] = part[i];
             else
-                llmi_encode(job->to.type,
+                llmi_encode(job->kernels->lines_try, job->to.type,
                             (char *)job->to.data + r * row + llmi_dtype_bytes(job->to.type, k),
                             part, count);
         }
@@ -6997,7 +7082,7 @@ static void llmi_cache_put(const llmi_run *run, size_t at, const float *from, si
     unsigned char *to = (unsigned char *)run->cache + llmi_dtype_bytes(run->cache_type, at);
     size_t i, j;
     if (run->cache_type != LLM_Q8_0) {
-        llmi_encode(run->cache_type, to, from, n);
+        llmi_encode(NULL, run->cache_type, to, from, n);
         return;
     }
     for (i = 0; i < n; i += 32, from += 32, to += 34) {
@@ -17086,6 +17171,14 @@ static const llmi_kernels *llmi_kernels_of(int pass) {
         &LLMI_CAT(llmi_kernels_v, LLMI_PASS_AMX),
 #endif
     };
+#if LLMI_SDOT
+  #if defined(__ARM_FEATURE_DOTPROD)
+    if (pass == LLMI_PASS_BASE) return &LLMI_CAT(llmi_kernels_sdot_v, LLMI_PASS_BASE);
+  #else
+    if (pass == LLMI_PASS_BASE && getauxval(AT_HWCAP) >> 20 & 1)         /* HWCAP_ASIMDDP */
+        return &LLMI_CAT(llmi_kernels_sdot_v, LLMI_PASS_BASE);
+  #endif
+#endif
     return tables[pass];
 }
 
@@ -17109,6 +17202,12 @@ LLMI_SHORT_NAMES(LLMI_POP)
 #undef LLV_BLOCK_ROWS
 #undef LLV_BYTES
 #undef LLV_BYTES_TO
+#undef LLV_D
+#undef LLV_D_FLOOR
+#undef LLV_D_IF
+#undef LLV_D_MAX
+#undef LLV_D_MIN
+#undef LLV_D_W
 #undef LLV_F16
 #undef LLV_FLOAT_U8
 #undef LLV_FLOATS
@@ -17209,6 +17308,10 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_BF16(p) _mm512_castsi512_ps(_mm512_slli_epi32( \
       _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(p))), 16))
   #define LLV_ZERO_BELOW(v, x, low) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, low, _CMP_NLT_UQ), v)
+  #define LLV_D __m512d
+  #define LLV_D_MAX(a, b) _mm512_max_pd(a, b)
+  #define LLV_D_MIN(a, b) _mm512_min_pd(a, b)
+  #define LLV_D_FLOOR(v) _mm512_roundscale_pd(v, 9)
 #elif LLMI_PASS == LLMI_PASS_AVX2
   #define LLV_NAME "avx2"
   #define LLV_W 8
@@ -17243,6 +17346,10 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_BF16(p) _mm256_castsi256_ps(_mm256_slli_epi32( \
       _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p))), 16))
   #define LLV_ZERO_BELOW(v, x, low) _mm256_and_ps(v, _mm256_cmp_ps(x, low, _CMP_NLT_UQ))
+  #define LLV_D __m256d
+  #define LLV_D_MAX(a, b) _mm256_max_pd(a, b)
+  #define LLV_D_MIN(a, b) _mm256_min_pd(a, b)
+  #define LLV_D_FLOOR(v) _mm256_floor_pd(v)
 #elif LLMI_PASS == LLMI_PASS_BASE && LLMI_X86
   #define LLV_NAME "sse2"
   #define LLV_W 4
@@ -17278,6 +17385,10 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_BF16(p) _mm_castsi128_ps(_mm_unpacklo_epi16( \
       _mm_setzero_si128(), _mm_loadl_epi64((const __m128i *)(const void *)(p))))
   #define LLV_ZERO_BELOW(v, x, low) _mm_and_ps(v, _mm_cmpnlt_ps(x, low))
+  #define LLV_D __m128d
+  #define LLV_D_MAX(a, b) _mm_max_pd(a, b)
+  #define LLV_D_MIN(a, b) _mm_min_pd(a, b)
+  #define LLV_D_FLOOR(v) _mm_cvtepi32_pd(_mm_cvttpd_epi32(v))    /* of 0 and more */
 #elif LLMI_PASS == LLMI_PASS_BASE
   #define LLV_NAME "neon"
   #define LLV_W 4
@@ -17312,6 +17423,10 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_BF16(p) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))
   #define LLV_ZERO_BELOW(v, x, low) \
       vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(v), vcltq_f32(x, low)))
+  #define LLV_D float64x2_t
+  #define LLV_D_MAX(a, b) vmaxq_f64(a, b)
+  #define LLV_D_MIN(a, b) vminq_f64(a, b)
+  #define LLV_D_FLOOR(v) vrndmq_f64(v)
 #else
   #define LLV_NAME "scalar"
   #define LLV_W 1
@@ -17350,8 +17465,19 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_F16(p) llmi_f16_to_f32(*(p))
   #define LLV_BF16(p) llmi_bf16_to_f32(*(p))
   #define LLV_ZERO_BELOW(v, x, low) ((x) < (low) ? 0.0f : (v))
+  #define LLV_D double
+  #define LLV_D_MAX(a, b) ((a) > (b) ? (a) : (b))
+  #define LLV_D_MIN(a, b) ((a) < (b) ? (a) : (b))
+  #define LLV_D_FLOOR(v) ((double)(int)(v))            /* of 0 and more */
 #endif /* LLMI_PASS >= LLMI_PASS_AVX512 */
 #define LLV_NR (LLV_NV * LLV_W)
+#define LLV_D_W (sizeof(LLV_D) / sizeof(double))
+#if LLMI_PASS == LLMI_PASS_SCALAR
+  #define LLV_D_IF(mask, a, b) ((mask) ? (a) : (b))
+#else                                  /* a comparison has all bits or none, in each lane */
+  #define LLV_D_IF(mask, a, b) ((LLV_D)(((__typeof__(mask))(a) & (mask)) | \
+                                        ((__typeof__(mask))(b) & ~(mask))))
+#endif
 #if LLMI_PASS == LLMI_PASS_AMX
   #define LLV_K_GROUP 32
 #elif LLMI_PASS == LLMI_PASS_BF16
@@ -18373,6 +18499,199 @@ LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
     sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1));
     _mm256_storeu_si256((__m256i *)(void *)to, q);
 }
+#elif LLMI_PASS == LLMI_PASS_BASE && LLMI_NEON
+/* values 32 i .. 32 i + 31 of a chunk, as llmi_blocks_open has them; Q8_0's with their sign */
+LLMI_INLINE void LLV_(unpack)(llm_dtype type, const unsigned char *b, size_t i, int8x16_t *to) {
+    const size_t m = type == LLM_Q4_1 || type == LLM_Q5_1,
+                 five = type == LLM_Q5_0 || type == LLM_Q5_1;
+    const int k = llmi_types[type].block == LLMI_BLOCK_MOST;
+    const unsigned char *at = k ? b : b + i * llmi_types[type].bytes + 2 + 2 * m + 4 * five;
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+    const int8_t shift = (int8_t)(type == LLM_Q6_K ? i % 4 / 2 * 4 : i % 2 * 4);
+    size_t j;
+    LLMI_UNROLL
+    for (j = 0; j < 2; j++, at += k || type == LLM_Q8_0 ? 16 : 0) {
+        uint8x16_t q, high = vdupq_n_u8(0);
+        if (type == LLM_Q8_0) {
+            to[j] = vreinterpretq_s8_u8(vld1q_u8(at));
+            continue;
+        }
+        if (type == LLM_Q6_K) {
+            q = vld1q_u8(at + i / 4 * 64 + i % 2 * 32);
+            high = vshlq_u8(vld1q_u8(at + 128 + i / 4 * 32), vdupq_n_s8((int8_t)-(int)(i % 4 * 2)));
+            high = vshlq_n_u8(vandq_u8(high, vdupq_n_u8(3)), 4);
+        } else if (k) {
+            q = vld1q_u8(at + (type == LLM_Q4_K ? 16 : 48) + i / 2 * 32);
+            if (type == LLM_Q5_K)
+                high = vandq_u8(vtstq_u8(vld1q_u8(at + 16), vdupq_n_u8((uint8_t)(1u << i))),
+                                vdupq_n_u8(16));
+        } else {
+            q = vld1q_u8(at);
+            if (five)
+                high = vandq_u8(vtstq_u8(vcombine_u8(vdup_n_u8(at[2 * j - 4 * five]),
+                                                     vdup_n_u8(at[2 * j + 1 - 4 * five])), bit),
+                                vdupq_n_u8(16));
+        }
+        q = k ? vandq_u8(vshlq_u8(q, vdupq_n_s8((int8_t)-shift)), vdupq_n_u8(15))
+              : j ? vshrq_n_u8(q, 4) : vandq_u8(q, vdupq_n_u8(15));
+        to[j] = vreinterpretq_s8_u8(vorrq_u8(q, high));
+    }
+}
+/* n of eight f16 that stand `bytes` apart, and the last again for the others */
+LLMI_INLINE void LLV_(halves)(const unsigned char *b, size_t bytes, size_t n, LLV *to) {
+    uint16_t d[8];
+    size_t i;
+    LLMI_UNROLL
+    for (i = 0; i < 8; i++) memcpy(&d[i], b + llmi_min(i, n - 1) * bytes, 2);
+    to[0] = LLV_F16(d);
+    to[1] = LLV_F16(d + 4);
+}
+/* eight whole numbers of 16 bits times a */
+LLMI_INLINE void LLV_(times16)(int16x8_t whole, LLV a, LLV *to) {
+    to[0] = a * vcvtq_f32_s32(vmovl_s16(vget_low_s16(whole)));
+    to[1] = a * vcvtq_f32_s32(vmovl_s16(vget_high_s16(whole)));
+}
+/* scale and least of a chunk's n thirty-twos, of Q6_K of its sixteens */
+LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, LLV *scale,
+                              LLV *least) {
+    const size_t bytes = llmi_types[type].bytes;
+    LLV d[2];
+    size_t i;
+    if (type == LLM_Q6_K) {
+        const int8x16_t s = vreinterpretq_s8_u8(vld1q_u8(b + 192));
+        LLV_(halves)(b + 208, 0, 1, d);
+        LLV_(times16)(vmovl_s8(vget_low_s8(s)), d[0], scale);
+        LLV_(times16)(vmovl_s8(vget_high_s8(s)), d[0], scale + 2);
+        LLMI_UNROLL
+        for (i = 0; i < 4; i++) least[i] = scale[i] * LLV_SET1(-32.0f);
+    } else if (type == LLM_Q4_K || type == LLM_Q5_K) {
+        uint32_t u[3];
+        LLV_(halves)(b, 2, 2, d);
+        memcpy(u, b + 4, 12);
+        LLMI_UNROLL
+        for (i = 0; i < 2; i++) {      /* scales, minima: eight numbers of 6 bits */
+            const uint32_t first = u[i] & 0x3f3f3f3fu;
+            const uint32_t last = (u[2] >> 4 * i & 0x0f0f0f0fu) | (u[i] >> 6 & 0x03030303u) << 4;
+            const uint8x8_t eight = vcreate_u8(first | (uint64_t)last << 32);
+            LLV_(times16)(vreinterpretq_s16_u16(vmovl_u8(eight)),
+                          i ? LLV_SET1(-d[0][1]) : LLV_SET1(d[0][0]), i ? least : scale);
+        }
+    } else {
+        const float below = type == LLM_Q8_0 ? 0.0f : type == LLM_Q5_0 ? -16.0f : -8.0f;
+        LLV_(halves)(b, bytes, n, scale);
+        if (type == LLM_Q4_1 || type == LLM_Q5_1) LLV_(halves)(b + 2, bytes, n, least);
+        else
+            for (i = 0; i < 2; i++) least[i] = scale[i] * LLV_SET1(below);
+    }
+}
+/* sum + the products of a and b by fours; a pair of them fits 16 bits, as b is -127 .. 127 */
+LLMI_INLINE int32x4_t LLV_(dot16)(int sdot, int32x4_t sum, int8x16_t a, int8x16_t b) {
+  #if LLMI_SDOT
+    if (sdot) {
+        __asm__("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
+        return sum;
+    }
+  #else
+    (void)sdot;
+  #endif
+    return vpadalq_s16(sum, vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b));
+}
+/* a row of the weight and `rows` of x; what is added to each of their sums comes in one order */
+LLMI_INLINE void LLV_(rows_of)(int sdot, llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                               size_t stride, const unsigned char *w, float *out) {
+    const size_t each = type == LLM_Q6_K ? 2 : 1;    /* scales of a thirty-two */
+    LLV acc[LLV_BLOCK_ROWS], scale[4], least[4];
+    size_t k0, n, i, j;
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) acc[r] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x += stride) {
+        float scaled[LLV_BLOCK_ROWS][16];
+        n = llmi_min(k - k0, LLMI_BLOCK_MOST) / 32;
+        LLV_(scales)(type, w, n, scale, least);
+        for (i = 0; i < llmi_dtype_bytes(type, 32 * n); i += 64) LLMI_PREFETCH(w + 1024 + i);
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            LLMI_UNROLL
+            for (i = 0; i < 2 * each; i++) {         /* a thirty-two has x's scale twice */
+                const float *s = x[r].scale + 8 / each * i, *sum = x[r].sum + 8 / each * i;
+                const LLV to = each == 2 ? LLV_LD(s) : vuzp1q_f32(LLV_LD(s), LLV_LD(s + 4));
+                LLV_ST(scaled[r] + 4 * i, scale[i] * to);
+                acc[r] = LLV_FMA(least[i], each == 2 ? LLV_LD(sum)
+                                           : vpaddq_f32(LLV_LD(sum), LLV_LD(sum + 4)), acc[r]);
+            }
+        }
+        LLMI_UNROLL
+        for (i = 0; i < 8; i++) {
+            int8x16_t q[2];
+            if (i == n) break;
+            LLV_(unpack)(type, w, i, q);
+            LLMI_UNROLL
+            for (r = 0; r < rows; r++) {
+                int32x4_t sum = vdupq_n_s32(0);
+                LLMI_UNROLL
+                for (j = 0; j < 2; j++) {
+                    sum = LLV_(dot16)(sdot, sum, q[j], vld1q_s8(x[r].q + 32 * i + 16 * j));
+                    if (each == 1 && j == 0) continue;
+                    acc[r] = vfmaq_n_f32(acc[r], vcvtq_f32_s32(sum),
+                                         scaled[r][each * i + (each == 2 ? j : 0)]);
+                    sum = vdupq_n_s32(0);
+                }
+            }
+        }
+        w += llmi_dtype_bytes(type, 32 * n);
+    }
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(acc[r]);
+}
+LLMI_INLINE void LLV_(typed_rows)(int sdot, llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                                  size_t stride, const unsigned char *w, float *out) {
+    switch (type) {                    /* so that each type has a loop of its own */
+        case LLM_Q8_0: LLV_(rows_of)(sdot, LLM_Q8_0, rows, k, x, stride, w, out); break;
+        case LLM_Q4_0: LLV_(rows_of)(sdot, LLM_Q4_0, rows, k, x, stride, w, out); break;
+        case LLM_Q4_1: LLV_(rows_of)(sdot, LLM_Q4_1, rows, k, x, stride, w, out); break;
+        case LLM_Q5_0: LLV_(rows_of)(sdot, LLM_Q5_0, rows, k, x, stride, w, out); break;
+        case LLM_Q5_1: LLV_(rows_of)(sdot, LLM_Q5_1, rows, k, x, stride, w, out); break;
+        case LLM_Q4_K: LLV_(rows_of)(sdot, LLM_Q4_K, rows, k, x, stride, w, out); break;
+        case LLM_Q5_K: LLV_(rows_of)(sdot, LLM_Q5_K, rows, k, x, stride, w, out); break;
+        default: LLV_(rows_of)(sdot, LLM_Q6_K, rows, k, x, stride, w, out);
+    }
+}
+LLMI_INLINE void LLV_(many_rows_by)(int sdot, llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                                    const unsigned char *w, float *out) {
+    size_t i;
+    for (i = 0; i + LLV_BLOCK_ROWS <= m; i += LLV_BLOCK_ROWS)
+        LLV_(typed_rows)(sdot, type, LLV_BLOCK_ROWS, k, x + i, m, w, out + i);
+    for (; i < m; i++) LLV_(typed_rows)(sdot, type, 1, k, x + i, m, w, out + i);
+}
+static void LLV_(many_rows)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                            const unsigned char *w, float *out) {
+    LLV_(many_rows_by)(0, type, m, k, x, w, out);
+}
+  #if LLMI_SDOT
+    #if !defined(__ARM_FEATURE_DOTPROD)
+__attribute__((target("arch=armv8.2-a+dotprod")))
+    #endif
+static void LLV_(many_rows_sdot)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
+                                 const unsigned char *w, float *out) {
+    LLV_(many_rows_by)(1, type, m, k, x, w, out);
+}
+  #endif
+
+LLMI_INLINE void LLV_(round32)(int8_t *to, int32_t *sum, const LLV *x) {
+    int i, j;
+    LLMI_UNROLL
+    for (i = 0; i < 2; i++) {
+        int32x4_t whole[4];
+        LLMI_UNROLL
+        for (j = 0; j < 4; j++) whole[j] = LLV_TO_INT(x[4 * i + j]);
+        sum[i] = vaddvq_s32(vaddq_s32(vaddq_s32(whole[0], whole[1]),
+                                      vaddq_s32(whole[2], whole[3])));
+        for (j = 0; j < 2; j++)
+            vst1_s8(to + 16 * i + 8 * j,
+                    vmovn_s16(vcombine_s16(vmovn_s32(whole[2 * j]), vmovn_s32(whole[2 * j + 1]))));
+    }
+}
 #else
 #if LLMI_PASS < LLMI_PASS_AVX2
 /* the same in plain C */
@@ -18449,9 +18768,12 @@ static void LLV_(to_q8)(llmi_q8 *to, size_t stride, const float *x, size_t n, si
 }
 #endif
 #if LLMI_PASS <= LLMI_PASS_BF16 && LLMI_PASS != LLMI_PASS_AVX512
-static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
-                             const unsigned char *weight, float *y, size_t ldy, const float *bias,
-                             int accumulate) {
+LLMI_INLINE void LLV_(blocks_dot_by)(void (*many_rows)(llm_dtype type, size_t m, size_t k,
+                                                        const llmi_q8 *x, const unsigned char *w,
+                                                        float *out),
+                                     llm_dtype type, size_t m, size_t n, size_t k,
+                                     const llmi_q8 *x, const unsigned char *weight, float *y,
+                                     size_t ldy, const float *bias, int accumulate) {
     const size_t row = llmi_dtype_bytes(type, k);
     size_t i, j;
     for (j = 0; j < n; j++, weight += row) {
@@ -18460,13 +18782,25 @@ static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const
         if (m == 1) out[0] = LLV_(one_row)(type, k, x, weight);
         else
 #endif
-        LLV_(many_rows)(type, m, k, x, weight, out);
+        many_rows(type, m, k, x, weight, out);
         for (i = 0; i < m; i++) {
             float *p = y + i * ldy + j;
             *p = (accumulate ? *p : 0.0f) + (bias ? out[i] + bias[j] : out[i]);
         }
     }
 }
+static void LLV_(blocks_dot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                             const unsigned char *weight, float *y, size_t ldy, const float *bias,
+                             int accumulate) {
+    LLV_(blocks_dot_by)(LLV_(many_rows), type, m, n, k, x, weight, y, ldy, bias, accumulate);
+}
+#if LLMI_PASS == LLMI_PASS_BASE && LLMI_SDOT
+static void LLV_(blocks_sdot)(llm_dtype type, size_t m, size_t n, size_t k, const llmi_q8 *x,
+                              const unsigned char *weight, float *y, size_t ldy, const float *bias,
+                              int accumulate) {
+    LLV_(blocks_dot_by)(LLV_(many_rows_sdot), type, m, n, k, x, weight, y, ldy, bias, accumulate);
+}
+#endif
 #endif
 
 #if LLMI_PASS < LLMI_PASS_BF16
@@ -18628,6 +18962,97 @@ static void LLV_(rows_dot_16)(llm_dtype type, size_t m, size_t n, size_t k, cons
     if (type == LLM_F16)
         LLV_(rows_dot_of)(LLM_F16, m, n, k, x, ldx, weight, ldw, y, ldy, bias, accumulate);
     else LLV_(rows_dot_of)(LLM_BF16, m, n, k, x, ldx, weight, ldw, y, ldy, bias, accumulate);
+}
+
+/* Lines in lanes. Where a sum takes a product that is not exact, LLMI_APART keeps it by itself. */
+LLMI_INLINE LLV_D LLV_(doubles)(const double *from) {
+    LLV_D v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+LLMI_INLINE LLV_D LLV_(all_doubles)(double x) {
+    double lanes[LLV_D_W];
+    size_t l;
+    for (l = 0; l < LLV_D_W; l++) lanes[l] = x;
+    return LLV_(doubles)(lanes);
+}
+LLMI_INLINE LLV_D LLV_(product)(LLV_D a, LLV_D b) {
+    LLV_D c = a * b;
+    LLMI_APART(c);
+    return c;
+}
+LLMI_INLINE void LLV_(lines_refit)(llmi_lines *s, size_t l, LLV_D q1, LLV_D q2, LLV_D qx) {
+    const LLV_D n = LLV_(all_doubles)((double)s->n), none = LLV_(all_doubles)(0);
+    const LLV_D x1 = LLV_(doubles)(s->x1 + l), x2 = LLV_(doubles)(s->x2 + l);
+    const LLV_D before = LLV_(doubles)(s->error + l), bend = n * q2 - q1 * q1;
+    LLV_D scale = LLV_D_IF(bend > none, (n * qx - LLV_(product)(q1, x1)) / bend, none);
+    LLV_D least = (x1 - LLV_(product)(scale, q1)) / n, error;
+    const LLV_D through_0 = LLV_D_IF(q2 > none, qx / q2, none);
+    if (s->low < 0) {
+        scale = through_0;
+        least = none;
+    } else if (s->below) {
+        scale = LLV_D_IF(least > none, through_0, scale);
+        least = LLV_D_IF(least > none, none, least);
+    }
+    error = x2 - LLV_(product)(scale, qx) - LLV_(product)(least, x1);
+    scale = LLV_D_IF(error < before, scale, LLV_(doubles)(s->scale + l));
+    least = LLV_D_IF(error < before, least, LLV_(doubles)(s->least + l));
+    error = LLV_D_MIN(error, before);
+    memcpy(s->scale + l, &scale, sizeof scale);
+    memcpy(s->least + l, &least, sizeof least);
+    memcpy(s->error + l, &error, sizeof error);
+}
+LLMI_INLINE void LLV_(lines_round)(const llmi_lines *s, int lowest, size_t l, LLV_D scale,
+                                   LLV_D least, LLV_D *sums, double *q) {
+    const LLV_D low = LLV_(all_doubles)(lowest), most = LLV_(all_doubles)(s->high - lowest);
+    const LLV_D half = LLV_(all_doubles)(0.5), none = LLV_(all_doubles)(0);
+    const LLV_D inverse = LLV_D_IF(scale != none, LLV_(all_doubles)(1) / scale, none);
+    const size_t count = s->n * LLMI_LINES;
+    LLV_D q1 = none, q2 = none, qx = none;
+    size_t i;
+    for (i = l; i < count; i += LLMI_LINES) {
+        const LLV_D x = LLV_(doubles)(s->x + i), at = LLV_(product)(x - least, inverse);
+        const LLV_D above = lowest ? at - low + half : at + half;
+        LLV_D whole = LLV_D_FLOOR(LLV_D_MIN(LLV_D_MAX(above, none), most));
+        if (q) memcpy(q + i, &whole, sizeof whole);
+        if (lowest) whole = whole + low;
+        q1 = q1 + whole;
+        q2 = q2 + whole * whole;
+        qx = qx + whole * x;
+    }
+    sums[0] = q1;
+    sums[1] = q2;
+    sums[2] = qx;
+}
+static void LLV_(lines_try)(llmi_lines *s, size_t n, const double *scale_of,
+                            const double *least_of, int refit, double *q) {
+    const LLV_D two = LLV_(all_doubles)(2), count = LLV_(all_doubles)((double)s->n);
+    size_t l, k;
+    for (l = 0; l < LLMI_LINES; l += LLV_D_W) {
+        const LLV_D x1 = LLV_(doubles)(s->x1 + l), x2 = LLV_(doubles)(s->x2 + l);
+        LLV_D best = LLV_(all_doubles)(HUGE_VAL), which = LLV_(all_doubles)(0), sums[3];
+        sums[0] = sums[1] = sums[2] = which;
+        for (k = 0; k < n; k++) {
+            const LLV_D scale = LLV_(doubles)(scale_of + k * LLMI_LINES + l);
+            const LLV_D least = LLV_(doubles)(least_of + k * LLMI_LINES + l);
+            LLV_D off;
+            if (q) LLV_(lines_round)(s, s->low, l, scale, least, sums, q);
+            else if (s->low) LLV_(lines_round)(s, s->low, l, scale, least, sums, NULL);
+            else LLV_(lines_round)(s, 0, l, scale, least, sums, NULL);
+            if (refit) LLV_(lines_refit)(s, l, sums[0], sums[1], sums[2]);
+            off = LLV_(product)(scale, sums[1]) - two * sums[2] +
+                  LLV_(product)(two * least, sums[0]);
+            off = x2 + LLV_(product)(scale, off) + LLV_(product)(least, count * least - two * x1);
+            which = LLV_D_IF(off < best, LLV_(all_doubles)((double)k), which);
+            best = LLV_D_MIN(off, best);
+        }
+        memcpy(s->q1 + l, &sums[0], sizeof sums[0]);
+        memcpy(s->q2 + l, &sums[1], sizeof sums[1]);
+        memcpy(s->qx + l, &sums[2], sizeof sums[2]);
+        memcpy(s->off + l, &best, sizeof best);
+        memcpy(s->which + l, &which, sizeof which);
+    }
 }
 
 #ifdef LLV_FLOAT_U8
@@ -19061,6 +19486,15 @@ static const llmi_kernels LLV_(kernels) = {
     LLV_(blocks_dot),
 #endif
     LLMI_KERNELS(LLV_ENTRY)};
+#if LLMI_PASS == LLMI_PASS_BASE && LLMI_SDOT
+static const llmi_kernels LLV_(kernels_sdot) = {
+    LLV_NAME, LLV_W,
+    {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)),
+     LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)),
+     LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
+    LLV_(blocks_sdot),
+    LLMI_KERNELS(LLV_ENTRY)};
+#endif
 
 #undef LLMI_PASS
 #endif /* LLMI_PASS */

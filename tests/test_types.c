@@ -124,6 +124,80 @@ TEST(types_decode) {
         drop(got); drop(want);
     }
 }
+/* Values of many kinds: noise around 0 and far from it, steps that a line hits, zeros, very large
+ * and very small ones, what is not finite. */
+static float *encoder_values(size_t n) {
+    float *x = noise(n, 0.02, 31);
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const float other = x[(i * 7 + 5) % n];
+        switch (i / 512 % 8) {
+            case 1: x[i] += 1.0f; break;
+            case 2: x[i] = 0.25f * (float)((int)(i * 5 % 31) - 15); break;
+            case 3: x[i] = i % 9 ? 0.0f : other; break;
+            case 4: x[i] = x[i] > 0.0f ? 3e38f : -2e38f; break;
+            case 5: x[i] = 1e-44f * (float)(i % 5); break;
+            case 6: x[i] = i % 100 ? x[i] : i % 200 ? HUGE_VALF : NAN; break;
+            case 7: x[i] = -fabsf(x[i]); break;
+            default: break;
+        }
+    }
+    return x;
+}
+/* squared error of the plainest encoder of a type's thirty-twos or sixteens, d and m being exact:
+ * the value farthest from 0 on the last whole number, or the least and the largest on both ends */
+static double plain_error(llm_dtype type, const float *x, size_t n) {
+    const int high = type == LLM_Q8_0 ? 127 : type == LLM_Q4_0 ? 7 :
+                     type == LLM_Q4_1 || type == LLM_Q4_K || type == LLM_Q5_0 ? 15 : 31;
+    const int has_least =
+        type == LLM_Q4_1 || type == LLM_Q5_1 || type == LLM_Q4_K || type == LLM_Q5_K;
+    double from = 0.0, to = 0.0, scale, error = 0.0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        from = fmin(from, (double)x[i]);
+        to = fmax(to, (double)x[i]);
+    }
+    scale = has_least ? (to - from) / high : fmax(-from, to) / high;
+    for (i = 0; i < n && scale > 0.0; i++) {
+        const double least = has_least ? from : 0.0;
+        const double v = scale * nearbyint(((double)x[i] - least) / scale) + least;
+        error += (v - (double)x[i]) * (v - (double)x[i]);
+    }
+    return error;
+}
+/* every pass gives the same bytes, however many blocks there are, and better ones than the plain */
+TEST(types_encode) {
+    const size_t n = 2 * 4096 + 256;
+    float *x = encoder_values(n), *got = floats(n);
+    unsigned char *want = (unsigned char *)plain_alloc(4 * n), *bytes;
+    int type, t;
+    bytes = (unsigned char *)plain_alloc(4 * n);
+    for (type = LLM_Q8_0; type <= LLM_Q6_K; type++) {
+        const size_t size = llm_dtype_size((llm_dtype)type, n), part = type == LLM_Q6_K ? 16 : 32;
+        size_t at, i, count;
+        double plain = 0.0, error = 0.0;
+        CHECK(llm_dtype_encode(want, (llm_dtype)type, x, n, NULL) == LLM_OK);
+        for (t = 0; kernels_at(t); t++)
+            for (at = 0, count = 256; at < n; at += count, count = llmi_min(count + 256, n - at)) {
+                const size_t first = llm_dtype_size((llm_dtype)type, at);
+                memset(bytes, 0xee, size);
+                llmi_encode(kernels_at(t)->lines_try, (llm_dtype)type, bytes, x + at, count);
+                CHECK_MSG(!memcmp(bytes, want + first, llm_dtype_size((llm_dtype)type, count)),
+                          "%s, %s: values from %lu on", kernels_at(t)->name,
+                          llm_dtype_name((llm_dtype)type), (unsigned long)at);
+            }
+        CHECK(llm_dtype_decode(got, want, (llm_dtype)type, n, NULL) == LLM_OK);
+        for (at = 0; at < 1024; at += part) {
+            plain += plain_error((llm_dtype)type, x + at, part);
+            for (i = at; i < at + part; i++)
+                error += pow((double)got[i] - (double)x[i], 2);
+        }
+        CHECK_MSG(error < 0.95 * plain, "%s: %g, plain %g", llm_dtype_name((llm_dtype)type), error,
+                  plain);
+    }
+    free(want); free(bytes);
+    drop(x); drop(got);
+}
 TEST(types_f16_bf16_f8_of_all_bits) {
     unsigned char *bytes = (unsigned char *)plain_alloc(2 << 16);
     float *got = floats(1 << 16), *want = floats(1 << 16);
@@ -524,6 +598,7 @@ static void run_types(void) {
     RUN(types_caches_refused);
     RUN(types_names_and_sizes);
     RUN(types_decode);
+    RUN(types_encode);
     RUN(types_f16_bf16_f8_of_all_bits);
     RUN(types_few_rows);
     RUN(types_many_rows);

@@ -4,6 +4,8 @@
  *     build/bench                      all tables, about ten minutes on two cores
  *     build/bench --quick              fewer sizes and repetitions, about three minutes
  *     build/bench --only NAME,NAME     some of them: build/bench --help names them
+ *     build/bench --large              the 10.7 billion parameters of deepseek-10b in Q4_K: made,
+ *                                      decoded with, saved, loaded; 8 GB of memory, two minutes
  *     build/bench --threads N          default: all cores
  * and, for tools/compare_torch.py, one figure in seconds per line:
  *     build/bench --step B T | --prefill N | --decode PROMPT N | --gemm ROWS
@@ -22,6 +24,7 @@
 #include "../examples/cli.h"
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -852,15 +855,15 @@ typedef struct inference {
     int prompt, n;
 } inference;
 
-static void new_inference(inference *f, const llm_config *config, int prompt, int n) {
-    const uint64_t most = (uint64_t)config->max_seq_len;
-    llm_model_desc md;
+/* of f->model, with room for so many tokens */
+static void new_session(inference *f, int most_tokens, int prompt, int n) {
+    const llm_config *config = llm_model_config(f->model);
+    const uint64_t most = (uint64_t)most_tokens;
+    llm_session_desc d;
     uint64_t i;
-    memset(&md, 0, sizeof md);
-    md.n_threads = n_threads;
-    f->model = llm_model_create(config, &md, &error);
-    TRY(f->model);
-    f->session = llm_session_create(f->model, NULL, &error);
+    memset(&d, 0, sizeof d);
+    d.max_seq_len = most_tokens;
+    f->session = llm_session_create(f->model, &d, &error);
     TRY(f->session);
     f->tokens = (int32_t *)(void *)floats((size_t)most);
     f->written = (int32_t *)(void *)floats((size_t)most);
@@ -869,6 +872,20 @@ static void new_inference(inference *f, const llm_config *config, int prompt, in
     f->n = n;
     for (i = 0; i < most; i++)
         f->tokens[i] = (int32_t)(llm_random(7, i) % (uint64_t)config->vocab_size);
+}
+static llm_model *new_model(const llm_config *config, llm_dtype type) {
+    llm_model_desc md;
+    llm_model *model;
+    memset(&md, 0, sizeof md);
+    md.n_threads = n_threads;
+    md.dtype = type;
+    model = llm_model_create(config, &md, &error);
+    TRY(model);
+    return model;
+}
+static void new_inference(inference *f, const llm_config *config, int prompt, int n) {
+    f->model = new_model(config, LLM_F32);
+    new_session(f, config->max_seq_len, prompt, n);
 }
 static void free_inference(inference *f) {
     llm_session_free(f->session);
@@ -924,26 +941,48 @@ static double seconds_to(void (*run)(void *), void *argument) {
     run(argument);
     return cli_seconds() - start;
 }
-/* How fast memory is read changes from second to second where a machine is shared: it is read just
+/* Seconds a token, and what share of the bandwidth that is if it reads so many bytes: the medians.
+ * How fast memory is read changes from second to second where a machine is shared: it is read just
  * before and just after. */
-static void table_decode(void) {
-    static const struct { const char *model; int prompt; } cases[] = {
-        {"gpt2", 1}, {"gpt2", 256}, {"gpt2", 900},
-        {"68m", 64}, {"moe-162m", 64}, {"moe-162m", 900}};
+static double decode_seconds(inference *f, read_job *job, int rounds, double bytes,
+                             double *share_of_reading) {
+    double before, each[31], share[31];
+    int round;
+    run_prefill(f);
+    run_decode(f);
+    before = seconds_to(run_read, job);
+    for (round = 0; round < rounds; round++) {
+        const double seconds = seconds_to(run_decode, f) / f->n;
+        const double after = seconds_to(run_read, job);
+        each[round] = seconds;
+        share[round] =
+            bytes / seconds * (before + after) / 2.0 / ((double)job->n * sizeof(float));
+        before = after;
+    }
+    *share_of_reading = timing_of(share, rounds).median;
+    return timing_of(each, rounds).median;
+}
+static read_job reading(void) {
     read_job job;
-    int i;
     job.n = (size_t)1 << 27;
     job.x = floats(job.n);
     job.streams = peak->streams;
     job.threads = n_threads;
+    return job;
+}
+static void table_decode(void) {
+    static const struct { const char *model; int prompt; } cases[] = {
+        {"gpt2", 1}, {"gpt2", 256}, {"gpt2", 900},
+        {"68m", 64}, {"moe-162m", 64}, {"moe-162m", 900}};
+    read_job job = reading();
+    int i;
     printf("\n== decode, %d threads; GB/s: the weights that a token meets, and the cache so far; "
            "medians\n"
            "   %-9s %6s %10s %10s %8s %21s\n",
            n_threads, "", "after", "ms/token", "tokens/s", "GB/s", "of reading at the time");
     for (i = 0; i < (int)(sizeof cases / sizeof cases[0]); i++) {
-        const int n = 16, rounds = quick ? 5 : 31;
-        double bytes, before, each[31], share[31];
-        int round;
+        const int n = 16;
+        double bytes, seconds, share;
         llm_config config;
         inference f;
         if (quick && cases[i].prompt > 64) continue;
@@ -951,22 +990,9 @@ static void table_decode(void) {
         bytes = 4.0 * multiplied(&config) + (double)llm_config_cache_bytes(&config, 1, LLM_F32) *
                                                 (cases[i].prompt + n / 2.0);
         new_inference(&f, &config, cases[i].prompt, n);
-        run_prefill(&f);
-        run_decode(&f);
-        before = seconds_to(run_read, &job);
-        for (round = 0; round < rounds; round++) {
-            const double seconds = seconds_to(run_decode, &f) / n;
-            const double after = seconds_to(run_read, &job);
-            each[round] = seconds;
-            share[round] = bytes / seconds * (before + after) / 2.0 /
-                           ((double)job.n * sizeof(float));
-            before = after;
-        }
-        qsort(share, (size_t)rounds, sizeof *share, compare_doubles);
-        qsort(each, (size_t)rounds, sizeof *each, compare_doubles);
+        seconds = decode_seconds(&f, &job, quick ? 5 : 31, bytes, &share);
         printf("   %-9s %6d %10.2f %10.1f %8.1f %19.0f %%\n", cases[i].model, cases[i].prompt,
-               each[rounds / 2] * 1e3, 1.0 / each[rounds / 2], bytes / each[rounds / 2] / 1e9,
-               100.0 * share[rounds / 2]);
+               seconds * 1e3, 1.0 / seconds, bytes / seconds / 1e9, 100.0 * share);
         free_inference(&f);
     }
 }
@@ -1143,6 +1169,138 @@ static void table_load(void) {
            megabytes, save, t.best * 1e3);
 }
 
+/* ---- a model that is larger than f32 would let it be ----------------------------------------- */
+static const char large_directory[] = "build/bench-large";
+static const char large_file[] = "build/bench-large/model.gguf";
+
+/* bytes of all tensors; of those that a token meets, a router's choice of the experts, one row of
+ * the embedding and no module for later tokens */
+static double tensor_bytes(const llm_model *model, double *met) {
+    const llm_config *c = llm_model_config(model);
+    double bytes = 0.0;
+    size_t i;
+    *met = 0.0;
+    for (i = 0; i < llm_model_tensor_count(model); i++) {
+        const llm_tensor tensor = llm_model_tensor(model, i);
+        size_t n = 1;
+        double size;
+        int k, layer = -1;
+        for (k = 0; k < tensor.n_dims; k++) n *= (size_t)tensor.dims[k];
+        size = (double)llm_dtype_size(tensor.dtype, n);
+        bytes += size;
+        sscanf(tensor.name, "model.layers.%d.", &layer);
+        if (layer >= c->n_layers) continue;
+        if (strstr(tensor.name, ".experts."))
+            size *= (double)c->num_experts_per_tok / c->n_routed_experts;
+        else if (strstr(tensor.name, "embed_tokens") && !c->tie_embeddings)
+            size /= c->vocab_size;
+        *met += size;
+    }
+    return bytes;
+}
+/* in gigabytes, of a session with room for all positions */
+static double cache_gigabytes(const llm_config *config, llm_dtype type) {
+    llm_session_desc d;
+    llm_memory memory;
+    memset(&d, 0, sizeof d);
+    d.cache_dtype = type;
+    d.n_threads = n_threads;
+    TRY(!llm_session_memory(config, &d, &memory, &error));
+    return 1e-9 * (double)memory.cache;
+}
+/* parameters a second that are drawn and put into blocks, from a model of one layer */
+static double creation_rate(llm_config c, llm_dtype type) {
+    double seconds;
+    c.n_layers = c.first_k_dense = 1;
+    c.mtp_depth = 0;
+    c.vocab_size = 4096;
+    seconds = cli_seconds();
+    llm_model_free(new_model(&c, type));
+    return (double)llm_config_param_count(&c) / (cli_seconds() - seconds);
+}
+static void large_files(llm_model *model, double bytes) {
+    struct statvfs disk;
+    double seconds;
+    int i;
+    cli_make_directory(large_directory);
+    NEED(!statvfs(large_directory, &disk), "%s: %s", large_directory, strerror(errno));
+    if ((double)disk.f_bavail * (double)disk.f_frsize < 1.1 * bytes) {
+        printf("   not saved: %.1f GB are free on the disk, and %.1f are needed\n",
+               1e-9 * (double)disk.f_bavail * (double)disk.f_frsize, 1.1e-9 * bytes);
+        llm_model_free(model);
+    } else {
+        cli_note("writing %.1f GB into %s, which is removed afterwards", 1e-9 * bytes,
+                 large_directory);
+        seconds = cli_seconds();
+        TRY(!llm_gguf_save(model, NULL, large_file, LLM_DTYPE_DEFAULT, &error));
+        printf("   saved as GGUF in %.1f s, %.2f GB\n", cli_seconds() - seconds,
+               1e-9 * (double)cli_can_open(large_file, &error));
+        llm_model_free(model);         /* its memory is the page cache's now */
+        for (i = 0; i < 2; i++) {
+            llm_model_desc md;
+            memset(&md, 0, sizeof md);
+            md.n_threads = n_threads;
+            seconds = cli_seconds();
+            model = llm_model_load(large_file, &md, &error);
+            TRY(model);
+            printf("   loaded in %.3f s\n", cli_seconds() - seconds);
+            llm_model_free(model);
+        }
+        remove(large_file);
+    }
+    NEED(!rmdir(large_directory), "%s: %s", large_directory, strerror(errno));
+}
+static void table_large(void) {
+    static const char name[] = "deepseek-10b";
+    const int prompt = 16, n = 16;
+    const llm_dtype type = LLM_Q4_K;
+    double params, bytes, met, seconds, share;
+    struct rusage usage;
+    llm_config config;
+    read_job job;
+    inference f;
+    named_config(&config, name);
+    params = (double)llm_config_param_count(&config);
+    f.model = llmi_model_allocate(&config, NULL, &error);        /* no values have a place yet */
+    TRY(f.model);
+    for (size_t i = 0; i < f.model->table.n; i++) llmi_values_set(f.model, i, type);
+    bytes = tensor_bytes(f.model, &met);
+    llm_model_free(f.model);
+    printf("\n== %s, %d threads: %.2f billion parameters, %.2f of them active\n"
+           "   parameters in %s: %.2f GB; cache of %d positions: %.2f GB in f32, %.2f in Q8_0\n",
+           name, n_threads, 1e-9 * params, 1e-9 * (double)llm_config_active_param_count(&config),
+           llm_dtype_name(type), 1e-9 * bytes, config.max_seq_len,
+           cache_gigabytes(&config, LLM_F32), cache_gigabytes(&config, LLM_Q8_0));
+    if (free_memory() < 1.25 * bytes) {
+        printf("   skipped: %.1f GB of memory are free, and %.1f are needed\n",
+               1e-9 * free_memory(), 1.25e-9 * bytes);
+        return;
+    }
+    fflush(stdout);
+    cli_note("drawing the parameters, which takes about %.0f s",
+             params / creation_rate(config, type));
+    seconds = cli_seconds();
+    f.model = new_model(&config, type);
+    seconds = cli_seconds() - seconds;
+    printf("   made in %.1f s: %.0f million parameters a second\n", seconds,
+           1e-6 * params / seconds);
+    new_session(&f, 2 * (prompt + n), prompt, n);
+    job = reading();
+    met += (double)llm_config_cache_bytes(&config, 1, LLM_F32) * (prompt + n / 2.0);
+    seconds = decode_seconds(&f, &job, quick ? 5 : 15, met, &share);
+    printf("   decode: %.2f ms a token, %.1f tokens/s; %.2f GB a token are %.1f GB/s, %.0f %% of "
+           "reading at the time\n",
+           seconds * 1e3, 1.0 / seconds, met * 1e-9, met / seconds / 1e9, 100.0 * share);
+    getrusage(RUSAGE_SELF, &usage);
+    printf("   peak memory so far: %.2f GB\n", 1e-9 * resident(&usage));
+    fflush(stdout);
+    llm_session_free(f.session);
+    large_files(f.model, bytes);
+    llmi_release(NULL, f.tokens);
+    llmi_release(NULL, f.written);
+    llmi_release(NULL, f.logits);
+}
+
 typedef struct encoding {
     llm_tokenizer *tokenizer;
     char *text;
@@ -1200,25 +1358,28 @@ static int serve(double (*seconds)(void *), void *argument) {
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
-/* needs: the machine's peak and bandwidth, which come first */
+/* needs: bits of tables that come first, the machine's peak and bandwidth */
 static const struct { const char *name; void (*table)(void); int needs; } tables[] = {
     {"peak", table_peak, 0},           {"bandwidth", table_bandwidth, 0},
-    {"gemm", table_gemm, 1},           {"attention", table_attention, 1},
-    {"ops", table_ops, 0},             {"step", table_step, 1},
-    {"breakdown", table_breakdown, 0}, {"prefill", table_prefill, 1},
-    {"decode", table_decode, 1},       {"scaling", table_scaling, 0},
-    {"experts", table_experts, 1},     {"mtp", table_mtp, 0},
+    {"gemm", table_gemm, 3},           {"attention", table_attention, 3},
+    {"ops", table_ops, 0},             {"step", table_step, 3},
+    {"breakdown", table_breakdown, 0}, {"prefill", table_prefill, 3},
+    {"decode", table_decode, 3},       {"scaling", table_scaling, 0},
+    {"experts", table_experts, 3},     {"mtp", table_mtp, 0},
     {"cache", table_cache, 0},         {"load", table_load, 0},
-    {"text", table_text, 0}};
+    {"text", table_text, 0},           {"large", table_large, 2}};
 #define N_TABLES ((int)(sizeof tables / sizeof tables[0]))
+#define ALL_TABLES ((1 << (N_TABLES - 1)) - 1)     /* but the last */
 
 static const char *only, *model_name;
-static int step_size[2], prefill_size[2], decode_size[2], gemm_size[2], chosen;
+static int step_size[2], prefill_size[2], decode_size[2], gemm_size[2], chosen, large;
 static cli_option options[] = {
     CLI_SWITCH("--quick", &quick, "fewer sizes and repetitions"),
     CLI_WHOLE("--threads", &n_threads, "0", 0, "0 = all cores"),
     CLI_STRING("--only", &only, "", "tables, with commas between them: peak bandwidth gemm "
                "attention ops step breakdown prefill decode scaling experts mtp cache load text"),
+    CLI_SWITCH("--large", &large, "as --only large: deepseek-10b, which takes 8 GB of memory and "
+               "as much of the disk; no other table"),
     CLI_HEAD("one figure instead, in seconds per line"),
     CLI_TWO("--step", step_size, "a training step of B sequences of T tokens"),
     CLI_WHOLE("--prefill", prefill_size, "", 1, "of so many tokens"),
@@ -1246,7 +1407,7 @@ static int tables_named(const char *list) {
 }
 
 int main(int argc, char **argv) {
-    int i, which = (1 << N_TABLES) - 1;
+    int i, which = ALL_TABLES;
     cli_program = "bench";
     const int n_files = cli_read_options(options, argv + (argc > 0), "usage: bench [OPTION]...\n");
     if (n_files < 0) return 0;
@@ -1255,9 +1416,10 @@ int main(int argc, char **argv) {
     const int one = !!*step_size + !!*prefill_size + !!*decode_size + !!*gemm_size;
     NEED(one < 2, "--step, --prefill, --decode, --gemm: only one of them at a time");
     if (serving) cli_no_effect(options, "--reps", "with --serve");
-    if (one) cli_no_effect(options, "--quick --only", "on one figure");
+    if (one) cli_no_effect(options, "--quick --only --large", "on one figure");
     else cli_no_effect(options, "--model --precision --recompute --reps --serve", "on tables");
-    if (*only) which = tables_named(only);
+    if (large) cli_no_effect(options, "--only", "with --large");
+    if (*only || large) which = tables_named(large ? "large" : only);
     NEED(which > 0, "--only %s: --help names the tables", only);
     n_threads = llmi_thread_count(n_threads);
     if (*gemm_size) return serve(seconds_of_products, gemm_size);
@@ -1290,7 +1452,7 @@ int main(int argc, char **argv) {
     NEED(peak != MAP_FAILED, "mmap: %s", strerror(errno));
     memset(peak, 0, sizeof *peak);
     for (i = N_TABLES; i-- > 0;)
-        if (which >> i & 1 && tables[i].needs) which |= 3;
+        if (which >> i & 1) which |= tables[i].needs;
     printf("llm.h, %d thread%s\n", n_threads, n_threads > 1 ? "s" : "");
     for (i = 0; i < N_TABLES; i++)
         if (which >> i & 1) in_child(tables[i].table);

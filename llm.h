@@ -13088,6 +13088,7 @@ static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, co
         if (!(a->is[symbol] >> LLMI_SET_WHITE & 1)) break;
         *begin = at;
     }
+    if (token->is.lstrip) *begin = llmi_max(*begin, lowest);
     if (!token->is.rstrip) return;
     while (*end >= *white && *end < n) {
         const size_t size = llmi_symbol(a, text + *end, n - *end, &symbol);
@@ -13115,6 +13116,7 @@ static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n,
         if (token->is.special && !e->parse_special) continue;
         if (token->is.single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
         llmi_added_strip(t, token, text, n, done, &begin, &end, &white);
+        if (begin >= end) continue;                  /* it is in what the last one took in */
         if (begin > done) LLMI_TRY(llmi_encode_piece(e, text + done, begin - done, set + 1));
         llmi_emit(e, token->id);
         done = end;
@@ -13545,6 +13547,7 @@ typedef struct llmi_bpe_reader {
     llmi_json json;               /* tokenizer.json or vocab.json */
     llmi_json sides[LLMI_N_SIDES];
     int is_gpt2;                  /* the class is GPT2Tokenizer: see llmi_bpe_class */
+    int has_ids;                  /* of a GGUF file: added tokens have the ids that it says */
     size_t n_entries;             /* of the vocabulary proper */
     llmi_text scratch;
     llm_error *err;
@@ -14104,6 +14107,7 @@ static llm_result llmi_collector_end(llmi_collector *c, int own) {
                              "%s: added token %lu, %.*s, has been given before", r->json.name,
                              (unsigned long)i, (int)llmi_min(item->size, 60), text);
         if (id < 0) {
+            if (r->has_ids) next = (size_t)item->id;
             if (next < vocabulary->n && vocabulary->items[next].kind != LLMI_ABSENT)
                 return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
                                  "%s: added token %.*s would get id %lu, which is another's",
@@ -14488,8 +14492,8 @@ typedef struct llmi_bytes { const char *name; const void *data; size_t size; } l
 /* merges NULL: file is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides:
  * the files beside it, data NULL where there is none; NULL: file stands alone */
 static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_bytes *merges,
-                                          const llmi_bytes *sides, const llm_allocator *allocator,
-                                          llm_error *err) {
+                                          const llmi_bytes *sides, int has_ids,
+                                          const llm_allocator *allocator, llm_error *err) {
     llmi_bpe_reader r;
     llm_result result;
     int i;
@@ -14499,6 +14503,7 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
     if (!r.t) return NULL;
     r.scratch.allocator = r.t->allocator;
     r.is_gpt2 = merges != NULL;
+    r.has_ids = has_ids;
     result = llmi_json_parse(&r.json, (const char *)file->data, file->size, file->name,
                              r.t->allocator, err);
     for (i = 0; sides && i < LLMI_N_SIDES && result == LLM_OK; i++) {
@@ -14787,8 +14792,9 @@ static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) 
     LLMI_TRY(llmi_gguf_no_wrong(r->g, err));
     llmi_text_format(r->json, "{\"normalizer\": null, \"pre_tokenizer\": ");
     llmi_gguf_write_pre(r->json, p, prefix);
-    llmi_text_format(r->json, ", \"decoder\": {\"type\": \"ByteLevel\", "
-                              "\"add_prefix_space\": true, \"trim_offsets\": true, \"use_regex\": true}, \"post_processor\": ");
+    llmi_text_format(r->json, ", \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": "
+                              "true, \"trim_offsets\": true, \"use_regex\": true}, "
+                              "\"post_processor\": ");
     if (r->ends[0] >= 0 || r->ends[1] >= 0) llmi_gguf_write_template(r);
     else llmi_text_format(r->json, "null");
     llmi_text_format(r->json, ", \"added_tokens\": [");
@@ -14854,7 +14860,7 @@ static llm_tokenizer *llmi_gguf_tokenizer(llmi_gguf *g, llm_error *err) {
     file.name = g->source.name;
     file.data = json.data;
     file.size = json.size;
-    if (result == LLM_OK) t = llmi_tokenizer_read(&file, NULL, NULL, g->allocator, err);
+    if (result == LLM_OK) t = llmi_tokenizer_read(&file, NULL, NULL, 1, g->allocator, err);
     llmi_release(g->allocator, r.types);
     llmi_text_free(&r.one);
     llmi_text_free(&json);
@@ -14881,7 +14887,7 @@ LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
     file.name = "tokenizer.json";
     file.data = json;
     file.size = size;
-    return llmi_tokenizer_read(&file, NULL, NULL, allocator, err);
+    return llmi_tokenizer_read(&file, NULL, NULL, 0, allocator, err);
 }
 
 #ifndef LLM_NO_STDIO
@@ -14961,7 +14967,7 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
     memset(f, 0, sizeof *f);
     if (llmi_tokenizer_open(f, path, &is_alone, &is_pair, allocator, err) == LLM_OK)
         t = llmi_tokenizer_read(&f->files[0], is_pair ? &f->files[1] : NULL,
-                                is_alone ? NULL : &f->files[2], allocator, err);
+                                is_alone ? NULL : &f->files[2], 0, allocator, err);
     for (i = 0; i < LLMI_N_TOKENIZER_FILES; i++) llmi_release(allocator, f->data[i]);
     llmi_release(allocator, f);
     return t;

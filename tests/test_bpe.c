@@ -92,6 +92,24 @@ TEST(bpe_small) {
     llm_tokenizer_free(t);
 }
 
+/* gaps, ignore_merges, added tokens that spell a byte or a token of other bytes; once more as saved */
+TEST(bpe_odd) {
+    static const char *const paths[] = {BPE_DATA "odd.json", "build/odd.json"};
+    int i;
+    for (i = 0; i < 2; i++) {
+        llm_error err;
+        llm_tokenizer *t = llm_tokenizer_load(paths[i], NULL, &err);
+        CHECK_MSG(t != NULL, "%s", err.message);
+        if (!t) return;
+        bpe_cases(t, BPE_DATA "odd.txt", 0);
+        CHECK(llm_tokenizer_token(t, "foo", 3) == 3 && llm_tokenizer_token(t, "   ", 3) == 610);
+        CHECK(llm_tokenizer_vocab_size(t) == 611 && t->ignore_merges);
+        CHECK(llm_tokenizer_save(t, paths[1], &err) == LLM_OK);
+        llm_tokenizer_free(t);
+    }
+    remove(paths[1]);
+}
+
 TEST(bpe_gpt2) {
     static const int32_t hello[] = {15496, 995}, special[] = {50256};
     size_t n_vocabulary = 0, n_merges = 0, count;
@@ -1550,6 +1568,7 @@ TEST(bpe_characters_of_bytes) {
 static void run_bpe(void) {
     RUN(bpe_characters_of_bytes);
     RUN(bpe_small);
+    RUN(bpe_odd);
     RUN(bpe_gpt2);
     RUN(bpe_train);
     RUN(bpe_long_words);

@@ -391,6 +391,42 @@ class Checker:
                         pattern, behavior, invert, text, got, want), got == want)
         print("%-28s %7d, of them %d refused, %d differences" % ("random patterns", n, refused, self.wrong - before))
 
+    def odd_vocabularies(self, rng, small, n):
+        """ids with gaps and in any order, ignore_merges, added tokens that spell a byte or a token of the vocabulary"""
+        data, refused, before = json.loads(small.to_str())["model"], 0, self.wrong
+        merges = [tuple(merge) for merge in data["merges"][:150]]
+        tokens = [*characters(), *dict.fromkeys(a + b for a, b in merges)]
+        path, copy = (os.path.join(self.folder, name) for name in ("odd.json", "odd_copy.json"))
+        parts = ["foo", " foo", "the", " the", "a", "\u00e9", "\u00ff", "[X]", "<s>", "  ", "   ", "\n", "\u0120", "\u00c3\u00a9",
+                 "http", "whole", "ba", "\u0120the", " x "]
+        for _ in range(n):
+            ids = list(range(len(tokens) + rng.choice((0, 0, 3, 9))))
+            if rng.randrange(2):
+                rng.shuffle(ids)
+            vocab = dict(zip(tokens, ids))
+            for word in rng.sample(["foo", "\u0120foo", "\u0120\u0120\u0120", "<s>", "\u00c3\u00a9", "whole", "ba", "\u4e00"], rng.randint(0, 3)):
+                vocab.setdefault(word, rng.choice([i for i in range(len(tokens) + 40) if i not in vocab.values()][:10]))
+            tokenizer = byte_level(vocab, merges, ignore_merges=rng.randrange(2) > 0)
+            names = rng.sample(["a", "\u0120", "\u00ff", "\u00e9", "th", "\u0120the", "<s>", "foo", "[X]", "  ", "\u010a", "e", "\u00c3"],
+                               rng.randint(0, 4))
+            tokenizer.add_tokens([AddedToken(word, **{flag: rng.randrange(3) == 0 for flag in (
+                "special", "normalized", "single_word", "lstrip", "rstrip")}) for word in names])
+            tokenizer.save(path)
+            texts = ["".join(rng.choice(parts) for _ in range(rng.randint(1, 8))) for _ in range(20)]
+            for special in (0, 1):
+                commands = [command("S" if special else "E", text.encode()) for text in texts]
+                out, message = self.attempt([path], [*commands, command("W", copy.encode())])
+                if message:
+                    refused += 1
+                    self.report("odd vocabulary", message, "which is another's" in message)
+                    break
+                for name, loaded in (("odd vocabulary", tokenizer), ("odd vocabulary, saved", Tokenizer.from_file(copy))):
+                    loaded.encode_special_tokens = not special
+                    for text, (got, _) in zip(texts, answers(out)):
+                        want = loaded.encode(text, add_special_tokens=False).ids
+                        self.report(name, "%r: %s, tokenizers %s" % (text, got, want), got == want)
+        print("%-28s %7d, of them %d refused, %d differences" % ("odd vocabularies", n, refused, self.wrong - before))
+
     def training(self, name, text, vocab_size):
         path = os.path.join(self.folder, "trained.json")
         self.run([], [command("T", struct.pack("<i", vocab_size) + text.encode()), command("W", path.encode())])
@@ -897,6 +933,7 @@ def main():
             checker.training("train, few letters %d" % i, text, rng.choice((257, 258, 300, 1500)))
         checker.training("train, nothing", "", 300)
 
+        checker.odd_vocabularies(rng, small, max(50, arguments.n // 100))
         data = json.loads(small.to_str())["model"]
         vocab, merges = data["vocab"], [tuple(m) for m in data["merges"]]
         kinds = {"trained": small}

@@ -739,10 +739,34 @@ def bpe_pieces(rng, words):
     return "".join(lines)
 
 
+BPE_ODD_CASES = [
+    "the foo ba", " foo", "foo", "\u00ffa\u00ff", "\u0120the", "\u00e9\u00c3\u00a9", "x    y", "   x", "a  \n  b", "\u4e00\u4e8c", " the the",
+]
+
+
+def bpe_odd():
+    """ids backwards and with gaps, ignore_merges with tokens that no merges lead to, added tokens that spell a byte, or
+    a token that stands for other bytes"""
+    merges = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("o", "o"), ("f", "o")]
+    words = [*pre_tokenizers.ByteLevel.alphabet(), *(a + b for a, b in merges)]
+    vocab = {word: 600 - i for i, word in enumerate(sorted(words))}
+    vocab.update({"foo": 3, "\u0120foo": 601, "\u0120\u0120\u0120": 610, "\u4e00": 5})
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([
+        AddedToken("\u00ff", special=True, normalized=False), AddedToken("\u00c3", normalized=False),
+        AddedToken("  ", lstrip=True, rstrip=True), AddedToken("ba", single_word=True),
+    ])
+    return tokenizer
+
+
 def make_bpe(out):
     """small.json   a tokenizer of 500 tokens, with added tokens of every kind
     small.txt    cases for it
     patterns.txt what patterns cut texts into
+    odd.json     a vocabulary with gaps and ignore_merges; added tokens that are of it
+    odd.txt      cases for it
     train.txt    text to train on
     train.ids    the vocabulary size asked for, then "a b result" per merge
     gpt2.txt     cases for GPT-2's own vocabulary (--gpt2-vocabulary)"""
@@ -779,6 +803,9 @@ def make_bpe(out):
     small.save(os.path.join(directory, "small.json"), pretty=False)
     write("small.txt", bpe_lines(small, texts))
     write("patterns.txt", bpe_pieces(rng, words))
+    odd = bpe_odd()
+    odd.save(os.path.join(directory, "odd.json"), pretty=False)
+    write("odd.txt", bpe_lines(odd, BPE_CASES + BPE_ODD_CASES))
 
     # few letters, so that a token is spelled in several ways and pairs come up again after a merge
     text = BPE_TEXT + "".join(rng.choice("ab ") for _ in range(3000))

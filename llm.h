@@ -11820,241 +11820,1153 @@ static llmi_heap_item llmi_heap_pop(llmi_heap *heap) {           /* of one that 
 }
 
 /* ---- characters ----------------------------------------------------------------------------- */
-/* Letters, numbers, marks, punctuation and symbols of Unicode 16.0.0, by tools/make_unicode.py:
- * ranges in ascending order, each as the gap since the end of the last and 8 * length + its kind
- * (letter, number, mark, symbol; +4 where numbers are not, or symbols are, of words),
- * in base 26, most significant digit first, capitals but for the last digit. Several strings,
- * as C99 promises 4095 characters of one. */
-#define LLMI_UNICODE_END 0x323B0u       /* all beyond but U+E0100 .. U+E01EF, marks, is other */
+/* The kinds of the characters of Unicode 16.0.0, and those of some scripts, by
+ * tools/make_unicode.py: ranges in ascending order, each as the gap since the end of the last and
+ * 16 * length + its kind (of a script, the length) in base 26, most significant digit first,
+ * capitals but for the last digit. Several strings, as C99 promises 4095 characters of one. */
 static const char *const llmi_unicode[] = {
-    "BhEtaDdaChaIaaBjapalaIaaBjBiCxaiatbBjavalaiaBbanaialaBdalaHcalaJoalaFKyaBjaDsaElaBoaChaialaia"
-    "FjaBIoaBoalaqcBgalaietaialaybibGebZoalaBQualaCgaBZcbLsciaBzaMqatcBbbNyalakalasalasalakiIieBga"
-    "trDfaDmalbBbaNgaGoaDdaBjaqakaBEmalaiaCgblaByaqasalaBiaqaDdayataiaElciakaJgaIkcBBkaDmaioDdaKea"
-    "CwaqaBjaickataGuaBiaiaCwaiaBaaiaBqcEtbHsaBaclbDkfHkalaBwiCwaMyaHmbKgaQqaBaaiaFqaiaCgaDcasataD"
-    "dalaEyaBabCmcqcGubCebidBgckaiaCgcscBaaiikeqbyascDdaqataCbataialakcBabBweqcGubCebqbqbqckbBqesc"
-    "BadkhBgbihDdasayakalkBabCubybGubCebqbBockaiaCobBabBacipqascDdathiaBybBabCmcqcGubCebqbBockaiaC"
-    "gcscBahBaeqbyascDdalaiaCbkkaibBwdybBgdqbibqdqdydDseBqdBabBicigkoDdaBdaCpfBqaCmbybHcbEyckaiaCg"
-    "bBabBihsbycicqascDdhlaCjalaiaBaalaCmbybHcbDcbBockaiaCgbBabBihsgqbqascDdbqakmBiaCubybMqasaiaCg"
-    "bBabBiaialeyakaCjayascDdaCzalaBwbBabFodHkbCubicCedkeBybkbCogDdcsalmOuakaqaCgelaCeaCoalaDdatBl"
-    "qbibBobHkbibDcakaqaCwaicBobibCgbDdcBgBgiaHfasaBzaDdaDhalakalakalakaBjasaCmbLceGgalasaBoaDmbLe"
-    "bCpakaBzbEdBlNgaGgaiaDdaBzaBwaBiaBgaBaaiaBaaqaCgayaBiaEaaDuaiakaDdaBiataLsbificNgalaDYmbBgcCe"
-    "bibBgcMqbBgcKebBgcCebibBgcEqbRobBgcUqcBaaCxaGjdEyaDfgBAmcBwclaHIuataFgbIaatdXcaBbazaCmhFoaBij"
-    "FwaBaatjFoasmEabybsmQaaJyaBbaiaBjaiakcDdgDhgDnaBabkaDdgBBkhBoasaKmakaifVokJobDueDueldtaDdaJgc"
-    "BolNoeIagDdandKpaHcaBqctaQiaDebJackaDdgDdgChaiaBzcJqBxBqaOmaFiaCmbtaDdaFjaCwaDvaBaaJgaEcaqaDd"
-    "aNoaEkiBjaLcaGgdBraDddyaDdaLcataDkfNgcyaCpiBaalaGoaBgakaBwakaqaBaaifCHcaTuaDHocBwcLscBwcCmbib"
-    "ibibJocQibCealaiaBbaybCeaBbaBgcBwbBbaEaaBbcybCeatrHniEtaxaFzapaDfrnaicCbaBraiaDhaBrbEadKhpKgp"
-    "taiaBjaiataDcalaiaBbaBoaBzaialaialaialaBgalaDkataBgaBraBoaBjaialaFdaKvaqaBhanateHXbwDnvSraIda"
-    "QhaGzaHLzaJlaLTjcJzbBGlaCSmaBzaBgaBaaqfBjanataLsbificRghialokaHcjCebCebCebCebCebCebCebCebJyaO"
-    "paiaOhBiIdbBBnmCNzBaFbbBjaqajaHvaCvaByalaBoatazaqaBbbBAmcsatayalaBBsalaBgfNgbBCybtaBlaDfaJwaL"
-    "vjlaEyaJrbDhaJjaCralaEvaJzaDhaMdaEvaDUpaDAAiaTvaKCFodRbjOeataDEuaBbaEyaDdaquOmaBialaDealaJoas"
-    "aVoaDdasaBziHfaCuataBFsataUqcqbibCmvEyakayakaBgakaHcaBqaBjakdCbaBjgQaaBjisaPkaFqitaDdgFqaBwaB"
-    "baialaqakaDdaIqaCoataHcaEcllaIydBiaOmaEkaEdbiaDdetaBoakaDcaDdaBobMqaEkjyakaCmascDdcBjaHcaBbai"
-    "aBaaPkakaiaBaaqasaBoasaiakaiyyataDkaBqatayaskBwcBwcBwjCebCebNgalaEiateBJkaCoalascDdgFCFomHceP"
-    "cMNcEIqcBGqBmCemBofiakaDcalaEabBobibqbqbBHgaFjqEHsaFraTscQqhlBgDsaBjaFaaDfgFaaBbaxaHnaBfaBbbF"
-    "zbBjeBobBPoeEtaDdaChaIaaBjapalaIaaDnaBBkdBwcBwcBwcydChbChntcDsbIabFwbqbEqcEiBiBLwfBbeObdCxaQj"
-    "aBlaFjavaBbbEddlBvNzakFaIydPcpkaIneJwaBljGeajaCmajfLsaBqfJgblaLceCmalaBpBqBWqcDdgLceLceMiiQal"
-    "laDkbEqbCebqbDkbEqbCebqdQamDRsjGukCmyBwbMybCuCrBwcibNobqdicHcblaCraHcataCjaJoiCzBwFwbqfBtaGua"
-    "CbdlaIaflCmRgevaqaFdcOjaiaBabsfBiaBgbybIycBaekaCzhCxhIyavalaIyaBdBgCmalaIqaseBtaChjQqdChaGucC"
-    "raFwfCraFohBjmCjDcWmCdPsnPshCbaLcaBiiDdgDdaIqdBqalaHcitIaJtbMybsalcqqyCdBiaIyaDhaiiGuaDmaBlaB"
-    "rwFoaBiaBjBmGmaCjuHcjBaaQiaEsaCheGjaDdakaqasaijBiaNwaDmatbBjaknHshDdgBaaLcaEkbDdaBjaiasaiiKua"
-    "kataijBaaOuaEkaBgaBjaBialasaDdaialaiaBbbGjlFobHsaDuaBzakaqakCkCebibBgbEqbDcalgOmaDufDdgBibCmc"
-    "qcGubCebqbBobsaiaCgcscBacigkfBoascCgdBqlDcbicibLsbiaCwbkckbBibBqaiakaiatbtisBdQiaFqaBgaBraDda"
-    "tblakayBeOuaGgaqalaiiDdGkOmaCgcCwaHfaBgasBiOuaFiaBbailDdgEdtNgaEcaialgDdgGfBcIicEseDdavaBjaCe"
-    "HdNoaEsalDwTsaDdaCzmCmcicCmbqbHkaBybscBiaiakaiasaBbjDdCsCmcMaaCgcCgaialaiakBbiaDeaMiaCgaiaBia"
-    "CpakiiaDmaOeaFaaBbaiaBrnWmhDfHaKealoDdgCubLkaCobCoaiaBrkDdaGbdtaJgcGwbEkCvCebqbLsaBydkbsbCgai"
-    "akiDdgBwbqbJwaBqbsbBqaihDdLyFwaBiathsaiakaEabKmaCgdBqaEdaDdakDhipGraJbnlaKXsDyBIfbBrlCIiDXkBD"
-    "watnMRwqkaBwaEskBVHgfGXkKDdJgaFqaDdCOsGTchJobDdetaYibDdgJgcBqalkOuaCgaCxaBgatkDdbCjbGmfFwQqNw"
-    "aBbaDdHqTsaHhaBjDxXcekaiaRahBiaEaCmqalaiaklsoCUQaiOQyBpDcNFrBgbCebqbDLopiBdycioBgiERwDKuBGyfE"
-    "adCuhDcclasalFVkCVzaDdgFEhCyOgcHejBJvCiCXvkMdcSpaBqaBbaByiCoataCgaJjaBiaSxvUlaBaalEsGjmGjmBAx"
-    "jHxFfBAebVwbqcicqcBgbDsbibCebUabBgcCmbCebIqbBgbBobidCebEAqcHsalaHsalaJoalaHsalaJoalaHsalaJoal",
-    "aHsalaJoalaHsalaCmcPlaGBraRaaBjaPmaCpakaElakaChpBqbEsBQmJogBwIfCgbFicCgbsbBqfTcBhkEiNwdCgaCec"
-    "DdeialMiJgakrNoaBiaDdflRwIqaBiaDdIgJgasaiaDdelSmCebBgbqbEqbCIqcCzaCgBpUyaCgaieDdetBEfSjalaBda"
-    "laBlCyObalaEvHmBgbIibqbicibDcbBgbibigieibibibybqbicibibibibibqbicBgbCebBgbBgbibDcbFgfybBobFgC"
-    "atKkNreBExmEtcEtbEtbLnkEfaKxaIhaBzaIhaBzaIhaLfCeJbnNreCxhtoBzFyLQxeFjdEddBKteBDjgDvelpDveRjiD"
-    "fgMliJjcDvetCkEAtmElcEddDffRjhEtcDngCxhBTjbBClaDdBNqTLOqBgBXEegCQicCQEyoDKLkpHJkDQwGKuCFyCGLs"
-    "fBXPw"};
+    "jDqsBeaChaBcaEdaBcaCxaGlaBraCiaBraQbaChaBcaBaaBcaQcaBbaBcaBbaBcgBeBaBeaBbaDoaBbaBsavaBbaBcbCy"
+    "aBpaBcasaBraBcazavaBbaCfaBbaOfaBcaEjaOwaBcaFaaBHvaraBiaJfaraBiaBCxaraDbaraByaraDbaraBvaBxaBi"
+    "aBxaBvaraBvaBxaByaraBvaraEharaBvaraBiaBvaraBvaBhaDbaBhaBiavaraByaCraratasaratasaratasaJfaraBi"
+    "aKlaraBiaratasaBvaBhaBKharaEkaraBvaBhaBiaBvaBxaFnaraBQoavaQsaLgaCyaHoaJcaDgaEuauaBcauaKyaCRe"
+    "aDbauaBcaBvcuaByaBbareBsaraBbaBxbrbraBvaKnbFpaVqaraBiaBxaByaOdaraDeaBvaBcaBvaBhaBiaBFlaBDqaVn"
+    "aBcaEoaBHvaraHzaraBiaCHrbXlcuaEdaZiaBrcCibBByaBbawaBbaBmaBbaBmaBbawiQveCraBrrCiaBraBcaBraBs"
+    "aHaaBbbChaTxauaGjaNeaGlaCxaBlawaCJdaBbavaEobBcaDyaBkaBmaBcaCsaBlaGlaCbaBsavaJbcvawaSraQwcCCz"
+    "aHaavoGlaUnaFuaBkaBcaChaucwaBsaNtaCsauaFuauaCcauaDicJrbPpaCccBbbGzfOzaBcaDxiFuaZlauaPabUoaBHl"
+    "aCcavaLiavaEoaGjaBmaBraGlaBbauaJlaCcbFdcBlcNtbEnbvdCrcwavaEocBmcCcaviweBlbCbaBmcGlaBlaBsaEb"
+    "aBsavaBbawcCcbDxeBlcNtbEnbBlbBlbBlcwbDieBmcCcdwhCrbvhGlaBmaCbawaBbkCcbFtbCbbNtbEnbBlbDhcwav"
+    "aFebCcbCccvpBlaBmcGlaBbaBchvaDybCcbFdcBlcNtbEnbBlbDhcwavaEocBmcCchCceBlbCbaBmcGlaBcavaEbkwav"
+    "bDxdCbbCrdBlbvbBldBldCbdHpeDidCcbCscvgwoGlaCfaFkfDiaFdbCbbOjbKbcwavaEobCcbCshBmbCbcvcBlaBmcGl"
+    "hBbaEraBcavaCcaBbaFdbCbbOjbGjbDhcwavaEobCcbCshBmgBlbBlaBmcGlbBlawmCsaFtbCbbZlaBmavaEobCcbCsav"
+    "aBceCbawaEraCbaBmcGlaFxaBcaDxbCcbLhdOzbFtbvcEndweDybwbFegGlcBmaBbmBDtawaBlaEoeBcaDxauaFeaBb"
+    "aGlaBrBlBlbvbDhbOzbvbGjawaBlaFuavcDhbubEobGlcCrBgvaCiaJraBcaBbaCiaBmaEeaGlaGnaBcawaBcawaBcaw"
+    "aCxaBmaFdbWjeMoaBbaBmaDhaHabWkbFkawaEebBsaDnaCyaBrBlBAraMoavaGlaEdaDxaCsaCraCcavaCcaBlaEoaCb"
+    "aCsaIfaHqavawaGlaCsaBsaXlbrfrcBAoaBbauaByaHUrbCrcEnbvbCrcZlbCrcUnbCrcEnbvbCrcJlbBJhbCrcBPlcCc"
+    "aFzaMrdKbaGqgCAzcDucBbaORtaBcaBbaKraBeaQfaBrdBUjaChaCeaFdhLhaCsjLxaCcaBrjLhaBmmIfbCbbBmmBGf"
+    "aTyaChauaChaBcavawcGlgGngHfaCcbwaGlgVtauaBGvhDhaBmaVdawavfBRhkThbHqeHqeBcdBraGlaSrcDhlBBheQf"
+    "gGlazdVkaOjaDicBraBGvaGkbSccwaGlgGlgEtauaEdcTiBxDiaBDdaKsaFdbBraGlaEtaGqaFuaGaaChaCcaSraIgaBl"
+    "aGlaBBhaIwiCxaWjaModDnaGldCbaGlaSraDwaBraFqaBvfBAncBxaFjiCcaBbaNeaCrawaDxawaBlaCcavfBBeaBMy"
+    "aIcauaVaaWyaBNqaDNraraFqaCHraraFqaEzaDucDtcFaaEzaFaaEzaDucDtcFabrbrbrbraFaaEzaIscFaaFbaFaaFb"
+    "aFaaFbaDebBiaCnataBcasaCiaBybBiaCnataCiaCocBiaCnbCiaFaaDdaCicBybBiaCnataBsbHifPfaBufBeaJraBq"
+    "aChaBcaIlaBcaBbaBaaGpaBeqzaucEbaCiaBrauaGnaCiaBrbIedUupUopBsaraCyaraBsasaBxaBiaBhaBvaBcaraCi"
+    "aDdaEearaBcaraBcaraBcaCnaBcasaBxaBvaCrasaBsaBiaBhaDoaraCoaCyasaBcaKfaVwaBvaCuazaBseIXwaCxaSi"
+    "aBraGBkwHgvBLhaQmaBGnaNxaOPoaJbaSvaBEqaBraToaGpaJOmaNzaBNgaCxaUeaBraIWqcUebCNcaBDpaBDqaBvaBx"
+    "aBiaEhaBxaBvaraBiaraDuaBkaBhaCIxaraBiaEeaDbaCcaBvfCxazaBraXmbsfscBIrhuaBbowaOjjEnbEnbEnbEnbEn"
+    "bEnbEnbEnbTyaBDjauaUdaBsaHvBiQmbCDgmFCeBaKiaBeaChaBcauavayaGpaBsaHvaBcaFwaDyaBbaDgaBsaCeauav"
+    "aBbaBsbCBdcBmaBsaBkavaBbaCDpaBbaCaavfBArbCGbbBsaCvaGqaTxaXwjBcaKbaTobGnaSyaFhaBcaJpaUeaGnaYm"
+    "aJpaHPkaGAAvaBNwaTDJhauaBBBpdBIijYvaDwaBraGJdauaChaKbaGlaBluBCxavaCsaBbaGkaBbauaRvaBkaBmaBRh"
+    "aGmaBmaEdiOqaFsaBsaHzaraByaBMtauaFaaDbaraGtauaBsaDbavaBvaraByaMxaCnaBvaCnaKlaBxaDbaraBvcBvbs"
+    "bsaEharvCaaBvavaBkasaEnawaCbawaCrawaOjaDiaCyawdEbaCygBGfaCxiBmaBEzaLiiBraGlgLiaDxaChavaBbaBl"
+    "awaGlaRlaFeaBraOjaIglBbaSbdCsaBDdaIwaIlbuaGleBraDhawauaFtaGlaDhbZlaIwjCbawaFdaBmcGlcCxaKbau"
+    "aDxaCiavaCcaBEzawavaCcaBlaBmaDhaBmavawavyBlauaBraGzaDiaBravaBkaBmkDxcDxcDxjEnbEnbBAoaBcaCqaFq"
+    "auaBseBXiaVtaFeaBbaBmcGlgKELhmOjeBEjMNcIRlcCNlBmEkmDefvawaGjaBcaIfbDhbvbBlbBlbCOraKyqIPpaBr"
+    "aKiaBNpcBHlhBcBgHpaCyaKcaGpgKcaChaBqaPfaCgaChbJbaBcaBbaCibBbaBcaBreDhbDFheChaBcaEdaBcaCxaGl"
+    "aBraCiaBraQbaChaBcaBaaBcaQcaBbaBcaBbaBcaEtaGjauaBBxaBkaThdDxcDxcDxcCbdEubEunBscHpbQfbLxbBlbJl"
+    "cIvBiCXxfCheBCbdGaaBGyaCvaKyaBpaCibImdBcBvBCeawFaSbdBEjpwaQzeTxaCvjMnayaFdayfXpaDifSrbBbaWj"
+    "eFdaBbaDkBqYraYsaBWfcGlgWfeWgeYviBGflBbaGvbJhbEjbBhbGwbJibEkbBidBGfmHJpjNtkFdyDwbBAabFsCrDxcv"
+    "bBBhbBldvcOjbBbaFhaOjaBsaEraThiFxBwLxbBlfDlaNtaEbdBbaQffBbCmBIreBpaBlaKfcBCravaCcbBmfCsaCrbCb",
+    "bSbcCcewaFxhFzhSbaBpaBbaSbaCfBgFdaBcaRlaBmeDlaEtjBHldEtaNtcFhaLxfFhaLhhCxmErDcBTdCdBFlnBFmhEb"
+    "aWjaCsiGlgGlaCrauavaNpdDiaBbauaNqiBsIaTlbBAbbBmaBbcBlqCbCdCsaSbaGnaviNtaHaaCvaDnwLhaCsaCxBmNd"
+    "aEruOjjCcaBGvaJmaEteMraGlawaBlaBmavjCsaBBxaHaaBrbCxawnPphGlgCcaWjaIwbGlaCxavaBmaviVtawaBrav"
+    "jCcaBDtaIwaCraCxaCsaBbaBmaGlavaBbavaChbMrlLhbPpaHqaEdawaBlawCkEnbvbCrbJlbGjaBbgBDdaHqfGlgCs"
+    "bFdcBlcNtbEnbBlbDhbBmavaEocBmcCccvgwfDhaBmcEodDilGjbvcvbXpbvaFubwcwbCsbDiavawavaBrbBriBmBdBGv"
+    "aLiaCraDnaGlaBrbBbawaCbBeBDtaMoaBlaBbaviGlGkBDdaEocFuaOpaCraBmBiBDtaKsaChavlGlgIltBAraIgavaBb"
+    "gGlgMpBcQvcJmeGlaBpaChaBcaEnHdBBhaJmaBbDwTtaTuaGlaFxmFdcvcFdbBlbOzaDybBmcCsavawavaBmaChjGl"
+    "CsFdcYfaEocEoavaBbavawBbvaGkaYvaEoavaCsaFjawivaHaaBCnaKcaChavaDnnBTdhGpHaUnaBboGlgFtbWzaFebFe"
+    "avaDnkGlaMbdBraSrcNubIwCvEnbBlbXpaDydwbBmbEoavawiGlgDxbBlbTxaDibBmbDiavhGlLyLxaCsaBrhBmavaw"
+    "aIfbVdaEodDiaIlaGlawDhvpNhaSinBbaVVpDyCQqbDnlEQvDXkCHxaBrnZJxqwaDxaJmkDQOrfNUzKDdSraLiaGl"
+    "COsNMjhThbGleBraBWvbGlgSrcDiaBbkBDtaEoaDnaCyaCqaBbaBckGlbErbNdfLxQqCaaYvaBkaChaGlHqTtaTuaOn"
+    "aCxDxBUjewavaBIchCsaIeCmBkaBbauawlBmoFPGfiBDIbBpGjNFrCqbEmbBkbGXhpvBdCbcvoCriJJxDKuCObfIfdFt"
+    "hGjcBcaBmaBbFVkFSeaGlgKIuCyBCocOkjCTwCiFVwkYmcBLkaDiaCiaDyiFeaBsaEoaSyaCsaBMavBPcaCcaBcEsMr"
+    "mMrmCCajPtFfQbaQcaQbaEkbLeaQbaQcarbBhcrcBhcCnbEzaCobsbEkbGwaQbaQcaBhbCncEzbEjbQcaBhbCnbDdbr"
+    "dEjbQcaQbaQcaQbaQcaQbaQcaQbaQcaQbaQcaQbaRicPlaBcaPmaBcaDuaPlaBcaPmaBcaDuaPlaBcaPmaBcaDuaPlaBc"
+    "aPmaBcaDuaPlaBcaPmaBcaDuaBvcBFbaMDoaBIcaCyaBFaaFkawaJcawaBsaDnpDibJmBQmGgavaMkgDuIfEobKscEo"
+    "bBmbDifBMiBhwEiBBxdEoaEmcGlevaBcMiSrawrBBhaCsaGlfBcRwQvauaCsaGlIgSraBmavaGleBbSmEnbCrbBlbJl"
+    "bERlcFxaEoBpUzaVaaEoaueGleBrBEfBKraBcaCfaBcaCvCyBCbaBcaJpHmCrbQvbBlbvcvbGjbCrbvbvgvevbvbvbCb"
+    "bBlbvcvbvbvbvbvbBlbvcCrbEnbCrbCrbvbGjbKrfCbbDhbKrCaBsKkBBoeCKamJscJsbJsbXgkIjaWaaQnaEeaQnaEe"
+    "aQnaWqCeSinBBoeGahBsoEeFyXIaeKydImdCVseCGygHweBcpHweBIyiGqgZciSycHweBsCkIBsmJccImdGqfBIyhJs"
+    "cHggGahDMybCFcaGlBNqBMXDlBgDUIngFGvcFGKboGUWzpOSzDQwMVtCFyEMXpfDVFxBONHgFRy"};
+static const char llmi_han[] =
+    "RPwBabDlmIgBvbbbzjoeBLcJToCmBFBkBHSiOccEcBSIicmcCCOkCLFcBgGDugIocINqoLBlpXyDQwUwCFyHHzfGFg";
+static const char llmi_hangul[] =
+    "GLkJwLLecJxDqEjBfCnBfBTAnBdYtQNsmxeBxPAiBfdgcgcgcd";
+static const char llmi_hiragana[] =
+    "SHdDigdFPEvLbsbBddYMvb";
+static const char llmi_katakana[] =
+    "SKvDmcdJgqIaBvbDkCZHekbBtCOUcebhbcbbLbdByboe";
 
-/* the first four after OTHER in the order of the table; SYMBOL: punctuation, too */
-enum { LLMI_OTHER = 0, LLMI_LETTER, LLMI_NUMBER, LLMI_MARK, LLMI_SYMBOL, LLMI_SPACE };
-#define LLMI_WORD 8u                   /* added to what is of a word, \w */
-#define LLMI_CLASS_BYTES (LLMI_UNICODE_END / 2 + 1)              /* 4 bits for each code point */
+/* Kinds are bits of masks: 0 other, then Lu Ll Lt Lm Lo, M, Nd Nl No, Pc, the rest of P, S, letters
+ * in circles (of S), white space; 15 stands for pairs of Lu and Ll. */
+#define LLMI_WHITE 0x4000u
+#define LLMI_WORDS 0x25FEu             /* \w */
+static const struct { const char *name; unsigned kinds; const char *script;
+} llmi_properties[] = {
+    {"l", 0x3E, NULL}, {"lu", 2, NULL}, {"ll", 4, NULL}, {"lt", 8, NULL}, {"lm", 0x10, NULL},
+    {"lo", 0x20, NULL}, {"m", 0x40, NULL}, {"n", 0x380, NULL}, {"nd", 0x80, NULL},
+    {"nl", 0x100, NULL}, {"no", 0x200, NULL}, {"p", 0xC00, NULL}, {"pc", 0x400, NULL},
+    {"s", 0x3000, NULL}, {"han", 0, llmi_han}, {"hangul", 0, llmi_hangul},
+    {"hiragana", 0, llmi_hiragana}, {"katakana", 0, llmi_katakana}};
 
-static void llmi_classes_set(uint8_t *classes, uint32_t code, unsigned kind) {
-    classes[code / 2] = (uint8_t)(classes[code / 2] | kind << code % 2 * 4);
+/* Sets of characters lie on a stack of numbers: where membership changes, from none at 0 on. */
+#define LLMI_CODES 0x110000u
+enum { LLMI_AND = 0x8, LLMI_OR = 0xE, LLMI_NOT = 0x3 };         /* result of 00 01 10 11 as bits */
+
+static size_t llmi_set_top(const llmi_text *stack) { return stack->size / sizeof(uint32_t); }
+static uint32_t *llmi_set_at(const llmi_text *stack, size_t i) {
+    return (uint32_t *)(void *)stack->data + i;
 }
 
-static void llmi_classes_fill(uint8_t *classes) {                /* of zeroed bytes */
-    static const uint16_t spaces[][2] = {{9, 13}, {32, 32}, {0x85, 0x85}, {0xA0, 0xA0},
-        {0x1680, 0x1680}, {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F},
-        {0x3000, 0x3000}};        /* White_Space */
-    uint32_t code = 0, value = 0, i;
-    int is_range = 0;
+/* adds [begin, end), which is behind what the topmost set has */
+static void llmi_set_add(llmi_text *stack, size_t set, uint32_t begin, uint32_t end) {
+    const uint32_t bounds[2] = {begin, end};
+    const size_t top = llmi_set_top(stack);
+    if (top > set && *llmi_set_at(stack, top - 1) == begin) stack->size -= sizeof begin;
+    else llmi_text_add(stack, (const char *)&bounds[0], sizeof begin);
+    if (end < LLMI_CODES) llmi_text_add(stack, (const char *)&bounds[1], sizeof end);
+}
+
+/* the set from a to b and the topmost, from b on, become one, from a on */
+static void llmi_set_combine(llmi_text *stack, size_t a, size_t b, unsigned how) {
+    const size_t end = llmi_set_top(stack);
+    size_t i = a, j = b;
+    uint32_t code = 0, next;
+    unsigned is_in = 0, want;
+    if (!llmi_text_reserve(stack, (end - a + 1) * sizeof code)) return;
+    while (code < LLMI_CODES) {
+        while (i < b && *llmi_set_at(stack, i) <= code) i++;
+        while (j < end && *llmi_set_at(stack, j) <= code) j++;
+        want = how >> ((i - a) % 2 * 2 + (j - b) % 2) & 1;
+        if (want != is_in) llmi_text_add(stack, (const char *)&code, sizeof code);
+        is_in = want;
+        next = i < b ? *llmi_set_at(stack, i) : LLMI_CODES;
+        if (j < end && *llmi_set_at(stack, j) < next) next = *llmi_set_at(stack, j);
+        code = next;
+    }
+    memmove(llmi_set_at(stack, a), llmi_set_at(stack, end), stack->size - end * sizeof code);
+    stack->size -= (end - a) * sizeof code;
+}
+
+static uint32_t llmi_base26(const char **text) {
+    uint32_t value = 0;
+    for (; **text < 'a'; (*text)++) value = 26 * (value + (uint32_t)(**text - 'A'));
+    return value + (uint32_t)(*(*text)++ - 'a');
+}
+
+/* pushes the characters of these kinds, or (kinds 0) of a script */
+static void llmi_set_push(llmi_text *stack, unsigned kinds, const char *script) {
+    const size_t set = llmi_set_top(stack), n = script ? 1 : LLMI_COUNT(llmi_unicode);
+    uint32_t code = 0, size, i;
     size_t part;
-    const char *p;
-    for (part = 0; part < sizeof llmi_unicode / sizeof llmi_unicode[0]; part++)
-        for (p = llmi_unicode[part]; *p; p++) {
-            if (*p < 'a') {
-                value = 26 * (value + (uint32_t)(*p - 'A'));
-                continue;
-            }
-            value += (uint32_t)(*p - 'a');
-            if (!is_range) code += value;
-            else for (i = value / 8; i; i--) {
-                const unsigned word = (value % 4 < 3) != (value % 8 > 3) ? LLMI_WORD : 0;
-                llmi_classes_set(classes, code++, (LLMI_LETTER + value % 4) | word);
-            }
-            is_range = !is_range;
-            value = 0;
+    for (part = 0; part < n; part++) {
+        const char *p = script ? script : llmi_unicode[part];
+        while (*p) {
+            code += llmi_base26(&p);
+            size = llmi_base26(&p);
+            if (script) llmi_set_add(stack, set, code, code + size);
+            else if ((size & 15) < 15) {
+                if (kinds >> (size & 15) & 1) llmi_set_add(stack, set, code, code + size / 16);
+            } else for (i = 0; i < size / 16; i++)
+                if (kinds >> (1 + i % 2) & 1) llmi_set_add(stack, set, code + i, code + i + 1);
+            code += script ? size : size / 16;
         }
-    for (i = 0; i < sizeof spaces / sizeof spaces[0]; i++)
-        for (code = spaces[i][0]; code <= spaces[i][1]; code++)
-            llmi_classes_set(classes, code, LLMI_SPACE);
-    for (code = 0x200C; code <= 0x200D; code++) llmi_classes_set(classes, code, LLMI_WORD);
+    }
 }
 
-/* the character at the start of n > 0 bytes -> its length, and its kind, with LLMI_WORD; a broken
- * byte is a character, OTHER */
-static size_t llmi_character(const uint8_t *classes, const char *text, size_t n, int *kind) {
+/* The sets that a tokenizer's patterns ask for divide all characters into symbols: two characters
+ * are one symbol if they are in the same sets. */
+enum { LLMI_SET_WORD = 0,              /* Rust's \w, which has the joiners */
+       LLMI_SET_WHITE, LLMI_SET_NEWLINE,
+       LLMI_SET_BOUND,                 /* \w of Oniguruma outside of brackets, with six of No */
+       LLMI_N_OWN_SETS, LLMI_MAX_SETS = 250 };
+typedef struct llmi_alphabet {
+    llmi_strings sets;                 /* the bounds of each */
+    llmi_strings symbols;              /* the sets that each is in, a bit for each set */
+    llmi_text blocks;                  /* of 256 symbols each, those of 256 characters */
+    uint16_t block[LLMI_CODES / 256];
+    uint8_t is[256];                   /* of each symbol, a bit for each of the first sets */
+} llmi_alphabet;
+
+/* the number of the topmost set, which is taken away; *number -1 = there are too many */
+static llm_result llmi_alphabet_set(llmi_alphabet *a, llmi_text *stack, size_t set, int *number,
+                                    llm_error *err) {
+    const size_t n = stack->size - set * sizeof(uint32_t);
+    if (stack->failed != LLM_OK)
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the patterns of a tokenizer");
+    *number = llmi_strings_find(&a->sets, stack->data + stack->size - n, n, LLMI_BYTES);
+    if (*number < 0 && a->sets.n < LLMI_MAX_SETS) {
+        *number = (int)a->sets.n;
+        LLMI_TRY(llmi_strings_put(&a->sets, *number, stack->data + stack->size - n, n, LLMI_BYTES,
+                                  err));
+    }
+    stack->size -= n;
+    return LLM_OK;
+}
+static llm_result llmi_alphabet_own(llmi_alphabet *a, llmi_text *stack, llm_error *err) {
+    static const uint32_t more[] = {0xB2, 0xB4, 0xB9, 0xBA, 0xBC, 0xBF}, newline[] = {10, 11};
+    size_t i, b;
+    int number;
+    stack->size = 0;
+    llmi_set_push(stack, LLMI_WORDS, NULL);
+    b = llmi_set_top(stack);
+    llmi_set_add(stack, b, 0x200C, 0x200E);
+    llmi_set_combine(stack, 0, b, LLMI_OR);
+    LLMI_TRY(llmi_alphabet_set(a, stack, 0, &number, err));
+    llmi_set_push(stack, LLMI_WHITE, NULL);
+    LLMI_TRY(llmi_alphabet_set(a, stack, 0, &number, err));
+    llmi_set_add(stack, 0, newline[0], newline[1]);
+    LLMI_TRY(llmi_alphabet_set(a, stack, 0, &number, err));
+    llmi_set_push(stack, LLMI_WORDS, NULL);
+    b = llmi_set_top(stack);
+    for (i = 0; i < LLMI_COUNT(more); i += 2) llmi_set_add(stack, b, more[i], more[i + 1]);
+    llmi_set_combine(stack, 0, b, LLMI_OR);
+    return llmi_alphabet_set(a, stack, 0, &number, err);
+}
+
+/* [begin, end) are of one symbol; blocks that are equal to the one before are that one */
+static void llmi_alphabet_fill(llmi_alphabet *a, uint32_t begin, uint32_t end, int symbol) {
+    char *block;
+    while (begin < end && a->blocks.failed == LLM_OK) {
+        const uint32_t stop = (uint32_t)llmi_min(end, (begin | 255) + 1);
+        if (!(begin & 255)) {
+            if (!llmi_text_reserve(&a->blocks, 256)) return;
+            a->block[begin / 256] = (uint16_t)(a->blocks.size / 256);
+            a->blocks.size += 256;
+        }
+        block = a->blocks.data + a->blocks.size - 256;
+        memset(block + (begin & 255), symbol, stop - begin);
+        if (!(stop & 255) && a->blocks.size > 256 && !memcmp(block, block - 256, 256)) {
+            a->block[begin / 256]--;
+            a->blocks.size -= 256;
+        }
+        begin = stop;
+    }
+}
+
+/* all sets are there: the symbols */
+static llm_result llmi_alphabet_finish(llmi_alphabet *a, llm_error *err) {
+    size_t at[LLMI_MAX_SETS], i;
+    char in[(LLMI_MAX_SETS + 7) / 8];
+    const size_t n_bytes = (a->sets.n + 7) / 8;
+    uint32_t code, next;
+    memset(at, 0, sizeof at);
+    for (code = 0; code < LLMI_CODES; code = next) {
+        int symbol;
+        next = LLMI_CODES;
+        memset(in, 0, sizeof in);
+        for (i = 0; i < a->sets.n; i++) {
+            const llmi_string *set = &a->sets.items[i];
+            const uint32_t *bounds = (const uint32_t *)(const void *)(a->sets.bytes.data +
+                                                                      set->begin);
+            const size_t n = set->size / sizeof *bounds;
+            while (at[i] < n && bounds[at[i]] <= code) at[i]++;
+            if (at[i] % 2) in[i / 8] = (char)(in[i / 8] | 1 << i % 8);
+            if (at[i] < n && bounds[at[i]] < next) next = bounds[at[i]];
+        }
+        symbol = llmi_strings_find(&a->symbols, in, n_bytes, LLMI_BYTES);
+        if (symbol < 0) {
+            symbol = (int)a->symbols.n;
+            if (symbol == 255)
+                return llmi_fail(err, LLM_ERR_UNSUPPORTED, "the patterns of the pre_tokenizer tell "
+                                 "more than 255 kinds of characters apart");
+            LLMI_TRY(llmi_strings_put(&a->symbols, symbol, in, n_bytes, LLMI_BYTES, err));
+            a->is[symbol] = (uint8_t)in[0];
+        }
+        llmi_alphabet_fill(a, code, next, symbol);
+    }
+    return a->blocks.failed == LLM_OK
+               ? LLM_OK : llmi_fail(err, LLM_ERR_MEMORY, "out of memory: kinds of characters");
+}
+
+static void llmi_alphabet_free(llmi_alphabet *a) {
+    llmi_strings_free(&a->sets);
+    llmi_strings_free(&a->symbols);
+    llmi_text_free(&a->blocks);
+}
+
+/* the character at the start of n > 0 bytes -> its length, and its symbol; a broken byte is a
+ * character, too, like U+DFFF, which no text has */
+static size_t llmi_symbol(const llmi_alphabet *a, const char *text, size_t n, int *symbol) {
     uint32_t code = (unsigned char)text[0];
     size_t size = 1;
     if (code >= 0x80) size = llmi_utf8_decode(text, n, &code);
-    *kind = !size                     ? LLMI_OTHER
-            : code < LLMI_UNICODE_END ? classes[code / 2] >> code % 2 * 4 & 15
-            : code - 0xE0100u < 240   ? LLMI_MARK | (int)LLMI_WORD
-                                      : LLMI_OTHER;
+    if (!size) code = 0xDFFF;
+    *symbol = (unsigned char)a->blocks.data[a->block[code / 256] * (size_t)256 + code % 256];
     return size ? size : 1;
 }
-static size_t llmi_class(const uint8_t *classes, const char *text, size_t n, int *kind) {
-    const size_t size = llmi_character(classes, text, n, kind);
-    *kind &= 7;
-    return size;
+
+/* the character that ends at `end`, not before lowest -> where it begins, and its symbol */
+static size_t llmi_symbol_before(const llmi_alphabet *a, const char *text, size_t lowest,
+                                 size_t end, int *symbol) {
+    size_t at = end - 1;
+    while (at > lowest && end - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
+    if (llmi_symbol(a, text + at, end - at, symbol) == end - at) return at;
+    (void)llmi_symbol(a, text + end - 1, 1, symbol);
+    return end - 1;
 }
 
-/* where a run of these kinds, a bit for each, that starts at `at` ends */
-static size_t llmi_run_end(const uint8_t *classes, const char *text, size_t n, size_t at,
-                           unsigned kinds) {
-    while (at < n) {
-        int kind;
-        const size_t size = llmi_class(classes, text + at, n - at, &kind);
-        if (!(kinds >> kind & 1)) break;
-        at += size;
-    }
-    return at;
+/* ---- patterns ------------------------------------------------------------------------------- */
+/* A pattern becomes a program that a matcher would try in order: of two ways on, the first that
+ * leads to the end counts. Which places of the program lead to the end from a place of the text is
+ * found for all places at once, from the end of the text to its start (Frisch & Cardelli, ICALP
+ * 2004): that set is a state, and it follows from the state behind and the character between. So
+ * all states are listed before any text comes, and a text takes time in proportion to its length
+ * whatever the pattern: from right to left a table is looked up, from left to right the program is
+ * followed, where no step has to be taken back. A lookahead is one more place that leads to an
+ * end. */
+enum { LLMI_MAX_PATTERN = 4096,        /* bytes of a pattern */
+       LLMI_MAX_PROGRAM = 2000,        /* steps, repeats written out */
+       LLMI_MAX_TABLE = 65535,         /* states times (symbols and steps) */
+       LLMI_MAX_SPLITS = 16 };         /* patterns of one tokenizer */
+#define LLMI_NOWHERE 0xFFFFu
+
+typedef enum llmi_step_op { LLMI_END, LLMI_ONE, LLMI_FORK, LLMI_LOOK, LLMI_PLACE } llmi_step_op;
+typedef enum llmi_place_of { LLMI_LINE_BEGIN, LLMI_TEXT_BEGIN, LLMI_WORD_EDGE, LLMI_NO_WORD_EDGE,
+                             LLMI_LINE_END, LLMI_TEXT_END } llmi_place_of;
+typedef struct llmi_step {
+    uint8_t op, what;                  /* ONE: the set; PLACE: which; LOOK: 1 = must not match */
+    uint16_t next, other;              /* FORK: the second way; LOOK: what must match here */
+} llmi_step;
+
+typedef enum llmi_behavior { LLMI_ISOLATED, LLMI_REMOVED, LLMI_MERGED_WITH_PREVIOUS,
+                             LLMI_MERGED_WITH_NEXT, LLMI_CONTIGUOUS } llmi_behavior;
+typedef enum llmi_split_type { LLMI_REGEX, LLMI_STRING, LLMI_DIGITS, LLMI_LEVEL } llmi_split_type;
+typedef struct llmi_pattern {
+    llmi_split_type type;              /* what the file calls it; LEVEL: GPT-2's, of a ByteLevel */
+    llmi_behavior behavior;
+    int invert;
+    llmi_text text;
+    llmi_step *program;                /* step 0 is the end */
+    size_t n_steps, start;
+    unsigned edges;                    /* 4: a state depends on the character before, too; else 1 */
+    llmi_strings states;               /* a bit for each step: does it lead to the end? */
+    uint16_t *table;                   /* a row for each state, which is called by its begin */
+    size_t columns, row;               /* columns of a row, and its size */
+} llmi_pattern;
+
+typedef struct llmi_patterns {
+    llmi_alphabet alphabet;
+    llmi_pattern items[LLMI_MAX_SPLITS];         /* each cuts the pieces of the one before */
+    size_t n;
+    int are_finished;
+} llmi_patterns;
+
+/* a part of a pattern: EMPTY, ONE, PLACE, LOOK (a), CAT (a, b), EITHER (a, b), REPEAT (a) */
+typedef enum llmi_term_op { LLMI_T_EMPTY, LLMI_T_ONE, LLMI_T_PLACE, LLMI_T_LOOK, LLMI_T_CAT,
+                            LLMI_T_EITHER, LLMI_T_REPEAT } llmi_term_op;
+typedef struct llmi_term {
+    llmi_term_op op;
+    int a, b, least, most;             /* most -1: without end */
+    int what;                          /* as in llmi_step; REPEAT: 1 = as few as possible */
+    int may_be_empty, depth;           /* may_be_empty: 2 and 3, one way is a PLACE or a LOOK */
+} llmi_term;
+
+typedef struct llmi_regex {
+    llmi_patterns *patterns;
+    llmi_pattern *pattern;
+    const char *text, *name;
+    size_t n, at;
+    llmi_text sets;                    /* a stack */
+    llmi_term *terms;
+    int n_terms, last;                 /* last: the letter before at, where case is ignored */
+    size_t last_end;
+    llmi_step program[LLMI_MAX_PROGRAM];
+    int n_steps;
+    llm_error *err;
+} llmi_regex;
+
+static int llmi_regex_refuse(const llmi_regex *r, const char *what) {        /* -> -1 */
+    llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
+              "%.60s: pre_tokenizer.pattern %.*s%s: %s before byte %lu is not supported", r->name,
+              (int)llmi_min(r->n, 70), r->text, r->n > 70 ? "..." : "", what,
+              (unsigned long)r->at);
+    return -1;
+}
+static int llmi_regex_peek(const llmi_regex *r, size_t i) {      /* -1: the end */
+    return r->at + i < r->n ? (unsigned char)r->text[r->at + i] : -1;
+}
+static int llmi_regex_starts(const llmi_regex *r, const char *what) {
+    return r->n - r->at >= strlen(what) && !memcmp(r->text + r->at, what, strlen(what));
 }
 
-/* Length of the first pre-token of n > 0 bytes, by the pattern of GPT-2,
- *   '(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
- * A space goes with the word after it; a run of white space leaves its last character there. */
-static size_t llmi_split_gpt2(const uint8_t *classes, const char *text, size_t n) {
-    size_t at, size, last = 0;
-    int first, kind = LLMI_SPACE;
-    if (text[0] == '\'' && n >= 2) {
-        const char a = text[1], b = n >= 3 ? text[2] : '\0';
-        if (a == 's' || a == 'd' || a == 'm' || a == 't') return 2;
-        if ((a == 'l' && b == 'l') || ((a == 'v' || a == 'r') && b == 'e')) return 3;
+/* \p{..}, \P{..}: its name is next */
+static int llmi_regex_property(llmi_regex *r, int negated) {
+    char name[12];
+    size_t n = 0, i, set = llmi_set_top(&r->sets);
+    int c = llmi_regex_peek(r, 0);
+    if (c != '{') return llmi_regex_refuse(r, "\\p without braces");
+    r->at++;
+    if (llmi_regex_peek(r, 0) == '^') {
+        negated = !negated;
+        r->at++;
     }
-    at = text[0] == ' ' && n >= 2 ? 1 : 0;
-    at += llmi_class(classes, text + at, n - at, &first);
-    if (first == LLMI_LETTER || first == LLMI_NUMBER)
-        return llmi_run_end(classes, text, n, at, 1u << first);
-    if (first != LLMI_SPACE)
-        return llmi_run_end(classes, text, n, at,
-                            1u << LLMI_OTHER | 1u << LLMI_MARK | 1u << LLMI_SYMBOL);
-    for (at = 0; at < n; at += size) {
-        size = llmi_class(classes, text + at, n - at, &kind);
-        if (kind != LLMI_SPACE) break;
-        last = at;
+    while ((c = llmi_regex_peek(r, 0)) != '}' && c >= 0 && n < sizeof name - 1) {
+        if (c != ' ' && c != '_' && c != '-') name[n++] = (char)(c >= 'A' && c <= 'Z' ? c + 32 : c);
+        r->at++;
     }
-    return at == n || last == 0 ? at : last;
+    name[n] = 0;
+    for (i = 0; i < LLMI_COUNT(llmi_properties) && strcmp(name, llmi_properties[i].name); i++) {}
+    if (c != '}' || i == LLMI_COUNT(llmi_properties))
+        return llmi_regex_refuse(r, "this \\p{..}");
+    r->at++;
+    llmi_set_push(&r->sets, llmi_properties[i].kinds, llmi_properties[i].script);
+    if (negated) llmi_set_combine(&r->sets, set, llmi_set_top(&r->sets), LLMI_NOT);
+    return 1;
 }
 
-/* DeepSeek-V3 cuts by three patterns, each at work on the pieces of the one before. What a pattern
- * matches is a piece, and so is all that is between two matches. The first:  \p{N}{1,3} */
-static size_t llmi_split_numbers(const uint8_t *classes, const char *text, size_t n) {
-    int kind, i;
-    size_t at = llmi_class(classes, text, n, &kind);
-    if (kind != LLMI_NUMBER) return llmi_run_end(classes, text, n, at, ~(1u << LLMI_NUMBER));
-    for (i = 1; i < 3 && at < n; i++) {
-        const size_t size = llmi_class(classes, text + at, n - at, &kind);
-        if (kind != LLMI_NUMBER) break;
-        at += size;
+/* \xHH, \x{H..}, \uHHHH: the digits are next */
+static int llmi_regex_hex(llmi_regex *r, int is_u, uint32_t *code) {
+    const int braces = !is_u && llmi_regex_peek(r, 0) == '{';
+    const int most = is_u ? 4 : braces ? 6 : 2;
+    int n;
+    r->at += (size_t)braces;
+    for (*code = 0, n = 0; n < most; n++, r->at++) {
+        const int c = llmi_regex_peek(r, 0);
+        const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                          : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0) break;
+        *code = *code * 16 + (uint32_t)digit;
     }
-    return at;
+    if (!n || (is_u && n < 4) || (braces && llmi_regex_peek(r, 0) != '}') ||
+        *code >= LLMI_CODES || (!is_u && !braces && *code >= 0x80))    /* a byte of a character */
+        return llmi_regex_refuse(r, "this number of a character");
+    r->at += (size_t)braces;
+    return 0;
 }
 
-/* the second: [\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+ */
-static size_t llmi_split_cjk(const uint8_t *classes, const char *text, size_t n) {
-    size_t at = 0, size;
-    int first = 0, cjk;
-    (void)classes;
-    do {
-        uint32_t code = 0;
-        size = (unsigned char)text[at] < 0xE3 ? 1 : llmi_utf8_decode(text + at, n - at, &code);
-        cjk = size == 3 &&
-              ((code >= 0x4E00 && code <= 0x9FA5) || (code >= 0x3040 && code <= 0x30FF));
-        if (at == 0) first = cjk;
-        else if (cjk != first) break;
-        at += llmi_max(size, 1);
-    } while (at < n);
-    return at;
+/* a character or an escape -> 0: it is *code; 1: it is a set, which is pushed; -1: refused */
+static int llmi_regex_character(llmi_regex *r, int in_class, uint32_t *code) {
+    static const char letters[] = "nrtfvae";
+    static const unsigned char values[] = {10, 13, 9, 12, 11, 7, 27};
+    const size_t set = llmi_set_top(&r->sets);
+    size_t size = llmi_utf8_decode(r->text + r->at, r->n - r->at, code);
+    const char *letter;
+    int c;
+    if (size && *code == '\\') {
+        r->at++;
+        size = llmi_utf8_decode(r->text + r->at, r->n - r->at, code);
+        if (!size) return llmi_regex_refuse(r, "a backslash at the end");
+        r->at += size;
+        c = (int)*code;
+        letter = c < 0x80 ? strchr(letters, c) : NULL;
+        if (letter) *code = values[letter - letters];
+        if (letter || c >= 0x80 || c <= ' ' || !(((c | 32) >= 'a' && (c | 32) <= 'z') ||
+                                               (c >= '0' && c <= '9'))) return 0;
+        if (c == 'p' || c == 'P') return llmi_regex_property(r, c == 'P');
+        if (c == 'x' || c == 'u') return llmi_regex_hex(r, c == 'u', code);
+        if ((c | 32) == 's') llmi_set_push(&r->sets, LLMI_WHITE, NULL);
+        else if ((c | 32) == 'd') llmi_set_push(&r->sets, 0x80, NULL);
+        else if ((c | 32) == 'w' && in_class) llmi_set_push(&r->sets, LLMI_WORDS, NULL);
+        else if ((c | 32) == 'w') {
+            const llmi_string *word = &r->patterns->alphabet.sets.items[LLMI_SET_BOUND];
+            llmi_text_add(&r->sets, r->patterns->alphabet.sets.bytes.data + word->begin,
+                          word->size);
+        } else return llmi_regex_refuse(r, "this escape");
+        if (!(c & 32)) llmi_set_combine(&r->sets, set, llmi_set_top(&r->sets), LLMI_NOT);
+        return 1;
+    }
+    if (!size) return llmi_regex_refuse(r, "what is not UTF-8");
+    r->at += size;
+    return 0;
 }
 
-/* The third, A for an ASCII character of punctuation:
- *   A[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
- * Nothing matches at a character that is neither letter, mark, symbol nor space, unless a letter or
- * mark is after it. */
-static size_t llmi_split_words(const uint8_t *classes, const char *text, size_t n) {
-    const unsigned word = 1u << LLMI_LETTER | 1u << LLMI_MARK, symbol = 1u << LLMI_SYMBOL;
-    size_t size, at, next, end, last, newline;
-    int kind;
-    size = llmi_class(classes, text, n, &kind);
-    if (kind == LLMI_SYMBOL) {
-        at = 1;
-        if (size == 1)
-            while (at < n && ((text[at] >= 'A' && text[at] <= 'Z') ||
-                              (text[at] >= 'a' && text[at] <= 'z'))) at++;
-        if (at > 1) return at;
-    } else if (text[0] != '\r' && text[0] != '\n') {
-        end = llmi_run_end(classes, text, n, size, word);
-        if (end > size || (word >> kind & 1)) return end;
+/* The topmost set, of ASCII, takes in the other case of its letters, the long s and the Kelvin
+ * sign. 0 = it has other characters. */
+static int llmi_regex_fold(llmi_regex *r, size_t set) {
+    const size_t top = llmi_set_top(&r->sets);
+    char has[128];
+    size_t i;
+    uint32_t c;
+    if (r->sets.failed != LLM_OK) return 1;
+    memset(has, 0, sizeof has);
+    if ((top - set) % 2 || (top > set && *llmi_set_at(&r->sets, top - 1) > 128)) return 0;
+    for (i = set; i < top; i += 2)
+        memset(has + *llmi_set_at(&r->sets, i), 1,
+               *llmi_set_at(&r->sets, i + 1) - *llmi_set_at(&r->sets, i));
+    for (c = 'A'; c <= 'Z'; c++) has[c] = has[c + 32] = has[c] | has[c + 32];
+    r->sets.size = set * sizeof c;
+    for (c = 0; c < 128; c++)
+        if (has[c]) llmi_set_add(&r->sets, set, c, c + 1);
+    if (has[(int)'s']) llmi_set_add(&r->sets, set, 0x17F, 0x180);
+    if (has[(int)'k']) llmi_set_add(&r->sets, set, 0x212A, 0x212B);
+    return 1;
+}
+
+/* pushes the set whose [ is behind us */
+static int llmi_regex_class(llmi_regex *r, int fold, int depth) {
+    const size_t set = llmi_set_top(&r->sets);
+    const int negated = llmi_regex_peek(r, 0) == '^';
+    size_t mine = set, item;
+    uint32_t low, high;
+    int n_items = 0, c, is_set;
+    r->at += (size_t)negated;
+    if (depth > 20) return llmi_regex_refuse(r, "brackets in more than 20 others");
+    while ((c = llmi_regex_peek(r, 0)) != ']' || !n_items) {
+        item = llmi_set_top(&r->sets);
+        if (c < 0) return llmi_regex_refuse(r, "a bracket that is not closed");
+        if (llmi_regex_starts(r, "&&")) {
+            if (!n_items) return llmi_regex_refuse(r, "&& with nothing in front");
+            if (mine > set) llmi_set_combine(&r->sets, set, mine, LLMI_AND);
+            mine = llmi_set_top(&r->sets);
+            if (mine == set) return llmi_regex_refuse(r, "&& with an empty set");
+            n_items = 0;
+            r->at += 2;
+            continue;
+        }
+        if (llmi_regex_starts(r, "[:")) return llmi_regex_refuse(r, "[:..:]");
+        r->at += c == '[';
+        is_set = c == '[' ? llmi_regex_class(r, 0, depth + 1) : llmi_regex_character(r, 1, &low);
+        if (is_set < 0) return -1;
+        high = low;
+        if (llmi_regex_peek(r, 0) == '-' && llmi_regex_peek(r, 1) != ']') {
+            if (is_set || llmi_regex_peek(r, 1) == '[' || llmi_regex_peek(r, 1) == '&')
+                return llmi_regex_refuse(r, "this range");
+            r->at++;
+            is_set = llmi_regex_character(r, 1, &high);
+            if (is_set || high < low) return is_set < 0 ? -1 : llmi_regex_refuse(r, "this range");
+        }
+        if (!is_set) llmi_set_add(&r->sets, item, low, high + 1);
+        if (item > mine) llmi_set_combine(&r->sets, mine, item, LLMI_OR);
+        n_items++;
     }
-    at = text[0] == ' ' ? 1 : 0;
-    end = llmi_run_end(classes, text, n, at, symbol);
-    if (end > at) {
-        while (end < n && (text[end] == '\r' || text[end] == '\n')) end++;
-        return end;
-    }
-    if (kind != LLMI_SPACE) {          /* between two matches */
-        for (at = size;; at = next) {
-            if (at == n) return at;
-            next = at + llmi_class(classes, text + at, n - at, &kind);
-            if (kind != LLMI_OTHER && kind != LLMI_NUMBER) return at;
-            if (llmi_run_end(classes, text, n, next, word) > next) return at;
+    r->at++;
+    if (mine > set) llmi_set_combine(&r->sets, set, mine, LLMI_AND);
+    if (fold && !llmi_regex_fold(r, set))
+        return llmi_regex_refuse(r, "a bracket with more than ASCII without regard to case");
+    if (negated) llmi_set_combine(&r->sets, set, llmi_set_top(&r->sets), LLMI_NOT);
+    return 1;
+}
+
+/* a new term; for PLACE and LOOK, what says which */
+static int llmi_regex_term(llmi_regex *r, llmi_term_op op, int a, int b, int what) {
+    llmi_term *x = &r->terms[r->n_terms];
+    const llmi_term *first = op >= LLMI_T_LOOK ? &r->terms[a] : NULL,
+                    *second = op == LLMI_T_CAT || op == LLMI_T_EITHER ? &r->terms[b] : NULL;
+    memset(x, 0, sizeof *x);
+    x->op = op;
+    x->a = a;
+    x->b = b;
+    x->what = what;
+    x->may_be_empty = op == LLMI_T_CAT ? first->may_be_empty && second->may_be_empty
+                      : op == LLMI_T_EITHER ? first->may_be_empty | second->may_be_empty
+                      : op == LLMI_T_PLACE || op == LLMI_T_LOOK ? 2 : op != LLMI_T_ONE;
+    if (first) x->depth = first->depth + !second;
+    if (second && second->depth > x->depth) x->depth = second->depth;
+    if (x->depth > 100) return llmi_regex_refuse(r, "a repeat in more than 100 others");
+    return r->n_terms++;
+}
+
+/* the topmost set as a term */
+static int llmi_regex_set(llmi_regex *r, size_t set) {
+    int number;
+    if (llmi_alphabet_set(&r->patterns->alphabet, &r->sets, set, &number, r->err) != LLM_OK)
+        return -1;
+    if (number < 0) return llmi_regex_refuse(r, "one more than 250 sets of characters");
+    return llmi_regex_term(r, LLMI_T_ONE, 0, 0, number);
+}
+
+/* a term that is no group */
+static int llmi_regex_atom(llmi_regex *r, int fold) {
+    static const struct { const char *text; llmi_place_of place;
+    } places[] = {{"^", LLMI_LINE_BEGIN}, {"$", LLMI_LINE_END}, {"\\A", LLMI_TEXT_BEGIN},
+                  {"\\z", LLMI_TEXT_END}, {"\\b", LLMI_WORD_EDGE}, {"\\B", LLMI_NO_WORD_EDGE}};
+    static const char joined[] = "ss st ff fi fl";               /* one character each: \u00DF .. */
+    const size_t set = llmi_set_top(&r->sets), begin = r->at;
+    uint32_t code = 0;
+    size_t i;
+    const int c = llmi_regex_peek(r, 0);
+    int is_set;
+    for (i = 0; i < LLMI_COUNT(places); i++)
+        if (llmi_regex_starts(r, places[i].text)) {
+            if (places[i].place < LLMI_LINE_END) r->pattern->edges = 4;
+            r->at += strlen(places[i].text);
+            return llmi_regex_term(r, LLMI_T_PLACE, 0, 0, (int)places[i].place);
+        }
+    if (c == '*' || c == '+' || c == '?') return llmi_regex_refuse(r, "a repeat of nothing");
+    if (c == '[' || c == '.') r->at++;
+    if (c == '[') is_set = llmi_regex_class(r, fold, 0);
+    else if (c == '.') {
+        llmi_set_add(&r->sets, set, '\n', '\n' + 1);
+        llmi_set_combine(&r->sets, set, llmi_set_top(&r->sets), LLMI_NOT);
+        is_set = 1;
+    } else is_set = llmi_regex_character(r, 0, &code);
+    if (is_set < 0) return -1;
+    if (!is_set) {
+        llmi_set_add(&r->sets, set, code, code + 1);
+        if (fold) {
+            char pair[3];
+            pair[0] = (char)(r->last_end == begin ? r->last : ' ');
+            pair[1] = (char)(code >= 'A' && code <= 'Z' ? code + 32 : code < 128 ? code : '?');
+            pair[2] = 0;
+            if (!llmi_regex_fold(r, set) || (pair[0] != ' ' && strstr(joined, pair)))
+                return llmi_regex_refuse(r, "this letter without regard to case");
+            r->last = pair[1];
+            r->last_end = r->at;
         }
     }
-    for (at = last = newline = 0; at < n; at += size) {
-        size = llmi_class(classes, text + at, n - at, &kind);
-        if (kind != LLMI_SPACE) break;
-        last = at;
-        if (text[at] == '\r' || text[at] == '\n') newline = at + 1;
-    }
-    return newline ? newline : at == n || last == 0 ? at : last;
+    return llmi_regex_set(r, set);
 }
 
-typedef size_t (*llmi_split)(const uint8_t *classes, const char *text, size_t n);
-#define LLMI_WORDS(newlines)                                                                       \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" newlines "\\p{L}\\p{P}\\p{S}]?"     \
-    "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" newlines "]*|\\s*[" newlines "]+|\\s+(?!\\S)|\\s+"
-/* The patterns that are known, as tokenizer.json has them; GPT-2's is ByteLevel's own. */
-static const struct { const char *pattern; llmi_split split;
-} llmi_splits[] = {{NULL, llmi_split_gpt2},
-                   {"\\p{N}{1,3}", llmi_split_numbers},
-                   {"[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F"      /* in UTF-8 */
-                    "\xE3\x82\xA0-\xE3\x83\xBF]+",
-                    llmi_split_cjk},
-                   {LLMI_WORDS("\\r\\n"), llmi_split_words},
-                   {LLMI_WORDS("\r\n"), llmi_split_words}};
-enum { LLMI_SPLIT_GPT2 = 0, LLMI_N_SPLITS = 5 };
+/* {m}, {m,}, {,n}, {m,n}: 0 = this is none of them, and so text */
+static int llmi_regex_interval(llmi_regex *r, int *least, int *most, int *is_one) {
+    size_t at = 1;
+    int n[2] = {0, 0}, digits[2] = {0, 0}, part = 0, c;
+    for (; (c = llmi_regex_peek(r, at)) != '}'; at++) {
+        if (c == ',' && !part) part = 1;
+        else if (c >= '0' && c <= '9') {
+            digits[part]++;
+            n[part] = 10 * n[part] + c - '0';
+            if (n[part] > LLMI_MAX_PROGRAM) n[part] = LLMI_MAX_PROGRAM + 1;
+        } else return 0;
+    }
+    if (!digits[0] && !digits[1]) return 0;
+    *least = n[0];
+    *most = !part ? n[0] : digits[1] ? n[1] : -1;
+    *is_one = !part;
+    r->at += at + 1;
+    return 1;
+}
+
+/* the repeats behind a term */
+static int llmi_regex_repeats(llmi_regex *r, int term) {
+    for (;;) {
+        const int c = llmi_regex_peek(r, 0);
+        int least = c == '+', most = c == '?' ? 1 : -1, interval = 0, is_one = 0, lazy, look;
+        if (c == '{') interval = llmi_regex_interval(r, &least, &most, &is_one);
+        else if (c == '?' || c == '*' || c == '+') r->at++;
+        if (!interval && c != '?' && c != '*' && c != '+') return term;
+        if (most >= 0 && (least > most || most > LLMI_MAX_PROGRAM))
+            return llmi_regex_refuse(r, "this repeat");
+        if (least > LLMI_MAX_PROGRAM) return llmi_regex_refuse(r, "this repeat");
+        if (r->terms[term].may_be_empty > (most == 1))
+            return llmi_regex_refuse(r, "a repeat of what may be empty");
+        lazy = llmi_regex_peek(r, 0) == '?';
+        if (lazy && is_one) return llmi_regex_refuse(r, "{..}?");
+        r->at += (size_t)lazy;
+        look = term;
+        term = llmi_regex_term(r, LLMI_T_REPEAT, term, 0, lazy);
+        if (term < 0) return -1;
+        r->terms[term].least = least;
+        r->terms[term].most = most;
+        r->terms[term].may_be_empty = !least || r->terms[look].may_be_empty != 0;
+        if (interval || lazy || llmi_regex_peek(r, 0) != '+') continue;
+        r->at++;                       /* gives nothing back: no more of it may follow */
+        if (r->terms[look].op != LLMI_T_ONE)
+            return llmi_regex_refuse(r, "a possessive repeat of more than one character");
+        r->terms[term].least = least = c == '+' || c == '?';
+        r->terms[term].may_be_empty = !least;
+        look = llmi_regex_term(r, LLMI_T_LOOK, look, 0, 1);
+        term = llmi_regex_term(r, c == '?' ? LLMI_T_EITHER : LLMI_T_CAT, term, look, 0);
+    }
+}
+
+/* -> 0: a group whose ( is behind us; 1, 2: a lookahead, a negative one; -1: refused */
+static int llmi_regex_group(llmi_regex *r, int *fold) {
+    static const char *const heads[] = {"?:", "?=", "?!", "?i:", "?-i:"};
+    int i;
+    if (llmi_regex_peek(r, 0) != '?') return 0;
+    for (i = 0; i < 5 && !llmi_regex_starts(r, heads[i]); i++) {}
+    if (i == 5) return llmi_regex_refuse(r, "a group that begins like the one");
+    if (i > 2) *fold = i == 3;
+    r->at += strlen(heads[i]);
+    return i < 3 ? i : 0;
+}
+
+/* alternatives up to a ) or the end */
+static int llmi_regex_parse(llmi_regex *r, int fold, int depth) {
+    int all = -1, one = llmi_regex_term(r, LLMI_T_EMPTY, 0, 0, 0), term;
+    if (depth > 50) return llmi_regex_refuse(r, "a group in more than 50 others");
+    if (llmi_regex_starts(r, "(?i)")) {
+        fold = 1;
+        r->at += 4;
+    }
+    for (;;) {
+        const int c = llmi_regex_peek(r, 0);
+        if (c < 0 || c == ')' || c == '|') {
+            all = all < 0 ? one : llmi_regex_term(r, LLMI_T_EITHER, all, one, 0);
+            if (c != '|') return all;
+            r->at++;
+            one = llmi_regex_term(r, LLMI_T_EMPTY, 0, 0, 0);
+            continue;
+        }
+        if (c == '(') {
+            int inner = fold, look;
+            r->at++;
+            look = llmi_regex_group(r, &inner);
+            if (look < 0) return -1;
+            term = llmi_regex_parse(r, inner, depth + 1);
+            if (term < 0) return -1;
+            if (llmi_regex_peek(r, 0) != ')') return llmi_regex_refuse(r, "a group without an end");
+            r->at++;
+            if (look) term = llmi_regex_term(r, LLMI_T_LOOK, term, 0, look == 2);
+        } else term = llmi_regex_atom(r, fold);
+        if (term >= 0) term = llmi_regex_repeats(r, term);
+        if (term < 0) return -1;
+        one = r->terms[one].op == LLMI_T_EMPTY ? term
+                                               : llmi_regex_term(r, LLMI_T_CAT, one, term, 0);
+    }
+}
+
+static int llmi_regex_emit(llmi_regex *r, llmi_step_op op, int what, int next, int other) {
+    llmi_step *step;
+    if (next < 0 || other < 0) return -1;
+    if (r->n_steps == LLMI_MAX_PROGRAM) return llmi_regex_refuse(r, "more than 2000 steps");
+    step = &r->program[r->n_steps];
+    step->op = (uint8_t)op;
+    step->what = (uint8_t)what;
+    step->next = (uint16_t)next;
+    step->other = (uint16_t)other;
+    return r->n_steps++;
+}
+
+/* the program of a term that goes on at step next -> its first step, or -1 */
+static int llmi_regex_compile(llmi_regex *r, int term, int next) {
+    const llmi_term *x = &r->terms[term];
+    int entry = next, loop, i;
+    for (; x->op == LLMI_T_CAT && next >= 0; x = &r->terms[x->a])
+        entry = next = llmi_regex_compile(r, x->b, next);
+    if (next < 0) return -1;
+    switch (x->op) {
+    case LLMI_T_ONE: return llmi_regex_emit(r, LLMI_ONE, x->what, next, 0);
+    case LLMI_T_PLACE: return llmi_regex_emit(r, LLMI_PLACE, x->what, next, 0);
+    case LLMI_T_LOOK:
+        return llmi_regex_emit(r, LLMI_LOOK, x->what, next, llmi_regex_compile(r, x->a, 0));
+    case LLMI_T_EITHER:
+        entry = llmi_regex_compile(r, x->b, next);
+        for (x = &r->terms[x->a]; x->op == LLMI_T_EITHER && entry >= 0; x = &r->terms[x->a])
+            entry = llmi_regex_emit(r, LLMI_FORK, 0, llmi_regex_compile(r, x->b, next), entry);
+        return llmi_regex_emit(r, LLMI_FORK, 0,
+                               llmi_regex_compile(r, (int)(x - r->terms), next), entry);
+    case LLMI_T_REPEAT:
+        i = 0;
+        if (x->most < 0) {
+            loop = llmi_regex_emit(r, LLMI_FORK, 0, next, next);
+            entry = loop < 0 ? -1 : llmi_regex_compile(r, x->a, loop);
+            if (entry < 0) return -1;
+            *(x->what ? &r->program[loop].other : &r->program[loop].next) = (uint16_t)entry;
+            if (x->least) i = 1;
+            else entry = loop;
+        } else for (; i < x->most - x->least && entry >= 0; i++) {
+            entry = llmi_regex_compile(r, x->a, entry);
+            entry = x->what ? llmi_regex_emit(r, LLMI_FORK, 0, next, entry)
+                            : llmi_regex_emit(r, LLMI_FORK, 0, entry, next);
+        }
+        if (x->most >= 0) i = 0;
+        for (; i < x->least && entry >= 0; i++) entry = llmi_regex_compile(r, x->a, entry);
+        return entry;
+    default: return entry;
+    }
+}
+
+/* GPT-2's pattern, and what Digits takes as numbers: those of Unicode 17 */
+static const char llmi_gpt2_pattern[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char llmi_digits_pattern[] = "[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]";
+
+/* the program of a text of literal characters */
+static int llmi_regex_literal(llmi_regex *r) {
+    int all = llmi_regex_term(r, LLMI_T_EMPTY, 0, 0, 0), term;
+    while (all >= 0 && r->at < r->n) {
+        uint32_t code;
+        const size_t size = llmi_utf8_decode(r->text + r->at, r->n - r->at, &code);
+        if (!size) return llmi_regex_refuse(r, "what is not UTF-8");
+        r->at += size;
+        llmi_set_add(&r->sets, 0, code, code + 1);
+        term = llmi_regex_set(r, 0);
+        if (term < 0) return -1;
+        all = llmi_regex_term(r, LLMI_T_CAT, all, term, 0);
+    }
+    return all;
+}
+
+static llm_result llmi_regex_run(llmi_regex *r) {
+    llmi_alphabet *alphabet = &r->patterns->alphabet;
+    llmi_pattern *pattern = r->pattern;
+    int term, start;
+    if (!alphabet->sets.n) LLMI_TRY(llmi_alphabet_own(alphabet, &r->sets, r->err));
+    r->program[r->n_steps++].op = LLMI_END;
+    term = pattern->type == LLMI_STRING ? llmi_regex_literal(r) : llmi_regex_parse(r, 0, 0);
+    if (term >= 0 && r->at < r->n) term = llmi_regex_refuse(r, "a ) without a group");
+    start = term < 0 ? -1 : llmi_regex_compile(r, term, 0);
+    if (start < 0) return r->err->code;
+    pattern->start = (size_t)start;
+    pattern->n_steps = (size_t)r->n_steps;
+    pattern->program = (llmi_step *)llmi_alloc(pattern->text.allocator,
+                                               pattern->n_steps * sizeof(llmi_step), "patterns",
+                                               r->err);
+    if (!pattern->program) return LLM_ERR_MEMORY;
+    memcpy(pattern->program, r->program, pattern->n_steps * sizeof(llmi_step));
+    return LLM_OK;
+}
+
+/* one more pattern; name: of the file, for messages */
+static llm_result llmi_patterns_add(llmi_patterns *p, llmi_split_type type, const char *text,
+                                    size_t n, llmi_behavior behavior, int invert, const char *name,
+                                    llm_error *err) {
+    const llm_allocator *allocator = p->alphabet.blocks.allocator;
+    llmi_pattern *pattern = &p->items[p->n];
+    llmi_regex *r;
+    llm_error local;
+    llm_result result;
+    if (p->n == LLMI_MAX_SPLITS || n > LLMI_MAX_PATTERN)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.60s: pre_tokenizer: more than 16 patterns, "
+                         "or one of more than 4096 bytes", name);
+    p->n++;
+    pattern->type = type;
+    pattern->behavior = behavior;
+    pattern->invert = invert;
+    pattern->edges = 1;
+    pattern->text.allocator = pattern->states.bytes.allocator = allocator;
+    llmi_text_add(&pattern->text, text, n);
+    if (pattern->text.failed != LLM_OK) return llmi_fail(err, LLM_ERR_MEMORY, "out of memory");
+    r = (llmi_regex *)llmi_alloc(allocator, sizeof *r, "patterns", err);
+    if (!r) return LLM_ERR_MEMORY;
+    memset(r, 0, sizeof *r);
+    memset(&local, 0, sizeof local);
+    r->patterns = p;
+    r->pattern = pattern;
+    r->text = pattern->text.data;
+    r->n = n;
+    r->name = name;
+    r->err = &local;
+    r->last_end = SIZE_MAX;
+    r->sets.allocator = allocator;
+    r->terms = (llmi_term *)llmi_alloc(allocator, (4 * n + 8) * sizeof *r->terms, "patterns",
+                                       &local);
+    result = r->terms ? llmi_regex_run(r) : LLM_ERR_MEMORY;
+    if (result != LLM_OK && err) *err = local;
+    llmi_release(allocator, r->terms);
+    llmi_text_free(&r->sets);
+    llmi_release(allocator, r);
+    return result;
+}
+
+/* ---- their automata -------------------------------------------------------------------------- */
+enum { LLMI_EDGE_NONE = 0, LLMI_EDGE_OTHER, LLMI_EDGE_NEWLINE, LLMI_EDGE_WORD };
+
+static unsigned llmi_edge(const llmi_alphabet *a, int symbol) {  /* of the character before */
+    return a->is[symbol] >> LLMI_SET_NEWLINE & 1 ? LLMI_EDGE_NEWLINE
+           : a->is[symbol] >> LLMI_SET_BOUND & 1 ? LLMI_EDGE_WORD : LLMI_EDGE_OTHER;
+}
+
+static int llmi_place_holds(const llmi_alphabet *a, llmi_place_of place, size_t symbol,
+                            unsigned edge) {
+    const int is_end = symbol == a->symbols.n;
+    const int newline = !is_end && a->is[symbol] >> LLMI_SET_NEWLINE & 1,
+              word = !is_end && a->is[symbol] >> LLMI_SET_BOUND & 1;
+    switch (place) {
+    case LLMI_LINE_BEGIN:
+        return edge == LLMI_EDGE_NONE || (edge == LLMI_EDGE_NEWLINE && !is_end);
+    case LLMI_TEXT_BEGIN: return edge == LLMI_EDGE_NONE;
+    case LLMI_WORD_EDGE: return word != (edge == LLMI_EDGE_WORD);
+    case LLMI_NO_WORD_EDGE: return word == (edge == LLMI_EDGE_WORD);
+    case LLMI_LINE_END: return is_end || newline;
+    default: return is_end;
+    }
+}
+
+static int llmi_bit(const char *bits, size_t i) { return bits[i / 8] >> i % 8 & 1; }
+
+/* the steps in an order in which each comes after those that it depends on at the same place */
+static void llmi_pattern_order(const llmi_pattern *p, uint16_t *order) {
+    char placed[LLMI_MAX_PROGRAM];
+    size_t n = 0, i;
+    memset(placed, 0, sizeof placed);
+    while (n < p->n_steps)
+        for (i = 0; i < p->n_steps; i++) {
+            const llmi_step *s = &p->program[i];
+            if (placed[i] || (s->op > LLMI_ONE && !placed[s->next]) ||
+                ((s->op == LLMI_FORK || s->op == LLMI_LOOK) && !placed[s->other])) continue;
+            placed[i] = 1;
+            order[n++] = (uint16_t)i;
+        }
+}
+
+/* the state in front of a column, that behind it being `behind` */
+static void llmi_pattern_before(const llmi_pattern *p, const llmi_alphabet *a,
+                                const uint16_t *order, const char *behind, size_t column,
+                                char *bits) {
+    const size_t symbol = column / p->edges;
+    const unsigned edge = (unsigned)(column % p->edges);
+    const char *sets = symbol < a->symbols.n
+                           ? a->symbols.bytes.data + a->symbols.items[symbol].begin : NULL;
+    size_t i;
+    memset(bits, 0, (p->n_steps + 7) / 8);
+    for (i = 0; i < p->n_steps; i++) {
+        const size_t at = order[i];
+        const llmi_step *s = &p->program[at];
+        int on = 1;
+        switch (s->op) {
+        case LLMI_ONE: on = sets && llmi_bit(sets, s->what) && llmi_bit(behind, s->next); break;
+        case LLMI_FORK: on = llmi_bit(bits, s->next) || llmi_bit(bits, s->other); break;
+        case LLMI_LOOK: on = llmi_bit(bits, s->other) != s->what && llmi_bit(bits, s->next); break;
+        case LLMI_PLACE:
+            on = llmi_place_holds(a, (llmi_place_of)s->what, symbol, edge) &&
+                 llmi_bit(bits, s->next);
+            break;
+        default: break;
+        }
+        if (on) bits[at / 8] = (char)(bits[at / 8] | 1 << at % 8);
+    }
+}
+
+/* The table: a row has a column for each symbol (or the text's end) and edge, the state in front of
+ * it, and one for each step, the ONE or END to go on with in the state after a ONE; after step 0,
+ * from the start. */
+static void llmi_pattern_row(llmi_pattern *p, const uint16_t *order, const char *bits,
+                             uint16_t *row) {
+    uint16_t way[LLMI_MAX_PROGRAM];    /* from a step to the ONE or END that it leads to */
+    size_t i;
+    for (i = 0; i < p->n_steps; i++) {
+        const llmi_step *step = &p->program[order[i]];
+        way[order[i]] = !llmi_bit(bits, order[i]) ? (uint16_t)LLMI_NOWHERE
+                        : step->op <= LLMI_ONE ? order[i]
+                        : step->op == LLMI_FORK && !llmi_bit(bits, step->next)
+                            ? way[step->other] : way[step->next];
+    }
+    for (i = 0; i < p->n_steps; i++)
+        row[p->columns + i] = way[i ? p->program[i].next : p->start];
+}
+
+/* all states, from one on that has none of the steps: what is behind the text's end */
+static llm_result llmi_pattern_states(llmi_pattern *p, const llmi_alphabet *a, uint16_t *table,
+                                      llm_error *err) {
+    const size_t n = (p->n_steps + 7) / 8;
+    uint16_t order[LLMI_MAX_PROGRAM];
+    char bits[(LLMI_MAX_PROGRAM + 7) / 8];
+    size_t s, column;
+    llmi_pattern_order(p, order);
+    memset(bits, 0, sizeof bits);
+    LLMI_TRY(llmi_strings_put(&p->states, 0, bits, n, LLMI_BYTES, err));
+    for (s = 0; s < p->states.n; s++) {
+        if ((s + 1) * p->row > LLMI_MAX_TABLE)
+            return llmi_fail(err, LLM_ERR_UNSUPPORTED, "pre_tokenizer.pattern %.*s%s: its states "
+                             "times their size are more than 65535",
+                             (int)llmi_min(p->text.size, 100), p->text.data,
+                             p->text.size > 100 ? "..." : "");
+        llmi_pattern_row(p, order, p->states.bytes.data + p->states.items[s].begin,
+                         table + s * p->row);
+        for (column = 0; column < p->columns; column++) {
+            int32_t found;
+            llmi_pattern_before(p, a, order, p->states.bytes.data + p->states.items[s].begin,
+                                column, bits);
+            found = llmi_strings_find(&p->states, bits, n, LLMI_BYTES);
+            if (found < 0) {
+                found = (int32_t)p->states.n;
+                LLMI_TRY(llmi_strings_put(&p->states, found, bits, n, LLMI_BYTES, err));
+            }
+            table[s * p->row + column] = (uint16_t)((size_t)found * p->row);
+        }
+    }
+    return LLM_OK;
+}
+static llm_result llmi_pattern_finish(llmi_pattern *p, const llmi_alphabet *a, llm_error *err) {
+    const llm_allocator *allocator = p->text.allocator;
+    uint16_t *table = (uint16_t *)llmi_alloc(allocator, LLMI_MAX_TABLE * sizeof *table, "patterns",
+                                             err);
+    llm_result result = table ? LLM_OK : LLM_ERR_MEMORY;
+    p->columns = (a->symbols.n + 1) * p->edges;
+    p->row = p->columns + p->n_steps;
+    if (table) result = llmi_pattern_states(p, a, table, err);
+    if (result == LLM_OK) {
+        const size_t size = p->states.n * p->row * sizeof *table;
+        p->table = (uint16_t *)llmi_alloc(allocator, size, "patterns", err);
+        if (p->table) memcpy(p->table, table, size);
+        else result = LLM_ERR_MEMORY;
+    }
+    llmi_release(allocator, table);
+    llmi_strings_free(&p->states);
+    memset(&p->states, 0, sizeof p->states);
+    return result;
+}
+
+static llm_result llmi_patterns_finish(llmi_patterns *p, llm_error *err) {
+    size_t i;
+    if (p->are_finished) return LLM_OK;
+    if (!p->alphabet.sets.n) {
+        llmi_text stack;
+        llm_result result;
+        memset(&stack, 0, sizeof stack);
+        stack.allocator = p->alphabet.blocks.allocator;
+        result = llmi_alphabet_own(&p->alphabet, &stack, err);
+        llmi_text_free(&stack);
+        LLMI_TRY(result);
+    }
+    LLMI_TRY(llmi_alphabet_finish(&p->alphabet, err));
+    for (i = 0; i < p->n; i++) LLMI_TRY(llmi_pattern_finish(&p->items[i], &p->alphabet, err));
+    p->are_finished = 1;
+    return LLM_OK;
+}
+
+static void llmi_patterns_free(llmi_patterns *p) {           /* as it was before any was added */
+    const llm_allocator *allocator = p->alphabet.blocks.allocator;
+    size_t i;
+    for (i = 0; i < p->n; i++) {
+        llmi_pattern *pattern = &p->items[i];
+        llmi_release(pattern->text.allocator, pattern->program);
+        llmi_release(pattern->text.allocator, pattern->table);
+        llmi_strings_free(&pattern->states);
+        llmi_text_free(&pattern->text);
+    }
+    llmi_alphabet_free(&p->alphabet);
+    memset(p, 0, sizeof *p);
+    p->alphabet.sets.bytes.allocator = p->alphabet.symbols.bytes.allocator = allocator;
+    p->alphabet.blocks.allocator = allocator;
+}
+
+/* ---- cutting --------------------------------------------------------------------------------- */
+typedef struct llmi_cut {
+    const llmi_alphabet *alphabet;
+    const llmi_pattern *p;
+    size_t n, at;                        /* at: where the next match is looked for */
+    void *states;                        /* uint16_t of each place; NOWHERE within a character */
+    size_t capacity;
+    size_t last, match_begin, match_end; /* last: the end of the last match, or SIZE_MAX */
+    int is_match;                        /* the piece that comes next is a match; -1: to be found */
+    size_t begin, stop;                  /* a piece that may grow; begin SIZE_MAX: none */
+    int was_match;
+} llmi_cut;
+
+/* where a state depends on the character before, that comes in */
+static size_t llmi_cut_column(const llmi_cut *c, int symbol, const char *text, size_t at) {
+    const size_t column = (size_t)symbol * c->p->edges;
+    if (c->p->edges == 1 || !at) return column;
+    (void)llmi_symbol_before(c->alphabet, text, 0, at, &symbol);
+    return column + llmi_edge(c->alphabet, symbol);
+}
+
+/* n > 0 bytes are to be cut; c keeps its memory */
+static llm_result llmi_cut_start(llmi_cut *c, const llmi_patterns *patterns, size_t pattern,
+                                 const char *text, size_t n, llm_error *err) {
+    const llmi_alphabet *a = &patterns->alphabet;
+    const llmi_pattern *p = &patterns->items[pattern];
+    const unsigned char *ascii = (const unsigned char *)a->blocks.data;
+    const uint16_t *table = p->table;
+    /* a pattern of few steps seldom matches: then the state mostly stays the same */
+    const int is_plain = p->edges == 1, is_rare = is_plain && p->n_steps <= 6;
+    size_t at = n, begin;
+    uint16_t *states;
+    unsigned state;
+    int symbol;
+    LLMI_TRY(llmi_grow(a->blocks.allocator, &c->states, &c->capacity, 0,
+                       llmi_mul(n + 1, sizeof *states), "patterns", err));
+    states = (uint16_t *)c->states;
+    c->alphabet = a;
+    c->p = p;
+    c->n = n;
+    c->at = 0;
+    c->last = c->begin = SIZE_MAX;
+    c->is_match = -1;
+    state = p->table[llmi_cut_column(c, (int)a->symbols.n, text, n)];
+    states[n] = (uint16_t)state;
+    while (at) {
+        unsigned char byte = (unsigned char)text[at - 1];
+        if (byte < 0x80 && is_rare) {
+            unsigned next;
+            do {
+                next = table[state + ascii[byte]];
+                states[--at] = (uint16_t)next;
+            } while (next == state && at && (byte = (unsigned char)text[at - 1]) < 0x80);
+            state = next;
+            continue;
+        }
+        if (byte < 0x80) {
+            symbol = ascii[byte];
+            begin = --at;
+        } else {
+            begin = llmi_symbol_before(a, text, 0, at, &symbol);
+            while (--at > begin) states[at] = LLMI_NOWHERE;
+        }
+        state = table[state + (is_plain ? (size_t)symbol
+                                        : llmi_cut_column(c, symbol, text, begin))];
+        states[begin] = (uint16_t)state;
+    }
+    return LLM_OK;
+}
+
+/* the place of the next character */
+static size_t llmi_cut_step(const uint16_t *states, size_t at) {
+    do at++; while (states[at] == LLMI_NOWHERE);
+    return at;
+}
+
+/* the next match, or what is between two; 0: the text has ended */
+static int llmi_cut_segment(llmi_cut *c, size_t *begin, size_t *end, int *is_match) {
+    const uint16_t *states = (const uint16_t *)c->states, *on = c->p->table + c->p->columns;
+    size_t at = c->at;
+    if (c->is_match < 0) {
+        const size_t from = c->last == SIZE_MAX ? 0 : c->last;
+        c->match_begin = c->match_end = SIZE_MAX;
+        while (at <= c->n) {
+            size_t step = on[states[at]], next, stop = at;
+            if (step != LLMI_NOWHERE) {
+                for (; step; step = next)
+                    do {                             /* most often, it stays the same */
+                        stop = llmi_cut_step(states, stop);
+                        next = on[states[stop] + step];
+                    } while (next == step);
+                if (stop > at || at != c->last) {
+                    c->match_begin = at;
+                    c->match_end = stop;
+                    break;
+                }
+            }
+            if (at++ == c->n) break;
+            while (states[at] == LLMI_NOWHERE) at++;
+        }
+        c->is_match = 1;
+        c->at = c->match_end;
+        if (c->match_begin > from) {
+            *begin = from;
+            *end = llmi_min(c->match_begin, c->n);
+            *is_match = c->p->invert;
+            if (*begin < *end) return 1;
+        }
+    }
+    if (c->match_begin == SIZE_MAX) return 0;
+    *begin = c->match_begin;
+    *end = c->last = c->match_end;
+    *is_match = !c->p->invert;
+    c->is_match = -1;
+    return 1;
+}
+
+/* the next piece, which is not empty; 0: the text has ended */
+static int llmi_cut_next(llmi_cut *c, size_t *begin, size_t *end) {
+    const llmi_behavior how = c->p->behavior;
+    size_t from, to;
+    int is_match;
+    if (how == LLMI_ISOLATED) {
+        while (llmi_cut_segment(c, begin, end, &is_match))
+            if (*begin < *end) return 1;
+        return 0;
+    }
+    while (llmi_cut_segment(c, &from, &to, &is_match)) {
+        const int had = c->begin != SIZE_MAX;
+        if (how == LLMI_REMOVED && is_match) continue;
+        if (had && (how == LLMI_CONTIGUOUS              ? is_match == c->was_match
+                    : how == LLMI_MERGED_WITH_PREVIOUS ? is_match && !c->was_match
+                                                       : how == LLMI_MERGED_WITH_NEXT &&
+                                                             !is_match && c->was_match)) {
+            c->stop = to;
+            c->was_match = is_match;
+            continue;
+        }
+        *begin = c->begin;
+        *end = c->stop;
+        c->begin = from;
+        c->stop = to;
+        c->was_match = is_match;
+        if (had && *begin < *end) return 1;
+    }
+    *begin = c->begin;
+    *end = c->stop;
+    c->begin = SIZE_MAX;
+    return *begin != SIZE_MAX && *begin < *end;
+}
+
+static void llmi_cut_free(llmi_cut *c, const llmi_patterns *patterns) {
+    llmi_release(patterns->alphabet.blocks.allocator, c->states);
+}
 
 /* Files write each byte as one visible character: itself, or one of the 68 from U+0100 on. */
 static uint32_t llmi_byte_to_char(uint32_t byte) {
@@ -12113,7 +13025,6 @@ typedef struct llmi_node {
     uint8_t byte;                        /* its first byte */
 } llmi_node;
 
-#define LLMI_MAX_SPLITS 4                /* patterns of one tokenizer */
 #define LLMI_TEMPLATE 8                  /* special tokens on one side: llm_tokenizer_template */
 
 struct llm_tokenizer {
@@ -12133,9 +13044,7 @@ struct llm_tokenizer {
     int32_t before[LLMI_TEMPLATE], after[LLMI_TEMPLATE];     /* what a template puts around texts */
     int n_before, n_after;
     int add_prefix_space, ignore_merges, fuse_unknown;
-    int splits[LLMI_MAX_SPLITS];         /* of llmi_splits, each on the pieces of the one before */
-    int n_splits;
-    uint8_t classes[LLMI_CLASS_BYTES];
+    llmi_patterns patterns;
 };
 
 static const char *llmi_token_text(const llm_tokenizer *t, int32_t id, size_t *n) {
@@ -12152,10 +13061,17 @@ static llm_tokenizer *llmi_tokenizer_new(const llm_allocator *allocator, llm_err
         t->allocator = &t->allocator_copy;
     }
     t->vocabulary.bytes.allocator = t->contents.allocator = t->allocator;
+    t->patterns.alphabet.sets.bytes.allocator = t->allocator;
+    t->patterns.alphabet.symbols.bytes.allocator = t->allocator;
+    t->patterns.alphabet.blocks.allocator = t->allocator;
     t->unknown = -1;
-    t->n_splits = 1;                     /* GPT-2's */
-    llmi_classes_fill(t->classes);
     return t;
+}
+
+/* GPT-2's pattern behind those that are there */
+static llm_result llmi_tokenizer_level(llm_tokenizer *t, const char *name, llm_error *err) {
+    return llmi_patterns_add(&t->patterns, LLMI_LEVEL, llmi_gpt2_pattern,
+                             strlen(llmi_gpt2_pattern), LLMI_ISOLATED, 0, name, err);
 }
 
 LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
@@ -12169,6 +13085,7 @@ LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
     llmi_release(tokenizer->allocator, tokenizer->merges);
     llmi_release(tokenizer->allocator, tokenizer->added);
     llmi_text_free(&tokenizer->contents);
+    llmi_patterns_free(&tokenizer->patterns);
     llmi_release(tokenizer->allocator, tokenizer->nodes[0]);
     llmi_release(tokenizer->allocator, tokenizer->nodes[1]);
     llmi_release(is_custom ? &copy : NULL, tokenizer);
@@ -12249,6 +13166,7 @@ typedef struct llmi_encoder {
     llmi_heap heap;                      /* long words */
     void *links;
     size_t links_capacity;
+    llmi_cut cuts[LLMI_MAX_SPLITS];
     llmi_text prefixed;                  /* a piece with a space in front */
     llmi_found *found;                   /* a stack: added tokens that are still to be looked at */
     size_t n_found, found_capacity;      /* capacity in bytes */
@@ -12268,6 +13186,8 @@ static llmi_encoder llmi_encoder_make(const llm_tokenizer *t, int32_t *tokens, s
 }
 
 static void llmi_encoder_free(llmi_encoder *e) {
+    size_t i;
+    for (i = 0; i < e->t->patterns.n; i++) llmi_cut_free(&e->cuts[i], &e->t->patterns);
     llmi_release(e->t->allocator, e->heap.items);
     llmi_release(e->t->allocator, e->links);
     llmi_text_free(&e->prefixed);
@@ -12377,16 +13297,15 @@ static llm_result llmi_encode_word(llmi_encoder *e, const char *word, size_t n) 
 }
 
 /* text: a piece of the patterns before this one */
-static llm_result llmi_encode_split(llmi_encoder *e, const char *text, size_t n, int pattern) {
-    size_t at = 0;
-    if (pattern == e->t->n_splits || pattern == LLMI_MAX_SPLITS)
-        return n ? llmi_encode_word(e, text, n) : LLM_OK;
-    while (at < n) {
-        const llmi_split split = llmi_splits[e->t->splits[pattern]].split;
-        const size_t size = split(e->t->classes, text + at, n - at);
-        LLMI_TRY(llmi_encode_split(e, text + at, size, pattern + 1));
-        at += size;
-    }
+static llm_result llmi_encode_split(llmi_encoder *e, const char *text, size_t n, size_t pattern) {
+    llmi_cut *cut = &e->cuts[pattern];
+    size_t begin, end;
+    if (!n) return LLM_OK;
+    LLMI_TRY(llmi_cut_start(cut, &e->t->patterns, pattern, text, n, e->err));
+    while (llmi_cut_next(cut, &begin, &end))
+        LLMI_TRY(pattern + 1 < e->t->patterns.n
+                     ? llmi_encode_split(e, text + begin, end - begin, pattern + 1)
+                     : llmi_encode_word(e, text + begin, end - begin));
     return LLM_OK;
 }
 
@@ -12401,6 +13320,7 @@ static llm_result llmi_encode_plain(llmi_encoder *e, const char *text, size_t n)
         text = e->prefixed.data;
         n++;
     }
+    if (!e->t->patterns.n) return n ? llmi_encode_word(e, text, n) : LLM_OK;
     return llmi_encode_split(e, text, n, 0);
 }
 
@@ -12439,39 +13359,38 @@ static llm_result llmi_added_find(llmi_encoder *e, int set, const char *text, si
     return LLM_OK;
 }
 
-/* the character that ends at `end`, not before lowest -> where it begins, and its kind */
-static size_t llmi_character_before(const uint8_t *classes, const char *text, size_t lowest,
-                                    size_t end, int *kind) {
-    size_t at = end - 1;
-    while (at > lowest && end - at < 4 && ((unsigned char)text[at] & 0xC0) == 0x80) at--;
-    if (llmi_character(classes, text + at, end - at, kind) == end - at) return at;
-    *kind = LLMI_OTHER;
-    return end - 1;
-}
-
 /* whether no letter, digit and the like touches [begin, end) of text */
 static int llmi_added_alone(const llm_tokenizer *t, const char *text, size_t n, size_t begin,
                             size_t end) {
-    int before = LLMI_OTHER, after = LLMI_OTHER;
-    if (begin) (void)llmi_character_before(t->classes, text, 0, begin, &before);
-    if (end < n) (void)llmi_character(t->classes, text + end, n - end, &after);
-    return !((unsigned)(before | after) & LLMI_WORD);
+    const llmi_alphabet *a = &t->patterns.alphabet;
+    int symbol, words = 0;
+    if (begin) {
+        (void)llmi_symbol_before(a, text, 0, begin, &symbol);
+        words = a->is[symbol];
+    }
+    if (end < n) {
+        (void)llmi_symbol(a, text + end, n - end, &symbol);
+        words |= a->is[symbol];
+    }
+    return !(words >> LLMI_SET_WORD & 1);
 }
 
 /* White space around [*begin, *end) of text, not before lowest: the token takes it in. *white: the
  * end of the white space that was looked at last, which is not looked at again. */
 static void llmi_added_strip(const llm_tokenizer *t, const llmi_added *token, const char *text,
                              size_t n, size_t lowest, size_t *begin, size_t *end, size_t *white) {
-    int kind;
+    const llmi_alphabet *a = &t->patterns.alphabet;
+    int symbol;
     while (token->is.lstrip && *begin > lowest) {
-        const size_t at = llmi_character_before(t->classes, text, lowest, *begin, &kind);
-        if (kind != LLMI_SPACE) break;
+        const size_t at = llmi_symbol_before(a, text, lowest, *begin, &symbol);
+        if (!(a->is[symbol] >> LLMI_SET_WHITE & 1)) break;
         *begin = at;
     }
+    if (token->is.lstrip) *begin = llmi_max(*begin, lowest);
     if (!token->is.rstrip) return;
     while (*end >= *white && *end < n) {
-        const size_t size = llmi_class(t->classes, text + *end, n - *end, &kind);
-        if (kind != LLMI_SPACE) break;
+        const size_t size = llmi_symbol(a, text + *end, n - *end, &symbol);
+        if (!(a->is[symbol] >> LLMI_SET_WHITE & 1)) break;
         *end += size;
     }
     *end = *white = llmi_max(*end, *white);
@@ -12495,6 +13414,7 @@ static llm_result llmi_encode_piece(llmi_encoder *e, const char *text, size_t n,
         if (token->is.special && !e->parse_special) continue;
         if (token->is.single_word && !llmi_added_alone(t, text, n, begin, end)) continue;
         llmi_added_strip(t, token, text, n, done, &begin, &end, &white);
+        if (begin >= end) continue;                  /* it is in what the last one took in */
         if (begin > done) LLMI_TRY(llmi_encode_piece(e, text + done, begin - done, set + 1));
         llmi_emit(e, token->id);
         done = end;
@@ -12613,6 +13533,7 @@ static llm_result llmi_tokenizer_finish(llm_tokenizer *t, llm_error *err) {
     int32_t found[2];
     llm_result result = LLM_OK;
     size_t i, n_plain = 0;
+    LLMI_TRY(llmi_patterns_finish(&t->patterns, err));
     for (i = 0; i < 256; i++) {
         const char byte = (char)i;
         t->byte_tokens[i] = llmi_strings_find(&t->vocabulary, &byte, 1, LLMI_BYTES);
@@ -12697,12 +13618,14 @@ typedef struct llmi_bpe_trainer {
     llmi_heap heap;
     size_t word_counts_capacity, counts_capacity, places_capacity;       /* in bytes */
     size_t n_places, n_queued;    /* n_queued: the pairs that have been in the queue */
+    llmi_cut cut;
     llmi_text token;
     const llm_allocator *allocator;
     llm_error *err;
 } llmi_bpe_trainer;
 
 static void llmi_bpe_trainer_free(llmi_bpe_trainer *r) {
+    llmi_cut_free(&r->cut, &r->t->patterns);
     llmi_strings_free(&r->words);
     llmi_release(r->allocator, r->word_counts);
     llmi_release(r->allocator, r->symbols);
@@ -12732,11 +13655,12 @@ static llm_result llmi_bpe_room(llmi_bpe_trainer *r, void **array, size_t *capac
 } while (0)
 
 static llm_result llmi_bpe_count_words(llmi_bpe_trainer *r, const char *text, size_t n) {
-    size_t at, size;
-    for (at = 0; at < n; at += size) {
+    size_t at, end;
+    if (n) LLMI_TRY(llmi_cut_start(&r->cut, &r->t->patterns, 0, text, n, r->err));
+    while (n && llmi_cut_next(&r->cut, &at, &end)) {
         const char *word = text + at;
+        const size_t size = end - at;
         int32_t w;
-        size = llmi_split_gpt2(r->t->classes, word, n - at);
         w = llmi_strings_find(&r->words, word, size, LLMI_BYTES);
         if (w < 0) {
             if (size > INT32_MAX)
@@ -12831,6 +13755,8 @@ static llm_result llmi_bpe_train(llmi_bpe_trainer *r, const char *text, size_t n
     llm_tokenizer *t = r->t;
     uint32_t code;
     size_t i, w;
+    LLMI_TRY(llmi_tokenizer_level(t, "llm_tokenizer_train", r->err));
+    LLMI_TRY(llmi_patterns_finish(&t->patterns, r->err));
     for (code = 0; code < 256 + 68; code++) {                    /* ids in the order of chars */
         const int byte = llmi_char_to_byte(code);
         const char character = (char)byte;
@@ -12919,6 +13845,7 @@ typedef struct llmi_bpe_reader {
     llmi_json json;               /* tokenizer.json or vocab.json */
     llmi_json sides[LLMI_N_SIDES];
     int is_gpt2;                  /* the class is GPT2Tokenizer: see llmi_bpe_class */
+    int has_ids;                  /* of a GGUF file: added tokens have the ids that it says */
     size_t n_entries;             /* of the vocabulary proper */
     llmi_text scratch;
     llm_error *err;
@@ -13478,6 +14405,7 @@ static llm_result llmi_collector_end(llmi_collector *c, int own) {
                              "%s: added token %lu, %.*s, has been given before", r->json.name,
                              (unsigned long)i, (int)llmi_min(item->size, 60), text);
         if (id < 0) {
+            if (r->has_ids) next = (size_t)item->id;
             if (next < vocabulary->n && vocabulary->items[next].kind != LLMI_ABSENT)
                 return llmi_fail(r->err, LLM_ERR_UNSUPPORTED,
                                  "%s: added token %.*s would get id %lu, which is another's",
@@ -13680,39 +14608,77 @@ static int llmi_bpe_unwrap(const llmi_json *json, int node, const char *parts) {
     return node;
 }
 
-/* a ByteLevel, or a Sequence of Splits and one; *last: the ByteLevel */
-static llm_result llmi_bpe_read_splits(llmi_bpe_reader *r, int node, int *last) {
-    static const llmi_bpe_rule sequence[] = {{"type", "*"}, {"pretokenizers", "*"}, {NULL, NULL}};
+static const char *const llmi_behaviors[] = {"Isolated", "Removed", "MergedWithPrevious",
+                                             "MergedWithNext", "Contiguous"};
+
+/* a Split, or Digits */
+static llm_result llmi_bpe_read_split(llmi_bpe_reader *r, int node) {
     static const llmi_bpe_rule split[] = {
-        {"type", "*"}, {"pattern", "*"}, {"behavior", "s"}, {"invert", "f"}, {NULL, NULL}};
-    static const llmi_bpe_rule regex[] = {{"Regex", "s"}, {NULL, NULL}};
+        {"type", "*"}, {"pattern", "*"}, {"behavior", "s"}, {"invert", "tf"}, {NULL, NULL}};
+    static const llmi_bpe_rule pattern[] = {{"Regex", "s"}, {"String", "s"}, {NULL, NULL}};
+    static const llmi_bpe_rule digits[] = {{"type", "*"}, {"individual_digits", "tf"},
+                                           {NULL, NULL}};
     const llmi_json *json = &r->json;
-    const int list = llmi_json_get(json, node, "pretokenizers");
-    int part, n = 0, i;
-    *last = node;
-    if (!llmi_json_is(json, llmi_json_get(json, node, "type"), "Sequence")) return LLM_OK;
-    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, sequence));
-    if (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY || json->nodes[list].n_children == 0)
-        return llmi_bpe_refuse(r, "pre_tokenizer.pretokenizers", list);
-    for (part = llmi_json_first(json, list); json->nodes[part].next >= 0;
-         part = json->nodes[part].next) {
-        const int pattern = llmi_json_get(json, part, "pattern");
-        const int behavior = llmi_json_get(json, part, "behavior");
-        const int text = llmi_json_get(json, pattern, "Regex");
-        if (!llmi_json_is(json, llmi_json_get(json, part, "type"), "Split") ||
-            n == LLMI_MAX_SPLITS)
-            return llmi_bpe_refuse(r, "pre_tokenizer", part);
-        LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", part, split));
-        LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer.pattern", pattern, regex));
-        if (behavior < 0 || !llmi_json_is(json, behavior, "Isolated"))
-            return llmi_bpe_refuse(r, "pre_tokenizer.behavior", behavior);
-        for (i = 1; i < LLMI_N_SPLITS && !llmi_json_is(json, text, llmi_splits[i].pattern); i++) {}
-        if (i == LLMI_N_SPLITS) return llmi_bpe_refuse(r, "pre_tokenizer.pattern.Regex", text);
-        r->t->splits[n++] = i;
+    const int object = llmi_json_get(json, node, "pattern");
+    const int behavior = llmi_json_get(json, node, "behavior");
+    const int regex = llmi_json_get(json, object, "Regex"),
+              text = regex >= 0 ? regex : llmi_json_get(json, object, "String");
+    size_t n;
+    int i;
+    if (llmi_json_is(json, llmi_json_get(json, node, "type"), "Digits")) {
+        LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, digits));
+        if (llmi_json_get(json, node, "individual_digits") < 0)
+            return llmi_bpe_refuse(r, "pre_tokenizer.individual_digits", -1);
+        return llmi_patterns_add(&r->t->patterns, LLMI_DIGITS, llmi_digits_pattern,
+                                 strlen(llmi_digits_pattern),
+                                 llmi_bpe_is_true(json, node, "individual_digits")
+                                     ? LLMI_ISOLATED : LLMI_CONTIGUOUS, 0, json->name, r->err);
     }
-    r->t->n_splits = n;
-    *last = part;
-    return LLM_OK;
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, split));
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer.pattern", object, pattern));
+    for (i = 0; i < 5 && !llmi_json_is(json, behavior, llmi_behaviors[i]); i++) {}
+    if (i == 5) return llmi_bpe_refuse(r, "pre_tokenizer.behavior", behavior);
+    if (text < 0 || json->nodes[object].n_children != 1)
+        return llmi_bpe_refuse(r, "pre_tokenizer.pattern.Regex", text);
+    r->scratch.size = 0;
+    LLMI_TRY(llmi_bpe_string(r, text, &n));
+    return llmi_patterns_add(&r->t->patterns, regex >= 0 ? LLMI_REGEX : LLMI_STRING,
+                             r->scratch.data, n, (llmi_behavior)i,
+                             llmi_bpe_is_true(json, node, "invert"), json->name, r->err);
+}
+
+static const llmi_bpe_rule llmi_byte_level[] = {
+    {"type", "*"}, {"add_prefix_space", "tf"}, {"trim_offsets", "tf"}, {"use_regex", "tf"},
+    {NULL, NULL}};
+
+/* How a text is cut, and whether a space is put before it: Splits and Digits, in Sequences or not,
+ * and a ByteLevel behind all of them. */
+static llm_result llmi_bpe_read_pre(llmi_bpe_reader *r, int node, int *has_level, int depth) {
+    static const llmi_bpe_rule sequence[] = {{"type", "*"}, {"pretokenizers", "*"}, {NULL, NULL}};
+    const llmi_json *json = &r->json;
+    const int type = llmi_json_get(json, node, "type"),
+              prefix = llmi_json_get(json, node, "add_prefix_space");
+    int list = llmi_json_get(json, node, "pretokenizers"), regex;
+    if (llmi_json_is(json, type, "Sequence") && depth < 20) {
+        LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, sequence));
+        if (list < 0 || json->nodes[list].type != LLMI_JSON_ARRAY)
+            return llmi_bpe_refuse(r, "pre_tokenizer.pretokenizers", list);
+        for (list = llmi_json_first(json, list); list >= 0; list = json->nodes[list].next)
+            LLMI_TRY(llmi_bpe_read_pre(r, list, has_level, depth + 1));
+        return LLM_OK;
+    }
+    if (!*has_level && (llmi_json_is(json, type, "Split") || llmi_json_is(json, type, "Digits")))
+        return llmi_bpe_read_split(r, node);
+    if (*has_level || !llmi_json_is(json, type, "ByteLevel"))
+        return llmi_bpe_refuse(r, "pre_tokenizer", node);
+    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", node, llmi_byte_level));
+    *has_level = 1;
+    r->t->add_prefix_space = llmi_bpe_is_true(json, node, "add_prefix_space");
+    if (prefix < 0 || (r->t->add_prefix_space && r->t->patterns.n))        /* of every piece */
+        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space", prefix);
+    regex = llmi_json_get(json, node, "use_regex");
+    return regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE
+               ? llmi_tokenizer_level(r->t, json->name, r->err) : LLM_OK;
 }
 
 /* GPT2Tokenizer's add_prefix_space stands in tokenizer_config.json */
@@ -13722,33 +14688,6 @@ static llm_result llmi_bpe_read_prefix(llmi_bpe_reader *r, int node) {
         config->nodes[node].type != LLMI_JSON_FALSE)
         return llmi_bpe_refuse_in(r, config, "add_prefix_space", node);
     r->t->add_prefix_space = node >= 0 && config->nodes[node].type == LLMI_JSON_TRUE;
-    return LLM_OK;
-}
-
-static const llmi_bpe_rule llmi_byte_level[] = {
-    {"type", "*"}, {"add_prefix_space", "tf"}, {"trim_offsets", "tf"}, {"use_regex", "tf"},
-    {NULL, NULL}};
-
-/* the patterns that a text is split by, and whether a space is put before it */
-static llm_result llmi_bpe_read_pre(llmi_bpe_reader *r, int pre) {
-    const llmi_json *json = &r->json;
-    int level, regex;
-    LLMI_TRY(llmi_bpe_read_splits(r, pre, &level));
-    if (!llmi_json_is(json, llmi_json_get(json, level, "type"), "ByteLevel"))
-        return llmi_bpe_refuse(r, "pre_tokenizer", level);
-    LLMI_TRY(llmi_bpe_check(r, "pre_tokenizer", level, llmi_byte_level));
-    if (llmi_json_get(json, level, "add_prefix_space") < 0)
-        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space", -1);
-    r->t->add_prefix_space = llmi_bpe_is_true(json, level, "add_prefix_space");
-    if (level != pre && r->t->add_prefix_space)                  /* of every piece */
-        return llmi_bpe_refuse(r, "pre_tokenizer.add_prefix_space",
-                               llmi_json_get(json, level, "add_prefix_space"));
-    regex = llmi_json_get(json, level, "use_regex");
-    regex = regex < 0 || json->nodes[regex].type == LLMI_JSON_TRUE;
-    if (level == pre) r->t->n_splits = regex;
-    else if (regex && r->t->n_splits == LLMI_MAX_SPLITS)
-        return llmi_bpe_refuse(r, "pre_tokenizer", pre);
-    else if (regex) r->t->splits[r->t->n_splits++] = LLMI_SPLIT_GPT2;
     return LLM_OK;
 }
 
@@ -13778,12 +14717,13 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
     const int version = llmi_json_get(json, 0, "version");
     const int normalizer = llmi_json_get(json, 0, "normalizer");
     const int none = llmi_json_get(json, normalizer, "normalizers");
-    const int pre = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "pre_tokenizer"), "pretokenizers");
+    const int pre = llmi_json_get(json, 0, "pre_tokenizer");
     const int post = llmi_json_get(json, 0, "post_processor");
     const int decoder = llmi_bpe_unwrap(json, llmi_json_get(json, 0, "decoder"), "decoders");
     const int added = llmi_json_get(json, 0, "added_tokens");
     const int model = llmi_json_get(json, 0, "model"), type = llmi_json_get(json, model, "type");
     const int vocabulary = llmi_json_get(json, model, "vocab");
+    int has_level = 0;
     if (json->nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: not an object", json->name);
     LLMI_TRY(llmi_bpe_check(r, "file", 0, file));
@@ -13793,7 +14733,8 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
         (none < 0 || json->nodes[none].type != LLMI_JSON_ARRAY || json->nodes[none].n_children ||
          !llmi_json_is(json, llmi_json_get(json, normalizer, "type"), "Sequence")))
         return llmi_bpe_refuse(r, "normalizer", normalizer);
-    LLMI_TRY(llmi_bpe_read_pre(r, pre));
+    LLMI_TRY(llmi_bpe_read_pre(r, pre, &has_level, 0));
+    if (!has_level) return llmi_bpe_refuse(r, "pre_tokenizer", pre);
     if (!llmi_json_is(json, llmi_json_get(json, decoder, "type"), "ByteLevel"))
         return llmi_bpe_refuse(r, "decoder", decoder);
     LLMI_TRY(llmi_bpe_check(r, "decoder", decoder, llmi_byte_level));
@@ -13806,8 +14747,8 @@ static llm_result llmi_bpe_read_json(llmi_bpe_reader *r, int is_alone) {
     r->t->fuse_unknown = llmi_bpe_is_true(json, model, "fuse_unk");
     if (r->is_gpt2) {
         const int prefix = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "add_prefix_space");
-        r->t->n_splits = 1;
-        r->t->splits[0] = LLMI_SPLIT_GPT2;
+        llmi_patterns_free(&r->t->patterns);
+        LLMI_TRY(llmi_tokenizer_level(r->t, json->name, r->err));
         r->t->ignore_merges = 0;
         LLMI_TRY(llmi_bpe_read_prefix(r, prefix));
     }
@@ -13824,6 +14765,7 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
                                      const char *merges, size_t size) {
     const char *name = r->json.name;
     size_t at, n;
+    LLMI_TRY(llmi_tokenizer_level(r->t, name, r->err));
     LLMI_TRY(llmi_bpe_read_prefix(
         r, llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "add_prefix_space")));
     LLMI_TRY(llmi_bpe_read_vocabulary(r, 0));
@@ -13848,8 +14790,8 @@ typedef struct llmi_bytes { const char *name; const void *data; size_t size; } l
 /* merges NULL: file is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides:
  * the files beside it, data NULL where there is none; NULL: file stands alone */
 static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_bytes *merges,
-                                          const llmi_bytes *sides, const llm_allocator *allocator,
-                                          llm_error *err) {
+                                          const llmi_bytes *sides, int has_ids,
+                                          const llm_allocator *allocator, llm_error *err) {
     llmi_bpe_reader r;
     llm_result result;
     int i;
@@ -13859,6 +14801,7 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
     if (!r.t) return NULL;
     r.scratch.allocator = r.t->allocator;
     r.is_gpt2 = merges != NULL;
+    r.has_ids = has_ids;
     result = llmi_json_parse(&r.json, (const char *)file->data, file->size, file->name,
                              r.t->allocator, err);
     for (i = 0; sides && i < LLMI_N_SIDES && result == LLM_OK; i++) {
@@ -13884,27 +14827,137 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
 
 static const char *const llmi_no_yes[2] = {"false", "true"};
 
-static void llmi_bpe_write_splits(llmi_text *text, const llm_tokenizer *t) {
-    size_t n_patterns = (size_t)t->n_splits, i;
-    if (n_patterns && t->splits[n_patterns - 1] == LLMI_SPLIT_GPT2) n_patterns--;
-    if (n_patterns)
-        llmi_text_format(text, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
-    for (i = 0; i < n_patterns; i++) {
-        const char *pattern = llmi_splits[t->splits[i]].pattern;
-        llmi_text_format(text, "    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
-        llmi_text_string(text, pattern, strlen(pattern));
-        llmi_text_format(text, "}, \"behavior\": \"Isolated\", \"invert\": false},\n");
+/* a Split or Digits, and a comma */
+static void llmi_bpe_write_split(llmi_text *text, llmi_split_type type, const char *pattern,
+                                 size_t n, llmi_behavior behavior, int invert) {
+    if (type == LLMI_DIGITS) {
+        llmi_text_format(text, "    {\"type\": \"Digits\", \"individual_digits\": %s},\n",
+                         llmi_no_yes[behavior == LLMI_ISOLATED]);
+        return;
     }
-    llmi_text_format(text,
-                     "%s{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
-                     "\"trim_offsets\": true, \"use_regex\": %s}%s,\n",
-                     n_patterns ? "    " : "", llmi_no_yes[t->add_prefix_space],
-                     llmi_no_yes[(size_t)t->n_splits > n_patterns], n_patterns ? "\n  ]}" : "");
+    llmi_text_format(text, "    {\"type\": \"Split\", \"pattern\": {\"%s\": ",
+                     type == LLMI_REGEX ? "Regex" : "String");
+    llmi_text_string(text, pattern, n);
+    llmi_text_format(text, "}, \"behavior\": \"%s\", \"invert\": %s},\n",
+                     llmi_behaviors[behavior], llmi_no_yes[invert]);
+}
+static void llmi_bpe_write_level(llmi_text *text, int add_prefix_space, int use_regex) {
+    llmi_text_format(text, "{\"type\": \"ByteLevel\", \"add_prefix_space\": %s, "
+                     "\"trim_offsets\": true, \"use_regex\": %s}",
+                     llmi_no_yes[add_prefix_space], llmi_no_yes[use_regex]);
 }
 
 /* ---- a GGUF file's tokenizer: its keys as the text of a tokenizer.json ----------------------- */
-static const struct { const char *name; int n, splits[3];        /* of llmi_splits */
-} llmi_gguf_pre[] = {{"gpt-2", 1, {0, 0, 0}}, {"deepseek-v3", 3, {1, 2, 3}}};
+#define LLMI_CASELESS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define LLMI_LLAMA(numbers) LLMI_CASELESS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers                \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define LLMI_CAPITALS(han) "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" han "]"
+#define LLMI_SMALLS(han) "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" han "]"
+#define LLMI_CASED(han, ends)                                                                      \
+    "[^\\r\\n\\p{L}\\p{N}]?" LLMI_CAPITALS(han) "*" LLMI_SMALLS(han) "+" LLMI_CASELESS "?|"        \
+    "[^\\r\\n\\p{L}\\p{N}]?" LLMI_CAPITALS(han) "+" LLMI_SMALLS(han) "*" LLMI_CASELESS "?|"        \
+    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+" ends "*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define LLMI_DEEPSEEK(newlines)                                                                    \
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" newlines "\\p{L}\\p{P}\\p{S}]?"     \
+    "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" newlines "]*|\\s*[" newlines "]+|\\s+(?!\\S)|\\s+"
+#define LLMI_KANA "[\xE4\xB8\x80-\xE9\xBE\xA5\xE3\x81\x80-\xE3\x82\x9F\xE3\x82\xA0-\xE3\x83\xBF]+"
+#define LLMI_CJK "[\xE4\xB8\x80-\xE9\xBE\xA5\xE0\xA0\x80-\xE4\xB8\x80\xEA\xB0\x80-\xED\x9F\xBF]+"
+#define LLMI_LETTERS_LLM \
+    "\\s?[A-Za-z\xC2\xB5\xC3\x80-\xC3\x96\xC3\x98-\xC3\xB6\xC3\xB8-\xC6\xBA\xC6\xBC-" \
+    "\xC6\xBF\xC7\x84-\xCA\x93\xCA\x95-\xCA\xAF\xCD\xB0-\xCD\xB3\xCD\xB6\xCD\xB7\xCD\xBB-" \
+    "\xCD\xBD\xCD\xBF\xCE\x86\xCE\x88-\xCE\x8A\xCE\x8C\xCE\x8E-\xCE\xA1\xCE\xA3-\xCF\xB5" \
+    "\xCF\xB7-\xD2\x81\xD2\x8A-\xD4\xAF\xD4\xB1-\xD5\x96\xE1\x82\xA0-\xE1\x83\x85" \
+    "\xE1\x8E\xA0-\xE1\x8F\xB5\xE1\x8F\xB8-\xE1\x8F\xBD\xE1\xB2\x90-\xE1\xB2\xBA" \
+    "\xE1\xB2\xBD-\xE1\xB2\xBF\xE1\xB4\x80-\xE1\xB4\xAB\xE1\xB5\xAB-\xE1\xB5\xB7" \
+    "\xE1\xB5\xB9-\xE1\xB6\x9A\xE1\xB8\x80-\xE1\xBC\x95\xE1\xBC\x98-\xE1\xBC\x9D" \
+    "\xE1\xBC\xA0-\xE1\xBD\x85\xE1\xBD\x88-\xE1\xBD\x8D\xE1\xBD\x90-\xE1\xBD\x97" \
+    "\xE1\xBD\x99\xE1\xBD\x9B\xE1\xBD\x9D\xE1\xBD\x9F-\xE1\xBD\xBD\xE1\xBE\x80-\xE1\xBE\xB4" \
+    "\xE1\xBE\xB6-\xE1\xBE\xBC\xE1\xBE\xBE\xE1\xBF\x82-\xE1\xBF\x84\xE1\xBF\x86-" \
+    "\xE1\xBF\x8C\xE1\xBF\x90-\xE1\xBF\x93\xE1\xBF\x96-\xE1\xBF\x9B\xE1\xBF\xA0-" \
+    "\xE1\xBF\xAC\xE1\xBF\xB2-\xE1\xBF\xB4\xE1\xBF\xB6-\xE1\xBF\xBC\xE2\x84\x82\xE2\x84\x87" \
+    "\xE2\x84\x8A-\xE2\x84\x93\xE2\x84\x95\xE2\x84\x99-\xE2\x84\x9D\xE2\x84\xA4\xE2\x84\xA6" \
+    "\xE2\x84\xA8\xE2\x84\xAA-\xE2\x84\xAD\xE2\x84\xAF-\xE2\x84\xB4\xE2\x84\xB9\xE2\x84\xBC" \
+    "-\xE2\x84\xBF\xE2\x85\x85-\xE2\x85\x89\xE2\x85\x8E\xE2\x86\x83\xE2\x86\x84\xE2\xB0\x80" \
+    "-\xE2\xB1\xBB\xE2\xB1\xBE-\xE2\xB3\xA4\xE2\xB3\xAB-\xE2\xB3\xAE\xE2\xB3\xB2" \
+    "\xE2\xB3\xB3\xEA\x99\x80-\xEA\x99\xAD\xEA\x9A\x80-\xEA\x9A\x9B\xEA\x9C\xA2-" \
+    "\xEA\x9D\xAF\xEA\x9D\xB1-\xEA\x9E\x87\xEA\x9E\x8B-\xEA\x9E\x8E\xEA\xAD\xB0-" \
+    "\xEA\xAE\xBF\xEF\xAC\x80-\xEF\xAC\x86\xEF\xAC\x93-\xEF\xAC\x97\xEF\xBC\xA1-" \
+    "\xEF\xBC\xBA\xEF\xBD\x81-\xEF\xBD\x9A\xF0\x90\x90\x80-\xF0\x90\x91\x8F\xF0\x90\x92\xB0" \
+    "-\xF0\x90\x93\x93\xF0\x90\x93\x98-\xF0\x90\x93\xBB\xF0\x90\xB2\x80-\xF0\x90\xB2\xB2" \
+    "\xF0\x90\xB3\x80-\xF0\x90\xB3\xB2\xF0\x91\xA2\xA0-\xF0\x91\xA3\x9F\xF0\x9E\xA4\x80-" \
+    "\xF0\x9E\xA5\x83]+"
+#define LLMI_MARKS_LLM \
+    "\\s?[!-/:-~\xEF\xBC\x81-\xEF\xBC\x8F\xEF\xBC\x9A-\xEF\xBD\x9E\xE2\x80\x98-\xE2\x80\x9F" \
+    "\xE3\x80\x80-\xE3\x80\x82]+"
+static const char llmi_kimi_pattern[] = "[\\p{Han}]+|" LLMI_CASED("&&[^\\p{Han}]", "[\\r\\n]");
+static const char llmi_level[] = "";             /* in place of GPT-2's, last */
+
+/* What llama.cpp calls the patterns of tokenizers; of several names the first is written. Patterns
+ * that are written in more than one way are in more than one row: the first is what is read. */
+static const struct { const char *names; int ignore_merges; const char *patterns[7];
+} llmi_gguf_pre[] = {
+    {"gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert "
+     "exaone4 mpt olmo jais trillion granite-docling", 0, {llmi_level}},
+    {"deepseek-v3 hunyuan-dense joyai-llm hy_v4", 0,
+     {"\\p{N}{1,3}", LLMI_KANA, LLMI_DEEPSEEK("\r\n")}},
+    {"deepseek-v3", 0, {"\\p{N}{1,3}", LLMI_KANA, LLMI_DEEPSEEK("\\r\\n")}},
+    {"deepseek-llm", 0, {"[\r\n]", LLMI_LETTERS_LLM, LLMI_MARKS_LLM, "\\s+$", LLMI_CJK, "\\p{N}+"}},
+    {"deepseek-llm", 0, {"[\r\n]", LLMI_LETTERS_LLM, LLMI_MARKS_LLM, "\\s+$", LLMI_CJK,
+                         llmi_digits_pattern}},
+    {"deepseek-coder", 0, {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", LLMI_CJK, llmi_digits_pattern}},
+    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", 1,
+     {LLMI_LLAMA("\\p{N}{1,3}")}},
+    {"smaug-bpe dbrx", 0, {LLMI_LLAMA("\\p{N}{1,3}")}},
+    {"qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", 0,
+     {LLMI_LLAMA("\\p{N}")}},
+    {"gpt-4o llama4 kanana2 talkie minimax-m2", 0, {LLMI_CASED("", "[\\r\\n/]")}},
+    {"kimi-k2", 0, {llmi_kimi_pattern}},
+    {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2", 0,
+     {llmi_digits_pattern, llmi_level}},
+    {"default", 0, {"[\\p{P}\\$\\+<=>\\^~\\|]+", llmi_gpt2_pattern, "\\p{N}+",
+                    "[0-9][0-9][0-9]"}}};
+
+static size_t llmi_gguf_n_patterns(size_t pre) {
+    size_t n = 0;
+    while (n < 7 && llmi_gguf_pre[pre].patterns[n]) n++;
+    return n;
+}
+static llmi_split_type llmi_gguf_split_type(const char *pattern) {
+    return pattern == llmi_level ? LLMI_LEVEL : pattern == llmi_digits_pattern ? LLMI_DIGITS
+                                                                               : LLMI_REGEX;
+}
+#ifndef LLM_NO_STDIO
+/* the row whose patterns are the tokenizer's; past the last: none */
+static size_t llmi_gguf_pre_of(const llm_tokenizer *t) {
+    size_t pre, i, n;
+    for (pre = 0; pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
+        n = llmi_gguf_n_patterns(pre);
+        if (n != t->patterns.n || t->ignore_merges != llmi_gguf_pre[pre].ignore_merges) continue;
+        for (i = 0; i < n; i++) {
+            const char *text = llmi_gguf_pre[pre].patterns[i];
+            const llmi_pattern *p = &t->patterns.items[i];
+            if (p->type != llmi_gguf_split_type(text) || p->behavior != LLMI_ISOLATED ||
+                p->invert || (p->type == LLMI_REGEX && (p->text.size != strlen(text) ||
+                                                        memcmp(p->text.data, text, p->text.size))))
+                break;
+        }
+        if (i == n) break;
+    }
+    return pre;
+}
+#endif
+/* the first row that has the name; past the last: none */
+static size_t llmi_gguf_pre_named(const char *name) {
+    const size_t n = strlen(name);
+    const char *list, *at;
+    size_t pre;
+    for (pre = 0; n && pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
+        list = llmi_gguf_pre[pre].names;
+        for (at = strstr(list, name); at; at = strstr(at + 1, name))
+            if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return pre;
+    }
+    return LLMI_COUNT(llmi_gguf_pre);
+}
 
 /* the next string of an array, after what text has */
 static llm_result llmi_gguf_next_string(llmi_gguf *g, llmi_text *text, llm_error *err) {
@@ -13988,33 +15041,41 @@ static void llmi_gguf_write_template(llmi_gguf_tokens *r) {
                              (long long)r->ends[i], i);
     llmi_text_format(r->json, "}}");
 }
+static void llmi_gguf_write_pre(llmi_text *json, size_t pre, int add_prefix_space) {
+    int level = 0;
+    size_t i;
+    llmi_text_format(json, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
+    for (i = 0; i < llmi_gguf_n_patterns(pre); i++) {
+        const char *pattern = llmi_gguf_pre[pre].patterns[i];
+        level = pattern == llmi_level;
+        if (!level)
+            llmi_bpe_write_split(json, llmi_gguf_split_type(pattern), pattern, strlen(pattern),
+                                 LLMI_ISOLATED, 0);
+    }
+    llmi_bpe_write_level(json, add_prefix_space, level);
+    llmi_text_format(json, "]}");
+}
 static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) {
     static const char *const flags[] = {"tokenizer.ggml.add_bos_token",
                                         "tokenizer.ggml.add_eos_token"};
     static const char *const ids[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"};
     const llmi_gguf_key *pre = llmi_gguf_find(r->g, "tokenizer.ggml.pre");
-    llm_tokenizer splits;
+    const int there = pre && pre->type == LLMI_GGUF_STRING;
+    const size_t n = there ? (size_t)llmi_min64(pre->count, 40) : 0;
     double value;
+    char name[41];
     size_t p;
     uint64_t i;
-    int e;
-    memset(&splits, 0, sizeof splits);
-    for (p = 0; p < LLMI_COUNT(llmi_gguf_pre) && !llmi_gguf_is(r->g, pre, llmi_gguf_pre[p].name);)
-        p++;
-    if (p == LLMI_COUNT(llmi_gguf_pre)) {
-        char name[41];
-        const int there = pre && pre->type == LLMI_GGUF_STRING;
-        const size_t n = there ? (size_t)llmi_min64(pre->count, 40) : 0;
-        r->g->at = pre ? pre->at : 0;
-        if (n) LLMI_TRY(llmi_gguf_next(r->g, name, n, err));
-        name[n] = 0;
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tokenizer.ggml.pre is \"%s\"; "
-                         "\"gpt-2\" and \"deepseek-v3\" are known", r->g->source.name, name);
-    }
-    splits.n_splits = llmi_gguf_pre[p].n;
-    memcpy(splits.splits, llmi_gguf_pre[p].splits, sizeof llmi_gguf_pre[p].splits);
-    if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, "tokenizer.ggml.add_space_prefix"), &value, err))
-        splits.add_prefix_space = value != 0.0;
+    int e, prefix;
+    r->g->at = pre ? pre->at : 0;
+    if (n) LLMI_TRY(llmi_gguf_next(r->g, name, n, err));
+    name[n] = 0;
+    p = llmi_gguf_pre_named(name);
+    if (p == LLMI_COUNT(llmi_gguf_pre))
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tokenizer.ggml.pre is \"%s\", which is "
+                         "not supported", r->g->source.name, name);
+    prefix = llmi_gguf_value(r->g, llmi_gguf_find(r->g, "tokenizer.ggml.add_space_prefix"), &value,
+                             err) && value != 0.0;
     for (e = 0; e < 2; e++) {
         r->ends[e] = -1;
         if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, flags[e]), &value, err) && value != 0.0 &&
@@ -14028,14 +15089,16 @@ static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) 
     }
     LLMI_TRY(llmi_gguf_no_wrong(r->g, err));
     llmi_text_format(r->json, "{\"normalizer\": null, \"pre_tokenizer\": ");
-    llmi_bpe_write_splits(r->json, &splits);
-    llmi_text_format(r->json, "\"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
-                              "\"trim_offsets\": true, \"use_regex\": true}, \"post_processor\": ");
+    llmi_gguf_write_pre(r->json, p, prefix);
+    llmi_text_format(r->json, ", \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": "
+                              "true, \"trim_offsets\": true, \"use_regex\": true}, "
+                              "\"post_processor\": ");
     if (r->ends[0] >= 0 || r->ends[1] >= 0) llmi_gguf_write_template(r);
     else llmi_text_format(r->json, "null");
     llmi_text_format(r->json, ", \"added_tokens\": [");
     LLMI_TRY(llmi_gguf_write_tokens(r, 1, err));
-    llmi_text_format(r->json, "], \"model\": {\"type\": \"BPE\", \"vocab\": {");
+    llmi_text_format(r->json, "], \"model\": {\"type\": \"BPE\", \"ignore_merges\": %s, "
+                              "\"vocab\": {", llmi_no_yes[llmi_gguf_pre[p].ignore_merges]);
     LLMI_TRY(llmi_gguf_write_tokens(r, 0, err));
     llmi_text_format(r->json, "}, \"merges\": [");
     r->g->at = r->merges->at;
@@ -14095,7 +15158,7 @@ static llm_tokenizer *llmi_gguf_tokenizer(llmi_gguf *g, llm_error *err) {
     file.name = g->source.name;
     file.data = json.data;
     file.size = json.size;
-    if (result == LLM_OK) t = llmi_tokenizer_read(&file, NULL, NULL, g->allocator, err);
+    if (result == LLM_OK) t = llmi_tokenizer_read(&file, NULL, NULL, 1, g->allocator, err);
     llmi_release(g->allocator, r.types);
     llmi_text_free(&r.one);
     llmi_text_free(&json);
@@ -14122,7 +15185,7 @@ LLM_API llm_tokenizer *llm_tokenizer_load_memory(const void *json, size_t size,
     file.name = "tokenizer.json";
     file.data = json;
     file.size = size;
-    return llmi_tokenizer_read(&file, NULL, NULL, allocator, err);
+    return llmi_tokenizer_read(&file, NULL, NULL, 0, allocator, err);
 }
 
 #ifndef LLM_NO_STDIO
@@ -14202,7 +15265,7 @@ LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator 
     memset(f, 0, sizeof *f);
     if (llmi_tokenizer_open(f, path, &is_alone, &is_pair, allocator, err) == LLM_OK)
         t = llmi_tokenizer_read(&f->files[0], is_pair ? &f->files[1] : NULL,
-                                is_alone ? NULL : &f->files[2], allocator, err);
+                                is_alone ? NULL : &f->files[2], 0, allocator, err);
     for (i = 0; i < LLMI_N_TOKENIZER_FILES; i++) llmi_release(allocator, f->data[i]);
     llmi_release(allocator, f);
     return t;
@@ -14224,6 +15287,20 @@ static void llmi_bpe_write_token(llmi_text *text, const llm_tokenizer *t, int32_
                       llmi_utf8_encode(character, llmi_byte_to_char((unsigned char)bytes[i])));
     }
     llmi_text_add(text, "\"", 1);
+}
+
+static void llmi_bpe_write_pre(llmi_text *text, const llm_tokenizer *t) {
+    const llmi_pattern *items = t->patterns.items;
+    const int level = t->patterns.n && items[t->patterns.n - 1].type == LLMI_LEVEL;
+    const size_t n = t->patterns.n - (size_t)level;
+    size_t i;
+    if (n) llmi_text_format(text, "{\"type\": \"Sequence\", \"pretokenizers\": [\n");
+    for (i = 0; i < n; i++)
+        llmi_bpe_write_split(text, items[i].type, items[i].text.data, items[i].text.size,
+                             items[i].behavior, items[i].invert);
+    llmi_text_format(text, n ? "    " : "");
+    llmi_bpe_write_level(text, t->add_prefix_space, level);
+    llmi_text_format(text, n ? "\n  ]},\n" : ",\n");
 }
 
 /* the post_processor: ByteLevel, which changes no token, and the template, if there is one */
@@ -14302,7 +15379,7 @@ static void llmi_bpe_write(llmi_text *text, const llm_tokenizer *t) {
                            "null,\n  \"added_tokens\": [");
     llmi_bpe_write_added(text, t);
     llmi_text_format(text, "\n  ],\n  \"normalizer\": null,\n  \"pre_tokenizer\": ");
-    llmi_bpe_write_splits(text, t);
+    llmi_bpe_write_pre(text, t);
     llmi_text_format(text, "  \"post_processor\": ");
     llmi_bpe_write_template(text, t, llmi_no_yes[t->add_prefix_space]);
     llmi_text_format(text, "  \"decoder\": {\"type\": \"ByteLevel\", \"add_prefix_space\": true, "
@@ -16496,9 +17573,8 @@ static void llmi_gguf_put_tokens(llmi_gguf_out *o, const llm_tokenizer *t) {
 static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer *t) {
     const llm_special_tokens *special = &o->model->special;
     const size_t V = (size_t)o->model->config.vocab_size;
-    size_t p, i;
+    size_t p, n_name, i;
     int32_t end;
-    int s;
     if (special->bos >= 0) llmi_gguf_put_u32(o, "tokenizer.ggml.bos_token_id", special->bos);
     for (i = 0; i < LLMI_COUNT(llmi_gguf_ends) && (int)i < special->n_eos; i++)
         llmi_gguf_put_u32(o, llmi_gguf_ends[i], special->eos[i]);
@@ -16510,17 +17586,12 @@ static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer 
     if (t->vocabulary.n > V)
         return llmi_fail(o->err, LLM_ERR_ARGUMENT, "the tokenizer has %lu tokens, the model %lu",
                          (unsigned long)t->vocabulary.n, (unsigned long)V);
-    for (p = 0; p < LLMI_COUNT(llmi_gguf_pre); p++) {
-        int same = t->n_splits == llmi_gguf_pre[p].n;
-        for (s = 0; s < t->n_splits && same; s++)
-            same = llmi_splits[t->splits[s]].split == llmi_splits[llmi_gguf_pre[p].splits[s]].split;
-        if (same) break;
-    }
-    if (p == LLMI_COUNT(llmi_gguf_pre) || t->n_before + t->n_after > 1 || t->ignore_merges)
+    p = llmi_gguf_pre_of(t);
+    if (p == LLMI_COUNT(llmi_gguf_pre) || t->n_before + t->n_after > 1)
         return llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "the tokenizer's %s that GGUF files have",
-                         t->ignore_merges ? "ignore_merges is none"
-                         : p == LLMI_COUNT(llmi_gguf_pre) ? "patterns are none"
-                                                          : "template is none");
+                         p < LLMI_COUNT(llmi_gguf_pre) ? "template is none"
+                         : t->ignore_merges ? "patterns with ignore_merges are none"
+                                            : "patterns are none");
     /* without these keys llama.cpp takes token 11 */
     end = llm_tokenizer_token(t, "<|endoftext|>", 13);
     if (special->bos < 0 && (t->n_before || end >= 0))
@@ -16528,7 +17599,9 @@ static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer 
     if (!special->n_eos && (t->n_after || end >= 0))
         llmi_gguf_put_u32(o, "tokenizer.ggml.eos_token_id", t->n_after ? t->after[0] : end);
     llmi_gguf_put_text(o, "tokenizer.ggml.model", "gpt2");
-    llmi_gguf_put_text(o, "tokenizer.ggml.pre", llmi_gguf_pre[p].name);
+    n_name = strcspn(llmi_gguf_pre[p].names, " ");
+    llmi_gguf_put_key(o, "tokenizer.ggml.pre", LLMI_GGUF_STRING);
+    llmi_gguf_put_string(&o->keys, llmi_gguf_pre[p].names, n_name);
     if (t->add_prefix_space) llmi_gguf_put_bool(o, "tokenizer.ggml.add_space_prefix", 1);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_bos_token", t->n_before > 0);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_eos_token", t->n_after > 0);

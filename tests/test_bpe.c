@@ -92,6 +92,24 @@ TEST(bpe_small) {
     llm_tokenizer_free(t);
 }
 
+/* gaps, ignore_merges, added tokens that spell a byte or a token of other bytes; once more as saved */
+TEST(bpe_odd) {
+    static const char *const paths[] = {BPE_DATA "odd.json", "build/odd.json"};
+    int i;
+    for (i = 0; i < 2; i++) {
+        llm_error err;
+        llm_tokenizer *t = llm_tokenizer_load(paths[i], NULL, &err);
+        CHECK_MSG(t != NULL, "%s", err.message);
+        if (!t) return;
+        bpe_cases(t, BPE_DATA "odd.txt", 0);
+        CHECK(llm_tokenizer_token(t, "foo", 3) == 3 && llm_tokenizer_token(t, "   ", 3) == 610);
+        CHECK(llm_tokenizer_vocab_size(t) == 611 && t->ignore_merges);
+        CHECK(llm_tokenizer_save(t, paths[1], &err) == LLM_OK);
+        llm_tokenizer_free(t);
+    }
+    remove(paths[1]);
+}
+
 TEST(bpe_gpt2) {
     static const int32_t hello[] = {15496, 995}, special[] = {50256};
     size_t n_vocabulary = 0, n_merges = 0, count;
@@ -235,31 +253,187 @@ TEST(bpe_any_bytes) {
         }
         CHECK_MSG(bpe_round_trip(t, text, n, (int)(n & 1)), "%zu bytes", n);
     }
-    tokens = bpe_encode(t, "\xff!a", 3, 0, &count); /* a broken byte is punctuation: "\xff!", "a" */
-    CHECK(llmi_split_gpt2(t->classes, "\xff!a", 3) == 2);
-    CHECK(llmi_split_gpt2(t->classes, " \xe2\x82", 3) == 3);
-    CHECK(llmi_split_gpt2(t->classes, "a\xc3", 2) == 1);
-    CHECK(llmi_split_gpt2(t->classes, "a\xc3\xa9", 3) == 3);
-    free(tokens);
     llm_tokenizer_free(t);
 }
 
-/* the pieces of n patterns of llmi_splits from the first on, each followed by a bar */
-static void bpe_pieces(const uint8_t *classes, int first, int n, const char *text, size_t size,
+/* the pieces by the patterns from one on, each followed by a bar */
+static void bpe_pieces(const llmi_patterns *p, size_t first, const char *text, size_t size,
                        char *out) {
-    size_t at = 0;
-    if (n == 0) {
+    llmi_cut cut;
+    size_t begin, end, at = 0;
+    if (first == p->n) {
         strncat(out, text, size);
         strcat(out, "|");
         return;
     }
-    while (at < size) {
-        const size_t piece = llmi_splits[first].split(classes, text + at, size - at);
-        CHECK(piece > 0 && piece <= size - at);
-        if (!piece || piece > size - at) return;
-        bpe_pieces(classes, first + 1, n - 1, text + at, piece, out);
-        at += piece;
+    memset(&cut, 0, sizeof cut);
+    CHECK(llmi_cut_start(&cut, p, first, text, size, NULL) == LLM_OK);
+    while (llmi_cut_next(&cut, &begin, &end)) {
+        CHECK(begin >= at && end > begin && end <= size);
+        bpe_pieces(p, first + 1, text + begin, end - begin, out);
+        at = end;
     }
+    llmi_cut_free(&cut, p);
+}
+/* patterns of one text or more */
+static llmi_patterns *bpe_patterns(int n, const char *const *texts) {
+    llmi_patterns *p = (llmi_patterns *)calloc(1, sizeof *p);
+    llm_error err;
+    int i;
+    for (i = 0; i < n; i++)
+        CHECK_MSG(llmi_patterns_add(p, LLMI_REGEX, texts[i], strlen(texts[i]), LLMI_ISOLATED, 0,
+                                    "x", &err) == LLM_OK, "%s", err.message);
+    CHECK(llmi_patterns_finish(p, &err) == LLM_OK);
+    return p;
+}
+static void bpe_patterns_free(llmi_patterns *p) {
+    llmi_patterns_free(p);
+    free(p);
+}
+
+/* hex digits, or "-" for none, up to a blank -> where that is */
+static const char *bpe_unhex(const char *at, char *text, size_t *n) {
+    for (*n = 0; *at != ' ' && *at != '\n'; at++) {
+        unsigned byte = 0;
+        if (*at == '-') continue;
+        sscanf(at, "%2x", &byte);
+        text[(*n)++] = (char)byte;
+        at++;
+    }
+    return at;
+}
+/* what `tokenizers` cuts texts into by single patterns */
+TEST(bpe_patterns) {
+    size_t size = 0, n, begin, end, n_texts = 0, n_patterns = 0;
+    char *file = bpe_file(BPE_DATA "patterns.txt", &size), text[8192];
+    const char *at = file, *stop = file + size;
+    llmi_patterns p;
+    llmi_cut cut;
+    llm_error err;
+    CHECK(file != NULL);
+    memset(&p, 0, sizeof p);
+    memset(&cut, 0, sizeof cut);
+    while (file && at < stop) {
+        const char *line = at + 2;
+        int good = 1;
+        if (*at == 'p') {
+            const llmi_split_type type = line[0] == 'd' ? LLMI_DIGITS : LLMI_REGEX;
+            bpe_unhex(line + 6, text, &n);
+            if (line[0] == 'l') n = (size_t)sprintf(text, "%s", llmi_gpt2_pattern);
+            if (line[0] == 'd') n = (size_t)sprintf(text, "%s", llmi_digits_pattern);
+            llmi_patterns_free(&p);
+            CHECK_MSG(llmi_patterns_add(&p, type, text, n, (llmi_behavior)(line[2] - '0'),
+                                        line[4] == '1', "x", &err) == LLM_OK &&
+                          llmi_patterns_finish(&p, &err) == LLM_OK,
+                      "%.*s: %s", (int)n, text, err.message);
+            n_patterns++;
+        } else {
+            char *copy, *numbers = (char *)(uintptr_t)bpe_unhex(line, text, &n);
+            copy = (char *)malloc(n);                  /* a sanitizer sees what is read beyond it */
+            memcpy(copy, text, n);
+            CHECK(llmi_cut_start(&cut, &p, 0, copy, n, &err) == LLM_OK);
+            while (llmi_cut_next(&cut, &begin, &end)) {
+                good = good && *numbers == ' ' && strtoul(numbers, &numbers, 10) == begin;
+                good = good && *numbers == ' ' && strtoul(numbers, &numbers, 10) == end;
+            }
+            CHECK_MSG(good && *numbers == '\n', "%.*s of %.60s", (int)n, text,
+                      p.items[0].text.data);
+            free(copy);
+            n_texts++;
+        }
+        at = (const char *)memchr(at, '\n', (size_t)(stop - at)) + 1;
+    }
+    CHECK_MSG(n_patterns > 80 && n_texts > 1000, "%lu patterns, %lu texts",
+              (unsigned long)n_patterns, (unsigned long)n_texts);
+    llmi_cut_free(&cut, &p);
+    llmi_patterns_free(&p);
+    llmi_release(NULL, file);
+}
+
+/* what a pattern may not have; where it says so */
+TEST(bpe_patterns_refused) {
+    static const char *const cases[][2] = {
+        {"a(?<=b)c", "a group that begins like the one before byte 2"},
+        {"(?>ab)", "a group that begins like"}, {"a(?i)b", "a group that begins like"},
+        {"(?x:a)", "a group that begins like"}, {"(?<n>a)", "a group that begins like"},
+        {"(a", "a group without an end"}, {"a)", "a ) without a group"},
+        {"*a", "a repeat of nothing"},
+        {"(|+)", "a repeat of nothing"}, {"(a)\\1", "this escape before byte 5"},
+        {"\\Ra", "this escape"}, {"\\G", "this escape"}, {"\\Z", "this escape"},
+        {"\\07", "this escape"},
+        {"\\cA", "this escape"}, {"\\h", "this escape"}, {"a\\", "a backslash at the end"},
+        {"\\p{Foo}", "this \\p{..}"}, {"\\p{L", "this \\p{..}"},
+        {"\\p{Script=Han}", "this \\p{..}"},
+        {"\\pL", "\\p without braces"}, {"\\x", "this number"}, {"\\x80", "this number"},
+        {"\\x{110000}", "this number"}, {"\\u12", "this number"}, {"\\x{41", "this number"},
+        {"[a", "a bracket that is not closed"}, {"[]", "a bracket that is not closed"},
+        {"[[:alpha:]]", "[:..:]"}, {"[z-a]", "this range"}, {"[a-\\d]", "this range"},
+        {"[\\d-a]", "this range"}, {"[a-[b]]", "this range"}, {"[&&a]", "&& with nothing"},
+        {"[\\b]", "this escape"}, {"(a*)*", "a repeat of what may be empty"},
+        {"(a?){2}", "a repeat of what may be empty"}, {"\\b+", "a repeat of what may be empty"},
+        {"a**", "a repeat of what may be empty"}, {"(?=a)?", "a repeat of what may be empty"},
+        {"(ab)++", "a possessive repeat of more than one character"}, {"a{3,2}", "this repeat"},
+        {"a{2001}", "this repeat"}, {"a{2}?", "{..}?"}, {"(?i:ss)", "this letter without regard"},
+        {"(?i:\xc3\xa9)", "this letter without regard"}, {"(?i:[^\xc3\xa9])", "more than ASCII"},
+        {"(?i:[\\w])", "more than ASCII"}, {"a\xff", "what is not UTF-8"},
+        {"(?:a{50}){50}", "more than 2000 steps"}, {"(?:a|b)*a(?:a|b){12}", NULL},
+        {"a.{900}", "its states times their size"},
+        {"a{1000}b{900}", "its states times their size"}};
+    size_t i;
+    for (i = 0; i < LLMI_COUNT(cases); i++) {
+        const char *pattern = cases[i][0];
+        llmi_patterns p;
+        llm_error err;
+        llm_result result;
+        memset(&p, 0, sizeof p);
+        memset(&err, 0, sizeof err);
+        result = llmi_patterns_add(&p, LLMI_REGEX, pattern, strlen(pattern), LLMI_ISOLATED, 0, "x",
+                                   &err);
+        if (result == LLM_OK) result = llmi_patterns_finish(&p, &err);
+        CHECK_MSG(cases[i][1] ? result == LLM_ERR_UNSUPPORTED &&
+                                    strstr(err.message, cases[i][1]) != NULL
+                              : result == LLM_OK,
+                  "%s: %s", pattern, result == LLM_OK ? "taken" : err.message);
+        llmi_patterns_free(&p);
+    }
+}
+
+/* no pattern makes a text take more than time in proportion to it, nor more stack */
+TEST(bpe_patterns_hostile) {
+    static const char *const cases[] = {"a*b", "\\s*x|\\s", "(?:a|aa)+b", "(?:a?){0,1}(?:a+a+)+b",
+                                        "(?=a*b)a|c", "(?:[ab]*c)?", "\\s+$", "(?!a*b)\\w"};
+    const size_t n = 1 << 20;
+    char *text = (char *)malloc(n), *deep = (char *)malloc(4096);
+    const double start = llmi_seconds();
+    llmi_patterns p;
+    llm_error err;
+    size_t i, begin, end, pieces;
+    for (i = 0; i < 2 * LLMI_COUNT(cases); i++) {
+        llmi_cut cut;
+        memset(text, i % 2 ? ' ' : 'a', n);
+        memset(&cut, 0, sizeof cut);
+        memset(&p, 0, sizeof p);
+        CHECK(llmi_patterns_add(&p, LLMI_REGEX, cases[i / 2], strlen(cases[i / 2]), LLMI_ISOLATED,
+                                0, "x", &err) == LLM_OK &&
+              llmi_patterns_finish(&p, &err) == LLM_OK);
+        CHECK(llmi_cut_start(&cut, &p, 0, text, n, &err) == LLM_OK);
+        for (pieces = 0, end = 0; llmi_cut_next(&cut, &begin, &end);) pieces++;
+        CHECK(pieces > 0);
+        llmi_cut_free(&cut, &p);
+        llmi_patterns_free(&p);
+    }
+    for (i = 0; i < 4; i++) {
+        memset(&p, 0, sizeof p);
+        memset(deep, "([a?"[i], 4095);
+        deep[4095] = 0;
+        if (i == 3) deep[0] = 'a';
+        CHECK(llmi_patterns_add(&p, LLMI_REGEX, deep, 4095, LLMI_ISOLATED, 0, "x", &err) ==
+              LLM_ERR_UNSUPPORTED);
+        llmi_patterns_free(&p);
+    }
+    CHECK_MSG(llmi_seconds() - start < 20, "%.1f s", llmi_seconds() - start);
+    free(text);
+    free(deep);
 }
 
 /* by hand, from the regular expressions */
@@ -297,16 +471,16 @@ TEST(bpe_deepseek_pieces) {
         {"!\xf3\xa0\x84\x80\xf3\xa0\x87\xaf\xf3\xa0\x87\xb0", /* U+E0100 U+E01EF U+E01F0 */
          "!|\xf3\xa0\x84\x80\xf3\xa0\x87\xaf|\xf3\xa0\x87\xb0|"},
         {"\xff\xff" "a\xe4\xb8", "\xff|\xff" "a|\xe4\xb8|"}};
-    uint8_t *classes = (uint8_t *)calloc(1, LLMI_CLASS_BYTES);
+    static const char *const texts[] = {"\\p{N}{1,3}", LLMI_KANA, LLMI_DEEPSEEK("\r\n")};
+    llmi_patterns *p = bpe_patterns(3, texts);
     size_t i;
-    llmi_classes_fill(classes);
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char out[200] = "";
-        bpe_pieces(classes, 1, 3, cases[i].text, strlen(cases[i].text), out);
+        bpe_pieces(p, 0, cases[i].text, strlen(cases[i].text), out);
         CHECK_MSG(!strcmp(out, cases[i].pieces), "case %d: %s instead of %s", (int)i, out,
                   cases[i].pieces);
     }
-    free(classes);
+    bpe_patterns_free(p);
 }
 
 /* a file with DeepSeek-V3's patterns: tokens do not cross pieces; saved, it is the same */
@@ -349,8 +523,8 @@ TEST(bpe_deepseek_file) {
     loaded = llm_tokenizer_load_memory(other, m, NULL, &err);
     CHECK_MSG(loaded != NULL, "%s", err.message);
     if (loaded) {
-        CHECK(loaded->n_splits == 3 && loaded->splits[0] == 1 && loaded->splits[1] == 2 &&
-              loaded->splits[2] == 3);
+        CHECK(loaded->patterns.n == 3 &&
+              !strcmp(llmi_gguf_pre[llmi_gguf_pre_of(loaded)].names, "deepseek-v3"));
         CHECK(llm_tokenizer_encode(loaded, text, sizeof text - 1, 0, one, 64, &n, &err) == LLM_OK);
         CHECK(llm_tokenizer_encode(t, text, sizeof text - 1, 0, two, 64, &m, &err) == LLM_OK);
         CHECK(two[0] == llm_tokenizer_token(t, "1234", 4) && n <= 64);
@@ -360,9 +534,7 @@ TEST(bpe_deepseek_file) {
         CHECK(m > 0 && m <= 3 && size == 3);                     /* 123, 4 */
         CHECK(llm_tokenizer_save(loaded, "build/test_deepseek.json", &err) == LLM_OK);
         again = llm_tokenizer_load("build/test_deepseek.json", NULL, &err);
-        CHECK_MSG(again && again->n_splits == 3 && !memcmp(again->splits, loaded->splits,
-                                                           3 * sizeof again->splits[0]),
-                  "%s", err.message);
+        CHECK_MSG(again && llmi_gguf_pre_of(again) == llmi_gguf_pre_of(loaded), "%s", err.message);
         if (again)
             CHECK(llm_tokenizer_encode(again, text, sizeof text - 1, 0, two, 64, &m, &err) ==
                       LLM_OK && m == n && !memcmp(one, two, n * sizeof *one));
@@ -497,6 +669,11 @@ TEST(bpe_files) {
         "'add_prefix_space': false, 'trim_offsets': true}]}",
         "'use_regex': true => 'use_regex': false",
         BPE_LEVEL " => " BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "false") ", " BPE_LEVEL),
+        BPE_LEVEL " => " BPE_LIST("{'type': 'Digits', 'individual_digits': true}, " BPE_LEVEL),
+        BPE_LEVEL " => "
+        BPE_LIST(BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Contiguous", "true")) ", " BPE_LIST(BPE_LEVEL)),
+        BPE_LEVEL " => "
+        BPE_LIST(BPE_SPLIT("\"String\": \"\\n\"", "MergedWithNext", "false") ", " BPE_LEVEL),
         "'type': 'BPE', => ", "'dropout': null => 'dropout': 0.0",
         "'unk_token': null => 'unk_token': 'x'",
         "'continuing_subword_prefix': null => 'continuing_subword_prefix': ''",
@@ -514,22 +691,18 @@ TEST(bpe_files) {
         BPE_LEVEL " => null | pre_tokenizer is null",
         "{'type': 'ByteLevel' => {'type': 'Whitespace' | pre_tokenizer",
         BPE_LEVEL " => {'type':'Sequence','pretokenizers':[{'type':'Digits'},{'type': 'ByteLevel', "
-        "'add_prefix_space': false}]} | pre_tokenizer",
-        BPE_LEVEL " => " BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Removed", "false") ", " BPE_LEVEL)
-        " | pre_tokenizer.behavior is Removed",
-        BPE_LEVEL " => " BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "true") ", " BPE_LEVEL)
-        " | pre_tokenizer.invert is true",
-        BPE_LEVEL " => "
-        BPE_LIST(BPE_SPLIT("\"Regex\": \"\\\\p{N}{1,2}\"", "Isolated", "false") ", " BPE_LEVEL)
-        " | pattern.Regex is \\\\p{N}{1,2}",
-        BPE_LEVEL " => "
-        BPE_LIST(BPE_SPLIT("\"String\": \"a\"", "Isolated", "false") ", " BPE_LEVEL)
-        " | pattern.String is a",
+        "'add_prefix_space': false}]} | individual_digits is missing",
+        BPE_LEVEL " => " BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Other", "false") ", " BPE_LEVEL)
+        " | pre_tokenizer.behavior is Other",
+        BPE_LEVEL " => " BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "1") ", " BPE_LEVEL)
+        " | pre_tokenizer.invert is 1",
         BPE_LEVEL " => " BPE_LIST(BPE_SPLIT("", "Isolated", "false") ", " BPE_LEVEL)
         " | pattern.Regex is missing",
         BPE_LEVEL " => " BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "false")) " | pre_tokenizer",
         BPE_LEVEL " => " BPE_LIST(BPE_LEVEL ", " BPE_SPLIT(BPE_NUMBERS, "Isolated", "false"))
         " | pre_tokenizer",
+        BPE_LEVEL " => " BPE_LIST("{'type': 'Punctuation', 'behavior': 'Isolated'}, " BPE_LEVEL)
+        " | pre_tokenizer is {'type': 'Punctuation'",
         BPE_LEVEL " => " BPE_LIST("") " | pre_tokenizer",
         BPE_LEVEL " => "
         BPE_LIST(BPE_SPLIT(BPE_NUMBERS, "Isolated", "false")
@@ -1395,10 +1568,14 @@ TEST(bpe_characters_of_bytes) {
 static void run_bpe(void) {
     RUN(bpe_characters_of_bytes);
     RUN(bpe_small);
+    RUN(bpe_odd);
     RUN(bpe_gpt2);
     RUN(bpe_train);
     RUN(bpe_long_words);
     RUN(bpe_any_bytes);
+    RUN(bpe_patterns);
+    RUN(bpe_patterns_refused);
+    RUN(bpe_patterns_hostile);
     RUN(bpe_deepseek_pieces);
     RUN(bpe_deepseek_file);
     RUN(bpe_capacity);

@@ -345,12 +345,14 @@ static void fuzz_tokenizer_directory(fuzz_input in) {
 }
 /* one with DeepSeek-V3's patterns */
 static llm_tokenizer *fuzz_deepseek(void) {
+    static const char *const texts[] = {"\\p{N}{1,3}", LLMI_KANA, LLMI_DEEPSEEK("\r\n")};
     llm_tokenizer *t = llm_tokenizer_train("1234,1234,1234,1234 a.b .b .b", 29, 300, NULL, NULL),
                   *loaded;
-    t->n_splits = 3;
-    t->splits[0] = 1;
-    t->splits[1] = 2;
-    t->splits[2] = 3;
+    int i;
+    llmi_patterns_free(&t->patterns);
+    for (i = 0; i < 3; i++)
+        CHECK(llmi_patterns_add(&t->patterns, LLMI_REGEX, texts[i], strlen(texts[i]),
+                                LLMI_ISOLATED, 0, "", NULL) == LLM_OK);
     CHECK(llm_tokenizer_save(t, fuzz_path("deepseek.json"), NULL) == LLM_OK);
     loaded = llm_tokenizer_load(fuzz_path("deepseek.json"), NULL, NULL);
     llm_tokenizer_free(t);

@@ -841,11 +841,11 @@ TEST(gguf_bad_tokenizers) {
             code = LLM_ERR_UNSUPPORTED, word = "tokenizer.ggml.model";
         } else if (i < 5) {
             gguf_string(f, "tokenizer.ggml.pre",
-                        i == 2   ? "kimi-k2"
+                        i == 2   ? "kimi-k9"
                         : i == 3 ? ""
                                  : "a name of more than forty "
                                    "bytes, which is cut off where a message has no room for it");
-            code = LLM_ERR_UNSUPPORTED, word = i == 2 ? "kimi-k2" : "tokenizer.ggml.pre";
+            code = LLM_ERR_UNSUPPORTED, word = i == 2 ? "kimi-k9" : "tokenizer.ggml.pre";
         } else if (i < 9) {            /* missing, or no array of strings */
             static const char *const keys[] = {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"};
             if (i < 7) gguf_unset(f->keys, &f->n_keys, keys[i % 2]);

@@ -544,6 +544,7 @@ TEST(refused_tokenizers) {
   ", \"decoder\": {\"type\": \"ByteLevel\"}, \"model\": " model more "}"
 #define REFUSED_ADDED(token) REFUSED_DOC("{\"vocab\": {}}", ", \"added_tokens\": [" token "]")
 #define REFUSED_SPLIT BPE_SPLIT(BPE_NUMBERS, "Isolated", "false") ", "
+#define REFUSED_FOUR REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT
     static const struct {
         const char *text;
         llm_result code;
@@ -578,7 +579,7 @@ TEST(refused_tokenizers) {
         "'version': '1.0', => ", "'normalizer': null, => ",
         REFUSED_POST " => 'post_processor': null", REFUSED_POST ", => ",
         BPE_LEVEL " => "
-        BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT
+        BPE_LIST(REFUSED_FOUR REFUSED_FOUR REFUSED_FOUR REFUSED_FOUR
                  "{'type': 'ByteLevel', 'add_prefix_space': false, 'use_regex': false}")};
     static const char *const unsupported[] = {
         "'normalizer': null => 'normalizer': {'type': 'Sequence', 'normalizers': {}} | normalizer",
@@ -589,11 +590,8 @@ TEST(refused_tokenizers) {
         BPE_LIST("{'type': 'Split', 'pattern': {" BPE_NUMBERS "}, 'invert': false}, " BPE_LEVEL)
         " | behavior is missing",
         BPE_LEVEL " => "
-        BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL)
-        " | pre_tokenizer",
-        BPE_LEVEL " => "
-        BPE_LIST(REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT REFUSED_SPLIT BPE_LEVEL)
-        " | pre_tokenizer"};
+        BPE_LIST(REFUSED_FOUR REFUSED_FOUR REFUSED_FOUR REFUSED_FOUR BPE_LEVEL)
+        " | more than 16 patterns"};
     llm_error err;
     size_t i;
     for (i = 0; i < sizeof whole / sizeof whole[0]; i++)

@@ -206,7 +206,7 @@ static llm_tokenizer *tokenizer_of(const void *vocabulary, size_t n, const void 
     files[1].name = "merges.txt";
     files[1].data = merges;
     files[1].size = m;
-    return llmi_tokenizer_read(&files[0], &files[1], NULL, allocator, err);
+    return llmi_tokenizer_read(&files[0], &files[1], NULL, 0, allocator, err);
 }
 
 /* The files of a tokenizer's directory: tokenizer.json, or the pair vocab.json and merges.txt; then
@@ -222,7 +222,7 @@ static llm_tokenizer *tokenizer_of_files(llmi_bytes files[TOKENIZER_FILES],
     int i;
     for (i = 0; i < TOKENIZER_FILES; i++)
         files[i].name = tokenizer_file_name(i, files[1].data != NULL);
-    return llmi_tokenizer_read(&files[0], files[1].data ? &files[1] : NULL, &files[2], allocator,
+    return llmi_tokenizer_read(&files[0], files[1].data ? &files[1] : NULL, &files[2], 0, allocator,
                                err);
 }
 

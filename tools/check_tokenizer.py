@@ -6,7 +6,8 @@
 Encodes n random strings with each of several tokenizers (GPT-2's own where its files are found,
 trained ones, with a prefix space, with added tokens that strip white space, with ignore_merges, with
 DeepSeek-V3's patterns, without any); checks that decoding gives the bytes back; compares training;
-compares what llm.h saves with what was loaded. Then directories: vocab.json + merges.txt or
+compares what llm.h saves with what was loaded; and compares the pieces that the patterns of published
+tokenizers cut n strings into. Then directories: vocab.json + merges.txt or
 tokenizer.json beside tokenizer_config.json, special_tokens_map.json, added_tokens.json and
 config.json, listed and random ones, give the ids of transformers' AutoTokenizer or are refused by
 name. Exits 1 at any difference. Needs `tokenizers` and a C compiler, and `transformers` for the
@@ -29,12 +30,29 @@ from tokenizers import trainers
 
 # commands on stdin: a letter, a 4-byte length, that many bytes
 #   E/S text -> count, tokens (S: special tokens are parsed); the program checks decode(encode)
+#   P text -> count, 1, begin and end of each piece of the pre-tokenizer
 #   T text with a 4-byte vocabulary size in front, W path: save what was trained
 PROGRAM = r"""
 #define LLM_IMPLEMENTATION
 #include "%s"
 
 static llm_error error;
+static int32_t tokens[1 << 24];
+static size_t n_tokens;
+
+static void pieces(llm_tokenizer *t, const char *all, const char *text, size_t size, size_t pattern) {
+    llmi_cut cut;
+    size_t begin, end;
+    if (pattern == t->patterns.n) {
+        tokens[n_tokens++] = (int32_t)(text - all);
+        tokens[n_tokens++] = (int32_t)(text + size - all);
+        return;
+    }
+    memset(&cut, 0, sizeof cut);
+    if (size && llmi_cut_start(&cut, &t->patterns, pattern, text, size, &error) == LLM_OK)
+        while (llmi_cut_next(&cut, &begin, &end)) pieces(t, all, text + begin, end - begin, pattern + 1);
+    llmi_cut_free(&cut, &t->patterns);
+}
 
 static int fail(const char *what) {
     fprintf(stderr, "%%s: %%s\n", what, error.message);
@@ -43,7 +61,6 @@ static int fail(const char *what) {
 
 int main(int argc, char **argv) {
     static char text[1 << 24], back[1 << 24];
-    static int32_t tokens[1 << 24];
     llm_tokenizer *t = argc > 1 ? llm_tokenizer_load(argv[1], NULL, &error) : NULL;
     int command;
     if (argc > 1 && !t) return fail(argv[1]);
@@ -65,6 +82,16 @@ int main(int argc, char **argv) {
         if (command == 'W') {
             text[size] = 0;
             if (llm_tokenizer_save(t, text, &error)) return fail("save");
+            continue;
+        }
+        if (command == 'P') {
+            n_tokens = 0;
+            pieces(t, text, text, size, 0);
+            n = (uint32_t)n_tokens;
+            i = 1;
+            fwrite(&n, 4, 1, stdout);
+            fwrite(&i, 4, 1, stdout);
+            fwrite(tokens, 4, n_tokens, stdout);
             continue;
         }
         if (llm_tokenizer_encode(t, text, size, command == 'S', tokens, 1 << 24, &count, &error)) return fail("encode");
@@ -96,6 +123,8 @@ class Random(random.Random):
              "[STRIP]", " [STRIP]\n ", "[LEFT]", "  [LEFT] ", "[RIGHT]", " [RIGHT]  ", "[WORD]", "-[WORD]", "whole", " [ALL] ", "foo", "bar", "\u00e9t\u00e9", "plain token",
              "\U0001F468\u200d\U0001F469\u200d\U0001F467", "\U0001F1E9\U0001F1EA", "\u2764\ufe0f", "e\u0301", "\u0915\u094d\u0937",
              "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<|EOT|>", "<\uff5cUser\uff5c>",
+             "'\u017f", "'LL'Re", "'\u212a", "don'T", "McDonald's", "HELLOworld", "iPhone15", "\u01c5a", "\u4e2d\u6587abc", "a\u4e2dB\u3002\n", "\u3005\u3007\u30fb",
+             "\uff11\uff12\uff13\uff14", "\u0967\u0968\u0969\u096a", "\U0001d7ce\U0001d7cf", "\u2150\u2188", "1234567", "\uff0c\u300c\u300d\uff01", "a\n/\n//", "  \r\n\r\n  ", "x \u0301y", "\ud55c\uae00 \u1112\u1161",
              "http://www.example.com/a?b=c&d=1", "3.14159", "1,000,000", "\u0661\u0662\u0663", "\u00b2\u00bd", "\u2167", "I'll've", "x=1;\n\t\treturn y;\n"]
 
     def character(self):
@@ -157,6 +186,80 @@ def with_splits(vocab, merges, patterns, use_regex=False, added=()):
     return tokenizer
 
 
+# the patterns of published tokenizers, as their tokenizer.json has them (Kimi's: as its Python file has it); a tuple
+# is behavior, invert and pattern; "" stands for a ByteLevel's own
+CASELESS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+LATIN = ("\\s?[A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+         "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
+         "\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77"
+         "\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d"
+         "\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4"
+         "\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139"
+         "\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3\ua640-\ua66d"
+         "\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a"
+         "\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-\U00010cb2"
+         "\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943]+")
+SIGNS = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+
+
+def llama(numbers, letters=r"\p{L}", ends=r"[\r\n]*"):
+    return (CASELESS + r"|[^\r\n\p{L}\p{N}]?" + letters + "+|" + numbers + r"| ?[^\s\p{L}\p{N}]+" + ends +
+            r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+def cased(han, ends):
+    capitals, small = (r"[\p{%s}\p{Lm}\p{Lo}\p{M}" % kinds + han + "]" for kinds in (r"Lu}\p{Lt", "Ll"))
+    head = r"[^\r\n\p{L}\p{N}]?"
+    return (head + capitals + "*" + small + "+" + CASELESS + "?|" + head + capitals + "+" + small + "*" + CASELESS +
+            r"?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+" + ends + r"*|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+DIGITS = pre_tokenizers.Digits(individual_digits=True)
+PUBLISHED = {
+    "gpt-2": [""], "gigachat": [""], "starcoder": [DIGITS, ""], "deepseek-v3": SPLITS,
+    "deepseek-llm": ["[\r\n]", LATIN, SIGNS, r"\s+$", CJK, DIGITS],
+    "deepseek-coder": ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", CJK, DIGITS],
+    "llama-3": [llama(r"\p{N}{1,3}")], "qwen2": [llama(r"\p{N}")], "gpt-4o": [cased("", r"[\r\n/]")],
+    "kimi-k2": [r"[\p{Han}]+|" + cased(r"&&[^\p{Han}]", r"[\r\n]")],
+    "qwen3.5": [CASELESS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
+                r"\s*[\r\n]+|\s+(?!\S)|\s+"],
+    "gpt-4": [r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|"
+              r"\s+(?!\S)|\s+"],
+    "aya": [r"\d{1,3}(?=(?:\d{3})*\b)", cased("", r"[\r\n/]")], "superbpe": [r"\p{N}+", r"(?=(\d{3})+(?!\d))"],
+    "exaone": [llama(r"\p{N}", r"(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)", "[\r\n/]?")],
+    "bloom": [r" ?[^(\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"],
+}
+
+
+def pre_tokenizer(parts):
+    pieces = [part if not isinstance(part, str) else pre_tokenizers.Split(Regex(part), "isolated")
+              for part in parts if part]
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=parts[-1] == "")
+    return pre_tokenizers.Sequence([*pieces, level]) if pieces else level
+
+
+ATOMS = ["a", "b", "s", "K", " ", "1", "\\n", ".", "\u4e00", "\\s", "\\S", "\\w", "\\W", "\\d", "[ab]", "[^a]", "[a-c1]",
+         "[^\\s\\p{L}]", "\\p{L}", "\\p{N}", "\\p{Lu}", "\\P{L}", "\\p{^P}", "\\p{Han}", "[\\p{L}&&[^\\p{Han}]]", "[[a][b-d]]",
+         "[^\\p{L}&&[^a-z]]", "[\\w\\-]", "\\x41", "\\u00e9", "\\x{1F600}", "\\.", "[.]", "(?=a)", "(?!\\S)", "(?=[ab]+1)", "(?!a|b1)",
+         "^", "$", "\\b", "\\B", "\\A", "\\z", "(?i:'s)", "(?i:K)", "'re"]
+REPEATS = ["?", "*", "+", "??", "*?", "+?", "?+", "*+", "++", "{2}", "{1,3}", "{2,}", "{,2}", "{1,2}?", "{1,2}+", "{", "{,}", "{a}"]
+BEHAVIORS = ["isolated", "removed", "merged_with_previous", "merged_with_next", "contiguous"]
+
+
+def random_pattern(rng, depth=2):
+    ways = []
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        way = ""
+        for _ in range(rng.randint(0 if rng.randrange(8) == 0 else 1, 3)):
+            way += rng.choice(ATOMS) if depth == 0 or rng.randrange(3) else (
+                rng.choice(("(?:", "(", "(?i:", "(?=", "(?!")) + random_pattern(rng, depth - 1) + ")")
+            if rng.randrange(3) == 0:
+                way += rng.choice(REPEATS)
+        ways.append(way)
+    return "|".join(ways)
+
+
 def deepseek(text, vocab_size):
     """trained with DeepSeek-V3's patterns, so that its tokens are pieces of theirs"""
     tokenizer = with_splits({}, [], SPLITS)
@@ -203,7 +306,7 @@ class Checker:
         """-> what it writes, and what it says if it fails"""
         result = subprocess.run([self.program, *arguments], input=b"".join(commands), stdout=subprocess.PIPE,
                                 stderr=None if loud else subprocess.PIPE)
-        return result.stdout, result.returncode and ((result.stderr or b"").decode() or "code %d" % result.returncode)
+        return result.stdout, result.returncode and ((result.stderr or b"").decode(errors="replace") or "code %d" % result.returncode)
 
     def run(self, arguments, commands, loud=False):
         data, message = self.attempt(arguments, commands, loud)
@@ -235,6 +338,94 @@ class Checker:
             self.report(name, "%r does not come back from decode" % text[:80], same or not exact)
         print("%-28s %7d strings, special %d, %9d tokens, %d differences"
               % (name, len(texts), special, sum(map(len, expected)), self.wrong - before))
+
+    def pieces(self, name, splits, texts):
+        tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(characters())}, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizer(splits)
+        tokenizer.decoder = decoders.ByteLevel()
+        path = os.path.join(self.folder, "pieces.json")
+        tokenizer.save(path)
+        data, before, n = self.run([path], [command("P", text.encode()) for text in texts]), self.wrong, 0
+        for text, (got, _) in zip(texts, answers(data)):
+            want, at = [], 0
+            for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text):      # a character for each byte
+                want += [at, at + len(piece)]
+                at += len(piece)
+            n += len(want) // 2
+            self.report(name, "%r: %s, tokenizers %s" % (text[:80], got[:40], want[:40]), got == want)
+        print("%-28s %7d strings, %9d pieces, %d differences" % (name, len(texts), n, self.wrong - before), flush=True)
+        self.saving(name, tokenizer, path)
+
+    def random_patterns(self, rng, n):
+        """a pattern that both sides take cuts alike"""
+        refused, before = 0, self.wrong
+        letters = "aabbcsSkK1 \n'-_.\u017f\u212a\u4e00\u00e9\u0301\u00b2\U0001f600"
+        path = os.path.join(self.folder, "pattern.json")
+        for _ in range(n):
+            pattern, behavior, invert = random_pattern(rng), rng.choice(BEHAVIORS), rng.randrange(2) > 0
+            try:
+                split = pre_tokenizers.Split(Regex(pattern), behavior, invert)
+            except Exception:
+                split = None
+            text_of = pre_tokenizers.Split(Regex("x"), behavior, invert)
+            level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(characters())}, merges=[]))
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split or text_of, level])
+            tokenizer.decoder = decoders.ByteLevel()
+            data = json.loads(tokenizer.to_str())
+            data["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": pattern}
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(data, file)
+            texts = ["".join(rng.choice(letters) for _ in range(rng.randint(1, 24))) for _ in range(40)]
+            out, message = self.attempt([path], [command("P", text.encode()) for text in texts])
+            if message:
+                refused += 1
+                self.report("pattern", "%r: %s" % (pattern, message), "not supported" in message
+                            or "more than" in message)
+                continue
+            self.report("pattern", "%r is taken, not by tokenizers" % pattern, split is not None)
+            for text, (got, _) in zip(texts, answers(out)):
+                if split:
+                    want = [len(text[:i].encode()) for _, ends in split.pre_tokenize_str(text) for i in ends]
+                    self.report("pattern", "%r %s %d: %r: %s, tokenizers %s" % (
+                        pattern, behavior, invert, text, got, want), got == want)
+        print("%-28s %7d, of them %d refused, %d differences" % ("random patterns", n, refused, self.wrong - before))
+
+    def odd_vocabularies(self, rng, small, n):
+        """ids with gaps and in any order, ignore_merges, added tokens that spell a byte or a token of the vocabulary"""
+        data, refused, before = json.loads(small.to_str())["model"], 0, self.wrong
+        merges = [tuple(merge) for merge in data["merges"][:150]]
+        tokens = [*characters(), *dict.fromkeys(a + b for a, b in merges)]
+        path, copy = (os.path.join(self.folder, name) for name in ("odd.json", "odd_copy.json"))
+        parts = ["foo", " foo", "the", " the", "a", "\u00e9", "\u00ff", "[X]", "<s>", "  ", "   ", "\n", "\u0120", "\u00c3\u00a9",
+                 "http", "whole", "ba", "\u0120the", " x "]
+        for _ in range(n):
+            ids = list(range(len(tokens) + rng.choice((0, 0, 3, 9))))
+            if rng.randrange(2):
+                rng.shuffle(ids)
+            vocab = dict(zip(tokens, ids))
+            for word in rng.sample(["foo", "\u0120foo", "\u0120\u0120\u0120", "<s>", "\u00c3\u00a9", "whole", "ba", "\u4e00"], rng.randint(0, 3)):
+                vocab.setdefault(word, rng.choice([i for i in range(len(tokens) + 40) if i not in vocab.values()][:10]))
+            tokenizer = byte_level(vocab, merges, ignore_merges=rng.randrange(2) > 0)
+            names = rng.sample(["a", "\u0120", "\u00ff", "\u00e9", "th", "\u0120the", "<s>", "foo", "[X]", "  ", "\u010a", "e", "\u00c3"],
+                               rng.randint(0, 4))
+            tokenizer.add_tokens([AddedToken(word, **{flag: rng.randrange(3) == 0 for flag in (
+                "special", "normalized", "single_word", "lstrip", "rstrip")}) for word in names])
+            tokenizer.save(path)
+            texts = ["".join(rng.choice(parts) for _ in range(rng.randint(1, 8))) for _ in range(20)]
+            for special in (0, 1):
+                commands = [command("S" if special else "E", text.encode()) for text in texts]
+                out, message = self.attempt([path], [*commands, command("W", copy.encode())])
+                if message:
+                    refused += 1
+                    self.report("odd vocabulary", message, "which is another's" in message)
+                    break
+                for name, loaded in (("odd vocabulary", tokenizer), ("odd vocabulary, saved", Tokenizer.from_file(copy))):
+                    loaded.encode_special_tokens = not special
+                    for text, (got, _) in zip(texts, answers(out)):
+                        want = loaded.encode(text, add_special_tokens=False).ids
+                        self.report(name, "%r: %s, tokenizers %s" % (text, got, want), got == want)
+        print("%-28s %7d, of them %d refused, %d differences" % ("odd vocabularies", n, refused, self.wrong - before))
 
     def training(self, name, text, vocab_size):
         path = os.path.join(self.folder, "trained.json")
@@ -728,6 +919,11 @@ def main():
             print("%d differences" % checker.wrong)
             return checker.wrong != 0
 
+        for name, splits in PUBLISHED.items():
+            checker.pieces("pieces, " + name, splits, [rng.text(words) for _ in range(arguments.n)])
+
+        checker.random_patterns(rng, max(50, arguments.n // 50))
+
         small = checker.training("train, 1000 tokens", corpus[:200000], 1000)
         checker.training("train, mixed text", mixed, 3000)
         checker.training("train, all scripts", "".join(rng.character() for _ in range(40000)), 2000)
@@ -737,6 +933,7 @@ def main():
             checker.training("train, few letters %d" % i, text, rng.choice((257, 258, 300, 1500)))
         checker.training("train, nothing", "", 300)
 
+        checker.odd_vocabularies(rng, small, max(50, arguments.n // 100))
         data = json.loads(small.to_str())["model"]
         vocab, merges = data["vocab"], [tuple(m) for m in data["merges"]]
         kinds = {"trained": small}
@@ -815,4 +1012,5 @@ def main():
     return checker.wrong != 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,7 +25,8 @@ import warnings
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import trainers
 from transformers import (
     DeepseekV2Config,
     DeepseekV2ForCausalLM,
@@ -711,9 +712,85 @@ def bpe_train(text, vocab_size):
     return tokenizer
 
 
+# (pattern, behavior, invert)
+BPE_PATTERNS = [
+    ("ab|a|abc", 0, 0), ("(?:ab|a)(?:c|bcd)", 0, 0), ("x*", 0, 0), ("x*?", 1, 0), ("", 0, 0), ("a|", 0, 0),
+    ("a{2}", 0, 0), ("a{1,2}", 0, 0), ("a{2,}", 0, 0), ("a{,2}b", 0, 0), ("a{,}", 0, 0), ("a{x}", 0, 0),
+    ("a{1,2}+b", 0, 0), ("a{1,2}?", 0, 0), ("a++", 0, 0), ("a++a", 0, 0), ("a?+a", 0, 0), ("a*+b", 0, 0),
+    ("a+?b?", 0, 0), ("(?:ab)+", 4, 0), ("[ab]", 1, 0), ("[ab]", 2, 0), ("[ab]", 3, 0), ("[ab]", 4, 0),
+    ("[ab]", 1, 1), ("[ab]", 2, 1), ("[ab]", 3, 1), ("[ab]", 4, 1), ("(?=b)", 3, 0), ("(?=b)", 2, 1),
+    ("(?!a)\\w", 0, 0), ("\\s+(?!\\S)", 0, 0), ("(?=(?:ab)+c)", 0, 0), ("^", 0, 0), ("^a", 1, 0), ("$", 0, 0),
+    ("\\s+$", 0, 0), ("\\Aa", 0, 0), ("a\\z", 0, 0), ("\\b", 0, 0), ("\\Bb", 0, 0), (".", 0, 0), (".+", 0, 0),
+    ("(?i:'s)", 0, 0), ("(?i:k|s)", 0, 0), ("(?i)'ll|c", 0, 0), ("(?i:[a-z]+)", 0, 0), ("(?i:a(?-i:b))", 0, 0),
+    ("[^\\s\\p{L}\\p{N}]+", 0, 0), ("[\\p{L}&&[^\\p{Han}]]+", 0, 0), ("[^\\p{L}&&[^\\p{Han}]]+", 0, 0),
+    ("[a-c&&b-z&&c]", 0, 0), ("[]a]", 0, 0), ("[a-]", 0, 0), ("[\\d\\-x]+", 0, 0), ("[^]a]", 0, 0), ("[a[bc]]+", 0, 0),
+    ("\\p{Lu}|\\p{Lt}|\\p{Lm}", 0, 0), ("\\p{Ll}+", 0, 0), ("\\p{Lo}+", 0, 0), ("\\p{M}", 0, 0), ("\\p{Nd}", 0, 0),
+    ("\\p{Nl}|\\p{No}", 0, 0), ("\\p{P}", 0, 0), ("\\p{Pc}", 0, 0), ("\\p{S}", 0, 0), ("\\P{L}", 0, 0), ("\\p{^N}", 0, 0),
+    ("\\p{Hiragana}+|\\p{Katakana}+|\\p{Hangul}+", 0, 0), ("\\w+", 0, 0), ("[\\w]+", 0, 0), ("\\W", 0, 0), ("\\D", 0, 0),
+    ("\\x41|\\u00e9|\\x{4e00}|\\t|\\.|\\\\", 0, 0), ("{|}|]", 0, 0), ("[\u4e00-\u9fa5\u3040-\u309f]+", 0, 0),
+]
+BPE_PATTERN_TEXTS = [
+    "ab", "abcd", "aabxxbab", "aaaaab c{x}", "a ab\nba\n", "a  \n b \n ", "'s 'S '\u017f K\u212ak 'LL'll", "a1\u0661\u00b2\u2167\u00bd_\u203f",
+    "e\u0301t\u00e9 \u01c5\u02b0 HELLOworld", "\u4e2d\u6587abc\u3042\u30a2\ud55c \u3005\u3007", "a-b.[]\\^$|{}A\t\u00a0+<\u20ac",
+    "\U0001f468\u200d\U0001f469 \u2460\u24b6", "  x", "abcabc ababab", "1234567 8,901",
+]
+
+
+def bpe_pieces(rng, words):
+    """per pattern a line: "p", type (r regex, d Digits, l ByteLevel's), behavior, invert, the pattern in hex; then a
+    line per text: "t", the text in hex, begin and end of each piece"""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import check_tokenizer as check
+    lines, seen = [], set()
+    patterns = [("r", *pattern) for pattern in BPE_PATTERNS] + [("d", "", 0, 0), ("d", "", 4, 0), ("l", "", 0, 0)]
+    patterns += [("r", part, 0, 0) for parts in check.PUBLISHED.values() for part in parts
+                 if isinstance(part, str) and part]
+    more = check.Random(5)
+    for kind, pattern, behavior, invert in patterns:
+        if (kind, pattern, behavior, invert) in seen:
+            continue
+        seen.add((kind, pattern, behavior, invert))
+        split = (pre_tokenizers.Digits(individual_digits=behavior == 0) if kind == "d" else
+                 pre_tokenizers.ByteLevel(add_prefix_space=False) if kind == "l" else
+                 pre_tokenizers.Split(Regex(pattern), check.BEHAVIORS[behavior], bool(invert)))
+        lines.append(f"p {kind} {behavior} {invert} {pattern.encode().hex() or '-'}\n")
+        texts = list(BPE_PATTERN_TEXTS)
+        if len(pattern) > 60 or kind == "l":
+            texts += [text for text in (more.text(words) for _ in range(60)) if 0 < len(text) < 80]
+        for text in texts:
+            ends = [len(text[:i].encode()) for _, piece in split.pre_tokenize_str(text) for i in piece]
+            lines.append(f"t {text.encode().hex()}{''.join(f' {end}' for end in ends)}\n")
+    return "".join(lines)
+
+
+BPE_ODD_CASES = [
+    "the foo ba", " foo", "foo", "\u00ffa\u00ff", "\u0120the", "\u00e9\u00c3\u00a9", "x    y", "   x", "a  \n  b", "\u4e00\u4e8c", " the the",
+]
+
+
+def bpe_odd():
+    """ids backwards and with gaps, ignore_merges with tokens that no merges lead to, added tokens that spell a byte, or
+    a token that stands for other bytes"""
+    merges = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("o", "o"), ("f", "o")]
+    words = [*pre_tokenizers.ByteLevel.alphabet(), *(a + b for a, b in merges)]
+    vocab = {word: 600 - i for i, word in enumerate(sorted(words))}
+    vocab.update({"foo": 3, "\u0120foo": 601, "\u0120\u0120\u0120": 610, "\u4e00": 5})
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([
+        AddedToken("\u00ff", special=True, normalized=False), AddedToken("\u00c3", normalized=False),
+        AddedToken("  ", lstrip=True, rstrip=True), AddedToken("ba", single_word=True),
+    ])
+    return tokenizer
+
+
 def make_bpe(out):
     """small.json   a tokenizer of 500 tokens, with added tokens of every kind
     small.txt    cases for it
+    patterns.txt what patterns cut texts into
+    odd.json     a vocabulary with gaps and ignore_merges; added tokens that are of it
+    odd.txt      cases for it
     train.txt    text to train on
     train.ids    the vocabulary size asked for, then "a b result" per merge
     gpt2.txt     cases for GPT-2's own vocabulary (--gpt2-vocabulary)"""
@@ -749,6 +826,10 @@ def make_bpe(out):
     )
     small.save(os.path.join(directory, "small.json"), pretty=False)
     write("small.txt", bpe_lines(small, texts))
+    write("patterns.txt", bpe_pieces(rng, words))
+    odd = bpe_odd()
+    odd.save(os.path.join(directory, "odd.json"), pretty=False)
+    write("odd.txt", bpe_lines(odd, BPE_CASES + BPE_ODD_CASES))
 
     # few letters, so that a token is spelled in several ways and pairs come up again after a merge
     text = BPE_TEXT + "".join(rng.choice("ab ") for _ in range(3000))

@@ -43,24 +43,28 @@ static int touches_added_token(const llm_tokenizer *t, const char *text, size_t 
     return 0;
 }
 
-/* In the patterns of GPT-2 and of those after it, no pre-token goes on from what is not white space
- * to a blank, nor from a letter or number to the end of a line: the text is cut there in any case,
- * and a pre-token looks no further than to the first character that is not white space. */
+/* In the patterns that llama.cpp has names for, no pre-token goes on from what is not white space
+ * to a blank, nor from a letter or digit to the end of a line: the text is cut there in any case,
+ * and a pre-token looks no further than to the first character that is not white space. Of other
+ * patterns nothing is known. */
 static int may_cut(const llm_tokenizer *t, const char *text, size_t n, size_t at) {
+    const llmi_alphabet *a = &t->patterns.alphabet;
     const char next = text[at];
-    size_t begin = at - 1;
-    int kind;
+    const int last = (unsigned char)text[at - 1];
+    int symbol;
     if (next != ' ' && (t->add_prefix_space || (next != '\t' && next != '\n' && next != '\r')))
         return 0;                      /* the prefix: a part would get one that the text has not */
-    while (begin > 0 && at - begin < 4 && ((unsigned char)text[begin] & 0xC0) == 0x80) begin--;
-    if (llmi_class(t->classes, text + begin, at - begin, &kind) != at - begin) return 0;
-    if (kind == LLMI_SPACE || (kind == LLMI_OTHER && (next == '\n' || next == '\r'))) return 0;
+    if (next != ' ' && !((last | 32) >= 'a' && (last | 32) <= 'z') && !(last >= '0' && last <= '9'))
+        return 0;
+    if (llmi_symbol_before(a, text, 0, at, &symbol) == at - 1 && last >= 0x80) return 0;
+    if (a->is[symbol] >> LLMI_SET_WHITE & 1) return 0;
     return !touches_added_token(t, text, n, at);
 }
 
 /* the last cut of n bytes that is behind from, or 0 */
 static size_t last_cut(const llm_tokenizer *t, const char *text, size_t n, size_t from) {
     size_t at;
+    if (llmi_gguf_pre_of(t) == LLMI_COUNT(llmi_gguf_pre)) return 0;
     for (at = n; at-- > from + 1;)
         if (may_cut(t, text, n, at)) return at;
     return 0;

@@ -821,10 +821,15 @@ typedef struct llm_tokenizer llm_tokenizer;
  * reads it, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json
  * beside it: the tokenizer's class (GPT2Tokenizer always has GPT-2's pattern), added and special
  * tokens, add_prefix_space, what add_bos_token and add_eos_token put around a text. Not read:
- * split_special_tokens, which is encode's parse_special. The patterns of GPT-2 and DeepSeek-V3 are
- * known. A byte that the vocabulary has no token for becomes the file's unk_token, or nothing where
- * there is none, as in `tokenizers`. Or a .gguf file with tokenizer.ggml.model gpt2 and one of the
- * patterns (.pre) gpt-2, deepseek-v3.
+ * split_special_tokens, which is encode's parse_special. Texts are cut by Split (Regex or String),
+ * Digits and ByteLevel, in any Sequence; regular expressions are Oniguruma's, without backward
+ * references, looking behind, options but (?i), atomic groups, possessive repeats of more than one
+ * character, repeats of what may be empty, [:..:], and properties but L M N P S, their kinds of L
+ * and N, Pc and four scripts; (?i) is for ASCII. A byte that the vocabulary has no token for
+ * becomes the file's unk_token, or nothing where there is none, as in `tokenizers`. Or a directory with
+ * tiktoken.model, or that file, which has Kimi's pattern and 256 special tokens, named by
+ * tokenizer_config.json's added_tokens_decoder beside it. Or a .gguf file with tokenizer.ggml.model
+ * gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3, GPT-4o, Qwen 2, Kimi K2 or StarCoder.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT for a damaged file; LLM_ERR_UNSUPPORTED names what else would
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
@@ -12562,6 +12567,16 @@ static const char llmi_gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 static const char llmi_digits_pattern[] = "[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]";
 
+/* the patterns of GPT-4o and Kimi */
+#define LLMI_CASELESS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define LLMI_CAPITALS(han) "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" han "]"
+#define LLMI_SMALLS(han) "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" han "]"
+#define LLMI_CASED(han, ends)                                                                      \
+    "[^\\r\\n\\p{L}\\p{N}]?" LLMI_CAPITALS(han) "*" LLMI_SMALLS(han) "+" LLMI_CASELESS "?|"        \
+    "[^\\r\\n\\p{L}\\p{N}]?" LLMI_CAPITALS(han) "+" LLMI_SMALLS(han) "*" LLMI_CASELESS "?|"        \
+    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+" ends "*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+static const char llmi_kimi_pattern[] = "[\\p{Han}]+|" LLMI_CASED("&&[^\\p{Han}]", "[\\r\\n]");
+
 /* the program of a text of literal characters */
 static int llmi_regex_literal(llmi_regex *r) {
     int all = llmi_regex_term(r, LLMI_T_EMPTY, 0, 0, 0), term;
@@ -14784,16 +14799,135 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
     return llmi_tokenizer_finish(r->t, r->err);
 }
 
+/* ---- tiktoken.model: lines of a token in base 64, a blank and its rank, its id ---------------- */
+/* n characters of base 64, in place -> bytes; SIZE_MAX = they are none */
+static size_t llmi_base64(char *text, size_t n) {
+    uint32_t bits = 0;
+    size_t i, out = 0, pad = 0;
+    while (pad < 2 && pad < n && text[n - 1 - pad] == '=') pad++;
+    for (i = 0; i < n - pad; i++) {
+        const char c = text[i];
+        const int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26
+                          : c >= '0' && c <= '9' ? c - '0' + 52
+                          : c == '+' ? 62 : c == '/' ? 63 : -1;
+        if (value < 0) return SIZE_MAX;
+        bits = bits << 6 | (uint32_t)value;
+        if (i % 4) text[out++] = (char)(bits >> (6 - 2 * (i % 4)));
+    }
+    bits &= pad == 2 ? 15 : pad ? 3 : 0;         /* what is left over of the last character */
+    return n % 4 || bits ? SIZE_MAX : out;
+}
+
+static llm_result llmi_tiktoken_line(llmi_bpe_reader *r, const char *line, size_t n) {
+    llm_tokenizer *t = r->t;
+    const size_t rank = t->vocabulary.n;
+    const char *blank = (const char *)memchr(line, ' ', n);
+    size_t i = blank ? (size_t)(blank - line) : n, size, number = 0;
+    r->scratch.size = 0;
+    llmi_text_add(&r->scratch, line, i);
+    if (r->scratch.failed != LLM_OK) return llmi_bpe_memory(r);
+    size = i ? llmi_base64(r->scratch.data, i) : 0;
+    for (i++; i < n && line[i] >= '0' && line[i] <= '9' && number < INT32_MAX / 16; i++)
+        number = 10 * number + (size_t)(line[i] - '0');
+    if (!size || size == SIZE_MAX || i != n || line[n - 1] == ' ' || number != rank)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: line %lu is not a token in base 64, a blank "
+                         "and %lu", r->json.name, (unsigned long)rank + 1, (unsigned long)rank);
+    if (llmi_strings_find(&t->vocabulary, r->scratch.data, size, LLMI_BYTES) >= 0)
+        return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: line %lu: the token has been given before",
+                         r->json.name, (unsigned long)rank + 1);
+    LLMI_TRY(llmi_strings_put(&t->vocabulary, (int32_t)rank, r->scratch.data, size, LLMI_BYTES,
+                              r->err));
+    if (size == 1) t->byte_tokens[(unsigned char)r->scratch.data[0]] = (int32_t)rank;
+    return LLM_OK;
+}
+
+/* What a token is merged of follows from the tokens of lower rank: they merge its bytes to two
+ * parts. One whose bytes become more parts is found only as a whole word. */
+static llm_result llmi_tiktoken_merges(llm_tokenizer *t, llm_error *err) {
+    int32_t parts[2];
+    llmi_encoder e = llmi_encoder_make(t, parts, 2, err);
+    llm_result result = LLM_OK;
+    size_t i, size;
+    for (i = 0; i < t->vocabulary.n && result == LLM_OK; i++) {
+        const char *token = llmi_token_text(t, (int32_t)i, &size);
+        if (size == 1) continue;
+        e.count = 0;
+        result = llmi_encode_word(&e, token, size);
+        if (result != LLM_OK) break;
+        if (e.count != 2) t->ignore_merges = 1;
+        else result = llmi_tokenizer_merge(t, parts[0], parts[1], (int32_t)i, err);
+    }
+    llmi_encoder_free(&e);
+    return result;
+}
+
+/* 256 special tokens follow; what added_tokens_decoder does not name is <|reserved_token_N|> */
+static llm_result llmi_tiktoken_special(llmi_bpe_reader *r, llmi_collector *c) {
+    const size_t n = r->t->vocabulary.n;
+    size_t i, k = 0;
+    int32_t id;
+    if (c->has_decoder) LLMI_TRY(llmi_collect_lists(c));
+    for (i = n; i < n + 256; i++) {
+        const int is_named = k < c->n && c->items[k].id == (int64_t)i;
+        char name[40];
+        const char *text = is_named ? c->texts.data + c->items[k].begin : name;
+        const size_t size = is_named ? c->items[k].size
+                                     : (size_t)snprintf(name, sizeof name, "<|reserved_token_%lu|>",
+                                                        (unsigned long)i);
+        LLMI_TRY(llmi_bpe_id(r, text, size, &id));
+        if (id >= 0 || !size)
+            return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: special token %lu, %.*s, is empty "
+                             "or another token, too", r->json.name, (unsigned long)i,
+                             (int)llmi_min(size, 60), text);
+        LLMI_TRY(llmi_strings_put(&r->t->vocabulary, (int32_t)i, text, size, LLMI_ADDED, r->err));
+        LLMI_TRY(llmi_tokenizer_add(r->t, (int32_t)i, text, size,
+                                    is_named ? c->items[k].is : llmi_special, r->err));
+        k += (size_t)is_named;
+    }
+    if (k == c->n) return LLM_OK;
+    return llmi_fail(r->err, LLM_ERR_UNSUPPORTED, "%s: added_tokens_decoder: id %ld is not in "
+                     "[%lu, %lu)", r->sides[LLMI_TOKENIZER_CONFIG].name, (long)c->items[k].id,
+                     (unsigned long)n, (unsigned long)n + 256);
+}
+static llm_result llmi_bpe_read_tiktoken(llmi_bpe_reader *r, const char *lines, size_t size) {
+    llmi_collector c;
+    llm_result result;
+    size_t at, n;
+    memset(r->t->byte_tokens, 0xFF, sizeof r->t->byte_tokens);
+    LLMI_TRY(llmi_patterns_add(&r->t->patterns, LLMI_REGEX, llmi_kimi_pattern,
+                               strlen(llmi_kimi_pattern), LLMI_ISOLATED, 0, r->json.name, r->err));
+    for (at = 0; at < size; at += n + 1) {
+        const char *end = (const char *)memchr(lines + at, '\n', size - at);
+        n = end ? (size_t)(end - lines) - at : size - at;
+        if (n) LLMI_TRY(llmi_tiktoken_line(r, lines + at, n - (lines[at + n - 1] == '\r')));
+    }
+    for (n = 0; n < 256; n++)
+        if (r->t->byte_tokens[n] < 0)
+            return llmi_fail(r->err, LLM_ERR_FORMAT, "%s: no token for byte 0x%02X", r->json.name,
+                             (unsigned)n);
+    LLMI_TRY(llmi_tiktoken_merges(r->t, r->err));
+    memset(&c, 0, sizeof c);
+    c.r = r;
+    c.texts.allocator = c.sets.bytes.allocator = r->t->allocator;
+    c.has_decoder = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "added_tokens_decoder") >= 0;
+    result = llmi_tiktoken_special(r, &c);
+    llmi_collector_free(&c);
+    return result == LLM_OK ? llmi_tokenizer_finish(r->t, r->err) : result;
+}
+static const char llmi_tiktoken_name[] = "tiktoken.model";
+
 /* a file as it stands in memory */
 typedef struct llmi_bytes { const char *name; const void *data; size_t size; } llmi_bytes;
 
-/* merges NULL: file is a tokenizer.json; else it is vocab.json, and merges is merges.txt. sides:
+/* merges NULL: file is a tokenizer.json or, by its name, a tiktoken.model; else it is vocab.json,
+ * and merges is merges.txt. sides:
  * the files beside it, data NULL where there is none; NULL: file stands alone */
 static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_bytes *merges,
                                           const llmi_bytes *sides, int has_ids,
                                           const llm_allocator *allocator, llm_error *err) {
+    const int is_tiktoken = llmi_ends_with(file->name, llmi_tiktoken_name);
     llmi_bpe_reader r;
-    llm_result result;
+    llm_result result = LLM_OK;
     int i;
     memset(&r, 0, sizeof r);
     r.err = err;
@@ -14802,8 +14936,9 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
     r.scratch.allocator = r.t->allocator;
     r.is_gpt2 = merges != NULL;
     r.has_ids = has_ids;
-    result = llmi_json_parse(&r.json, (const char *)file->data, file->size, file->name,
-                             r.t->allocator, err);
+    if (is_tiktoken) r.json.name = file->name;
+    else result = llmi_json_parse(&r.json, (const char *)file->data, file->size, file->name,
+                                  r.t->allocator, err);
     for (i = 0; sides && i < LLMI_N_SIDES && result == LLM_OK; i++) {
         if (!sides[i].data) continue;
         result = llmi_json_parse(&r.sides[i], (const char *)sides[i].data, sides[i].size,
@@ -14811,12 +14946,13 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
         if (result == LLM_OK && r.sides[i].nodes[0].type != LLMI_JSON_OBJECT)
             result = llmi_fail(err, LLM_ERR_FORMAT, "%s: not an object", r.sides[i].name);
     }
-    if (result == LLM_OK && sides) result = llmi_bpe_class(&r, merges != NULL);
-    if (result == LLM_OK) result = llmi_bpe_check_map(&r);
+    if (result == LLM_OK && sides && !is_tiktoken) result = llmi_bpe_class(&r, merges != NULL);
+    if (result == LLM_OK && !is_tiktoken) result = llmi_bpe_check_map(&r);
     if (result == LLM_OK)
-        result = merges ? llmi_bpe_read_pair(&r, merges->name, (const char *)merges->data,
-                                             merges->size)
-                        : llmi_bpe_read_json(&r, !sides);
+        result = is_tiktoken ? llmi_bpe_read_tiktoken(&r, (const char *)file->data, file->size)
+                 : merges    ? llmi_bpe_read_pair(&r, merges->name, (const char *)merges->data,
+                                                  merges->size)
+                             : llmi_bpe_read_json(&r, !sides);
     for (i = 0; i < LLMI_N_SIDES; i++) llmi_json_free(&r.sides[i]);
     llmi_json_free(&r.json);
     llmi_text_free(&r.scratch);
@@ -14848,15 +14984,8 @@ static void llmi_bpe_write_level(llmi_text *text, int add_prefix_space, int use_
 }
 
 /* ---- a GGUF file's tokenizer: its keys as the text of a tokenizer.json ----------------------- */
-#define LLMI_CASELESS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define LLMI_LLAMA(numbers) LLMI_CASELESS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers                \
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define LLMI_CAPITALS(han) "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" han "]"
-#define LLMI_SMALLS(han) "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" han "]"
-#define LLMI_CASED(han, ends)                                                                      \
-    "[^\\r\\n\\p{L}\\p{N}]?" LLMI_CAPITALS(han) "*" LLMI_SMALLS(han) "+" LLMI_CASELESS "?|"        \
-    "[^\\r\\n\\p{L}\\p{N}]?" LLMI_CAPITALS(han) "+" LLMI_SMALLS(han) "*" LLMI_CASELESS "?|"        \
-    "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+" ends "*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define LLMI_DEEPSEEK(newlines)                                                                    \
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^" newlines "\\p{L}\\p{P}\\p{S}]?"     \
     "[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[" newlines "]*|\\s*[" newlines "]+|\\s+(?!\\S)|\\s+"
@@ -14889,7 +15018,6 @@ static void llmi_bpe_write_level(llmi_text *text, int add_prefix_space, int use_
 #define LLMI_MARKS_LLM \
     "\\s?[!-/:-~\xEF\xBC\x81-\xEF\xBC\x8F\xEF\xBC\x9A-\xEF\xBD\x9E\xE2\x80\x98-\xE2\x80\x9F" \
     "\xE3\x80\x80-\xE3\x80\x82]+"
-static const char llmi_kimi_pattern[] = "[\\p{Han}]+|" LLMI_CASED("&&[^\\p{Han}]", "[\\r\\n]");
 static const char llmi_level[] = "";             /* in place of GPT-2's, last */
 
 /* What llama.cpp calls the patterns of tokenizers; of several names the first is written. Patterns
@@ -15210,17 +15338,39 @@ typedef struct llmi_tokenizer_files {
     char names[LLMI_N_TOKENIZER_FILES][LLMI_PATH];
 } llmi_tokenizer_files;
 
+static llm_result llmi_tokenizer_sides(llmi_tokenizer_files *f, const char *directory,
+                                       const llm_allocator *allocator, llm_error *err) {
+    int i;
+    for (i = 0; i < LLMI_N_SIDES; i++)
+        LLMI_TRY(llmi_tokenizer_file(&f->files[2 + i], &f->data[2 + i], f->names[2 + i], directory,
+                                     llmi_side_names[i], allocator, err));
+    return LLM_OK;
+}
+
 static llm_result llmi_tokenizer_open(llmi_tokenizer_files *f, const char *path, int *is_alone,
                                       int *is_pair, const llm_allocator *allocator,
                                       llm_error *err) {
-    int i;
+    char directory[LLMI_PATH];
     *is_alone = llmi_kind_of(path) != LLMI_DIRECTORY;
+    if (llmi_kind_of(path) == LLMI_FILE && llmi_ends_with(path, llmi_tiktoken_name)) {
+        *is_alone = 0;                           /* it is read with what is beside it */
+        LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], "", path, allocator,
+                                     err));
+        LLMI_TRY(llmi_path_join(directory, sizeof directory, "", path, err));
+        directory[strlen(path) - strlen(llmi_tiktoken_name)] = 0;
+        return llmi_tokenizer_sides(f, directory, allocator, err);
+    }
     LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], path, "tokenizer.json",
                                  allocator, err));
     *is_pair = !f->names[0][0];
     if (*is_pair)
         LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], path, "vocab.json",
                                      allocator, err));
+    if (!f->names[0][0]) {
+        *is_pair = 0;
+        LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], path,
+                                     llmi_tiktoken_name, allocator, err));
+    }
     if (f->names[0][0]) *is_alone = 0;         /* a directory, also where the system does not say */
     if (*is_alone) {
         *is_pair = 0;
@@ -15231,18 +15381,15 @@ static llm_result llmi_tokenizer_open(llmi_tokenizer_files *f, const char *path,
                                       llmi_path_end(path, 120));
     }
     if (!f->names[0][0])
-        return llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json is in it",
-                         llmi_path_end(path, 120));
+        return llmi_fail(err, LLM_ERR_IO, "%.120s: neither tokenizer.json nor vocab.json nor "
+                         "tiktoken.model is in it", llmi_path_end(path, 120));
     if (*is_pair)
         LLMI_TRY(llmi_tokenizer_file(&f->files[1], &f->data[1], f->names[1], path, "merges.txt",
                                      allocator, err));
     if (*is_pair && !f->names[1][0])
         return llmi_fail(err, LLM_ERR_IO, "%.120s: vocab.json is in it, but no merges.txt",
                          llmi_path_end(path, 120));
-    for (i = 0; i < LLMI_N_SIDES; i++)
-        LLMI_TRY(llmi_tokenizer_file(&f->files[2 + i], &f->data[2 + i], f->names[2 + i], path,
-                                     llmi_side_names[i], allocator, err));
-    return LLM_OK;
+    return llmi_tokenizer_sides(f, path, allocator, err);
 }
 
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,

@@ -92,7 +92,7 @@ TEST(bpe_small) {
     llm_tokenizer_free(t);
 }
 
-/* gaps, ignore_merges, added tokens that spell a byte or a token of other bytes; once more as saved */
+/* gaps, ignore_merges, added tokens that spell a byte or a token of other bytes; and as saved */
 TEST(bpe_odd) {
     static const char *const paths[] = {BPE_DATA "odd.json", "build/odd.json"};
     int i;
@@ -108,6 +108,108 @@ TEST(bpe_odd) {
         llm_tokenizer_free(t);
     }
     remove(paths[1]);
+}
+
+/* ranks alone, and special tokens in a configuration beside them; by either path, and as saved */
+TEST(bpe_tiktoken) {
+    static const char *const paths[] = {BPE_DATA "tiktoken", BPE_DATA "tiktoken/tiktoken.model",
+                                        "build/tiktoken.json"};
+    int i;
+    for (i = 0; i < 3; i++) {
+        llm_error err;
+        llm_tokenizer *t = llm_tokenizer_load(paths[i], NULL, &err);
+        CHECK_MSG(t != NULL, "%s", err.message);
+        if (!t) return;
+        CHECK(llm_tokenizer_vocab_size(t) == 716 && llm_tokenizer_token(t, "[BOS]", 5) == 461);
+        CHECK(llm_tokenizer_token(t, "<|reserved_token_715|>", 22) == 715 && !t->ignore_merges);
+        CHECK(!strcmp(llmi_gguf_pre[llmi_gguf_pre_of(t)].names, "kimi-k2"));
+        bpe_cases(t, BPE_DATA "tiktoken.txt", 1);
+        CHECK(llm_tokenizer_save(t, paths[2], &err) == LLM_OK);
+        llm_tokenizer_free(t);
+    }
+    remove(paths[2]);
+}
+
+/* a tiktoken.model of the 256 bytes and more lines, beside a configuration (NULL: none) */
+static llm_tokenizer *bpe_tiktoken_of(const char *more, const char *config, int cut,
+                                      const llm_allocator *allocator, llm_error *err) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    llmi_bytes files[1 + LLMI_N_SIDES];
+    llmi_text lines;
+    llm_tokenizer *t;
+    int i;
+    memset(files, 0, sizeof files);
+    memset(&lines, 0, sizeof lines);
+    for (i = 0; i < 256; i++)
+        llmi_text_format(&lines, "%c%c== %d\n", digits[i >> 2], digits[i << 4 & 48], i);
+    llmi_text_add(&lines, more, strlen(more));
+    files[0].name = "x/tiktoken.model";
+    files[0].data = lines.data;
+    files[0].size = lines.size - (size_t)cut;
+    files[1].name = "x/tokenizer_config.json";
+    files[1].data = config;
+    files[1].size = config ? strlen(config) : 0;
+    t = llmi_tokenizer_read(&files[0], NULL, &files[1], 0, allocator, err);
+    llmi_text_free(&lines);
+    return t;
+}
+#define BPE_NAMED(id, text) "{\"added_tokens_decoder\": {\"" id "\": {\"content\": \"" text "\"}}}"
+TEST(bpe_tiktoken_hostile) {
+    static const struct { const char *more, *config, *want; llm_result code;
+    } cases[] = {
+        {"YWI= 256\n", NULL, NULL, LLM_OK}, {"YWI= 256\r\nYWJj 257\r\n\n", NULL, NULL, LLM_OK},
+        {"YWJj 256", NULL, NULL, LLM_OK},            /* of three parts: only as a whole word */
+        {"YWI= 257\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI= 255\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI 256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWJ= 256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YW=I 256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"Y*I= 256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"==== 256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {" 256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI= \n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI=\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI= 2x6\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI= 256 \n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI= 99999999999999999999256\n", NULL, "line 257", LLM_ERR_FORMAT},
+        {"YWI= 256\nYWI= 257\n", NULL, "line 258: the token has been given before", LLM_ERR_FORMAT},
+        {"", BPE_NAMED("256", "[A]"), NULL, LLM_OK}, {"", BPE_NAMED("511", "[A]"), NULL, LLM_OK},
+        {"", BPE_NAMED("255", "[A]"), "id 255 is not in [256, 512)", LLM_ERR_UNSUPPORTED},
+        {"", BPE_NAMED("512", "[A]"), "id 512 is not in [256, 512)", LLM_ERR_UNSUPPORTED},
+        {"", BPE_NAMED("300", "a"), "token 300, a, is empty or another", LLM_ERR_UNSUPPORTED},
+        {"", BPE_NAMED("300", ""), "token 300, , is empty or another", LLM_ERR_UNSUPPORTED},
+        {"", BPE_NAMED("300", "<|reserved_token_299|>"), "token 300, <|reserved",
+         LLM_ERR_UNSUPPORTED},
+        {"", "{\"added_tokens_decoder\": 5}", "added_tokens_decoder is 5", LLM_ERR_UNSUPPORTED},
+        {"", "[]", "tokenizer_config.json: not an object", LLM_ERR_FORMAT}};
+    llm_error err;
+    llm_tokenizer *t;
+    size_t i;
+    int cut;
+    heap h;
+    for (i = 0; i < LLMI_COUNT(cases); i++) {
+        memset(&err, 0, sizeof err);
+        t = bpe_tiktoken_of(cases[i].more, cases[i].config, 0, NULL, &err);
+        CHECK_MSG((t ? LLM_OK : err.code) == cases[i].code &&
+                      (t || strstr(err.message, cases[i].want)),
+                  "case %lu: %s", (unsigned long)i, t ? "taken" : err.message);
+        if (t) CHECK(bpe_round_trip(t, "abcab [A] abc \xff", 15, 0));
+        if (t) CHECK(t->ignore_merges == (i == 2));
+        if (i == 2) CHECK(llm_tokenizer_vocab_size(t) == 513);
+        llm_tokenizer_free(t);
+    }
+    for (cut = 1; cut < 9; cut++) {              /* bytes that are missing */
+        memset(&err, 0, sizeof err);
+        t = bpe_tiktoken_of("", NULL, cut, NULL, &err);
+        CHECK_MSG(cut == 1 ? t != NULL : !t && err.code == LLM_ERR_FORMAT, "%d: %s", cut,
+                  err.message);
+        llm_tokenizer_free(t);
+    }
+    heap_init(&h);
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, t, bpe_tiktoken_of("YWI= 256\n", BPE_NAMED("257", "[A]"), 0,
+                                                         &h.allocator, &err));
+    llm_tokenizer_free(t);
+    CHECK(h.live == 0 && !h.wrong);
 }
 
 TEST(bpe_gpt2) {
@@ -1569,6 +1671,8 @@ static void run_bpe(void) {
     RUN(bpe_characters_of_bytes);
     RUN(bpe_small);
     RUN(bpe_odd);
+    RUN(bpe_tiktoken);
+    RUN(bpe_tiktoken_hostile);
     RUN(bpe_gpt2);
     RUN(bpe_train);
     RUN(bpe_long_words);

@@ -12,6 +12,7 @@ close to that is refused: it would test noise.
 
 import argparse
 import ast
+import base64
 import copy
 import json
 import math
@@ -785,10 +786,51 @@ def bpe_odd():
     return tokenizer
 
 
+BPE_TIKTOKEN_CASES = [
+    "[BOS]Hello<|im_end|>", "<|tool|>a<|reserved_token_460|><|reserved_token_715|><|reserved_token_716|>",
+    "\u654f\u6377\u7684\u68d5\u8272abc\u72d0\u72f8", "printf printf\n\n\n  don'T I'LL THE The", "1234567 \u3005\u3007",
+]
+
+
+def bpe_ranks(n):
+    """the tokens of a tiktoken.model: bytes in an order of their own, then what training finds"""
+    characters = {byte: character for byte, character in zip(
+        [*range(33, 127), *range(161, 173), *range(174, 256)], [*range(33, 127), *range(161, 173), *range(174, 256)])}
+    others = iter(range(256, 512))
+    to_byte = {chr(characters[byte] if byte in characters else next(others)): byte for byte in range(256)}
+    data = json.loads(bpe_train(BPE_TEXT * 3, n).to_str())["model"]
+    merged = [a + b for a, b in data["merges"]]
+    tokens = [bytes([byte]) for byte in range(255, -1, -1)]
+    return tokens + [bytes(to_byte[c] for c in token) for token in merged[:n - 256]]
+
+
+def bpe_tiktoken(ranks, special):
+    """the same for `tokenizers`: each token is merged of any two tokens that spell it, the lower ones first"""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import check_tokenizer as check
+    spelled = {token: "".join(check.characters()[byte] for byte in token) for token in ranks}
+    rank_of = {token: rank for rank, token in enumerate(ranks)}
+    merges = []
+    for token in ranks:
+        splits = [(token[:i], token[i:]) for i in range(1, len(token))]
+        splits = [split for split in splits if split[0] in rank_of and split[1] in rank_of]
+        merges += [(spelled[a], spelled[b]) for a, b in sorted(splits, key=lambda s: (rank_of[s[0]], rank_of[s[1]]))]
+    tokenizer = Tokenizer(models.BPE({spelled[token]: rank for token, rank in rank_of.items()}, merges,
+                                     ignore_merges=True))
+    tokenizer.pre_tokenizer = check.pre_tokenizer(check.PUBLISHED["kimi-k2"])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([
+        AddedToken(special.get(id_, f"<|reserved_token_{id_}|>"), special=special.get(id_) != "<|tool|>", normalized=False)
+        for id_ in range(len(ranks), len(ranks) + 256)])
+    return tokenizer
+
+
 def make_bpe(out):
     """small.json   a tokenizer of 500 tokens, with added tokens of every kind
     small.txt    cases for it
     patterns.txt what patterns cut texts into
+    tiktoken/    a tiktoken.model, its tokens in the order of ranks, and special tokens
+    tiktoken.txt cases for it
     odd.json     a vocabulary with gaps and ignore_merges; added tokens that are of it
     odd.txt      cases for it
     train.txt    text to train on
@@ -827,6 +869,18 @@ def make_bpe(out):
     small.save(os.path.join(directory, "small.json"), pretty=False)
     write("small.txt", bpe_lines(small, texts))
     write("patterns.txt", bpe_pieces(rng, words))
+    os.makedirs(os.path.join(directory, "tiktoken"), exist_ok=True)
+    ranks = bpe_ranks(460)
+    special = {461: "[BOS]", 463: "<|im_end|>", 464: "<|tool|>"}
+    write("tiktoken/tiktoken.model", "".join(
+        f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks)))
+    write("tiktoken/tokenizer_config.json", json.dumps({
+        "added_tokens_decoder": {str(id_): {
+            "content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+            "special": text != "<|tool|>"} for id_, text in special.items()},
+        "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]}, "bos_token": "[BOS]",
+        "tokenizer_class": "TikTokenTokenizer"}))
+    write("tiktoken.txt", bpe_lines(bpe_tiktoken(ranks, special), texts + BPE_TIKTOKEN_CASES))
     odd = bpe_odd()
     odd.save(os.path.join(directory, "odd.json"), pretty=False)
     write("odd.txt", bpe_lines(odd, BPE_CASES + BPE_ODD_CASES))

@@ -825,11 +825,13 @@ typedef struct llm_tokenizer llm_tokenizer;
  * Digits and ByteLevel, in any Sequence; regular expressions are Oniguruma's, without backward
  * references, looking behind, options but (?i), atomic groups, possessive repeats of more than one
  * character, repeats of what may be empty, [:..:], and properties but L M N P S, their kinds of L
- * and N, Pc and four scripts; (?i) is for ASCII. A byte that the vocabulary has no token for
- * becomes the file's unk_token, or nothing where there is none, as in `tokenizers`. Or a directory with
- * tiktoken.model, or that file, which has Kimi's pattern and 256 special tokens, named by
- * tokenizer_config.json's added_tokens_decoder beside it. Or a .gguf file with tokenizer.ggml.model
- * gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3, GPT-4o, Qwen 2, Kimi K2 or StarCoder.
+ * and N, Pc and four scripts; (?i) is for ASCII; at most 16 of them, of 4096 bytes, 2000 steps with
+ * repeats written out, and a table of 65535 entries each. A byte that the vocabulary has no token
+ * for becomes the file's unk_token, or nothing where there is none, as in `tokenizers`. Or a
+ * directory with tiktoken.model, or that file, which has Kimi's pattern and 256 special tokens,
+ * named by tokenizer_config.json's added_tokens_decoder beside it. Or a .gguf file with
+ * tokenizer.ggml.model gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3, GPT-4o, Qwen 2,
+ * Kimi K2 or StarCoder.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT for a damaged file; LLM_ERR_UNSUPPORTED names what else would
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
@@ -14799,7 +14801,7 @@ static llm_result llmi_bpe_read_pair(llmi_bpe_reader *r, const char *merges_name
     return llmi_tokenizer_finish(r->t, r->err);
 }
 
-/* ---- tiktoken.model: lines of a token in base 64, a blank and its rank, its id ---------------- */
+/* ---- tiktoken.model: lines of a token in base 64, a blank and its rank, its id --------------- */
 /* n characters of base 64, in place -> bytes; SIZE_MAX = they are none */
 static size_t llmi_base64(char *text, size_t n) {
     uint32_t bits = 0;
@@ -15183,27 +15185,13 @@ static void llmi_gguf_write_pre(llmi_text *json, size_t pre, int add_prefix_spac
     llmi_bpe_write_level(json, add_prefix_space, level);
     llmi_text_format(json, "]}");
 }
-static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) {
+/* the ids of what is put around texts */
+static llm_result llmi_gguf_read_ends(llmi_gguf_tokens *r, llm_error *err) {
     static const char *const flags[] = {"tokenizer.ggml.add_bos_token",
                                         "tokenizer.ggml.add_eos_token"};
     static const char *const ids[] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"};
-    const llmi_gguf_key *pre = llmi_gguf_find(r->g, "tokenizer.ggml.pre");
-    const int there = pre && pre->type == LLMI_GGUF_STRING;
-    const size_t n = there ? (size_t)llmi_min64(pre->count, 40) : 0;
     double value;
-    char name[41];
-    size_t p;
-    uint64_t i;
-    int e, prefix;
-    r->g->at = pre ? pre->at : 0;
-    if (n) LLMI_TRY(llmi_gguf_next(r->g, name, n, err));
-    name[n] = 0;
-    p = llmi_gguf_pre_named(name);
-    if (p == LLMI_COUNT(llmi_gguf_pre))
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tokenizer.ggml.pre is \"%s\", which is "
-                         "not supported", r->g->source.name, name);
-    prefix = llmi_gguf_value(r->g, llmi_gguf_find(r->g, "tokenizer.ggml.add_space_prefix"), &value,
-                             err) && value != 0.0;
+    int e;
     for (e = 0; e < 2; e++) {
         r->ends[e] = -1;
         if (llmi_gguf_value(r->g, llmi_gguf_find(r->g, flags[e]), &value, err) && value != 0.0 &&
@@ -15215,6 +15203,27 @@ static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) 
             r->ends[e] = (int64_t)value;
         }
     }
+    return LLM_OK;
+}
+static llm_result llmi_gguf_tokenizer_json(llmi_gguf_tokens *r, llm_error *err) {
+    const llmi_gguf_key *pre = llmi_gguf_find(r->g, "tokenizer.ggml.pre");
+    const int there = pre && pre->type == LLMI_GGUF_STRING;
+    const size_t n = there ? (size_t)llmi_min64(pre->count, 40) : 0;
+    double value;
+    char name[41];
+    size_t p;
+    uint64_t i;
+    int prefix;
+    r->g->at = pre ? pre->at : 0;
+    if (n) LLMI_TRY(llmi_gguf_next(r->g, name, n, err));
+    name[n] = 0;
+    p = llmi_gguf_pre_named(name);
+    if (p == LLMI_COUNT(llmi_gguf_pre))
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.100s: tokenizer.ggml.pre is \"%s\", which is "
+                         "not supported", r->g->source.name, name);
+    prefix = llmi_gguf_value(r->g, llmi_gguf_find(r->g, "tokenizer.ggml.add_space_prefix"), &value,
+                             err) && value != 0.0;
+    LLMI_TRY(llmi_gguf_read_ends(r, err));
     LLMI_TRY(llmi_gguf_no_wrong(r->g, err));
     llmi_text_format(r->json, "{\"normalizer\": null, \"pre_tokenizer\": ");
     llmi_gguf_write_pre(r->json, p, prefix);

@@ -63,6 +63,36 @@ static void gguf_ids(const llm_tokenizer *t, const char *text, int special, cons
         CHECK_MSG(got[i] == want[i], "\"%s\": token %lu is %d, not %d", text, (unsigned long)i,
                   (int)got[i], want[i]);
 }
+/* every name of patterns is read, and the patterns have the first name of their row once more */
+TEST(gguf_pre_names) {
+    size_t pre, n;
+    heap h;
+    heap_init(&h);
+    for (pre = 0; pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
+        const char *at = llmi_gguf_pre[pre].names;
+        for (; *at; at += n + (at[n] == ' ')) {
+            char name[40];
+            llm_error err;
+            llm_tokenizer *t;
+            gguf_file *f = gguf_new("gpt2");
+            n = strcspn(at, " ");
+            snprintf(name, sizeof name, "%.*s", (int)n, at);
+            gguf_put_tokenizer(f, name);
+            t = gguf_tokenizer(f, 0, &h, &err);
+            CHECK_MSG(t != NULL, "%s: %s", name, err.message);
+            if (t) {
+                const size_t again = llmi_gguf_pre_of(t);
+                CHECK_MSG(again < LLMI_COUNT(llmi_gguf_pre) && (again == pre ||
+                              !strncmp(llmi_gguf_pre[again].names, llmi_gguf_pre[pre].names, n)),
+                          "%s becomes row %lu", name, (unsigned long)again);
+                CHECK(t->ignore_merges == llmi_gguf_pre[again].ignore_merges);
+            }
+            llm_tokenizer_free(t);
+            gguf_drop(f);
+        }
+    }
+    CHECK(h.live == 0 && !h.wrong);
+}
 TEST(gguf_tokenizers) {
     static const int hello[] = {259, 265, 'l', 'd', ' ', GGUF_USERS, '!', 0xc3, 0xa9},
                      whole[] = {263}, three[] = {262, '4'}, eot[] = {'o', GGUF_EOT, GGUF_EOT};
@@ -1109,6 +1139,7 @@ TEST(gguf_damaged) {
 }
 
 static void run_gguf_files(void) {
+    RUN(gguf_pre_names);
     RUN(gguf_tokenizers);
     RUN(gguf_round_trips);
     RUN(gguf_yarn_round_trips);

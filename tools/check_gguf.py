@@ -44,11 +44,12 @@ import tempfile
 import traceback
 
 import check_hf
+import check_tokenizer
 import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 B, T, PROMPT = 3, 24, 9
@@ -795,23 +796,21 @@ class Check:
 
 CONTROL, USER_DEFINED = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
 # DeepSeek-V3's patterns, and some of its tokens
-SPLITS = [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-          r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
-          r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"
-          r" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]
+# the names that llama.cpp has for patterns: those of check_tokenizer.py
+PATTERNS = {"deepseek-v3": "deepseek-v3", "deepseek-llm": "deepseek-llm", "qwen2": "qwen2",
+            "deepseek-coder": "deepseek-coder", "llama-bpe": "llama-3", "kimi-k2": "kimi-k2",
+            "starcoder": "starcoder"}
 DEEPSEEK_ADDED = {"<\uff5cbegin\u2581of\u2581sentence\uff5c>": CONTROL,
                   "<\uff5cend\u2581of\u2581sentence\uff5c>": CONTROL,
                   "<\uff5cUser\uff5c>": USER_DEFINED}
 
 
-def train(patterns, size):
+def train(name, size):
     """a tokenizer of our own text -> its vocabulary and its merges"""
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
         text = file.read() + "\u4f60\u597d \u043f\u0440\u0438\u0432\u0435\u0442 caf\u00e9 " * 50
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not patterns)])
+    tokenizer.pre_tokenizer = check_tokenizer.pre_tokenizer(check_tokenizer.PUBLISHED[name])
     tokenizer.train_from_iterator([text], trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False))
@@ -831,11 +830,11 @@ def vocabulary(name, data):
             lines = file.read().split("\n")
         merges = [line for line in lines if line and not line.startswith("#version")]
     elif name == "trained":
-        ids, merges = train([], 600)
+        ids, merges = train("gpt-2", 600)
         added["[ADDED]"] = USER_DEFINED
     else:
-        ids, merges = train(SPLITS, 700)
-        pattern, added = "deepseek-v3", DEEPSEEK_ADDED
+        ids, merges = train(PATTERNS[name], 700)
+        pattern, added = name, DEEPSEEK_ADDED
     for content in added:
         ids.setdefault(content, len(ids))
     tokens = sorted(ids, key=ids.get)
@@ -954,7 +953,7 @@ def jobs(arguments, programs, temporary):
         for kind in case[1][2] if same not in seen else ():
             yield "saved: %s %s" % (case[1][0], kind), model, (case, kind, "saved")
         seen.add(same)
-    for name in ("GPT-2", "trained", "DeepSeek-V3's patterns"):
+    for name in ("GPT-2", "trained", *PATTERNS):
         for bos in (False, True):
             yield ("tokenizer: %s%s" % (name, ", bos" if bos else ""),
                    lambda name, bos, folder: check_tokens(name, bos, folder, programs,

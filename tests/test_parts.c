@@ -323,8 +323,8 @@ TEST(moe_against_a_plain_one) {
         }
 }
 
-/* mean over sequences of sum_i f_i P_i: V3's f counts the K largest unbiased scores (report eq. 18),
- * V2's what was chosen (2405.04434 eq. 24), here within one of two groups */
+/* mean over sequences of sum_i f_i P_i: V3's f counts the K largest unbiased scores (report eq.
+ * 18), V2's what was chosen (2405.04434 eq. 24), here within one of two groups */
 TEST(moe_balance_by_the_formula) {
     enum { B = 2, T = 9, rows = B * T, E = 6, K = 2, C = 24 };
     int softmax, differ = 0;

@@ -803,9 +803,10 @@ typedef struct llm_tokenizer llm_tokenizer;
  * and N, Pc and four scripts; (?i) is for ASCII; at most 16 of them, of 4096 bytes, 2000 steps with
  * repeats written out, and a table of 65535 entries each. A byte that the vocabulary has no token
  * for becomes the file's unk_token, or nothing where there is none, as in `tokenizers`. Or a
- * directory with tiktoken.model, or that file, which has Kimi's pattern and 256 special tokens, named by
- * tokenizer_config.json's added_tokens_decoder beside it. Or a .gguf file with tokenizer.ggml.model
- * gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3, GPT-4o, Qwen 2, Kimi K2 or StarCoder.
+ * directory with tiktoken.model, or that file, which has Kimi's pattern and 256 special tokens,
+ * named by tokenizer_config.json's added_tokens_decoder beside it. Or a .gguf file with
+ * tokenizer.ggml.model gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3, GPT-4o, Qwen 2,
+ * Kimi K2 or StarCoder.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT for a damaged file; LLM_ERR_UNSUPPORTED names what else would
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
@@ -14782,7 +14783,7 @@ static size_t llmi_gguf_pre_named(const char *name) {
     const size_t n = strlen(name);
     const char *list, *at;
     size_t pre;
-    for (pre = 0; n && pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
+    for (pre = 0; n && !strchr(name, ' ') && pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
         list = llmi_gguf_pre[pre].names;
         for (at = strstr(list, name); at; at = strstr(at + 1, name))
             if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return pre;

@@ -15081,7 +15081,7 @@ static size_t llmi_gguf_pre_named(const char *name) {
     const size_t n = strlen(name);
     const char *list, *at;
     size_t pre;
-    for (pre = 0; n && pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
+    for (pre = 0; n && !strchr(name, ' ') && pre < LLMI_COUNT(llmi_gguf_pre); pre++) {
         list = llmi_gguf_pre[pre].names;
         for (at = strstr(list, name); at; at = strstr(at + 1, name))
             if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return pre;

@@ -24,6 +24,7 @@ static const char *const gguf_merged[] = {
     "he",   "ll", "hell",        "hello",         "\xc4\xa0w", "12",      "123",
     "1234", "or", "\xc4\xa0wor", "<|endoftext|>", "<b>",       "[PAD268]"};
 enum { GGUF_MERGES = 10, GGUF_EOT = 266, GGUF_USERS = 267, GGUF_UNUSED = 268, GGUF_TOKENS = 269 };
+static int gguf_control = -1;                /* a token that is special, in the midst of others */
 static void gguf_put_tokenizer(gguf_file *f, const char *pre) {
     gguf_bytes *b;
     char text[4];
@@ -35,7 +36,8 @@ static void gguf_put_tokenizer(gguf_file *f, const char *pre) {
     for (i = 0; i < GGUF_TOKENS - 256; i++) gguf_text(b, gguf_merged[i], strlen(gguf_merged[i]));
     b = gguf_array(f, "tokenizer.ggml.token_type", GGUF_I32, GGUF_TOKENS);
     for (i = 0; i < GGUF_TOKENS; i++)
-        gguf_int(b, i == GGUF_EOT ? 3 : i == GGUF_USERS ? 4 : i == GGUF_UNUSED ? 5 : 1, 4);
+        gguf_int(b, i == GGUF_EOT || i == gguf_control ? 3
+                    : i == GGUF_USERS ? 4 : i == GGUF_UNUSED ? 5 : 1, 4);
     b = gguf_array(f, "tokenizer.ggml.merges", GGUF_STRING, GGUF_MERGES);
     for (i = 0; i < GGUF_MERGES; i++) gguf_text(b, gguf_merges[i], strlen(gguf_merges[i]));
 }
@@ -91,7 +93,35 @@ TEST(gguf_pre_names) {
             gguf_drop(f);
         }
     }
+    for (n = 0; n < 4; n++) {
+        static const char *const names[] = {"deepseek", "v3", "gpt-2 phi-2", ""};
+        llm_error err;
+        gguf_file *f = gguf_new("gpt2");
+        gguf_put_tokenizer(f, names[n]);
+        CHECK(!gguf_tokenizer(f, 0, &h, &err) && err.code == LLM_ERR_UNSUPPORTED);
+        gguf_drop(f);
+    }
     CHECK(h.live == 0 && !h.wrong);
+}
+/* its id is the file's */
+TEST(gguf_control_among_others) {
+    static const int want[] = {'x', '~', 'x'};
+    gguf_file *f = gguf_new("gpt2");
+    llm_tokenizer *t;
+    llm_error err;
+    heap h;
+    heap_init(&h);
+    gguf_control = '~';
+    gguf_put_tokenizer(f, "gpt-2");
+    gguf_control = -1;
+    t = gguf_tokenizer(f, 0, &h, &err);
+    CHECK_MSG(t != NULL, "%s", err.message);
+    if (t) {
+        CHECK(llm_tokenizer_token(t, "~", 1) == '~' && t->vocabulary.items['~'].added);
+        gguf_ids(t, "x~x", 1, want, 3);
+    }
+    llm_tokenizer_free(t);
+    gguf_drop(f);
 }
 TEST(gguf_tokenizers) {
     static const int hello[] = {259, 265, 'l', 'd', ' ', GGUF_USERS, '!', 0xc3, 0xa9},
@@ -1140,6 +1170,7 @@ TEST(gguf_damaged) {
 
 static void run_gguf_files(void) {
     RUN(gguf_pre_names);
+    RUN(gguf_control_among_others);
     RUN(gguf_tokenizers);
     RUN(gguf_round_trips);
     RUN(gguf_yarn_round_trips);

@@ -12831,16 +12831,19 @@ static void llmi_patterns_free(llmi_patterns *p) {           /* as it was before
 }
 
 /* ---- cutting --------------------------------------------------------------------------------- */
+enum { LLMI_CUT_FEW = 256 };             /* places of a text that takes no memory */
 typedef struct llmi_cut {
     const llmi_alphabet *alphabet;
     const llmi_pattern *p;
     size_t n, at;                        /* at: where the next match is looked for */
-    void *states;                        /* uint16_t of each place; NOWHERE within a character */
+    const uint16_t *states;              /* of each place; NOWHERE within a character */
+    void *room;                          /* for them, where few is too small */
     size_t capacity;
     size_t last, match_begin, match_end; /* last: the end of the last match, or SIZE_MAX */
     int is_match;                        /* the piece that comes next is a match; -1: to be found */
     size_t begin, stop;                  /* a piece that may grow; begin SIZE_MAX: none */
     int was_match;
+    uint16_t few[LLMI_CUT_FEW];
 } llmi_cut;
 
 /* where a state depends on the character before, that comes in */
@@ -12851,6 +12854,10 @@ static size_t llmi_cut_column(const llmi_cut *c, int symbol, const char *text, s
     return column + llmi_edge(c->alphabet, symbol);
 }
 
+static void llmi_cut_init(llmi_cut *c) {
+    c->room = NULL;
+    c->capacity = 0;
+}
 /* n > 0 bytes are to be cut; c keeps its memory */
 static llm_result llmi_cut_start(llmi_cut *c, const llmi_patterns *patterns, size_t pattern,
                                  const char *text, size_t n, llm_error *err) {
@@ -12864,9 +12871,10 @@ static llm_result llmi_cut_start(llmi_cut *c, const llmi_patterns *patterns, siz
     uint16_t *states;
     unsigned state;
     int symbol;
-    LLMI_TRY(llmi_grow(a->blocks.allocator, &c->states, &c->capacity, 0,
-                       llmi_mul(n + 1, sizeof *states), "patterns", err));
-    states = (uint16_t *)c->states;
+    if (n >= LLMI_CUT_FEW)
+        LLMI_TRY(llmi_grow(a->blocks.allocator, &c->room, &c->capacity, 0,
+                           llmi_mul(n + 1, sizeof *states), "patterns", err));
+    c->states = states = n < LLMI_CUT_FEW ? c->few : (uint16_t *)c->room;
     c->alphabet = a;
     c->p = p;
     c->n = n;
@@ -12908,7 +12916,7 @@ static size_t llmi_cut_step(const uint16_t *states, size_t at) {
 
 /* the next match, or what is between two; 0: the text has ended */
 static int llmi_cut_segment(llmi_cut *c, size_t *begin, size_t *end, int *is_match) {
-    const uint16_t *states = (const uint16_t *)c->states, *on = c->p->table + c->p->columns;
+    const uint16_t *states = c->states, *on = c->p->table + c->p->columns;
     size_t at = c->at;
     if (c->is_match < 0) {
         const size_t from = c->last == SIZE_MAX ? 0 : c->last;
@@ -12982,7 +12990,7 @@ static int llmi_cut_next(llmi_cut *c, size_t *begin, size_t *end) {
 }
 
 static void llmi_cut_free(llmi_cut *c, const llmi_patterns *patterns) {
-    llmi_release(patterns->alphabet.blocks.allocator, c->states);
+    llmi_release(patterns->alphabet.blocks.allocator, c->room);
 }
 
 /* Files write each byte as one visible character: itself, or one of the 68 from U+0100 on. */
@@ -13183,23 +13191,23 @@ typedef struct llmi_encoder {
     llmi_heap heap;                      /* long words */
     void *links;
     size_t links_capacity;
-    llmi_cut cuts[LLMI_MAX_SPLITS];
     llmi_text prefixed;                  /* a piece with a space in front */
     llmi_found *found;                   /* a stack: added tokens that are still to be looked at */
     size_t n_found, found_capacity;      /* capacity in bytes */
     llm_error *err;
+    llmi_cut cuts[LLMI_MAX_SPLITS];
 } llmi_encoder;
 
-static llmi_encoder llmi_encoder_make(const llm_tokenizer *t, int32_t *tokens, size_t capacity,
-                                      llm_error *err) {
-    llmi_encoder e;
-    memset(&e, 0, sizeof e);
-    e.t = t;
-    e.tokens = tokens;
-    e.capacity = capacity;
-    e.prefixed.allocator = t->allocator;
-    e.err = err;
-    return e;
+static void llmi_encoder_init(llmi_encoder *e, const llm_tokenizer *t, int32_t *tokens,
+                              size_t capacity, llm_error *err) {
+    size_t i;
+    memset(e, 0, offsetof(llmi_encoder, cuts));
+    for (i = 0; i < t->patterns.n; i++) llmi_cut_init(&e->cuts[i]);
+    e->t = t;
+    e->tokens = tokens;
+    e->capacity = capacity;
+    e->prefixed.allocator = t->allocator;
+    e->err = err;
 }
 
 static void llmi_encoder_free(llmi_encoder *e) {
@@ -13447,7 +13455,7 @@ LLM_API llm_result llm_tokenizer_encode(const llm_tokenizer *tokenizer, const ch
     if (!tokenizer || (!text && n) || (!tokens && capacity))
         return llmi_fail(err, LLM_ERR_ARGUMENT,
                          "llm_tokenizer_encode: NULL for tokenizer, text or tokens");
-    e = llmi_encoder_make(tokenizer, tokens, capacity, err);
+    llmi_encoder_init(&e, tokenizer, tokens, capacity, err);
     e.parse_special = parse_special;
     result = llmi_encode_piece(&e, text, n, 0);
     llmi_encoder_free(&e);
@@ -13564,7 +13572,7 @@ static llm_result llmi_tokenizer_finish(llm_tokenizer *t, llm_error *err) {
         t->vocabulary.items[t->added[i].id].added = (uint32_t)i + 1;
     LLMI_TRY(llmi_added_index(t, 0, 0, n_plain, err));
     LLMI_TRY(llmi_added_index(t, 1, n_plain, t->n_added, err));
-    e = llmi_encoder_make(t, found, 2, err);
+    llmi_encoder_init(&e, t, found, 2, err);
     for (i = 0; i < t->vocabulary.n && result == LLM_OK; i++) {
         llmi_string *item = &t->vocabulary.items[i];
         if (item->kind != LLMI_BYTES || !item->size) continue;
@@ -14847,9 +14855,10 @@ static llm_result llmi_tiktoken_line(llmi_bpe_reader *r, const char *line, size_
  * parts. One whose bytes become more parts is found only as a whole word. */
 static llm_result llmi_tiktoken_merges(llm_tokenizer *t, llm_error *err) {
     int32_t parts[2];
-    llmi_encoder e = llmi_encoder_make(t, parts, 2, err);
+    llmi_encoder e;
     llm_result result = LLM_OK;
     size_t i, size;
+    llmi_encoder_init(&e, t, parts, 2, err);
     for (i = 0; i < t->vocabulary.n && result == LLM_OK; i++) {
         const char *token = llmi_token_text(t, (int32_t)i, &size);
         if (size == 1) continue;

@@ -20547,13 +20547,10 @@ LLMI_INLINE void LLV_(activate_backward_of)(llm_activation f, float *dx, float *
         if (y) LLV_STORE(y + i, yv, n - i);
     }
 }
+/* the most usual one has loops of its own */
 static void LLV_(activate)(llm_activation f, float *y, const float *x, size_t n) {
-    switch (f) {                       /* so that each has a loop of its own */
-        case LLM_ACTIVATION_GELU: LLV_(activate_of)(LLM_ACTIVATION_GELU, y, x, n); break;
-        case LLM_ACTIVATION_RELU: LLV_(activate_of)(LLM_ACTIVATION_RELU, y, x, n); break;
-        case LLM_ACTIVATION_SILU: LLV_(activate_of)(LLM_ACTIVATION_SILU, y, x, n); break;
-        default: LLV_(activate_of)(LLM_ACTIVATION_GELU_TANH, y, x, n);
-    }
+    if (f == LLM_ACTIVATION_GELU_TANH) LLV_(activate_of)(LLM_ACTIVATION_GELU_TANH, y, x, n);
+    else LLV_(activate_of)(f, y, x, n);
 }
 static void LLV_(activate_backward)(llm_activation f, float *dx, float *y, const float *dy,
                                     const float *x, size_t n, int accumulate) {

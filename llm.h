@@ -12364,7 +12364,7 @@ static int llmi_regex_term(llmi_regex *r, llmi_term_op op, int a, int b, int wha
 
 /* the topmost set as a term */
 static int llmi_regex_set(llmi_regex *r, size_t set) {
-    int number;
+    int number = -1;
     if (llmi_alphabet_set(&r->patterns->alphabet, &r->sets, set, &number, r->err) != LLM_OK)
         return -1;
     if (number < 0) return llmi_regex_refuse(r, "one more than 250 sets of characters");
@@ -18549,7 +18549,7 @@ LLMI_SHORT_NAMES(LLMI_POP)
   #define LLV_D __m512d
   #define LLV_D_MAX(a, b) _mm512_max_pd(a, b)
   #define LLV_D_MIN(a, b) _mm512_min_pd(a, b)
-  #define LLV_D_FLOOR(v) _mm512_roundscale_pd(v, 9)
+  #define LLV_D_FLOOR(v) _mm512_floor_pd(v)
 #elif LLMI_PASS == LLMI_PASS_AVX2
   #define LLV_NAME "avx2"
   #define LLV_W 8

@@ -804,6 +804,103 @@ TEST(files_mtp) {
     llm_model_free(plain);
 }
 
+/* what only one family has is refused of another */
+TEST(files_families) {
+    static const char *const no_text[] = {
+        "{\"model_type\": \"kimi_k25\"}",
+        "{\"model_type\": \"kimi_k25\", \"text_config\": [1]}",
+        "{\"model_type\": \"kimi_k25\", \"text_config\": {\"vocab_size\": 7}}"};
+    const int64_t two[1] = {2};
+    llm_config gpt2 = small_config(50, 16, 12, 2, 3), c = files_deepseek_config();
+    llm_model *model = shaken_model(&c, 5, 1, NULL);
+    char config[2048];
+    files_weights w;
+    llm_error err;
+    size_t size;
+    char *file;
+    int i;
+    gpt2.scoring_func = LLM_SCORING_SOFTMAX;
+    REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&gpt2, &err), "scoring_func");
+    for (i = 0; i < 6; i++) {
+        llm_config bad = c;
+        if (i == 0) bad.activation = LLM_ACTIVATION_RELU;
+        if (i == 1) bad.attn_unscaled = 1;
+        if (i == 2) bad.attn_scale_by_layer = 1;
+        if (i >= 3) bad.scoring_func = LLM_SCORING_SOFTMAX;
+        bad.norm_topk_prob = i == 3;
+        bad.rope_half_split = i == 4;
+        bad.mtp_depth = i == 5;
+        REFUSED(LLM_ERR_ARGUMENT, llm_config_validate(&bad, &err),
+                i < 3 ? "only GPT-2" : "scoring_func SOFTMAX");
+    }
+    c.scoring_func = LLM_SCORING_SOFTMAX;        /* V2's groups may have one expert each */
+    c.norm_topk_prob = 0;
+    c.n_group = c.n_routed_experts;
+    c.topk_group = c.num_experts_per_tok;
+    CHECK_MSG(llm_config_validate(&c, &err) == LLM_OK, "%s", err.message);
+    files_of_model(&w, model);                   /* Kimi-K2.5's names, and what it sees with */
+    for (i = 0; i < w.n; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s", w.t[i].name);
+        snprintf(w.t[i].name, sizeof w.t[i].name, i % 2 ? "language_model.%.75s"
+                                                        : "model.language_model.%.70s",
+                 i % 2 || strncmp(name, "model.", 6) ? name : name + 6);
+        if (!(i % 2) && strncmp(name, "model.", 6)) strcpy(w.t[i].name, name);
+    }
+    files_add(&w, "vision_tower.blocks.0.weight", "BF16", 1, two, NULL, 4);
+    snprintf(config, sizeof config, "{\"model_type\": \"kimi_k25\", \"tie_word_embeddings\": false,"
+             " \"text_config\": %s}", files_deepseek);
+    files_accepted(config, &w, model);
+    file = files_pack(&w, &size);
+    for (i = 0; i < 3; i++)
+        files_refused(no_text[i], strlen(no_text[i]), file, size, 1, LLM_ERR_FORMAT, "text_config",
+                      no_text[i]);
+    free(file);
+    files_free(&w);
+    llm_model_free(model);
+}
+/* GPT-2 with other activations, and DeepSeek-V2, whose trainer moves no router's bias */
+TEST(files_families_stay) {
+    const char *directory = files_directory("families");
+    int i;
+    for (i = 0; i < 6; i++) {
+        llm_config c = i < 4 ? small_config(20, 16, 12, 2, 3) : files_deepseek_config();
+        llm_train_desc d;
+        llm_train_stats stats;
+        llm_trainer *trainer;
+        llm_model *model, *got;
+        llm_error err;
+        int32_t tokens[16], targets[16];
+        if (i < 4) {
+            c.activation = (llm_activation)i;
+            c.attn_unscaled = i % 2;
+            c.attn_scale_by_layer = i / 2;
+        } else {
+            c.scoring_func = LLM_SCORING_SOFTMAX;
+            c.norm_topk_prob = 0;
+            c.n_group = i == 4 ? 1 : 2;
+            c.topk_group = 1;
+        }
+        model = shaken_model(&c, 5, 1, NULL);
+        if (!model) return;
+        CHECK(llm_model_save(model, directory, LLM_F32, &err) == LLM_OK);
+        got = files_load(directory, &err);
+        CHECK_MSG(got && !memcmp(llm_model_config(got), llm_model_config(model),
+                                 sizeof(llm_config)), "family %d: %s", i, err.message);
+        files_unload(got);
+        memset(&d, 0, sizeof d);
+        d.batch_size = 1;
+        d.seq_len = 16;
+        d.max_steps = 2;
+        trainer = llm_trainer_create(model, &d, &err);
+        random_batch(tokens, targets, 16, 7, 0.0, 3);
+        CHECK_MSG(trainer && llm_trainer_step(trainer, tokens, targets, &stats, &err) == LLM_OK &&
+                      stats.loss > 0.0f, "family %d: %s", i, err.message);
+        llm_trainer_free(trainer);
+        llm_model_free(model);
+    }
+}
+
 /* what was saved and loaded has the configuration that it had */
 TEST(files_configuration_stays) {
     const char *directory = files_directory("configuration");
@@ -2510,6 +2607,8 @@ static void run_files(void) {
     RUN(files_types);
     RUN(files_gpt2_names);
     RUN(files_mtp);
+    RUN(files_families);
+    RUN(files_families_stay);
     RUN(files_configuration_stays);
     RUN(files_deepseek_by_architecture);
     RUN(files_routers_are_finite);

@@ -342,8 +342,7 @@ TEST(bpe_any_bytes) {
                                            NULL, NULL);
     char text[300];
     uint32_t state = 3;
-    size_t n, i, count;
-    int32_t *tokens;
+    size_t n, i;
     CHECK(t != NULL);
     if (!t) return;
     for (i = 0; i < 256; i++) text[i] = (char)i;
@@ -459,7 +458,7 @@ TEST(bpe_patterns_refused) {
         {"(?>ab)", "a group that begins like"}, {"a(?i)b", "a group that begins like"},
         {"(?x:a)", "a group that begins like"}, {"(?<n>a)", "a group that begins like"},
         {"(a", "a group without an end"}, {"a)", "a ) without a group"},
-        {"*a", "a repeat of nothing"},
+        {"*a", "a repeat of nothing"}, {"?a", "a repeat of nothing"},
         {"(|+)", "a repeat of nothing"}, {"(a)\\1", "this escape before byte 5"},
         {"\\Ra", "this escape"}, {"\\G", "this escape"}, {"\\Z", "this escape"},
         {"\\07", "this escape"},
@@ -475,7 +474,9 @@ TEST(bpe_patterns_refused) {
         {"(a?){2}", "a repeat of what may be empty"}, {"\\b+", "a repeat of what may be empty"},
         {"a**", "a repeat of what may be empty"}, {"(?=a)?", "a repeat of what may be empty"},
         {"(ab)++", "a possessive repeat of more than one character"}, {"a{3,2}", "this repeat"},
-        {"a{2001}", "this repeat"}, {"a{2}?", "{..}?"}, {"(?i:ss)", "this letter without regard"},
+        {"a{2001}", "this repeat"}, {"\\p{A name of 20 letters}", "this \\p{..}"},
+        {"\\p{l_u}\\p{L-u}\\p{L u}", NULL}, {"(?i:AZ[b-y])", NULL}, {"a{2}?", "{..}?"},
+        {"(?i:ss)", "this letter without regard"},
         {"(?i:\xc3\xa9)", "this letter without regard"}, {"(?i:[^\xc3\xa9])", "more than ASCII"},
         {"(?i:[\\w])", "more than ASCII"}, {"a\xff", "what is not UTF-8"},
         {"(?:a{50}){50}", "more than 2000 steps"}, {"(?:a|b)*a(?:a|b){12}", NULL},

@@ -423,7 +423,12 @@ class Checker:
                 for name, loaded in (("odd vocabulary", tokenizer), ("odd vocabulary, saved", Tokenizer.from_file(copy))):
                     loaded.encode_special_tokens = not special
                     for text, (got, _) in zip(texts, answers(out)):
-                        want = loaded.encode(text, add_special_tokens=False).ids
+                        try:
+                            want = loaded.encode(text, add_special_tokens=False).ids
+                        except BaseException as panic:           # of some of these, `tokenizers` has no ids
+                            if type(panic).__name__ != "PanicException":
+                                raise
+                            continue
                         self.report(name, "%r: %s, tokenizers %s" % (text, got, want), got == want)
         print("%-28s %7d, of them %d refused, %d differences" % ("odd vocabularies", n, refused, self.wrong - before))
 

@@ -382,7 +382,8 @@ typedef struct llm_config {
  *     180, 700 million parameters    deepseek-moe-150m  (50000, 4096)
  *   deepseek-tiny  (2048, 256): experts and an MTP module
  *   deepseek-10b  (128256, 163840): the shape of gigachat3-10b-a1.8b with a shorter context
- *   Shapes of published models, from 10 to 1,026 billion parameters, to be loaded or counted:
+ *   Shapes of published models, from 10 to 1,026 billion parameters, to be counted rather than
+ *   allocated:
  *   deepseek-v3  (129280, 163840)    deepseek-v2 deepseek-v2-lite  (102400, 163840)
  *   moonlight-16b-a3b  (163840, 8192)    gigachat3-10b-a1.8b  (128256, 262144)
  *   joyai-llm-flash  (129280, 131072), without its MTP module    kimi-k2  (163840, 131072)
@@ -503,8 +504,9 @@ LLM_API size_t llm_model_tensor_count(const llm_model *model);
  * uses the model, and never changes a file */
 LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i);
 /* The ids that generation_config.json, else config.json, gives: where a text begins, what fills up
- * a batch, and what ends a text (generation stops there). They are kept when the model is saved. A
- * new model has none. Those of a file may be V or more: compare them before they are used. */
+ * a batch, and what ends a text (generation stops there). They are kept when the model is saved; of
+ * those that end a text, GGUF keeps three. A new model has none. Those of a file may be V or more:
+ * compare them before they are used. */
 typedef struct llm_special_tokens {
     int32_t bos, pad;                 /* -1 = none                                            */
     int n_eos;                        /* 0 to 16                                              */
@@ -816,22 +818,25 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
  * Thread-safe once created. */
 typedef struct llm_tokenizer llm_tokenizer;
 #ifndef LLM_NO_STDIO
-/* path: a tokenizer.json under any name, which is read as `tokenizers` reads it, alone; or a
- * directory with it or with vocab.json + merges.txt, which is read as transformers' AutoTokenizer
- * reads it, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json
- * beside it: the tokenizer's class (GPT2Tokenizer always has GPT-2's pattern), added and special
- * tokens, add_prefix_space, what add_bos_token and add_eos_token put around a text. Not read:
- * split_special_tokens, which is encode's parse_special. Texts are cut by Split (Regex or String),
- * Digits and ByteLevel, in any Sequence; regular expressions are Oniguruma's, without backward
- * references, looking behind, options but (?i), atomic groups, possessive repeats of more than one
- * character, repeats of what may be empty, [:..:], and properties but L M N P S, their kinds of L
- * and N, Pc and four scripts; (?i) is for ASCII; at most 16 of them, of 4096 bytes, 2000 steps with
- * repeats written out, and a table of 65535 entries each. A byte that the vocabulary has no token
- * for becomes the file's unk_token, or nothing where there is none, as in `tokenizers`. Or a
- * directory with tiktoken.model, or that file, which has Kimi's pattern and 256 special tokens,
- * named by tokenizer_config.json's added_tokens_decoder beside it. Or a .gguf file with
- * tokenizer.ggml.model gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3, GPT-4o, Qwen 2,
- * Kimi K2 or StarCoder.
+/* path is one of these:
+ *   a tokenizer.json under any name, read alone, as `tokenizers` reads it;
+ *   a directory with it or with vocab.json + merges.txt, read as transformers' AutoTokenizer reads
+ *   it, with tokenizer_config.json, special_tokens_map.json, added_tokens.json and config.json
+ *   beside it: the tokenizer's class (GPT2Tokenizer always has GPT-2's pattern), added and special
+ *   tokens, add_prefix_space, what add_bos_token and add_eos_token put around a text. Not read:
+ *   split_special_tokens, which is encode's parse_special;
+ *   a directory with tiktoken.model, or that file: it has Kimi's pattern, and 256 special tokens,
+ *   which tokenizer_config.json beside it names in added_tokens_decoder;
+ *   a .gguf file with tokenizer.ggml.model gpt2 and the pattern (.pre) of GPT-2, DeepSeek, Llama 3,
+ *   GPT-4o, Qwen 2, Kimi K2 or StarCoder.
+ * Texts are cut by Split (Regex or String), Digits and ByteLevel, in any Sequence. Regular
+ * expressions are Oniguruma's. Refused are lookbehind, backreferences, atomic groups, options but
+ * (?i) (for ASCII), possessive repeats of more than one character, repeats of what may be empty,
+ * [:..:], and \p{..} other than L Lu Ll Lt Lm Lo M N Nd Nl No P Pc S Han Hangul Hiragana
+ * Katakana. So are more than 16 patterns, and a pattern of more than 4096 bytes, of more than 2000
+ * steps once its repeats are written out, or whose table has more than 65535 entries.
+ * A byte that the vocabulary has no token for becomes the file's unk_token, or nothing where there
+ * is none, as in `tokenizers`.
  * -> NULL: LLM_ERR_IO; LLM_ERR_FORMAT for a damaged file; LLM_ERR_UNSUPPORTED names what else would
  * change the tokens; LLM_ERR_MEMORY. Thread-safe. */
 LLM_API llm_tokenizer *llm_tokenizer_load(const char *path, const llm_allocator *allocator,
@@ -853,7 +858,8 @@ LLM_API llm_result llm_tokenizer_save(const llm_tokenizer *tokenizer, const char
                                       llm_error *err);
 /* Writes one GGUF file, which llama.cpp loads, too; tokenizer NULL: without one. dtype: of
  * matrices, F32 to Q6_K but not F8; DEFAULT: as the model holds them. In blocks, the head and some
- * others get more bits, as from llama.cpp's quantiser (its Q4_K_M, Q5_K_M). Atomic.
+ * others get more bits, as from llama.cpp's quantiser (its Q4_K_M, Q5_K_M). GGUF has keys for three
+ * tokens that end a text (eos, eot, eom): the first three are written. Atomic.
  * -> LLM_ERR_ARGUMENT; LLM_ERR_IO, the old file as it was; LLM_ERR_UNSUPPORTED: what llama.cpp has
  * no key for. Thread-safe. */
 LLM_API llm_result llm_gguf_save(const llm_model *model, const llm_tokenizer *tokenizer,
@@ -1544,11 +1550,17 @@ static void llmi_blocks_open_32(llm_dtype type, const unsigned char *b, size_t n
                                    (fifth >> j & 1u) << 4);
     }
 }
+/* the eight scales, or minima, of 6 bits of a Q4_K or Q5_K block, as bytes from the lowest on */
+LLMI_INLINE uint64_t llmi_six_bits(const unsigned char *b, int minima) {
+    const uint64_t own = llmi_get_little(b + 4 + 4 * minima, 4), rest = llmi_get_little(b + 12, 4);
+    return (own & 0x3f3f3f3fu) |
+           ((rest >> 4 * minima & 0x0f0f0f0fu) | (own >> 6 & 0x03030303u) << 4) << 32;
+}
 static void llmi_blocks_open_k(llm_dtype type, const unsigned char *b, unsigned char *q,
                                float *scale, float *least) {
     const float d = llmi_f16_at(type == LLM_Q6_K ? b + 208 : b);
     const float m = llmi_f16_at(b + 2);
-    const unsigned char *s = b + 4, *fifth = b + 16, *low = type == LLM_Q5_K ? b + 48 : b + 16;
+    const unsigned char *fifth = b + 16, *low = type == LLM_Q5_K ? b + 48 : b + 16;
     size_t i;
     if (type == LLM_Q6_K) {
         for (i = 0; i < 256; i++) {
@@ -1566,10 +1578,8 @@ static void llmi_blocks_open_k(llm_dtype type, const unsigned char *b, unsigned 
         q[i] = (unsigned char)((low[i / 64 * 32 + i % 32] >> i / 32 % 2 * 4 & 15u) |
                                (type == LLM_Q5_K ? (fifth[i % 32] >> i / 32 & 1u) << 4 : 0u));
     for (i = 0; i < 8; i++) {
-        const unsigned a = i < 4 ? s[i] & 63u : (s[i + 4] & 15u) | (unsigned)(s[i - 4] >> 6) << 4;
-        const unsigned c = i < 4 ? s[i + 4] & 63u : s[i + 4] >> 4 | (unsigned)(s[i] >> 6) << 4;
-        scale[2 * i] = scale[2 * i + 1] = d * (float)a;
-        least[2 * i] = least[2 * i + 1] = -m * (float)c;
+        scale[2 * i] = scale[2 * i + 1] = d * (float)(llmi_six_bits(b, 0) >> 8 * i & 63);
+        least[2 * i] = least[2 * i + 1] = -m * (float)(llmi_six_bits(b, 1) >> 8 * i & 63);
     }
 }
 /* -> how many values: of at most n, a multiple of the type's block */
@@ -1914,7 +1924,8 @@ static void llmi_encode_k(llmi_lines_try *best_of, void *to, const float *from, 
     }
 }
 
-/* n values of whole blocks, as the type has them: F8 without a scale. Q8_0 leaves -128 out. */
+/* n values of whole blocks, as the type has them: F8 without a scale. Q8_0 leaves -128 out.
+ * A type without blocks has no use for best_of, which may be NULL then. */
 static void llmi_encode(llmi_lines_try *best_of, llm_dtype type, void *to, const float *from,
                         size_t n) {
     unsigned char *b = (unsigned char *)to;
@@ -2597,7 +2608,7 @@ typedef struct llmi_absent {           /* a member's value if config.json does n
     double value;
 } llmi_absent;
 typedef struct llmi_fixed {            /* a key of config.json for which one value is supported  */
-    const char *key, *values;          /* true, false, 1, or strings that mean the same: a|b    */
+    const char *key, *values;          /* true, false, 1, or strings, of which any will do: a|b */
     int flags;
 } llmi_fixed;
 
@@ -5534,7 +5545,8 @@ static const llmi_ds_preset llmi_ds_presets[] = {
     {{"kimi-k2", 163840, 131072, 7168, 61, 64},
      18432, 1536, 512, 128, 64, 128, 384, 8, 1, 2048, 1, 1, 1, 0, 1}
 };
-/* of published models, what else their config.json says; 0: the default */
+/* Of published models, what else their config.json says; 0: the default. Those with YaRN all come
+ * from contexts of 4096. Of GigaChat3, nothing else is known here. */
 static const struct {
     const char *name;
     llm_scoring scoring_func;
@@ -5731,7 +5743,7 @@ static llm_result llmi_gpt2_validate(const llm_config *c, llm_error *err) {
 static void llmi_gpt2_read(llmi_config_reader *reader, llm_config *config) {
     static const char *const none[] = {"pruned_heads", "quantization_config"};
     const int name = llmi_config_node(reader, "activation_function", NULL);
-    size_t known = 0;
+    size_t known = 0;                  /* where it is absent, the first */
     int i;
     while (name >= 0 && known < LLMI_COUNT(llmi_activations) &&
            !llmi_json_is(reader->json, name, llmi_activations[known].name)) known++;
@@ -6332,11 +6344,27 @@ static llm_result llmi_config_text_part(llmi_config_reader *reader, llm_error *e
                          json->name);
     return LLM_OK;
 }
+/* the type that "model_type" names, or else the first that the configuration claims to be of; NULL:
+ * none. A claim may fail, which the reader says. */
+static const llmi_model_type *llmi_config_type(llmi_config_reader *reader, int name,
+                                               const llmi_arch **arch) {
+    size_t i, j;
+    int claims;
+    for (claims = 0; claims < 2; claims++)
+        for (i = 0; (*arch = llmi_arch_at(i)) != NULL; i++)
+            for (j = 0; j < (*arch)->n_types; j++) {
+                const llmi_model_type *type = &(*arch)->types[j];
+                if (claims ? llmi_config_claims(reader, *arch, type)
+                           : llmi_json_is(reader->json, name, type->name))
+                    return type;
+            }
+    return NULL;
+}
 static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, llm_error *err) {
     llmi_config_reader reader;
+    const llmi_model_type *type;
     const llmi_arch *arch;
-    size_t i, j;
-    int type, claims;
+    int name;
     reader.json = json;
     reader.root = reader.object = 0;
     reader.result = LLM_OK;
@@ -6345,29 +6373,25 @@ static llm_result llmi_config_parse(llm_config *config, const llmi_json *json, l
     if (json->nodes[0].type != LLMI_JSON_OBJECT)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: the configuration is not a JSON object",
                          json->name);
-    type = llmi_config_node(&reader, "model_type", NULL);
-    if (type < 0)
+    name = llmi_config_node(&reader, "model_type", NULL);
+    if (name < 0)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: there is no \"model_type\"", json->name);
-    if (llmi_json_is(json, type, "kimi_k25")) {
+    if (llmi_json_is(json, name, "kimi_k25")) {
         LLMI_TRY(llmi_config_text_part(&reader, err));
-        type = llmi_config_node(&reader, "model_type", NULL);
+        name = llmi_config_node(&reader, "model_type", NULL);
     }
-    for (claims = 0; claims < 2; claims++)
-        for (i = 0; (arch = llmi_arch_at(i)) != NULL; i++)
-            for (j = 0; j < arch->n_types; j++)
-                if (claims ? llmi_config_claims(&reader, arch, &arch->types[j])
-                           : llmi_json_is(json, type, arch->types[j].name)) {
-                    if (reader.result == LLM_OK)
-                        llmi_config_read(&reader, arch, &arch->types[j], config);
-                    reader.object = 0;
-                    if (reader.root)   /* the whole model says whether its head is tied */
-                        config->tie_embeddings = llmi_config_bool(&reader, "tie_word_embeddings",
-                                                                  1);
-                    return reader.result;
-                }
-    llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", type,
-                    "only gpt2, deepseek_v2, deepseek_v3 and kimi_k25 are supported, and types "
-                    "with architectures [DeepseekV2ForCausalLM] or [DeepseekV3ForCausalLM]");
+    type = llmi_config_type(&reader, name, &arch);
+    if (!type)
+        llmi_config_bad(&reader, LLM_ERR_UNSUPPORTED, "model_type", name,
+                        "only gpt2, deepseek_v2, deepseek_v3 and kimi_k25 are supported, and types "
+                        "with architectures [DeepseekV2ForCausalLM] or [DeepseekV3ForCausalLM]");
+    else if (reader.result == LLM_OK) {
+        llmi_config_read(&reader, arch, type, config);
+        if (reader.root) {             /* the whole model says whether its head is tied */
+            reader.object = 0;
+            config->tie_embeddings = llmi_config_bool(&reader, "tie_word_embeddings", 1);
+        }
+    }
     return reader.result;
 }
 
@@ -6417,11 +6441,9 @@ static void llmi_config_write(llmi_text *text, const llm_config *config) {
     for (i = 0; i < arch->n_fields; i++)
         if (arch->fields[i].key) llmi_field_write(text, &arch->fields[i], &c);
     for (i = 0; i < type->n_fixed; i++)
-        if (type->fixed[i].flags & LLMI_WRITTEN) {
-            const char *value = type->fixed[i].values, *end = strchr(value, '|');
-            llmi_text_format(text, "  \"%s\": \"%.*s\",\n", type->fixed[i].key,
-                             (int)(end ? (size_t)(end - value) : strlen(value)), value);
-        }
+        if (type->fixed[i].flags & LLMI_WRITTEN)
+            llmi_text_format(text, "  \"%s\": \"%s\",\n", type->fixed[i].key,
+                             type->fixed[i].values);
     arch->write(text, &c);
 }
 #endif /* LLM_NO_STDIO */
@@ -7716,7 +7738,23 @@ static void llmi_route_scores(llm_scoring scoring, float *s, int E) {
     for (e = 0; e < E; e++) sum += s[e] = expf(s[e] - most);
     for (e = 0; e < E; e++) s[e] /= sum;
 }
-/* open: which experts may be chosen, those of the best groups. bias: NULL, or added to s */
+/* what experts are chosen by; bias: NULL where there is none */
+static float llmi_route_score(const float *s, const float *bias, int e) {
+    return bias ? s[e] + bias[e] : s[e];
+}
+/* of the E experts that are open the one of the highest score, of several the first */
+static int llmi_route_best(const float *s, const float *bias, const unsigned char *open, int E) {
+    float most = 0.0f;
+    int best = -1, e;
+    for (e = 0; e < E; e++) {
+        const float x = llmi_route_score(s, bias, e);
+        if (!open[e] || (best >= 0 && !(x > most))) continue;
+        best = e;
+        most = x;
+    }
+    return best;
+}
+/* open: which experts may be chosen, those of the best groups */
 static void llmi_route_groups(const llm_config *c, const float *s, const float *bias,
                               unsigned char *open) {
     const int size = c->n_routed_experts / c->n_group;
@@ -7729,7 +7767,7 @@ static void llmi_route_groups(const llm_config *c, const float *s, const float *
             float first = -INFINITY, second = -INFINITY, score;
             if (open[g * size]) continue;
             for (e = g * size; e < (g + 1) * size; e++) {
-                const float x = s[e] + (bias ? bias[e] : 0.0f);
+                const float x = llmi_route_score(s, bias, e);
                 if (x > first) { second = first; first = x; }
                 else if (x > second) second = x;
             }
@@ -7742,7 +7780,7 @@ static void llmi_route_groups(const llm_config *c, const float *s, const float *
         memset(open + best_group * size, 1, (size_t)size);
     }
 }
-/* scores hold logits; becomes scores, choice and weights of a row. Ties go to the lower expert. */
+/* scores hold logits; becomes scores, choice and weights of a row */
 static void llmi_route_task(void *argument, size_t row, int thread) {
     const llmi_moe_rows *job = (const llmi_moe_rows *)argument;
     const llm_config *c = &job->run->model->config;
@@ -7752,18 +7790,11 @@ static void llmi_route_task(void *argument, size_t row, int thread) {
     const float *bias = job->bias;
     int32_t *choice = job->s->choice + row * (size_t)K;
     unsigned char *open = job->run->ds.open + (size_t)thread * (size_t)E;
-    int e, k;
+    int k;
     llmi_route_scores(c->scoring_func, s, E);
     llmi_route_groups(c, s, bias, open);
     for (k = 0; k < K; k++) {
-        float most = 0.0f;
-        int best = -1;
-        for (e = 0; e < E; e++) {
-            const float x = s[e] + (bias ? bias[e] : 0.0f);
-            if (!open[e] || (best >= 0 && !(x > most))) continue;
-            best = e;
-            most = x;
-        }
+        const int best = llmi_route_best(s, bias, open, E);
         open[best] = 0;
         choice[k] = best;
         weight[k] = s[best];
@@ -7874,22 +7905,19 @@ static double llmi_balance(const llmi_run *run, const llmi_moe_saved *s) {
     const size_t T = run->rows;
     double loss = 0.0;
     size_t b, t;
-    int e, k, j;
+    int k, j;
     for (b = 0; b < run->n_sequences; b++) {
         float *f = run->ds.frequency + b * (size_t)E;
         memset(f, 0, (size_t)E * sizeof *f);
         for (t = b * T; t < (b + 1) * T; t++) {
-            const float *x = s->scores + t * (size_t)E;
-            unsigned char *taken = run->ds.open;
-            memset(taken, 0, (size_t)E);
+            unsigned char *open = run->ds.open;
+            memset(open, 1, (size_t)E);
             for (k = 0; k < K; k++) {
-                int best = -1;
-                for (e = 0; e < E; e++)
-                    if (!taken[e] && (best < 0 || x[e] > x[best])) best = e;
-                if (c->scoring_func == LLM_SCORING_SOFTMAX)
-                    best = s->choice[t * (size_t)K + (size_t)k];
-                taken[best] = 1;
-                f[best] += (float)E / ((float)K * (float)T);
+                const int e = c->scoring_func == LLM_SCORING_SOFTMAX
+                                  ? s->choice[t * (size_t)K + (size_t)k]
+                                  : llmi_route_best(s->scores + t * (size_t)E, NULL, open, E);
+                open[e] = 0;
+                f[e] += (float)E / ((float)K * (float)T);
             }
         }
         for (t = b * T; t < (b + 1) * T; t++) {
@@ -11923,7 +11951,7 @@ static uint32_t *llmi_set_at(const llmi_text *stack, size_t i) {
     return (uint32_t *)(void *)stack->data + i;
 }
 
-/* adds [begin, end), which is behind what the topmost set has */
+/* adds [begin, end), which comes after all that the topmost set has */
 static void llmi_set_add(llmi_text *stack, size_t set, uint32_t begin, uint32_t end) {
     const uint32_t bounds[2] = {begin, end};
     const size_t top = llmi_set_top(stack);
@@ -12115,11 +12143,11 @@ static size_t llmi_symbol_before(const llmi_alphabet *a, const char *text, size_
 /* A pattern becomes a program that a matcher would try in order: of two ways on, the first that
  * leads to the end counts. Which places of the program lead to the end from a place of the text is
  * found for all places at once, from the end of the text to its start (Frisch & Cardelli, ICALP
- * 2004): that set is a state, and it follows from the state behind and the character between. So
- * all states are listed before any text comes, and a text takes time in proportion to its length
- * whatever the pattern: from right to left a table is looked up, from left to right the program is
- * followed, where no step has to be taken back. A lookahead is one more place that leads to an
- * end. */
+ * 2004): that set is a state, and it follows from the state at the next place and the character
+ * between. So all states are listed before any text comes, and a text takes time in proportion to
+ * its length whatever the pattern: from right to left a table is looked up, from left to right the
+ * program is followed, where no step has to be taken back. A lookahead is one more place that leads
+ * to an end. */
 enum { LLMI_MAX_PATTERN = 4096,        /* bytes of a pattern */
        LLMI_MAX_PROGRAM = 2000,        /* steps, repeats written out */
        LLMI_MAX_TABLE = 65535,         /* states times (symbols and steps) */
@@ -12298,7 +12326,7 @@ static int llmi_regex_fold(llmi_regex *r, size_t set) {
     return 1;
 }
 
-/* pushes the set whose [ is behind us */
+/* pushes a set; its [ has been read */
 static int llmi_regex_class(llmi_regex *r, int fold, int depth) {
     const size_t set = llmi_set_top(&r->sets);
     const int negated = llmi_regex_peek(r, 0) == '^';
@@ -12433,7 +12461,7 @@ static int llmi_regex_interval(llmi_regex *r, int *least, int *most, int *is_one
     return 1;
 }
 
-/* the repeats behind a term */
+/* the repeats that follow a term */
 static int llmi_regex_repeats(llmi_regex *r, int term) {
     for (;;) {
         const int c = llmi_regex_peek(r, 0);
@@ -12466,7 +12494,7 @@ static int llmi_regex_repeats(llmi_regex *r, int term) {
     }
 }
 
-/* -> 0: a group whose ( is behind us; 1, 2: a lookahead, a negative one; -1: refused */
+/* -> 0: a group, of which ( has been read; 1, 2: a lookahead, a negative one; -1: refused */
 static int llmi_regex_group(llmi_regex *r, int *fold) {
     static const char *const heads[] = {"?:", "?=", "?!", "?i:", "?-i:"};
     int i;
@@ -12634,7 +12662,8 @@ static llm_result llmi_patterns_add(llmi_patterns *p, llmi_split_type type, cons
     pattern->edges = 1;
     pattern->text.allocator = pattern->states.bytes.allocator = allocator;
     llmi_text_add(&pattern->text, text, n);
-    if (pattern->text.failed != LLM_OK) return llmi_fail(err, LLM_ERR_MEMORY, "out of memory");
+    if (pattern->text.failed != LLM_OK)
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: a pattern");
     r = (llmi_regex *)llmi_alloc(allocator, sizeof *r, "patterns", err);
     if (!r) return LLM_ERR_MEMORY;
     memset(r, 0, sizeof *r);
@@ -12698,9 +12727,9 @@ static void llmi_pattern_order(const llmi_pattern *p, uint16_t *order) {
         }
 }
 
-/* the state in front of a column, that behind it being `behind` */
+/* the state before a column, that after it being `after` */
 static void llmi_pattern_before(const llmi_pattern *p, const llmi_alphabet *a,
-                                const uint16_t *order, const char *behind, size_t column,
+                                const uint16_t *order, const char *after, size_t column,
                                 char *bits) {
     const size_t symbol = column / p->edges;
     const unsigned edge = (unsigned)(column % p->edges);
@@ -12713,7 +12742,7 @@ static void llmi_pattern_before(const llmi_pattern *p, const llmi_alphabet *a,
         const llmi_step *s = &p->program[at];
         int on = 1;
         switch (s->op) {
-        case LLMI_ONE: on = sets && llmi_bit(sets, s->what) && llmi_bit(behind, s->next); break;
+        case LLMI_ONE: on = sets && llmi_bit(sets, s->what) && llmi_bit(after, s->next); break;
         case LLMI_FORK: on = llmi_bit(bits, s->next) || llmi_bit(bits, s->other); break;
         case LLMI_LOOK: on = llmi_bit(bits, s->other) != s->what && llmi_bit(bits, s->next); break;
         case LLMI_PLACE:
@@ -12744,7 +12773,7 @@ static void llmi_pattern_row(llmi_pattern *p, const uint16_t *order, const char 
         row[p->columns + i] = way[i ? p->program[i].next : p->start];
 }
 
-/* all states, from one on that has none of the steps: what is behind the text's end */
+/* all states, from the one after the text's end on, which has none of the steps */
 static llm_result llmi_pattern_states(llmi_pattern *p, const llmi_alphabet *a, uint16_t *table,
                                       llm_error *err) {
     const size_t n = (p->n_steps + 7) / 8;
@@ -13093,7 +13122,7 @@ static llm_tokenizer *llmi_tokenizer_new(const llm_allocator *allocator, llm_err
     return t;
 }
 
-/* GPT-2's pattern behind those that are there */
+/* GPT-2's pattern after those that are there */
 static llm_result llmi_tokenizer_level(llm_tokenizer *t, const char *name, llm_error *err) {
     return llmi_patterns_add(&t->patterns, LLMI_LEVEL, llmi_gpt2_pattern,
                              strlen(llmi_gpt2_pattern), LLMI_ISOLATED, 0, name, err);
@@ -14677,7 +14706,7 @@ static const llmi_bpe_rule llmi_byte_level[] = {
     {NULL, NULL}};
 
 /* How a text is cut, and whether a space is put before it: Splits and Digits, in Sequences or not,
- * and a ByteLevel behind all of them. */
+ * and a ByteLevel after all of them. */
 static llm_result llmi_bpe_read_pre(llmi_bpe_reader *r, int node, int *has_level, int depth) {
     static const llmi_bpe_rule sequence[] = {{"type", "*"}, {"pretokenizers", "*"}, {NULL, NULL}};
     const llmi_json *json = &r->json;
@@ -14926,17 +14955,22 @@ static llm_result llmi_bpe_read_tiktoken(llmi_bpe_reader *r, const char *lines, 
     return result == LLM_OK ? llmi_tokenizer_finish(r->t, r->err) : result;
 }
 static const char llmi_tiktoken_name[] = "tiktoken.model";
+static int llmi_is_tiktoken(const char *path) {
+    const size_t n = strlen(path), m = strlen(llmi_tiktoken_name);
+    return llmi_ends_with(path, llmi_tiktoken_name) &&
+           (n == m || path[n - m - 1] == '/' || path[n - m - 1] == '\\');
+}
 
 /* a file as it stands in memory */
 typedef struct llmi_bytes { const char *name; const void *data; size_t size; } llmi_bytes;
 
 /* merges NULL: file is a tokenizer.json or, by its name, a tiktoken.model; else it is vocab.json,
- * and merges is merges.txt. sides:
- * the files beside it, data NULL where there is none; NULL: file stands alone */
+ * and merges is merges.txt. sides: the files beside it, data NULL where there is none; NULL: file
+ * stands alone. has_ids: it gives every id, added tokens' too, as GGUF does */
 static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_bytes *merges,
                                           const llmi_bytes *sides, int has_ids,
                                           const llm_allocator *allocator, llm_error *err) {
-    const int is_tiktoken = llmi_ends_with(file->name, llmi_tiktoken_name);
+    const int is_tiktoken = llmi_is_tiktoken(file->name);
     llmi_bpe_reader r;
     llm_result result = LLM_OK;
     int i;
@@ -15370,7 +15404,7 @@ static llm_result llmi_tokenizer_open(llmi_tokenizer_files *f, const char *path,
                                       llm_error *err) {
     char directory[LLMI_PATH];
     *is_alone = llmi_kind_of(path) != LLMI_DIRECTORY;
-    if (llmi_kind_of(path) == LLMI_FILE && llmi_ends_with(path, llmi_tiktoken_name)) {
+    if (llmi_kind_of(path) == LLMI_FILE && llmi_is_tiktoken(path)) {
         *is_alone = 0;                           /* it is read with what is beside it */
         LLMI_TRY(llmi_tokenizer_file(&f->files[0], &f->data[0], f->names[0], "", path, allocator,
                                      err));
@@ -15637,6 +15671,7 @@ typedef struct llmi_shard {
     char *names;
     llmi_entry *entries;               /* by their place in the file */
     size_t n, capacity;                /* capacity in bytes */
+    int is_part;                       /* its names say that a language model is one part of all */
 } llmi_shard;
 
 typedef struct llmi_shards {           /* the files of one model */
@@ -15645,7 +15680,7 @@ typedef struct llmi_shards {           /* the files of one model */
     char (*paths)[LLMI_PATH];          /* valid as long as the shards, or NULL */
     llmi_entry **by_name;              /* all entries */
     size_t n_entries;
-    int is_gguf;
+    int is_gguf, is_part;              /* is_part: a shard is */
     int first_module, n_modules;       /* layers: MTP modules that are there, see >>load */
     const llm_allocator *allocator;
 } llmi_shards;
@@ -15767,6 +15802,7 @@ static llm_result llmi_shard_entries(llmi_shard *shard, uint64_t data_size,
         shard->names[used++] = 0;
         memset(entry, 0, sizeof *entry);
         entry->name = llmi_text_part_name(name);
+        if (entry->name != name) shard->is_part = 1;
         entry->shard = shard;
         if (strlen(name) + 1 != (size_t)(shard->names + used - name))
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a tensor's name holds a zero byte",
@@ -15834,7 +15870,10 @@ static llm_result llmi_shard_parse(llmi_shard *shard, const llm_allocator *alloc
 /* All shards are parsed: finds their tensors by name, and no name twice. */
 static llm_result llmi_shards_index(llmi_shards *all, llm_error *err) {
     size_t i, j;
-    for (i = 0; i < all->n; i++) all->n_entries += all->shards[i].n;
+    for (i = 0; i < all->n; i++) {
+        all->n_entries += all->shards[i].n;
+        if (all->shards[i].is_part) all->is_part = 1;
+    }
     all->by_name = (llmi_entry **)llmi_alloc(
         all->allocator, llmi_mul(all->n_entries, sizeof *all->by_name), "names of tensors", err);
     if (!all->by_name) return LLM_ERR_MEMORY;
@@ -16162,7 +16201,7 @@ static llm_result llmi_load_places(llm_model *model, const llmi_shards *all, llm
 }
 
 /* a tensor that is not of the model: of an MTP module that the configuration does not ask for,
- * buffers of GPT-2's attention, frequencies, what Kimi-K2.5 has to see with */
+ * buffers of GPT-2's attention, frequencies; where the model is a part, those of the vision part */
 static int llmi_is_left_out(const llm_config *config, const llmi_shards *all, const char *name) {
     static const char *const ends[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
     static const char *const begins[] = {"vision_tower.", "mm_projector.", "model.vision_tower.",
@@ -16172,7 +16211,7 @@ static int llmi_is_left_out(const llm_config *config, const llmi_shards *all, co
     size_t i;
     for (i = 0; i < LLMI_COUNT(ends); i++)
         if (llmi_ends_with(name, ends[i])) return 1;
-    for (i = 0; i < LLMI_COUNT(begins) && config->arch == LLM_ARCH_DEEPSEEK_V3; i++)
+    for (i = 0; i < LLMI_COUNT(begins) && all->is_part; i++)
         if (!strncmp(name, begins[i], strlen(begins[i]))) return 1;
     if (layer < config->n_layers + config->mtp_depth) return 0;
     snprintf(module, sizeof module, "model.layers.%ld.eh_proj.weight", layer);
@@ -16235,27 +16274,31 @@ static llm_result llmi_load_values(llm_model *model, const llmi_shards *all, siz
     return llmi_load_convert(model, tensor, to, from, context, err);
 }
 
+static llm_result llmi_check_finite(const llm_model *model, const llmi_shards *all, int at,
+                                    llm_error *err) {
+    const llmi_tensor *tensor = &model->table.rows[at];
+    const llmi_entry *entry = llmi_find_tensor(all, tensor->name);
+    const float *value = (const float *)model->values[at].data;
+    size_t i;
+    for (i = 0; i < tensor->count; i++)
+        if (!(value[i] - value[i] == 0.0f))
+            return llmi_fail(err, LLM_ERR_FORMAT,
+                             "%.100s: tensor %s: element %lu is %g, not finite",
+                             (entry ? entry->shard : &all->shards[0])->source.name, tensor->name,
+                             (unsigned long)i, (double)value[i]);
+    return LLM_OK;
+}
 /* Routers and their biases choose experts: PyTorch takes NaN for the largest; we refuse it. */
 static llm_result llmi_check_routers(const llm_model *model, const llmi_shards *all,
                                      llm_error *err) {
     const llm_config *c = &model->config;
-    int l, k;
+    int l;
     if (!c->n_routed_experts) return LLM_OK;
-    for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++)
-        for (k = 0; k < 2; k++) {
-            const int at = k ? model->layers[l].router : model->layers[l].router_bias;
-            const llmi_tensor *tensor = &model->table.rows[at < 0 ? 0 : at];
-            const llmi_entry *entry = llmi_find_tensor(all, tensor->name);
-            const float *value = (const float *)model->values[at < 0 ? 0 : at].data;
-            size_t i;
-            if (at < 0) continue;      /* V2 has no bias */
-            for (i = 0; i < tensor->count; i++)
-                if (!(value[i] - value[i] == 0.0f))
-                    return llmi_fail(err, LLM_ERR_FORMAT,
-                                     "%.100s: tensor %s: element %lu is %g, not finite",
-                                     (entry ? entry->shard : &all->shards[0])->source.name,
-                                     tensor->name, (unsigned long)i, (double)value[i]);
-        }
+    for (l = c->first_k_dense; l < c->n_layers + c->mtp_depth; l++) {
+        LLMI_TRY(llmi_check_finite(model, all, model->layers[l].router, err));
+        if (model->layers[l].router_bias >= 0)
+            LLMI_TRY(llmi_check_finite(model, all, model->layers[l].router_bias, err));
+    }
     return LLM_OK;
 }
 
@@ -16708,9 +16751,11 @@ static llm_result llmi_gguf_config(const llmi_gguf_reader *r) {
             llmi_gguf_put(r, pair->ours, value);
     llmi_text_format(r->text, "  \"eos_token_id\": [");
     for (i = n = 0; i < LLMI_COUNT(llmi_gguf_ends); i++) {
-        if (!llmi_gguf_value(r->g, llmi_gguf_find(r->g, llmi_gguf_ends[i]), &ends[n], r->err) ||
-            (n && ends[n] == ends[0]))
+        size_t known = 0;
+        if (!llmi_gguf_value(r->g, llmi_gguf_find(r->g, llmi_gguf_ends[i]), &ends[n], r->err))
             continue;
+        while (known < n && ends[known] != ends[n]) known++;
+        if (known < n) continue;
         llmi_text_format(r->text, n ? ", %.0f" : "%.0f", ends[n]);
         n++;
     }
@@ -17890,20 +17935,22 @@ static llm_result llmi_gguf_put_values(llmi_gguf_out *o, size_t i) {
     bytes *= count;
     return llmi_writer_add(&o->w, zeros, llmi_round_up(bytes, LLMI_GGUF_ALIGN) - bytes, o->err);
 }
-/* what llama.cpp's deepseek2 has no key for, or refuses to load */
+/* what llama.cpp has no key for, or refuses to load */
 static llm_result llmi_gguf_check(const llmi_gguf_out *o) {
     const llm_config *c = &o->model->config;
     const char *what = NULL;
     if (c->activation != LLM_ACTIVATION_GELU_TANH) what = "no other activation than gelu_new";
     if (c->attn_unscaled || c->attn_scale_by_layer)
         what = "no attn_unscaled and no attn_scale_by_layer";
-    if (c->attention_bias) what = "no attention_bias";
-    if (c->rope_half_split) what = "no rope_half_split";
-    if (c->yarn_factor != 0.0f && (c->yarn_beta_fast != 32.0f || c->yarn_beta_slow != 1.0f))
-        what = "no other yarn_beta_fast and yarn_beta_slow than 32 and 1";
-    if (c->n_routed_experts && !c->n_shared_experts) what = "no experts without a shared one";
-    if (c->q_lora_rank && (c->n_layers == 26 || c->n_layers == 27))
-        what = "no q_lora_rank in models of 26 or 27 layers";
+    if (!strcmp(o->arch->name, "deepseek2")) {
+        if (c->attention_bias) what = "no attention_bias";
+        if (c->rope_half_split) what = "no rope_half_split";
+        if (c->yarn_factor != 0.0f && (c->yarn_beta_fast != 32.0f || c->yarn_beta_slow != 1.0f))
+            what = "no other yarn_beta_fast and yarn_beta_slow than 32 and 1";
+        if (c->n_routed_experts && !c->n_shared_experts) what = "no experts without a shared one";
+        if (c->q_lora_rank && (c->n_layers == 26 || c->n_layers == 27))
+            what = "no q_lora_rank in models of 26 or 27 layers";
+    }
     return what ? llmi_fail(o->err, LLM_ERR_UNSUPPORTED, "llama.cpp's %s has %s", o->arch->name,
                             what)
                 : LLM_OK;
@@ -19370,14 +19417,8 @@ LLMI_INLINE __m256 LLV_(halves)(const unsigned char *b, size_t bytes, size_t n) 
     return _mm256_cvtph_ps(_mm_set_epi16((short)d[7], (short)d[6], (short)d[5], (short)d[4],
                                          (short)d[3], (short)d[2], (short)d[1], (short)d[0]));
 }
-/* the eight scales or minima of 6 bits of a Q4_K or Q5_K block, as bytes */
 LLMI_INLINE __m128i LLV_(six_bits)(const unsigned char *b, int minima) {
-    uint32_t u[3];
-    memcpy(u, b + 4, 12);
-    return _mm_set_epi32(0, 0,
-                         (int)((u[2] >> 4 * minima & 0x0f0f0f0fu) |
-                               (u[minima] >> 6 & 0x03030303u) << 4),
-                         (int)(u[minima] & 0x3f3f3f3fu));
+    return _mm_cvtsi64_si128((long long)llmi_six_bits(b, minima));
 }
 /* Scale and least of the sixteens of a chunk of n thirty-twos, as llmi_blocks_open has them. What
  * is beyond them will be multiplied by zeros. */
@@ -19803,14 +19844,10 @@ LLMI_INLINE void LLV_(scales)(llm_dtype type, const unsigned char *b, size_t n, 
         LLMI_UNROLL
         for (i = 0; i < 4; i++) least[i] = scale[i] * LLV_SET1(-32.0f);
     } else if (type == LLM_Q4_K || type == LLM_Q5_K) {
-        uint32_t u[3];
         LLV_(halves)(b, 2, 2, d);
-        memcpy(u, b + 4, 12);
         LLMI_UNROLL
-        for (i = 0; i < 2; i++) {      /* scales, minima: eight numbers of 6 bits */
-            const uint32_t first = u[i] & 0x3f3f3f3fu;
-            const uint32_t last = (u[2] >> 4 * i & 0x0f0f0f0fu) | (u[i] >> 6 & 0x03030303u) << 4;
-            const uint8x8_t eight = vcreate_u8(first | (uint64_t)last << 32);
+        for (i = 0; i < 2; i++) {      /* scales, minima */
+            const uint8x8_t eight = vcreate_u8(llmi_six_bits(b, (int)i));
             LLV_(times16)(vreinterpretq_s16_u16(vmovl_u8(eight)),
                           i ? LLV_SET1(-d[0][1]) : LLV_SET1(d[0][0]), i ? least : scale);
         }
@@ -20274,7 +20311,7 @@ static void LLV_(lines_try)(llmi_lines *s, size_t n, const double *scale_of,
         for (k = 0; k < n; k++) {
             const LLV_D scale = LLV_(doubles)(scale_of + k * LLMI_LINES + l);
             const LLV_D least = LLV_(doubles)(least_of + k * LLMI_LINES + l);
-            LLV_D off;
+            LLV_D off;                 /* each of the three has a loop without the others' tests */
             if (q) LLV_(lines_round)(s, s->low, l, scale, least, sums, q);
             else if (s->low) LLV_(lines_round)(s, s->low, l, scale, least, sums, NULL);
             else LLV_(lines_round)(s, 0, l, scale, least, sums, NULL);
@@ -20473,9 +20510,12 @@ LLMI_INLINE LLV LLV_(gelu_gate)(LLV x) {
                               LLV_SET1(-2.0f * 0.7978845608f));
     return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(u));
 }
-/* It never is 0, as exp ends at 3e38: x sigmoid(x) is taken at -88 for all x below, and is 0. */
-LLMI_INLINE LLV LLV_(sigmoid)(LLV x) {
-    return LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(LLV_SET1(0.0f) - x));
+/* x s with s = sigmoid(x). As exp ends at 3e38, s would not fall below -88, and x s would grow: for
+ * all x below, both are those of -88, of which x s is -5e-37. */
+LLMI_INLINE LLV LLV_(silu)(LLV x, LLV *s) {
+    x = LLV_MAX(LLV_SET1(-88.0f), x);
+    *s = LLV_SET1(1.0f) / (LLV_SET1(1.0f) + LLV_(exp)(LLV_SET1(0.0f) - x));
+    return x * *s;
 }
 /* Phi(x), the share of a normal distribution below x, and its density. Phi(-|x|) / exp(-x^2/2) t
  * with t = 1/(1 + 0.21 |x|) is a polynomial in t, to 2e-8 of it for |x| <= 14; there, Phi is 0 or
@@ -20505,10 +20545,9 @@ LLMI_INLINE LLV LLV_(activation)(llm_activation f, LLV x, LLV *slope) {
         return LLV_MAX(zero, x);
     }
     if (f == LLM_ACTIVATION_SILU) {
-        x = LLV_MAX(LLV_SET1(-88.0f), x);
-        s = LLV_(sigmoid)(x);
-        if (slope) *slope = LLV_FMA(x * s, one - s, s);
-        return x * s;
+        x = LLV_(silu)(x, &s);
+        if (slope) *slope = LLV_FMA(x, one - s, s);
+        return x;
     }
     if (f == LLM_ACTIVATION_GELU) {    /* max(x, 0) - |x| Phi(-|x|); slope Phi + x density */
         inside = LLV_MAX(LLV_SET1(-14.0f), LLV_MIN(LLV_SET1(14.0f), x));
@@ -20563,17 +20602,18 @@ static void LLV_(activate_backward)(llm_activation f, float *dx, float *y, const
 static void LLV_(swiglu)(float *y, const float *gate, const float *up, size_t n) {
     size_t i;
     for (i = 0; i < n; i += LLV_W) {
-        const LLV g = LLV_MAX(LLV_SET1(-88.0f), LLV_LOAD(gate + i, n - i));
-        LLV_STORE(y + i, g * LLV_(sigmoid)(g) * LLV_LOAD(up + i, n - i), n - i);
+        LLV s;
+        const LLV a = LLV_(silu)(LLV_LOAD(gate + i, n - i), &s);
+        LLV_STORE(y + i, a * LLV_LOAD(up + i, n - i), n - i);
     }
 }
 static void LLV_(swiglu_backward)(float *dgate, float *dup, const float *dy, const float *gate,
                                   const float *up, size_t n, int accumulate) {
     size_t i;
     for (i = 0; i < n; i += LLV_W) {
-        const LLV g = LLV_MAX(LLV_SET1(-88.0f), LLV_LOAD(gate + i, n - i));
-        const LLV d = LLV_LOAD(dy + i, n - i), s = LLV_(sigmoid)(g);
-        const LLV a = g * s, slope = LLV_FMA(a, LLV_SET1(1.0f) - s, s);
+        LLV s;
+        const LLV a = LLV_(silu)(LLV_LOAD(gate + i, n - i), &s), d = LLV_LOAD(dy + i, n - i);
+        const LLV slope = LLV_FMA(a, LLV_SET1(1.0f) - s, s);
         LLV dg = d * LLV_LOAD(up + i, n - i) * slope, du = d * a;
         if (accumulate) {
             dg = LLV_LOAD(dgate + i, n - i) + dg;
@@ -20697,6 +20737,10 @@ static void LLV_(column_sum)(float *sum, const float *x, size_t rows, size_t ld,
 
 #define LLV_TILES(group, bytes, align, pack, block) \
     {LLV_MR, LLV_NR, LLV_KC, LLV_MC, group, bytes, align, pack, block}
+#define LLV_TILES_AS_F32 \
+    {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)), \
+     LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)), \
+     LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))}
 #define LLV_ENTRY(result, name, parameters) LLV_F32(name),
 static const llmi_kernels LLV_(kernels) = {
     LLV_NAME, LLV_W,
@@ -20709,9 +20753,7 @@ static const llmi_kernels LLV_(kernels) = {
      LLV_TILES(2, 2, 4, LLV_(pack_f32), LLV_(block)),
      LLV_TILES(2, 2, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
 #else
-    {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)),
-     LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)),
-     LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
+    LLV_TILES_AS_F32,
 #endif
 #if LLMI_PASS == LLMI_PASS_AMX
     LLMI_CAT(llmi_, LLMI_CAT(blocks_dot_v, LLMI_PASS_BF16)),
@@ -20723,12 +20765,7 @@ static const llmi_kernels LLV_(kernels) = {
     LLMI_KERNELS(LLV_ENTRY)};
 #if LLMI_PASS == LLMI_PASS_BASE && LLMI_SDOT
 static const llmi_kernels LLV_(kernels_sdot) = {
-    LLV_NAME, LLV_W,
-    {LLV_TILES(1, 4, 4, LLV_(pack_f32), LLV_(block)),
-     LLV_TILES(1, 4, 4, LLV_(pack_bf16), LLV_(block)),
-     LLV_TILES(1, 4, LLMI_FP8_TILE, LLV_(pack_fp8), LLV_(block))},
-    LLV_(blocks_sdot),
-    LLMI_KERNELS(LLV_ENTRY)};
+    LLV_NAME, LLV_W, LLV_TILES_AS_F32, LLV_(blocks_sdot), LLMI_KERNELS(LLV_ENTRY)};
 #endif
 
 #undef LLMI_PASS

@@ -267,6 +267,7 @@ TEST(config_of_deepseek_v3) {
 }
 
 /* Published counts. "Active" leaves out what the publisher leaves out: embedding, or head, too. */
+/* Publishers round, V2-Lite's and GigaChat3's active parameters to two digits. */
 TEST(config_of_published_models) {
     static const struct {
         const char *name;
@@ -298,10 +299,15 @@ TEST(config_of_published_models) {
                   models[i].name, active);
         CHECK(c.scoring_func == models[i].scoring && c.tie_embeddings == 0);
     }
-    {   /* what its files hold, with and without the module */
+    {   /* what its files hold, less what the MTP module has a copy of: embedding and head */
+        const uint64_t attention = 1536 * 32 * 192 + 1536 * (512 + 64) + 512 +
+                                   512 * 32 * (128 + 192) + 32 * 192 * 1536;
+        const uint64_t experts = 64 * 1536 + 64 + UINT64_C(65) * 3 * 1280 * 1536;
         llm_config c;
         CHECK(llm_config_preset(&c, "gigachat3-10b-a1.8b", NULL) == LLM_OK);
         CHECK(llm_config_param_count(&c) == UINT64_C(10672535616));
+        CHECK(llm_config_mtp_param_count(&c) ==
+              2 * 1536 * 1536 + 3 * 1536 + attention + 2 * 1536 + experts);
     }
 }
 

@@ -268,7 +268,7 @@ extern "C" {
 #endif
 
 /* ---- results --------------------------------------------------------------------------------- */
-#define LLM_VERSION 300               /* 10000 major + 100 minor + patch                       */
+#define LLM_VERSION 400               /* 10000 major + 100 minor + patch                       */
 LLM_API int llm_version(void);        /* LLM_VERSION of the implementation that is linked      */
 typedef enum llm_result {
     LLM_OK = 0,
@@ -517,6 +517,17 @@ LLM_API llm_special_tokens llm_model_special_tokens(const llm_model *model);   /
  * eos not in [0, V), or n_eos not in [0, 16] */
 LLM_API llm_result llm_model_set_special_tokens(llm_model *model, const llm_special_tokens *special,
                                                 llm_error *err);
+/* the one of that name; all zero: there is none */
+LLM_API llm_tensor llm_model_tensor_named(const llm_model *model, const char *name);
+/* A model of its own with the same weights, in memory and of the same types, and special tokens.
+ * desc (NULL: as the model has them) gives allocator, n_threads and isa; its seed and dtype are not
+ * read. -> NULL: LLM_ERR_ARGUMENT, LLM_ERR_MEMORY. Thread-safe while nobody changes the model. */
+LLM_API llm_model *llm_model_clone(const llm_model *model, const llm_model_desc *desc,
+                                   llm_error *err);
+/* The weights of from, each rounded to the type that `to` holds it in. Not while another thread
+ * uses `to`. -> LLM_ERR_ARGUMENT naming the first tensor that only one of them has, or whose dims
+ * differ, and `to` as before; LLM_ERR_MEMORY */
+LLM_API llm_result llm_model_copy(llm_model *to, const llm_model *from, llm_error *err);
 /* logits (B,T,V) f32 of a whole batch, without a cache; tokens (B,T) in [0,V), T <= max_seq_len.
  * Allocates what it needs and frees it; thread-safe. -> LLM_ERR_ARGUMENT naming value and bound,
  * LLM_ERR_MEMORY */
@@ -527,6 +538,11 @@ LLM_API llm_result llm_model_logits(const llm_model *model, const int32_t *token
 LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens,
                                    const int32_t *targets, int B, int T, float *logprobs,
                                    llm_error *err);
+/* hidden (B,T,C), transformers' hidden_states[layer]: layer 0 is what the first block reads, layer
+ * l what block l - 1 leaves, and layer L the last one after the final norm, which the head reads:
+ * the mean over a text's positions is a usual embedding of it. Memory, threads, errors as above. */
+LLM_API llm_result llm_model_hidden(const llm_model *model, const int32_t *tokens, int B, int T,
+                                    int layer, float *hidden, llm_error *err);
 
 /* ---- training -------------------------------------------------------------------------------- */
 typedef enum llm_precision {
@@ -665,8 +681,7 @@ LLM_API llm_result llm_trainer_set_user_data(llm_trainer *trainer, const void *d
                                              llm_error *err);
 LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *size);
 
-#ifndef LLM_NO_STDIO
-/* ---- training data: token files, mapped ------------------------------------------------------ */
+/* ---- training data: token files, mapped, or tokens in memory --------------------------------- */
 /* Batches from token files, which llm_data_writer or tools/tokenize.c write. A file of n tokens has
  * floor((n-1)/T) windows: window i reads tokens iT .. iT+T-1 and is to predict iT+1 .. iT+T. No
  * window crosses files, and no token is a target twice; up to T-1 last tokens of a file are not
@@ -690,12 +705,18 @@ typedef struct llm_data_desc {
                                       /* looks for one in each                                */
     const llm_allocator *allocator;   /* NULL = LLM_MALLOC                                    */
 } llm_data_desc;
+#ifndef LLM_NO_STDIO
 /* paths: n_paths >= 1 files of one vocabulary. The split by valid_fraction is exact to half a
  * window over all files together, so that many short files contribute, too. -> NULL: LLM_ERR_IO;
  * LLM_ERR_FORMAT for a foreign or truncated file, LLM_ERR_UNSUPPORTED for another version;
  * LLM_ERR_ARGUMENT for a field out of its range, vocabularies that differ, or not one window. */
 LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
                                 llm_error *err);
+#endif
+/* the same of n tokens in memory, which are copied; context_only (n) as for llm_data_writer_add */
+LLM_API llm_data *llm_data_open_memory(const int32_t *tokens, const unsigned char *context_only,
+                                       size_t n, int vocab_size, const llm_data_desc *desc,
+                                       llm_error *err);
 /* Fills tokens and targets, (B,T) each, for step = 0, 1, ... Row b is entry g = (step n_ranks +
  * rank) B + b of the epochs, one after the other, each with all windows once: so the ranks'
  * batches together are that of one process with n_ranks B rows. What comes depends only on the
@@ -718,6 +739,7 @@ LLM_API uint64_t llm_data_fingerprint(const llm_data *data);
 LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err);
 LLM_API void llm_data_close(llm_data *data);                     /* NULL is fine */
 
+#ifndef LLM_NO_STDIO
 /* Writes a token file of any length through a fixed buffer. Two bytes per token where vocab_size is
  * at most 32768, else four. One thread at a time. */
 typedef struct llm_data_writer llm_data_writer;
@@ -771,25 +793,63 @@ LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const in
  * sequence; all is then as before */
 LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
                                           float *logits, llm_error *err);
+/* what one sequence goes on with in a pass */
+typedef struct llm_rows {
+    int sequence;
+    const int32_t *tokens;            /* (n) */
+    int n, n_logits;                  /* logits are wanted of the last n_logits tokens, 0 to n  */
+} llm_rows;
+/* Appends to any sequences, each entry's tokens after those of the entries before it: next tokens
+ * of some and prompts of others together. logits receives the n_logits rows (V) of each entry, one
+ * entry after the other; NULL if none are wanted. Entries of up to 16 tokens share passes of 16
+ * rows, longer ones have their own: what an entry gets is what it would get alone, to the bit.
+ * -> LLM_ERR_ARGUMENT: as llm_session_eval, n_logits not in [0, n]; all is then as before */
+LLM_API llm_result llm_session_eval_rows(llm_session *session, const llm_rows *rows, int n_rows,
+                                         float *logits, llm_error *err);
 LLM_API int llm_session_length(const llm_session *session, int sequence); /* -1: no such sequence */
+/* the tokens that a sequence holds, as many as its length; NULL: no such sequence. The values
+ * change with the sequence, the pointer stays. */
+LLM_API const int32_t *llm_session_tokens(const llm_session *session, int sequence);
+/* Sequence `to` becomes a copy of the first `length` positions of `from`: a prefix that several
+ * texts share is evaluated once. Copied are the cache's bytes, (R + rope) values per layer and
+ * position for latents. -> LLM_ERR_ARGUMENT: no such sequence, length not in [0, length of from] */
+LLM_API llm_result llm_session_copy(llm_session *session, int to, int from, int length,
+                                    llm_error *err);
 /* forgets all positions from length on; 0 <= length <= the sequence's */
 LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int length,
                                       llm_error *err);
 LLM_API size_t
 llm_session_cache_bytes(const llm_session *session); /* trunk; MTP only with speculate */
+/* the session's own, for ops between its calls; valid as long as the session. NULL of NULL */
+LLM_API llm_context *llm_session_context(llm_session *session);
+#ifndef LLM_NO_STDIO
+/* One sequence in a file: tokens and cache. save is atomic; load replaces what the sequence holds.
+ * The file must be of the same model, told by its configuration and by samples of its weights, and
+ * of the same cache_dtype and speculate; max_seq_len may differ. -> LLM_ERR_IO; LLM_ERR_FORMAT
+ * names what differs, or what is damaged; LLM_ERR_ARGUMENT: it does not fit; LLM_ERR_MEMORY. The
+ * sequence is then as before, and so is a file that was there. */
+LLM_API llm_result llm_session_save(llm_session *session, int sequence, const char *path,
+                                    llm_error *err);
+LLM_API llm_result llm_session_load(llm_session *session, int sequence, const char *path,
+                                    llm_error *err);
+#endif
 
-/* Filters apply in transformers' order: repetition penalty, temperature, top-k, top-p (Holtzman et
- * al., arXiv:1904.09751 sec. 3.1), min-p (Nguyen et al., arXiv:2407.01082 sec. 3). */
+/* Filters apply in transformers' order: penalties, temperature, top-k, top-p (Holtzman et al.,
+ * arXiv:1904.09751 sec. 3.1), min-p (Nguyen et al., arXiv:2407.01082 sec. 3). The repetition
+ * penalty acts on every token that the sequence holds, the prompt's, too, once each; presence and
+ * frequency on what was generated in this call: logit -= presence + frequency times how often. */
 typedef struct llm_sampling {
     float temperature; /* 0 = greedy: the largest logit, the lowest id among equals */
     int top_k;                        /* 0 = all                                              */
     float top_p, min_p;               /* 0 = off; top_p of 1 is off, too                      */
-    float repetition_penalty;         /* 0 = off; arXiv:1909.05858 sec. 4.1: of every token    */
-                                      /* that the sequence holds, the prompt's, too; once each */
+    float repetition_penalty;         /* 0 = off; arXiv:1909.05858 sec. 4.1                   */
+    float presence_penalty, frequency_penalty;   /* 0 = off; usual: -2 to 2                   */
     uint64_t seed;
 } llm_sampling;
 typedef struct llm_generate_desc {
     llm_sampling sampling;
+    int sequence;                     /* 0                                                    */
+    uint64_t counter;                 /* token i draws random number counter + i of the seed  */
     int max_new_tokens;               /* 0 = as many as fit                                   */
     const int32_t *stop_tokens;       /* a stop token is returned, then generation ends       */
     int n_stop_tokens;                /* 0 = the model's eos tokens; -1 = none                */
@@ -797,18 +857,26 @@ typedef struct llm_generate_desc {
                                       /* Tokens are those of plain decoding, to the bit       */
     int (*on_token)(int32_t token, void *user);   /* after each new token; non-zero cancels   */
     void *user;
+    /* Before each draw, after `tokens` (n_tokens, the sequence's), it may change the logits, as a
+     * bias, a ban (-INFINITY) or a grammar does. Non-zero cancels. */
+    int (*on_logits)(float *logits, int vocab_size, const int32_t *tokens, int n_tokens,
+                     void *user);
+    float *logprobs;                  /* (capacity) receives each new token's log-probability */
+    int n_top;                        /* and the n_top likeliest tokens, likeliest first:     */
+    int32_t *top_tokens;              /* (capacity,n_top). All are the model's own: before    */
+    float *top_logprobs;              /* on_logits, penalties, temperature. NULL: not wanted  */
 } llm_generate_desc;
 typedef struct llm_generate_stats {
     int n_prompt, n_generated, n_drafted, n_accepted;
     double prefill_seconds, decode_seconds;
 } llm_generate_stats;
-/* Appends the prompt (n_prompt >= 1) to sequence 0 and generates. tokens (capacity) receives the
+/* Appends the prompt (n_prompt >= 1) to a sequence and generates. tokens (capacity) receives the
  * new ones only; NULL where only on_token is wanted. Ends at a stop token, max_new_tokens, capacity
  * or a full context: prompt + new = max_seq_len is legal (the last token is not evaluated).
  * Cancelled: LLM_ERR_CANCELLED, with stats and tokens so far. LLM_ERR_NUMERIC where no logit is
- * finite: the sequence is as before the call. Token i of a call draws the random number i of the
- * seed: the same call on the same state gives the same text, and the next call draws the same
- * numbers again unless it is given another seed. */
+ * finite: the sequence is as before the call. The same call on the same state gives the same
+ * text. A call that goes on has counter + stats->n_generated for its counter, or another seed: else
+ * it draws the same numbers again. */
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
                                 const llm_generate_desc *desc, int32_t *tokens, int capacity,
                                 llm_generate_stats *stats, llm_error *err);
@@ -883,8 +951,36 @@ LLM_API llm_result llm_tokenizer_encode(const llm_tokenizer *tokenizer, const ch
 LLM_API llm_result llm_tokenizer_decode(const llm_tokenizer *tokenizer, const int32_t *tokens,
                                         size_t n, char *text, size_t capacity, size_t *count,
                                         llm_error *err);
+/* 1: a special token, which stands for something that is not text, as <|endoftext|> does */
+LLM_API int llm_tokenizer_is_special(const llm_tokenizer *tokenizer, int32_t token);
+/* The Jinja template of conversations that came with the tokenizer (chat_template.jinja, else
+ * tokenizer_config.json's chat_template, the one named "default" of several; GGUF's
+ * tokenizer.chat_template); NULL: none. llm.h does not run it. Valid as long as the tokenizer. */
+LLM_API const char *llm_tokenizer_chat_template(const llm_tokenizer *tokenizer);
 /* how many of the n bytes are whole UTF-8 characters: print those, keep the rest for later */
 LLM_API size_t llm_utf8_complete(const char *text, size_t n);
+/* Tokens in, text out, piece by piece: whole UTF-8 characters (bytes that can be none come as they
+ * are), and nothing that may yet turn out to begin a stop text. The tokenizer must outlive it. One
+ * thread at a time. */
+typedef struct llm_detokenizer llm_detokenizer;
+typedef struct llm_detokenizer_desc {
+    const char *const *stop;          /* texts at which to stop, copied: neither they nor what  */
+    int n_stop;                       /* follows comes out. Of those that a token completes,    */
+                                      /* the one that begins first counts                       */
+    int show_special;                 /* 1 = special tokens come as text; 0 = as nothing        */
+    const llm_allocator *allocator;
+} llm_detokenizer_desc;
+/* desc NULL: all zero. -> NULL: LLM_ERR_ARGUMENT: NULL, or an empty stop text; LLM_ERR_MEMORY */
+LLM_API llm_detokenizer *llm_detokenizer_create(const llm_tokenizer *tokenizer,
+                                                const llm_detokenizer_desc *desc, llm_error *err);
+LLM_API void llm_detokenizer_free(llm_detokenizer *detokenizer); /* NULL is fine */
+/* *text (*size bytes, not terminated) is what this token settles, valid until the next call. *stop
+ * (NULL: not wanted) is which stop text was found, -1: none. After one, nothing comes any more. A
+ * token that the tokenizer does not have adds nothing. -> LLM_ERR_MEMORY, everything as before */
+LLM_API llm_result llm_detokenizer_add(llm_detokenizer *detokenizer, int32_t token,
+                                       const char **text, size_t *size, int *stop, llm_error *err);
+/* the text that was held back, at the end; the next token begins a new text */
+LLM_API void llm_detokenizer_finish(llm_detokenizer *detokenizer, const char **text, size_t *size);
 
 /* ---- ops: the parts, for models of one's own --------------------------------------------------
  * The context comes first, then outputs, saved values, inputs, weights, dims. Buffers do not
@@ -1108,12 +1204,19 @@ LLM_API void llm_adamw_update(llm_context *context, float *weight, float *m, flo
 LLM_API float llm_clip_grad_norm(llm_context *context, float *grad, size_t n, float max_norm);
 /* of update number step = 0, 1, ...; see llm_schedule. Zero fields of desc take their defaults. */
 LLM_API float llm_learning_rate(const llm_train_desc *desc, int64_t step);
-/* Draws from logits (V). history (n_history): tokens that the repetition penalty applies to, NULL
- * with 0. counter selects the random number of sampling->seed. sampling may be NULL: greedy.
- * -> LLM_ERR_NUMERIC where no logit is finite */
+/* Draws from logits (V). history (n_history): tokens that the repetition penalty applies to, the
+ * last n_new of which presence and frequency penalties apply to; NULL with 0. counter selects the
+ * random number of sampling->seed. sampling may be NULL: greedy. -> LLM_ERR_NUMERIC where no logit
+ * is finite */
 LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float *logits,
                               int vocab_size, const llm_sampling *sampling, const int32_t *history,
-                              int n_history, uint64_t counter, llm_error *err);
+                              int n_history, int n_new, uint64_t counter, llm_error *err);
+/* Natural logarithms of softmax(logits (V)), NaN counting as -INFINITY: *logprob (or NULL) of a
+ * token, and top_logprobs (n_top) of the n_top <= V likeliest, whose ids top_tokens receives,
+ * likeliest first, the lower id first among equals. -> LLM_ERR_NUMERIC where no logit is finite */
+LLM_API llm_result llm_logprobs(llm_context *context, float *logprob, int32_t token,
+                                int32_t *top_tokens, float *top_logprobs, int n_top,
+                                const float *logits, int vocab_size, llm_error *err);
 /* Random numbers: SplitMix64 (Steele et al., OOPSLA 2014, fig. 16) addressed by counter. The n-th
  * output of the generator with that seed, n = 0, 1, ...; the same everywhere. A new seed for a
  * sub-stream is an output of another stream. */
@@ -5674,6 +5777,8 @@ typedef struct llmi_arch {
     int learned_positions;             /* wpe is the second tensor; else positions are rotary     */
     size_t (*cache_width)(const llm_config *);                   /* values of a position, a layer */
     size_t (*cache_unit)(const llm_config *);                    /* parts of it are multiples of */
+    /* a layer's cache is (parts, slots, heads, positions, width) */
+    void (*cache_shape)(const llm_config *, size_t *parts, size_t *heads);
     void (*head_dims)(const llm_config *, size_t *qk, size_t *v);
     void (*carve_saved)(llmi_arena *exact, llmi_arena *wide, const llm_config *, size_t n);
     void (*carve_work)(struct llmi_run *, llmi_arena *, const llm_config *, size_t n,
@@ -5763,6 +5868,10 @@ static void llmi_gpt2_read(llmi_config_reader *reader, llm_config *config) {
 static size_t llmi_gpt2_cache_width(const llm_config *c) { return 2 * (size_t)c->d_model; }
 static size_t llmi_gpt2_cache_unit(const llm_config *c) {
     return (size_t)(c->d_model / c->n_heads);
+}
+static void llmi_gpt2_cache_shape(const llm_config *c, size_t *parts, size_t *heads) {
+    *parts = 2;                        /* keys, values */
+    *heads = (size_t)c->n_heads;
 }
 static void llmi_gpt2_head_dims(const llm_config *c, size_t *qk, size_t *v) {
     *qk = *v = (size_t)(c->d_model / c->n_heads);
@@ -5978,6 +6087,10 @@ static size_t llmi_ds_cache_width(const llm_config *c) {
 }
 static size_t llmi_ds_cache_unit(const llm_config *c) {          /* whether 32 divides both */
     return (size_t)(c->kv_lora_rank | c->qk_rope_head_dim);
+}
+static void llmi_ds_cache_shape(const llm_config *c, size_t *parts, size_t *heads) {
+    (void)c;
+    *parts = *heads = 1;
 }
 static void llmi_ds_head_dims(const llm_config *c, size_t *qk, size_t *v) {
     *qk = (size_t)(c->qk_nope_head_dim + c->qk_rope_head_dim);
@@ -6837,6 +6950,70 @@ LLM_API llm_tensor llm_model_tensor(const llm_model *model, size_t i) {
     memset(&none, 0, sizeof none);
     return model && i < model->table.n ? llmi_tensor_view(&model->table.rows[i], model->values[i])
                                        : none;
+}
+LLM_API llm_tensor llm_model_tensor_named(const llm_model *model, const char *name) {
+    size_t i = 0;
+    while (model && name && i < model->table.n && strcmp(model->table.rows[i].name, name)) i++;
+    return llm_model_tensor(name ? model : NULL, i);
+}
+
+/* the same tensors, each into the type and layout that `to` has for it */
+static llm_result llmi_model_take(llm_model *to, const llm_model *from, llm_error *err) {
+    llm_context *context = llmi_model_context(to, to->n_threads, err);
+    size_t i, scales, size;
+    if (!context) return LLM_ERR_MEMORY;
+    for (i = 0; i < to->table.n; i++) {
+        const llmi_values *a = &from->values[i], *b = &to->values[i];
+        llmi_convert job = llmi_convert_of(&to->table.rows[i], *b, *a);
+        if (a->type != b->type || a->transposed != b->transposed) {
+            llmi_convert_run(context, &job);
+            continue;
+        }
+        size = llmi_values_size(to, i, &scales);
+        memcpy(b->data, a->data, size);
+        if (scales) memcpy(b->scales, a->scales, scales);
+    }
+    llm_context_free(context);
+    return LLM_OK;
+}
+LLM_API llm_result llm_model_copy(llm_model *to, const llm_model *from, llm_error *err) {
+    size_t i;
+    if (!to || !from) return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: a model is NULL");
+    for (i = 0; i < llmi_max(to->table.n, from->table.n); i++) {
+        const llmi_tensor *a = &to->table.rows[i], *b = &from->table.rows[i];
+        if (i >= to->table.n || i >= from->table.n || strcmp(a->name, b->name) ||
+            a->n_dims != b->n_dims || memcmp(a->dims, b->dims, sizeof a->dims))
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: the models differ in tensor %s",
+                             i < to->table.n ? a->name : b->name);
+    }
+    return to == from ? LLM_OK : llmi_model_take(to, from, err);
+}
+LLM_API llm_model *llm_model_clone(const llm_model *model, const llm_model_desc *desc,
+                                   llm_error *err) {
+    llm_model_desc d;
+    llm_model *clone;
+    size_t i;
+    if (!model) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "model is NULL");
+        return NULL;
+    }
+    memset(&d, 0, sizeof d);
+    d.allocator = desc ? desc->allocator : model->allocator;
+    d.n_threads = desc ? desc->n_threads : model->n_threads;
+    d.isa = desc ? desc->isa : model->isa;
+    clone = llmi_model_allocate(&model->config, &d, err);
+    if (!clone) return NULL;
+    clone->round_x = model->round_x;
+    clone->special = model->special;
+    for (i = 0; i < clone->table.n; i++) {
+        clone->values[i].type = model->values[i].type;
+        clone->values[i].transposed = model->values[i].transposed;
+    }
+    if ((model->block ? llmi_model_gather(clone, err) : llmi_model_place(clone, err)) == LLM_OK &&
+        llmi_model_take(clone, model, err) == LLM_OK)
+        return clone;
+    llm_model_free(clone);
+    return NULL;
 }
 
 /* ============================================================================================
@@ -8250,14 +8427,14 @@ static const llmi_arch *llmi_arch_at(size_t i) {
         {LLM_ARCH_GPT2, "gpt2", llmi_gpt2_types, LLMI_COUNT(llmi_gpt2_types), llmi_gpt2_type_of,
          0, llmi_gpt2_fields, LLMI_COUNT(llmi_gpt2_fields),
          llmi_gpt2_resolve, llmi_gpt2_validate, llmi_gpt2_read, LLMI_WRITE(llmi_gpt2_write),
-         llmi_gpt2_table, 1, 1, llmi_gpt2_cache_width, llmi_gpt2_cache_unit, llmi_gpt2_head_dims,
-         llmi_gpt2_carve_block, llmi_gpt2_carve_work,
+         llmi_gpt2_table, 1, 1, llmi_gpt2_cache_width, llmi_gpt2_cache_unit, llmi_gpt2_cache_shape,
+         llmi_gpt2_head_dims, llmi_gpt2_carve_block, llmi_gpt2_carve_work,
          llmi_gpt2_block_forward, llmi_gpt2_block_backward},
         {LLM_ARCH_DEEPSEEK_V3, "deepseek_v3", llmi_ds_types, LLMI_COUNT(llmi_ds_types),
          llmi_ds_type_of, 1, llmi_ds_fields, LLMI_COUNT(llmi_ds_fields),
          llmi_ds_resolve, llmi_ds_validate, llmi_ds_read, LLMI_WRITE(llmi_ds_write),
-         llmi_ds_table, 0, 0, llmi_ds_cache_width, llmi_ds_cache_unit, llmi_ds_head_dims,
-         llmi_ds_carve_block, llmi_ds_carve_work,
+         llmi_ds_table, 0, 0, llmi_ds_cache_width, llmi_ds_cache_unit, llmi_ds_cache_shape,
+         llmi_ds_head_dims, llmi_ds_carve_block, llmi_ds_carve_work,
          llmi_ds_block_forward, llmi_ds_block_backward}};
     return i < LLMI_COUNT(archs) ? &archs[i] : NULL;
 }
@@ -8350,8 +8527,8 @@ static void llmi_embed_body(void *argument, size_t at, size_t n) {
     }
 }
 
-/* tokens (N), checked. Leaves the stream after the last block in llmi_run_x(run, L). */
-static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
+/* tokens (N), checked. Leaves the stream after that many blocks in llmi_run_x(run, blocks). */
+static void llmi_blocks_forward(const llmi_run *run, const int32_t *tokens, int blocks) {
     const size_t n = llmi_run_rows(run), longest = llmi_run_longest(run);
     llmi_embed job;
     int l;
@@ -8363,7 +8540,10 @@ static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
         llmi_dropout(run->context, run->x, run->x, n * (size_t)run->model->config.d_model,
                      run->embd_pdrop, llmi_dropout_seed(run, 0, 0), 0);
     if (!run->model->arch->learned_positions) llmi_run_angles(run);
-    for (l = 0; l < run->model->config.n_layers; l++) llmi_block_forward(run, l, longest);
+    for (l = 0; l < blocks; l++) llmi_block_forward(run, l, longest);
+}
+static void llmi_trunk_forward(const llmi_run *run, const int32_t *tokens) {
+    llmi_blocks_forward(run, tokens, run->model->config.n_layers);
 }
 
 /* y (rows,C) = the final norm of some rows of the last stream; mean and rstd (rows) or NULL */
@@ -8879,11 +9059,33 @@ static llm_result llmi_check_batch(const llm_model *model, const int32_t *tokens
                              err);
 }
 
-/* logits (B,T,V), or logprobs (B,T) of targets */
-static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
-                                 const int32_t *targets, int B, int T, float *logits,
-                                 float *logprobs, llm_error *err) {
-    const size_t n = (size_t)B * (size_t)T;
+/* what a whole batch is run for: logits (B,T,V), logprobs (B,T) of targets, or the stream hidden
+ * (B,T,C) at a layer; the others are NULL */
+typedef struct llmi_scoring {
+    const int32_t *tokens, *targets;
+    int B, T, layer;
+    float *logits, *logprobs, *hidden;
+} llmi_scoring;
+
+static void llmi_scoring_head(const llmi_run *run, const llmi_scoring *b, llmi_arena arena) {
+    const llm_model *model = run->model;
+    const size_t n = llmi_run_rows(run), V = (size_t)model->config.vocab_size;
+    const llmi_matrix weight = llmi_head_matrix(model, LLM_PRECISION_FP32);
+    llmi_head head;
+    if (b->logits) llmi_matmul(run->context, b->logits, V, run->h, weight, NULL, n, 0);
+    if (!b->logprobs) return;
+    memset(&head, 0, sizeof head);
+    head.context = run->context;
+    head.weight = weight;
+    head.x = run->h;
+    head.targets = b->targets;
+    head.rows = n;
+    head.chunk = LLMI_LOSS_ROWS_SMALL;
+    head.logprobs = b->logprobs;
+    llmi_head_run(&head, arena);
+}
+static llm_result llmi_model_run(const llm_model *model, const llmi_scoring *b, llm_error *err) {
+    const size_t n = (size_t)b->B * (size_t)b->T;
     const llm_config *config = &model->config;
     llm_context *context = llmi_model_context(model, model->n_threads, err);
     llmi_arena arena = llmi_arena_at(NULL, 0);
@@ -8896,8 +9098,8 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
     memset(&run, 0, sizeof run);
     run.context = context;
     run.model = model;
-    run.n_sequences = (size_t)B;
-    run.rows = (size_t)T;
+    run.n_sequences = (size_t)b->B;
+    run.rows = (size_t)b->T;
     memory = NULL;
     result = llmi_scratch_reserve(
         context, llmi_model_attention_scratch(context, LLM_PRECISION_FP32, config, run.rows, 0, 0),
@@ -8908,54 +9110,67 @@ static llm_result llmi_model_run(const llm_model *model, const int32_t *tokens,
             if (result != LLM_OK) break;
         }
         llmi_carve_activations(&run, &arena, config, n);
-        llmi_carve_work(&run, &arena, config, n, (size_t)B, 0, context->n_threads, 0);
-        if (pass == 0 && logprobs)
+        llmi_carve_work(&run, &arena, config, n, (size_t)b->B, 0, context->n_threads, 0);
+        if (pass == 0 && b->logprobs)
             llmi_head_carve(&s, &arena, (size_t)config->vocab_size,
                             llmi_min(n, LLMI_LOSS_ROWS_SMALL));
     }
     if (result == LLM_OK) {
-        llmi_trunk_forward(&run, tokens);
-        llmi_final_norm_forward(&run, run.h, NULL, NULL, llmi_run_x(&run, config->n_layers), n);
-        if (logits) {
-            llmi_matmul(context, logits, (size_t)config->vocab_size, run.h,
-                        llmi_head_matrix(model, LLM_PRECISION_FP32),
-                        NULL, n, 0);
-        } else {
-            llmi_head head;
-            memset(&head, 0, sizeof head);
-            head.context = context;
-            head.weight = llmi_head_matrix(model, LLM_PRECISION_FP32);
-            head.x = run.h;
-            head.targets = targets;
-            head.rows = n;
-            head.chunk = LLMI_LOSS_ROWS_SMALL;
-            head.logprobs = logprobs;
-            llmi_head_run(&head, arena);
-        }
+        const float *x = llmi_run_x(&run, b->layer);
+        llmi_blocks_forward(&run, b->tokens, b->layer);
+        if (b->hidden && b->layer < config->n_layers)
+            memcpy(b->hidden, x, n * (size_t)config->d_model * sizeof *x);
+        else llmi_final_norm_forward(&run, b->hidden ? b->hidden : run.h, NULL, NULL, x, n);
+        llmi_scoring_head(&run, b, arena);
     }
     llmi_release(model->allocator, memory);
     llm_context_free(context);
     return result;
 }
+static llmi_scoring llmi_scoring_of(const llm_model *model, const int32_t *tokens, int B, int T) {
+    llmi_scoring b;
+    memset(&b, 0, sizeof b);
+    b.tokens = tokens;
+    b.B = B;
+    b.T = T;
+    b.layer = model ? model->config.n_layers : 0;
+    return b;
+}
 
 LLM_API llm_result llm_model_logits(const llm_model *model, const int32_t *tokens, int B, int T,
                                     float *logits, llm_error *err) {
+    llmi_scoring b = llmi_scoring_of(model, tokens, B, T);
     if (!logits) return llmi_fail(err, LLM_ERR_ARGUMENT, "logits is NULL");
     LLMI_TRY(
         llmi_check_batch(model, tokens, B, T, INT_MAX, model ? model->config.max_seq_len : 0, err));
-    return llmi_model_run(model, tokens, NULL, B, T, logits, NULL, err);
+    b.logits = logits;
+    return llmi_model_run(model, &b, err);
+}
+LLM_API llm_result llm_model_hidden(const llm_model *model, const int32_t *tokens, int B, int T,
+                                    int layer, float *hidden, llm_error *err) {
+    llmi_scoring b = llmi_scoring_of(model, tokens, B, T);
+    if (!hidden) return llmi_fail(err, LLM_ERR_ARGUMENT, "hidden is NULL");
+    LLMI_TRY(
+        llmi_check_batch(model, tokens, B, T, INT_MAX, model ? model->config.max_seq_len : 0, err));
+    LLMI_TRY(llmi_check_int("layer", layer, 0, model->config.n_layers, err));
+    b.hidden = hidden;
+    b.layer = layer;
+    return llmi_model_run(model, &b, err);
 }
 
 LLM_API llm_result llm_model_score(const llm_model *model, const int32_t *tokens,
                                    const int32_t *targets, int B, int T, float *logprobs,
                                    llm_error *err) {
+    llmi_scoring b = llmi_scoring_of(model, tokens, B, T);
     if (!targets || !logprobs)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "targets or logprobs is NULL");
     LLMI_TRY(
         llmi_check_batch(model, tokens, B, T, INT_MAX, model ? model->config.max_seq_len : 0, err));
     LLMI_TRY(llmi_check_tokens(targets, (size_t)B * (size_t)T, model->config.vocab_size, "target",
                                1, err));
-    return llmi_model_run(model, tokens, targets, B, T, NULL, logprobs, err);
+    b.targets = targets;
+    b.logprobs = logprobs;
+    return llmi_model_run(model, &b, err);
 }
 /* ============================================================================================
  * >>adamw        the optimizer and clipping
@@ -9764,7 +9979,14 @@ LLM_API const void *llm_trainer_user_data(const llm_trainer *trainer, size_t *si
 #define LLMI_PREFILL_ROWS 512          /* a longer call runs in pieces: the buffers stay small */
 
 /* rows of one position each: first .. first + count */
-typedef struct llmi_window { float *rows; int first, count; } llmi_window;
+typedef struct llmi_window { int first, count; float *rows; } llmi_window;
+
+/* where the MTP modules are in a sequence */
+typedef struct llmi_drafting {
+    llmi_window h[LLMI_MTP_MAX + 1];   /* h^k where the next module has not been yet           */
+    int done[LLMI_MTP_MAX + 1];        /* positions that module k's cache holds for good       */
+} llmi_drafting;
+#define LLMI_LAG (2 * LLMI_FEW_ROWS)   /* rows at most that wait in a window between two calls */
 
 struct llm_session {
     const llm_model *model;
@@ -9776,40 +9998,52 @@ struct llm_session {
     llmi_run run;
     int *length;                       /* (n_sequences) */
     int32_t *tokens;                   /* (n_sequences,max_seq_len): what was evaluated */
-    int *position, *slot;              /* of a run's sequences, at most LLMI_FEW_ROWS of them */
+    int *end;                          /* (n_sequences): lengths that a call is to reach */
+    /* the rows of the next pass, at most LLMI_FEW_ROWS, of any sequences */
+    int n_batch, *position, *slot;
     int32_t *batch;                    /* their tokens */
-    float *head_logits; /* (LLMI_FEW_ROWS,V): of eval_batch, where sequences are skipped */
-    float *sample_logits;              /* (1 + MTP modules, V): of generate */
-    /* sequence 0, with speculate */
-    llmi_window mtp_h[LLMI_MTP_MAX + 1];       /* h^k where the next module has not been yet   */
-    int mtp_done[LLMI_MTP_MAX + 1];    /* positions that module k's cache holds for good       */
+    float **wanted;                    /* where their logits go, NULL: nowhere */
+    float *head_logits;                /* (LLMI_FEW_ROWS,V): if these are not side by side */
+    float *sample_logits;              /* (2 + MTP modules, V): of generate; the last: a copy */
+    /* with speculate */
+    llmi_drafting *drafting;           /* (n_sequences) */
+    float *lag;                        /* their windows' rows: (n, modules, LLMI_LAG, C) */
+    llmi_drafting at_work;             /* of sequence `drafts`, in windows for a prompt's rows */
+    int drafts;
 };
 
 static size_t llmi_session_rows(const llm_session *s) {
     return llmi_max(llmi_min((size_t)s->desc.max_seq_len, LLMI_PREFILL_ROWS),
-                    llmi_min((size_t)s->desc.n_sequences, LLMI_FEW_ROWS));
+                    llmi_min(llmi_mul((size_t)s->desc.n_sequences, (size_t)s->desc.max_seq_len),
+                             LLMI_FEW_ROWS));
 }
 
 static void llmi_session_plan(llm_session *s, const llm_config *config, int n_threads,
                               llmi_arena *arena) {
     const size_t n = (size_t)s->desc.n_sequences, rows = llmi_session_rows(s),
-                 few = llmi_min(n, LLMI_FEW_ROWS), V = (size_t)config->vocab_size;
+                 few = LLMI_FEW_ROWS, V = (size_t)config->vocab_size, C = (size_t)config->d_model;
     int k;
     s->run.mtp = s->desc.speculate ? config->mtp_depth : 0;
     s->run.cache_type = s->desc.cache_dtype;
     llmi_carve_activations(&s->run, arena, config, rows);
     llmi_carve_work(&s->run, arena, config, rows, 1, (size_t)s->desc.max_seq_len, n_threads, 0);
     for (k = 0; s->run.mtp && k <= s->run.mtp; k++)
-        s->mtp_h[k].rows = llmi_carve_floats(
-            arena, llmi_mul(rows + 2 * LLMI_FEW_ROWS, (size_t)config->d_model));
+        s->at_work.h[k].rows = llmi_carve_floats(arena, llmi_mul(rows + LLMI_LAG, C));
+    if (s->run.mtp) {
+        s->drafting = (llmi_drafting *)llmi_carve(arena, n, sizeof(llmi_drafting));
+        s->lag = llmi_carve_floats(
+            arena, llmi_mul(n, llmi_mul((size_t)s->run.mtp, LLMI_LAG * C)));
+    }
     s->length = (int *)llmi_carve(arena, n, sizeof(int));
+    s->end = (int *)llmi_carve(arena, n, sizeof(int));
     s->position = (int *)llmi_carve(arena, few, sizeof(int));
     s->slot = (int *)llmi_carve(arena, few, sizeof(int));
     s->tokens = (int32_t *)llmi_carve(arena, llmi_mul(n, (size_t)s->desc.max_seq_len),
                                       sizeof(int32_t));
     s->batch = (int32_t *)llmi_carve(arena, few, sizeof(int32_t));
+    s->wanted = (float **)llmi_carve(arena, few, sizeof(float *));
     s->head_logits = n > 1 ? llmi_carve_floats(arena, llmi_mul(few, V)) : NULL;
-    s->sample_logits = llmi_carve_floats(arena, llmi_mul(V, (size_t)s->run.mtp + 1));
+    s->sample_logits = llmi_carve_floats(arena, llmi_mul(V, (size_t)s->run.mtp + 2));
 }
 
 static size_t llmi_session_cache_size(const llm_session *s, const llm_config *config) {
@@ -9908,7 +10142,9 @@ static llm_result llmi_session_allocate(llm_session *s, llm_error *err) {
     LLMI_TRY(llmi_arena_take(&arena, &s->memory, allocator, "activations", err));
     llmi_session_plan(s, config, s->context->n_threads, &arena);
     memset(s->length, 0, (size_t)s->desc.n_sequences * sizeof(int));
-    if (s->run.mtp) memset(s->cache, 0, s->cache_size);    /* a module may not see all positions */
+    if (!s->run.mtp) return LLM_OK;
+    memset(s->cache, 0, s->cache_size);                    /* a module may not see all positions */
+    memset(s->drafting, 0, (size_t)s->desc.n_sequences * sizeof *s->drafting);
     return LLM_OK;
 }
 
@@ -9951,6 +10187,16 @@ LLM_API int llm_session_length(const llm_session *session, int sequence) {
 LLM_API size_t llm_session_cache_bytes(const llm_session *session) {
     return session ? session->cache_size : 0;
 }
+LLM_API llm_context *llm_session_context(llm_session *session) {
+    return session ? session->context : NULL;
+}
+static int32_t *llmi_session_tokens(const llm_session *s, int sequence) {
+    return s->tokens + (size_t)sequence * (size_t)s->desc.max_seq_len;
+}
+LLM_API const int32_t *llm_session_tokens(const llm_session *session, int sequence) {
+    return llm_session_length(session, sequence) < 0 ? NULL
+                                                     : llmi_session_tokens(session, sequence);
+}
 
 static llm_result llmi_check_sequence(const llm_session *s, int sequence, llm_error *err) {
     if (!s) return llmi_fail(err, LLM_ERR_ARGUMENT, "session is NULL");
@@ -9972,30 +10218,63 @@ static void llmi_window_drop(llmi_window *w, int before, size_t width) {
     w->first += n;
     w->count -= n;
 }
-static void llmi_mtp_rewind(llm_session *s, int length) {
+static void llmi_mtp_rewind(llmi_drafting *d, int length) {
     int k;
-    for (k = 0; k <= s->run.mtp; k++) {
-        llmi_window *w = &s->mtp_h[k];
+    for (k = 0; k <= LLMI_MTP_MAX; k++) {
+        llmi_window *w = &d->h[k];
         if (w->first + w->count > length) w->count = length > w->first ? length - w->first : 0;
-        s->mtp_done[k] = llmi_int_min(s->mtp_done[k], length > k ? length - k : 0);
+        d->done[k] = llmi_int_min(d->done[k], length > k ? length - k : 0);
     }
 }
-
-/* the trunk's rows just run, at position, become rows of h^0 */
-static void llmi_mtp_take(llm_session *s, int position) {
+static llmi_drafting *llmi_mtp_of(llm_session *s, int sequence) {
+    return sequence == s->drafts ? &s->at_work : &s->drafting[sequence];
+}
+/* `to` gets what `from` is, with its windows' rows; lag: those of a sequence not at work */
+static void llmi_mtp_move(llm_session *s, llmi_drafting *to, float *to_lag,
+                          const llmi_drafting *from, const float *from_lag) {
     const size_t C = (size_t)s->model->config.d_model;
-    llmi_final_norm_forward(&s->run, llmi_window_at(&s->mtp_h[0], position, C), NULL, NULL,
-                            llmi_run_x(&s->run, s->model->config.n_layers), s->run.rows);
-    s->mtp_h[0].count += (int)s->run.rows;
+    int k;
+    for (k = 0; k <= s->run.mtp; k++) to->done[k] = from->done[k];
+    for (k = 0; k < s->run.mtp; k++) { /* nobody reads the last module's rows later */
+        const float *rows = from_lag ? from_lag + (size_t)k * LLMI_LAG * C : from->h[k].rows;
+        to->h[k].first = from->h[k].first;
+        to->h[k].count = from->h[k].count;
+        LLM_ASSERT(from->h[k].count <= (int)LLMI_LAG);
+        memcpy(to_lag ? to_lag + (size_t)k * LLMI_LAG * C : to->h[k].rows, rows,
+               (size_t)from->h[k].count * C * sizeof(float));
+    }
+}
+static float *llmi_mtp_lag(const llm_session *s, int sequence) {
+    return s->lag + (size_t)sequence * (size_t)s->run.mtp * LLMI_LAG *
+                        (size_t)s->model->config.d_model;
+}
+/* puts a sequence's windows to work, and those that were back to their place */
+static llmi_drafting *llmi_mtp_turn(llm_session *s, int sequence) {
+    if (sequence == s->drafts) return &s->at_work;
+    llmi_mtp_move(s, &s->drafting[s->drafts], llmi_mtp_lag(s, s->drafts), &s->at_work, NULL);
+    llmi_mtp_move(s, &s->at_work, NULL, &s->drafting[sequence], llmi_mtp_lag(s, sequence));
+    s->drafts = sequence;
+    return &s->at_work;
+}
+
+/* n rows of the trunk's last stream, a sequence's from position on, become rows of h^0 */
+static void llmi_mtp_take(llm_session *s, int sequence, int position, size_t first, size_t n) {
+    const size_t C = (size_t)s->model->config.d_model;
+    llmi_window *w = &llmi_mtp_turn(s, sequence)->h[0];
+    llmi_final_norm_forward(&s->run, llmi_window_at(w, position, C), NULL, NULL,
+                            llmi_run_x(&s->run, s->model->config.n_layers) + first * C, n);
+    w->count += (int)n;
 }
 
 /* Module k over the positions that its input and the first `known` tokens allow, of which those
  * after `settled` are drafts. -> h^k (C) of the last position, NULL where there is none. */
 static const float *llmi_mtp_advance(llm_session *s, int k, int known, int settled) {
     const size_t C = (size_t)s->model->config.d_model;
-    llmi_window *in = &s->mtp_h[k - 1], *out = &s->mtp_h[k];
+    const int32_t *tokens = llmi_session_tokens(s, s->drafts);
+    llmi_window *in = &s->at_work.h[k - 1], *out = &s->at_work.h[k];
+    int *done = &s->at_work.done[k];
     const int end = llmi_int_min(in->first + in->count, known - k);
-    int at = s->mtp_done[k] > in->first ? s->mtp_done[k] : in->first;
+    int at = *done > in->first ? *done : in->first;
     if (k == s->run.mtp) out->count = 0;           /* nobody reads them */
     while (at < end) {
         const int n = llmi_int_min(end - at, (int)llmi_session_rows(s));
@@ -10004,26 +10283,35 @@ static const float *llmi_mtp_advance(llm_session *s, int k, int known, int settl
         run.rows = (size_t)n;
         run.few = n <= (int)LLMI_FEW_ROWS;
         s->position[0] = at;
-        s->slot[0] = 0;
+        s->slot[0] = s->drafts;
         if (k == s->run.mtp) out->count = 0;
         llmi_mtp_forward(&run, s->model->config.n_layers + k - 1, llmi_window_at(out, at, C),
-                         s->tokens + at + k, in->rows + (size_t)(at - in->first) * C, (size_t)n);
+                         tokens + at + k, in->rows + (size_t)(at - in->first) * C, (size_t)n);
         out->count += n;
         at += n;
     }
-    if (end > 0) s->mtp_done[k] = llmi_int_min(end, settled > k ? settled - k : 0);
-    llmi_window_drop(in, s->mtp_done[k], C);
+    if (end > 0) *done = llmi_int_min(end, settled > k ? settled - k : 0);
+    llmi_window_drop(in, *done, C);
     return out->count && out->first + out->count == known - k
                ? out->rows + (size_t)(out->count - 1) * C : NULL;
 }
 
+/* all modules, if more than `most` rows wait, as far as the first `known` tokens allow */
+static void llmi_mtp_catch_up(llm_session *s, int sequence, int most, int known) {
+    int k;
+    if (!s->run.mtp || llmi_mtp_turn(s, sequence)->h[0].count <= most) return;
+    for (k = 1; k <= s->run.mtp; k++) (void)llmi_mtp_advance(s, k, known, known);
+}
+
 /* Drafts up to n tokens after `token`, which is not evaluated yet; -> how many. Modules beyond n
  * fill their caches all the same. */
-static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n) {
+static int llmi_mtp_draft(llm_session *s, int sequence, int32_t token, int32_t *drafts, int n) {
     const size_t V = (size_t)s->model->config.vocab_size;
-    const int length = s->length[0];
+    const int length = s->length[sequence];
+    int32_t *tokens = llmi_session_tokens(s, sequence);
     int k, n_drafts = 0;
-    s->tokens[length] = token;
+    (void)llmi_mtp_turn(s, sequence);
+    tokens[length] = token;
     for (k = 1; k <= s->run.mtp; k++) {
         const float *h = llmi_mtp_advance(s, k, length + 1 + n_drafts, length + 1);
         size_t i, best = 0;
@@ -10032,7 +10320,7 @@ static int llmi_mtp_draft(llm_session *s, int32_t token, int32_t *drafts, int n)
                     llmi_head_matrix(s->model, LLM_PRECISION_FP32), NULL, 1, 0);
         for (i = 1; i < V; i++)
             if (s->sample_logits[i] > s->sample_logits[best]) best = i;
-        drafts[n_drafts++] = s->tokens[length + k] = (int32_t)best;
+        drafts[n_drafts++] = tokens[length + k] = (int32_t)best;
     }
     return n_drafts;
 }
@@ -10042,7 +10330,7 @@ LLM_API llm_result llm_session_rewind(llm_session *session, int sequence, int le
     LLMI_TRY(llmi_check_sequence(session, sequence, err));
     LLMI_TRY(llmi_check_int("rewind: length", length, 0, session->length[sequence], err));
     session->length[sequence] = length;
-    if (sequence == 0) llmi_mtp_rewind(session, length);
+    if (session->run.mtp) llmi_mtp_rewind(llmi_mtp_of(session, sequence), length);
     return LLM_OK;
 }
 
@@ -10055,48 +10343,130 @@ static void llmi_session_logits(llm_session *s, float *logits, size_t first, siz
                 NULL, n, 0);
 }
 
-/* logits (n_logits,V): of the last rows, no more than LLMI_FEW_ROWS */
-static llm_result llmi_session_append(llm_session *s, int sequence, const int32_t *tokens, int n,
-                                      float *logits, int n_logits, llm_error *err) {
-    int at, start, k;
-    LLMI_TRY(llmi_check_sequence(s, sequence, err));
-    if (!tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "tokens is NULL");
-    LLMI_TRY(llmi_check_int("eval: number of tokens", n, 1, INT_MAX, err));
-    if (n > s->desc.max_seq_len - s->length[sequence])
-        return llmi_fail(err, LLM_ERR_ARGUMENT,
-                         "eval: %d tokens do not fit: sequence %d holds %d of max_seq_len %d", n,
-                         sequence, s->length[sequence], s->desc.max_seq_len);
-    LLMI_TRY(llmi_check_tokens(tokens, (size_t)n, s->model->config.vocab_size, "token", 0, err));
-    start = s->length[sequence];
-    memmove(s->tokens + (size_t)sequence * (size_t)s->desc.max_seq_len + start, tokens,
-            (size_t)n * sizeof *tokens);
-    for (at = 0; at < n; at += (int)s->run.rows) {
-        s->run.n_sequences = 1;
-        s->run.rows = llmi_min((size_t)(n - at), LLMI_PREFILL_ROWS);
-        s->run.few = n <= (int)LLMI_FEW_ROWS;
-        s->position[0] = start + at;
-        s->slot[0] = sequence;
-        llmi_trunk_forward(&s->run, tokens + at);
-        if (s->run.mtp && sequence == 0) llmi_mtp_take(s, start + at);
-        if (logits && at + (int)s->run.rows == n)
-            llmi_session_logits(s, logits, s->run.rows - (size_t)n_logits, (size_t)n_logits);
-        if (s->run.mtp && s->mtp_h[0].count > (int)LLMI_FEW_ROWS)
-            for (k = 1; k <= s->run.mtp; k++) (void)llmi_mtp_advance(s, k, start + n, start + n);
+/* Runs the batch, whose rows stand at positions of their own: the decode path. */
+static void llmi_session_pass(llm_session *s) {
+    const size_t V = (size_t)s->model->config.vocab_size, C = (size_t)s->model->config.d_model;
+    const int n = s->n_batch;
+    float *x = llmi_run_x(&s->run, s->model->config.n_layers);
+    int slots[LLMI_FEW_ROWS], i, n_logits = 0, side_by_side = 1;
+    s->n_batch = 0;
+    if (!n) return;
+    s->run.n_sequences = (size_t)n;
+    s->run.rows = 1;
+    s->run.few = 1;
+    llmi_trunk_forward(&s->run, s->batch);
+    for (i = 0; i < n; i++) {
+        slots[i] = s->slot[i];
+        if (s->run.mtp) llmi_mtp_take(s, slots[i], s->position[i], (size_t)i, 1);
+        if (!s->wanted[i]) continue;
+        memmove(x + (size_t)n_logits * C, x + (size_t)i * C, C * sizeof(float));
+        side_by_side &= s->wanted[i] == s->wanted[0] + (size_t)n_logits * V || !n_logits;
+        s->wanted[n_logits++] = s->wanted[i];
     }
-    s->length[sequence] += n;
+    if (n_logits) {
+        float *out = side_by_side ? s->wanted[0] : s->head_logits;
+        llmi_session_logits(s, out, 0, (size_t)n_logits);
+        for (i = 0; i < n_logits && !side_by_side; i++)
+            memcpy(s->wanted[i], out + (size_t)i * V, V * sizeof(float));
+    }
+    for (i = 0; i < n; i++)
+        llmi_mtp_catch_up(s, slots[i], LLMI_FEW_ROWS, s->length[slots[i]]);
+}
+/* appends a token, to be run with what is in the batch; logits (V) or NULL */
+static void llmi_session_push(llm_session *s, int sequence, int32_t token, float *logits) {
+    const int i = s->n_batch++;
+    s->batch[i] = llmi_session_tokens(s, sequence)[s->length[sequence]] = token;
+    s->slot[i] = sequence;
+    s->position[i] = s->length[sequence]++;
+    s->wanted[i] = logits;
+    if (s->n_batch == (int)LLMI_FEW_ROWS) llmi_session_pass(s);
+}
+
+/* appends more tokens than that, in pieces */
+static void llmi_session_prompt(llm_session *s, const llm_rows *r, float *logits) {
+    const size_t V = (size_t)s->model->config.vocab_size;
+    const int first = r->n - r->n_logits;
+    int at, rows;
+    memmove(llmi_session_tokens(s, r->sequence) + s->length[r->sequence], r->tokens,
+            (size_t)r->n * sizeof *r->tokens);
+    for (at = 0; at < r->n; at += rows) {
+        const int start = s->length[r->sequence], from = first > at ? first - at : 0;
+        rows = llmi_int_min(r->n - at, (int)LLMI_PREFILL_ROWS);
+        s->run.n_sequences = 1;
+        s->run.rows = (size_t)rows;
+        s->run.few = 0;
+        s->position[0] = start;
+        s->slot[0] = r->sequence;
+        llmi_trunk_forward(&s->run, llmi_session_tokens(s, r->sequence) + start);
+        if (s->run.mtp) llmi_mtp_take(s, r->sequence, start, 0, (size_t)rows);
+        if (from < rows)
+            llmi_session_logits(s, logits + (size_t)(at + from - first) * V, (size_t)from,
+                                (size_t)(rows - from));
+        s->length[r->sequence] += rows;
+        llmi_mtp_catch_up(s, r->sequence, LLMI_FEW_ROWS, start + r->n - at);
+    }
+}
+
+static llm_result llmi_check_rows(const llm_session *s, const llm_rows *r, llm_error *err) {
+    LLMI_TRY(llmi_check_sequence(s, r->sequence, err));
+    if (!r->tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "tokens is NULL");
+    LLMI_TRY(llmi_check_int("eval: number of tokens", r->n, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("eval: n_logits", r->n_logits, 0, r->n, err));
+    if (r->n > s->desc.max_seq_len - s->end[r->sequence])
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "eval: %d tokens do not fit: sequence %d holds %d of max_seq_len %d", r->n,
+                         r->sequence, s->end[r->sequence], s->desc.max_seq_len);
+    s->end[r->sequence] += r->n;
+    return llmi_check_tokens(r->tokens, (size_t)r->n, s->model->config.vocab_size, "token", 0, err);
+}
+
+LLM_API llm_result llm_session_eval_rows(llm_session *session, const llm_rows *rows, int n_rows,
+                                         float *logits, llm_error *err) {
+    llm_session *s = session;
+    int i, j;
+    if (!s || !rows) return llmi_fail(err, LLM_ERR_ARGUMENT, "session or rows is NULL");
+    LLMI_TRY(llmi_check_int("eval: n_rows", n_rows, 1, INT_MAX, err));
+    memcpy(s->end, s->length, (size_t)s->desc.n_sequences * sizeof *s->end);
+    for (i = 0; i < n_rows; i++) {
+        LLMI_TRY(llmi_check_rows(s, &rows[i], err));
+        if (rows[i].n_logits && !logits)
+            return llmi_fail(err, LLM_ERR_ARGUMENT, "eval: n_logits %d, but logits is NULL",
+                             rows[i].n_logits);
+    }
+    for (i = 0; i < n_rows; i++) {
+        const llm_rows *r = &rows[i];
+        if (r->n > (int)LLMI_FEW_ROWS) {
+            llmi_session_pass(s);
+            llmi_session_prompt(s, r, logits);
+        } else
+            for (j = 0; j < r->n; j++) {
+                const int row = j - (r->n - r->n_logits);
+                llmi_session_push(s, r->sequence, r->tokens[j],
+                                  row < 0 ? NULL
+                                          : logits + (size_t)row *
+                                                (size_t)s->model->config.vocab_size);
+            }
+        if (logits) logits += (size_t)r->n_logits * (size_t)s->model->config.vocab_size;
+    }
+    llmi_session_pass(s);
     return LLM_OK;
 }
 
 LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const int32_t *tokens,
                                     int n, float *logits, llm_error *err) {
-    return llmi_session_append(session, sequence, tokens, n, logits, 1, err);
+    llm_rows rows;
+    rows.sequence = sequence;
+    rows.tokens = tokens;
+    rows.n = n;
+    rows.n_logits = logits != NULL;
+    return llm_session_eval_rows(session, &rows, 1, logits, err);
 }
 
 LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
                                           float *logits, llm_error *err) {
     llm_session *s = session;
     const size_t V = s ? (size_t)s->model->config.vocab_size : 0;
-    int i, n = 0, first;
+    int i;
     if (!s || !tokens) return llmi_fail(err, LLM_ERR_ARGUMENT, "session or tokens is NULL");
     for (i = 0; i < s->desc.n_sequences; i++) {
         if (tokens[i] < 0) continue;
@@ -10106,33 +10476,44 @@ LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *t
                              "eval_batch: sequence %d is full: it holds %d of max_seq_len %d", i,
                              s->length[i], s->desc.max_seq_len);
     }
-    for (first = 0; first < s->desc.n_sequences;
-         first = i) { /* few rows at a time: the decode path */
-        for (n = 0, i = first; i < s->desc.n_sequences && n < (int)LLMI_FEW_ROWS; i++) {
-            if (tokens[i] < 0) continue;
-            s->batch[n] = tokens[i];
-            s->slot[n] = i;
-            s->position[n++] = s->length[i];
-        }
-        if (n == 0) break;
-        s->run.n_sequences = (size_t)n;
-        s->run.rows = 1;
-        s->run.few = 1;
-        llmi_trunk_forward(&s->run, s->batch);
-        if (logits) {
-            float *out = s->head_logits ? s->head_logits : logits;
-            int row;
-            llmi_session_logits(s, out, 0, (size_t)n);
-            for (row = 0; row < n && out != logits; row++)
-                memcpy(logits + (size_t)s->slot[row] * V, out + (size_t)row * V, V * sizeof(float));
-        }
-        while (n--) {
-            const int sequence = s->slot[n];
-            s->tokens[(size_t)sequence * (size_t)s->desc.max_seq_len +
-                      (size_t)s->length[sequence]++] = s->batch[n];
-        }
-    }
+    for (i = 0; i < s->desc.n_sequences; i++)
+        if (tokens[i] >= 0)
+            llmi_session_push(s, i, tokens[i], logits ? logits + (size_t)i * V : NULL);
+    llmi_session_pass(s);
     return LLM_OK;
+}
+
+/* ---- a sequence copied ----------------------------------------------------------------------- */
+/* Part i of a sequence's cache, in which the positions stand side by side, size bytes each. NULL:
+ * there are no more. */
+static char *llmi_cache_part(const llm_session *s, int sequence, size_t i, size_t *size) {
+    const llm_config *c = &s->model->config;
+    size_t parts, heads;
+    s->model->arch->cache_shape(c, &parts, &heads);
+    *size = llmi_dtype_bytes(s->desc.cache_dtype, llmi_cache_width(c) / (parts * heads));
+    if (i >= (size_t)(c->n_layers + s->run.mtp) * parts * heads) return NULL;
+    return s->cache + ((i / heads * (size_t)s->desc.n_sequences + (size_t)sequence) * heads +
+                       i % heads) * (size_t)s->desc.max_seq_len * *size;
+}
+
+LLM_API llm_result llm_session_copy(llm_session *session, int to, int from, int length,
+                                    llm_error *err) {
+    llm_session *s = session;
+    const char *source;
+    size_t i, size;
+    LLMI_TRY(llmi_check_sequence(s, from, err));
+    LLMI_TRY(llmi_check_int("copy: to", to, 0, s->desc.n_sequences - 1, err));
+    LLMI_TRY(llmi_check_int("copy: length", length, 0, s->length[from], err));
+    if (to != from) {
+        for (i = 0; (source = llmi_cache_part(s, from, i, &size)) != NULL; i++)
+            memcpy(llmi_cache_part(s, to, i, &size), source, (size_t)length * size);
+        memcpy(llmi_session_tokens(s, to), llmi_session_tokens(s, from),
+               (size_t)length * sizeof *s->tokens);
+        if (s->run.mtp)
+            llmi_mtp_move(s, &s->drafting[to], llmi_mtp_lag(s, to), llmi_mtp_turn(s, from), NULL);
+        s->length[to] = s->length[from];
+    }
+    return llm_session_rewind(s, to, length, err);
 }
 
 /* ============================================================================================
@@ -10166,23 +10547,41 @@ static llm_result llmi_check_sampling(const llm_sampling *p, llm_error *err) {
         {LLMI_SAMPLING(temperature), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0},
         {LLMI_SAMPLING(top_p), LLMI_FLOAT, "[]", 0, 1, 0, 0, NULL, NULL, 0},
         {LLMI_SAMPLING(min_p), LLMI_FLOAT, "[]", 0, 1, 0, 0, NULL, NULL, 0},
-        {LLMI_SAMPLING(repetition_penalty), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0}};
+        {LLMI_SAMPLING(repetition_penalty), LLMI_FLOAT, "[]", 0, FLT_MAX, 0, 0, NULL, NULL, 0},
+        {LLMI_SAMPLING(presence_penalty), LLMI_FLOAT, "[]", -1e6, 1e6, 0, 0, NULL, NULL, 0},
+        {LLMI_SAMPLING(frequency_penalty), LLMI_FLOAT, "[]", -1e6, 1e6, 0, 0, NULL, NULL, 0}};
     return llmi_fields_check("sampling: ", p, fields, LLMI_COUNT(fields), 1, err);
 }
 
+/* what tokens are drawn from: history (n), the last n_new of which were generated */
+typedef struct llmi_drawing {
+    const float *logits;
+    size_t V;
+    const int32_t *history;
+    size_t n_history, n_new;
+} llmi_drawing;
+
 /* the finite logits, penalised; -> how many there are: NaN and infinities are never drawn */
-static size_t llmi_candidates(llmi_candidate *all, const float *logits, size_t V, float penalty,
-                              const int32_t *history, size_t n_history) {
+static size_t llmi_candidates(llmi_candidate *all, const llmi_drawing *d, const llm_sampling *p) {
+    const float repetition = p->repetition_penalty > 0.0f ? p->repetition_penalty : 1.0f;
+    const int32_t *fresh = d->n_new ? d->history + (d->n_history - d->n_new) : NULL;
     size_t i, n = 0;
-    for (i = 0; i < V; i++) {
-        all[i].logit = logits[i];
+    for (i = 0; i < d->V; i++) {
+        all[i].logit = d->logits[i];
         all[i].token = (int32_t)i;
     }
-    for (i = 0; i < n_history; i++) {  /* from logits: once however often a token occurs */
-        const float x = logits[history[i]];
-        all[history[i]].logit = x < 0.0f ? x * penalty : x / penalty;
+    for (i = 0; i < d->n_history; i++) {   /* from logits: once however often a token occurs */
+        const float x = d->logits[d->history[i]];
+        all[d->history[i]].logit = x < 0.0f ? x * repetition : x / repetition;
     }
-    for (i = 0; i < V; i++)
+    for (i = 0; i < d->n_new; i++) all[fresh[i]].logit -= p->frequency_penalty;
+    for (i = 0; i < d->n_new; i++)     /* once: a token that was met is marked until the end */
+        if (all[fresh[i]].token >= 0) {
+            all[fresh[i]].logit -= p->presence_penalty;
+            all[fresh[i]].token = -1;
+        }
+    for (i = 0; i < d->n_new; i++) all[fresh[i]].token = fresh[i];
+    for (i = 0; i < d->V; i++)
         if (all[i].logit >= -FLT_MAX && all[i].logit <= FLT_MAX) all[n++] = all[i];
     return n;
 }
@@ -10231,8 +10630,9 @@ static size_t llmi_sample_filter(llmi_candidate *heap, size_t n, double *weights
 
 LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float *logits,
                               int vocab_size, const llm_sampling *sampling, const int32_t *history,
-                              int n_history, uint64_t counter, llm_error *err) {
+                              int n_history, int n_new, uint64_t counter, llm_error *err) {
     llm_sampling p;
+    llmi_drawing d;
     llmi_candidate *all;
     double *weights, draw, sum = 0.0;
     size_t V = (size_t)vocab_size, n, kept, best = 0, i;
@@ -10244,9 +10644,11 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
                          "sample: context, token, logits or history is NULL");
     LLMI_TRY(llmi_check_int("sample: vocab_size", vocab_size, 1, INT_MAX, err));
     LLMI_TRY(llmi_check_int("sample: n_history", n_history, 0, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("sample: n_new", n_new, 0, n_history, err));
     LLMI_TRY(llmi_check_sampling(&p, err));
     LLMI_TRY(llmi_check_tokens(history, (size_t)n_history, vocab_size, "sample: history", 0, err));
-    penalised = n_history > 0 && p.repetition_penalty > 0.0f && p.repetition_penalty != 1.0f;
+    penalised = (n_history > 0 && p.repetition_penalty > 0.0f && p.repetition_penalty != 1.0f) ||
+                (n_new > 0 && (p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f));
     if (p.temperature == 0.0f && !penalised) {
         const float most = context->kernels->largest(logits, V);
         if (most >= -FLT_MAX && most <= FLT_MAX) {         /* else: the first was NaN, or worse */
@@ -10258,8 +10660,12 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
     LLMI_TRY(llmi_scratch_reserve(context, llmi_mul(V, sizeof *all + sizeof *weights), err));
     weights = (double *)context->scratch;
     all = (llmi_candidate *)(void *)(weights + V);
-    n = llmi_candidates(all, logits, V, p.repetition_penalty, history,
-                        penalised ? (size_t)n_history : 0);
+    d.logits = logits;
+    d.V = V;
+    d.history = history;
+    d.n_history = penalised ? (size_t)n_history : 0;
+    d.n_new = penalised ? (size_t)n_new : 0;
+    n = llmi_candidates(all, &d, &p);
     if (!n)
         return llmi_fail(err, LLM_ERR_NUMERIC, "sample: none of %d logits is finite", vocab_size);
     for (i = 1; i < n; i++)
@@ -10286,6 +10692,43 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
     return LLM_OK;
 }
 
+LLM_API llm_result llm_logprobs(llm_context *context, float *logprob, int32_t token,
+                                int32_t *top_tokens, float *top_logprobs, int n_top,
+                                const float *logits, int vocab_size, llm_error *err) {
+    const size_t V = (size_t)vocab_size;
+    llmi_candidate *all;
+    double sum = 0.0, lse;
+    size_t n = 0, left, i;
+    float top = -INFINITY;
+    if (!context || !logits || (n_top > 0 && (!top_tokens || !top_logprobs)))
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "logprobs: context, logits, top_tokens or top_logprobs is NULL");
+    LLMI_TRY(llmi_check_int("logprobs: vocab_size", vocab_size, 1, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("logprobs: n_top", n_top, 0, vocab_size, err));
+    if (logprob) LLMI_TRY(llmi_check_int("logprobs: token", token, 0, vocab_size - 1, err));
+    LLMI_TRY(llmi_scratch_reserve(context, llmi_mul(V, sizeof *all), err));
+    all = (llmi_candidate *)context->scratch;
+    for (i = 0; i < V; i++) {
+        const int is_number = logits[i] <= FLT_MAX && logits[i] >= -FLT_MAX;
+        all[i].logit = is_number ? logits[i] : -INFINITY;
+        all[i].token = (int32_t)i;
+        if (is_number && !(n++ && logits[i] <= top)) top = logits[i];
+    }
+    if (!n)
+        return llmi_fail(err, LLM_ERR_NUMERIC, "logprobs: none of %d logits is finite", vocab_size);
+    for (i = 0; i < V; i++) sum += exp((double)all[i].logit - (double)top);
+    lse = (double)top + log(sum);
+    if (logprob) *logprob = (float)((double)all[token].logit - lse);
+    for (i = n_top ? V / 2 : 0; i-- > 0;) llmi_candidate_sift(all, V, i);
+    for (i = 0, left = V; i < (size_t)n_top; i++) {
+        top_tokens[i] = all[0].token;
+        top_logprobs[i] = (float)((double)all[0].logit - lse);
+        all[0] = all[--left];
+        llmi_candidate_sift(all, left, 0);
+    }
+    return LLM_OK;
+}
+
 /* ============================================================================================
  * >>generate     prompt in, tokens out
  * ========================================================================================== */
@@ -10296,12 +10739,17 @@ static llm_result llmi_generate_check(llm_generate_desc *d, const llm_session *s
         return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: session or prompt is NULL");
     if (d->n_stop_tokens > 0 && !d->stop_tokens)
         return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: stop_tokens is NULL");
+    LLMI_TRY(llmi_check_sequence(s, d->sequence, err));
     LLMI_TRY(llmi_check_int("generate: n_stop_tokens", d->n_stop_tokens, -1, INT_MAX, err));
     if (d->n_stop_tokens == 0) {
         d->stop_tokens = s->model->special.eos;
         d->n_stop_tokens = s->model->special.n_eos;
     }
     LLMI_TRY(llmi_check_int("generate: capacity", capacity, 0, INT_MAX, err));
+    LLMI_TRY(llmi_check_int("generate: n_top", d->n_top, 0, s->model->config.vocab_size, err));
+    if (d->n_top && (!d->top_tokens || !d->top_logprobs))
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "generate: n_top %d, but top_tokens or "
+                         "top_logprobs is NULL", d->n_top);
     LLMI_TRY(llmi_check_int("generate: max_new_tokens", d->max_new_tokens, 0, INT_MAX, err));
     if (d->speculate && !s->model->config.mtp_depth)
         return llmi_fail(err, LLM_ERR_UNSUPPORTED,
@@ -10316,11 +10764,35 @@ static llm_result llmi_generate_check(llm_generate_desc *d, const llm_session *s
 /* Evaluates batch[0] after `length` tokens, and after it what the modules draft, `most` at most. */
 static llm_result llmi_generate_next(llm_session *s, const llm_generate_desc *d, int length,
                                      int32_t *batch, int most, int *n_drafts, llm_error *err) {
-    LLMI_TRY(llm_session_rewind(s, 0, length, err));
+    llm_rows rows;
+    LLMI_TRY(llm_session_rewind(s, d->sequence, length, err));
     *n_drafts = 0;
     if (d->speculate)
-        *n_drafts = llmi_mtp_draft(s, batch[0], batch + 1, llmi_int_min(s->run.mtp, most));
-    return llmi_session_append(s, 0, batch, 1 + *n_drafts, s->sample_logits, 1 + *n_drafts, err);
+        *n_drafts = llmi_mtp_draft(s, d->sequence, batch[0], batch + 1,
+                                   llmi_int_min(s->run.mtp, most));
+    rows.sequence = d->sequence;
+    rows.tokens = batch;
+    rows.n = rows.n_logits = 1 + *n_drafts;
+    return llm_session_eval_rows(s, &rows, 1, s->sample_logits, err);
+}
+
+/* Draws the i-th new token, after the `length` first of the sequence and those drafted. */
+static llm_result llmi_generate_draw(llm_session *s, const llm_generate_desc *d, float *logits,
+                                     int length, int i, int32_t *token, llm_error *err) {
+    const int32_t *tokens = llmi_session_tokens(s, d->sequence);
+    const int V = s->model->config.vocab_size;
+    const size_t top = (size_t)i * (size_t)d->n_top;
+    llm_sampling p = d->sampling;
+    float *before = s->sample_logits + (size_t)(s->run.mtp + 1) * (size_t)V;
+    if (d->logprobs || d->n_top) memcpy(before, logits, (size_t)V * sizeof *before);
+    if (d->on_logits && d->on_logits(logits, V, tokens, length, d->user))
+        return llmi_fail(err, LLM_ERR_CANCELLED, "generate: cancelled after %d tokens", i);
+    LLMI_TRY(llm_sample(s->context, token, logits, V, &p, tokens, length, i,
+                        d->counter + (uint64_t)i, err));
+    if (!d->logprobs && !d->n_top) return LLM_OK;
+    return llm_logprobs(s->context, d->logprobs ? d->logprobs + i : NULL, *token,
+                        d->n_top ? d->top_tokens + top : NULL,
+                        d->n_top ? d->top_logprobs + top : NULL, d->n_top, before, V, err);
 }
 
 LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int n_prompt,
@@ -10334,26 +10806,27 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     int32_t batch[1 + LLMI_MTP_MAX];   /* a token, then drafts of those that follow it */
     int first, limit, i, n_drafts = 0;
     int row = 0;                       /* of the last evaluation's logits, the next to sample */
-    size_t V;
+    const int *length;
     memset(&count, 0, sizeof count);
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     LLMI_TRY(llmi_generate_check(&d, s, prompt, capacity, err));
-    V = (size_t)s->model->config.vocab_size;
-    first = s->length[0];
-    LLMI_TRY(llm_session_eval(s, 0, prompt, n_prompt, s->sample_logits, err));
+    length = &s->length[d.sequence];
+    first = *length;
+    LLMI_TRY(llm_session_eval(s, d.sequence, prompt, n_prompt, s->sample_logits, err));
     count.n_prompt = n_prompt;
-    limit = s->desc.max_seq_len - s->length[0];
+    limit = s->desc.max_seq_len - *length;
     if (d.max_new_tokens > 0 && limit > d.max_new_tokens) limit = d.max_new_tokens;
-    if (tokens && limit > capacity) limit = capacity;
+    if ((tokens || d.logprobs || d.n_top) && limit > capacity) limit = capacity;
     count.prefill_seconds = llmi_seconds() - start;
     start = llmi_seconds();
     while (count.n_generated < limit) {
-        const int length = s->length[0] - n_drafts + row;  /* tokens that row follows */
-        int32_t token;
+        int32_t token = 0;
         int stop = 0;
-        result = llm_sample(s->context, &token, s->sample_logits + (size_t)row * V, (int)V,
-                            &d.sampling, s->tokens, length, (uint64_t)count.n_generated, err);
+        result = llmi_generate_draw(s, &d,
+                                    s->sample_logits +
+                                        (size_t)row * (size_t)s->model->config.vocab_size,
+                                    *length - n_drafts + row, count.n_generated, &token, err);
         if (result != LLM_OK) break;
         if (tokens) tokens[count.n_generated] = token;
         count.n_generated++;
@@ -10369,17 +10842,17 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
             row++;
             continue;
         }
+        i = *length - n_drafts + row;
         row = 0;
         batch[0] = token;
-        result = llmi_generate_next(s, &d, length, batch, limit - count.n_generated - 1, &n_drafts,
-                                    err);
+        result = llmi_generate_next(s, &d, i, batch, limit - count.n_generated - 1, &n_drafts, err);
         if (result != LLM_OK) break;
         count.n_drafted += n_drafts;
     }
     if (result != LLM_OK && result != LLM_ERR_CANCELLED)
-        (void)llm_session_rewind(s, 0, first, NULL);
+        (void)llm_session_rewind(s, d.sequence, first, NULL);
     else if (n_drafts > row)
-        (void)llm_session_rewind(s, 0, s->length[0] - n_drafts + row, NULL);
+        (void)llm_session_rewind(s, d.sequence, *length - n_drafts + row, NULL);
     count.decode_seconds = llmi_seconds() - start;
     if (stats) *stats = count;
     return result;
@@ -10751,6 +11224,8 @@ static llm_result llmi_file_write(const char *path, const void *data, size_t siz
     return llmi_writer_rename(&w, err);
 }
 
+#endif /* LLM_NO_STDIO */
+
 static uint64_t llmi_hash_add(uint64_t hash, const void *data, size_t n) {
     const unsigned char *bytes = (const unsigned char *)data;
     uint64_t word;
@@ -10772,7 +11247,6 @@ static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
         hash = llmi_hash_add(hash, (const char *)data + at, llmi_min(LLMI_HASH_PART, n - at));
     return hash;
 }
-#endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
  * >>data         token files
@@ -10784,7 +11258,6 @@ static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
  *  16  4  vocab_size                    40     n tokens, to the end of the file
  * The top bit of a token marks it as context only; the bits below are its id.
  * ========================================================================================== */
-#ifndef LLM_NO_STDIO
 #define LLMI_DATA_HEADER 40u
 static const char llmi_data_magic[8] = "llm.tok";
 enum { LLMI_DATA_VERSION = 1, LLMI_DATA_SHORT_VOCAB = 1 << 15 };
@@ -10814,73 +11287,6 @@ struct llm_data {
     llm_allocator allocator_copy;
     const llm_allocator *allocator;    /* NULL or the copy */
 };
-
-/* the header of a file of size bytes */
-static llm_result llmi_data_parse(llmi_data_file *f, const unsigned char *header, uint64_t size,
-                                  llm_error *err) {
-    const uint64_t version = llmi_get_little(header + 8, 4),
-                   width = llmi_get_little(header + 12, 4),
-                   vocab = llmi_get_little(header + 16, 4);
-    if (memcmp(header, llmi_data_magic, sizeof llmi_data_magic) != 0)
-        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: not a token file", f->name);
-    if (version != LLMI_DATA_VERSION)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: a token file of version %lu, not %d",
-                         f->name, (unsigned long)version, LLMI_DATA_VERSION);
-    if ((width != 2 && width != 4) || vocab < 1 ||
-        vocab > (width == 2 ? (uint64_t)LLMI_DATA_SHORT_VOCAB : (uint64_t)INT32_MAX))
-        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: vocab_size %lu in tokens of %lu bytes",
-                         f->name, (unsigned long)vocab, (unsigned long)width);
-    f->width = (int)width;
-    f->vocab_size = (int)vocab;
-    f->n = llmi_get_little(header + 24, 8);
-    f->hash = llmi_get_little(header + 32, 8);
-    if (f->n != (size - LLMI_DATA_HEADER) / width || (size - LLMI_DATA_HEADER) % width)
-        return llmi_fail(err, LLM_ERR_FORMAT,
-                         "%.120s: truncated or damaged: %llu bytes are not a header and %llu "
-                         "tokens", f->name, (unsigned long long)size, (unsigned long long)f->n);
-    return LLM_OK;
-}
-
-/* the bytes of an open file: mapped, or read */
-static llm_result llmi_data_map(llmi_data_file *f, FILE *file, const llm_allocator *allocator,
-                                llm_error *err) {
-#if LLMI_POSIX
-    void *mapping = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fileno(file), 0);
-    if (mapping != MAP_FAILED) {
-        f->mapping = mapping;
-        f->tokens = (const unsigned char *)mapping + LLMI_DATA_HEADER;
-        return LLM_OK;
-    }
-#endif
-    f->memory = llmi_alloc(allocator, f->size, f->name, err);
-    if (!f->memory) return LLM_ERR_MEMORY;
-    f->tokens = (const unsigned char *)f->memory + LLMI_DATA_HEADER;
-    errno = 0;
-    if (llmi_seek(file, 0, SEEK_SET) == 0 && fread(f->memory, 1, f->size, file) == f->size)
-        return LLM_OK;
-    return llmi_fail_io(err, "read", f->name);
-}
-
-static llm_result llmi_data_file_open(llmi_data_file *f, const char *path,
-                                      const llm_allocator *allocator, llm_error *err) {
-    unsigned char header[LLMI_DATA_HEADER];
-    FILE *file;
-    int64_t size;
-    llm_result result;
-    snprintf(f->name, sizeof f->name, "%s", llmi_path_end(path, 120));
-    LLMI_TRY(llmi_file_open(path, &file, &size, err));
-    f->size = (uint64_t)size > SIZE_MAX / 2 ? SIZE_MAX : (size_t)size;   /* too much for memory */
-    errno = 0;
-    if (size < (int64_t)sizeof header)
-        result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lld bytes are not a token file", f->name,
-                           (long long)size);
-    else if (fread(header, 1, sizeof header, file) != sizeof header)
-        result = llmi_fail_io(err, "read", path);
-    else result = llmi_data_parse(f, header, (uint64_t)size, err);
-    if (result == LLM_OK) result = llmi_data_map(f, file, allocator, err);
-    fclose(file);
-    return result;
-}
 
 /* the file of window i of this split, and its first token there */
 static const llmi_data_file *llmi_data_find(const llm_data *data, int64_t i, uint64_t *begin) {
@@ -10957,14 +11363,8 @@ static llm_result llmi_data_split(llm_data *data, llm_error *err) {
                      (long long)valid);
 }
 
-static llm_result llmi_data_check(const char *const *paths, int n_paths, llm_data_desc *d,
-                                  llm_error *err) {
-    int i;
+static llm_result llmi_data_check(llm_data_desc *d, llm_error *err) {
     if (d->n_ranks == 0) d->n_ranks = 1;
-    LLMI_TRY(llmi_check_int("n_paths", n_paths, 1, INT_MAX, err));
-    for (i = 0; i < n_paths; i++)
-        if (!paths || !paths[i])
-            return llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open: path %d is NULL", i);
     LLMI_TRY(llmi_check_int("data desc: batch_size", d->batch_size, 1, INT_MAX, err));
     LLMI_TRY(llmi_check_int("data desc: seq_len", d->seq_len, 1, INT_MAX, err));
     if (d->batch_size > INT_MAX / d->seq_len)
@@ -10993,27 +11393,9 @@ LLM_API void llm_data_close(llm_data *data) {
     llmi_release(data->allocator ? &copy : NULL, data);
 }
 
-static llm_result llmi_data_open_files(llm_data *data, const char *const *paths, int n_paths,
-                                       llm_error *err) {
-    const size_t size = llmi_mul((size_t)n_paths, sizeof *data->files);
-    int i;
-    data->files = (llmi_data_file *)llmi_alloc(data->allocator, size, "list of token files", err);
-    if (!data->files) return LLM_ERR_MEMORY;
-    memset(data->files, 0, size);
-    data->n_files = n_paths;
-    for (i = 0; i < n_paths; i++) {
-        const llmi_data_file *first = &data->files[0], *f = &data->files[i];
-        LLMI_TRY(llmi_data_file_open(&data->files[i], paths[i], data->allocator, err));
-        if (f->vocab_size != first->vocab_size)
-            return llmi_fail(err, LLM_ERR_ARGUMENT, "%.90s has vocab_size %d, but %.90s %d",
-                             llmi_path_end(f->name, 90), f->vocab_size,
-                             llmi_path_end(first->name, 90), first->vocab_size);
-    }
-    return llmi_data_split(data, err);
-}
-
-LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
-                                llm_error *err) {
+/* without tokens yet */
+static llm_data *llmi_data_new(int n_files, const llm_data_desc *desc, llm_error *err) {
+    const size_t size = llmi_mul((size_t)n_files, sizeof(llmi_data_file));
     llm_data *data, fresh;
     memset(&fresh, 0, sizeof fresh);
     if (!desc) {
@@ -11021,7 +11403,7 @@ LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm
         return NULL;
     }
     fresh.desc = *desc;
-    if (llmi_data_check(paths, n_paths, &fresh.desc, err) != LLM_OK) return NULL;
+    if (llmi_data_check(&fresh.desc, err) != LLM_OK) return NULL;
     data = (llm_data *)llmi_alloc(desc->allocator, sizeof *data, "training data", err);
     if (!data) return NULL;
     *data = fresh;
@@ -11030,10 +11412,153 @@ LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm
         data->allocator = &data->allocator_copy;
     }
     data->desc.allocator = data->allocator;
-    if (llmi_data_open_files(data, paths, n_paths, err) == LLM_OK) return data;
+    data->files = (llmi_data_file *)llmi_alloc(data->allocator, size, "list of token files", err);
+    if (!data->files) {
+        llm_data_close(data);
+        return NULL;
+    }
+    memset(data->files, 0, size);
+    data->n_files = n_files;
+    return data;
+}
+
+/* how many bytes tokens take, in files and in memory */
+static int llmi_data_width(int vocab_size) { return vocab_size <= LLMI_DATA_SHORT_VOCAB ? 2 : 4; }
+/* token i of some, in bytes at `to` */
+static void llmi_data_put(unsigned char *to, int width, const int32_t *tokens,
+                          const unsigned char *context_only, size_t i) {
+    const uint32_t top = context_only && context_only[i] ? llmi_data_top(width) : 0;
+    llmi_put_little(to, (uint32_t)tokens[i] | top, width);
+}
+static llm_result llmi_data_fill(llmi_data_file *f, const int32_t *tokens,
+                                 const unsigned char *context_only, size_t n, int vocab_size,
+                                 const llm_allocator *allocator, llm_error *err) {
+    unsigned char *to;
+    size_t i;
+    snprintf(f->name, sizeof f->name, "tokens in memory");
+    f->width = llmi_data_width(vocab_size);
+    f->vocab_size = vocab_size;
+    f->n = n;
+    f->size = llmi_mul(n, (size_t)f->width);
+    f->memory = llmi_alloc(allocator, llmi_max(f->size, 1), f->name, err);
+    if (!f->memory) return LLM_ERR_MEMORY;
+    f->tokens = to = (unsigned char *)f->memory;
+    for (i = 0; i < n; i++)
+        llmi_data_put(to + i * (size_t)f->width, f->width, tokens, context_only, i);
+    f->hash = llmi_hash_parts(llmi_data_hash(vocab_size, f->width), f->tokens, f->size);
+    return LLM_OK;
+}
+LLM_API llm_data *llm_data_open_memory(const int32_t *tokens, const unsigned char *context_only,
+                                       size_t n, int vocab_size, const llm_data_desc *desc,
+                                       llm_error *err) {
+    llm_data *data;
+    if ((!tokens && n) || n > SIZE_MAX / 8) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open_memory: tokens is NULL, or n too large");
+        return NULL;
+    }
+    if (llmi_check_int("vocab_size", vocab_size, 1, INT32_MAX, err) != LLM_OK ||
+        llmi_check_tokens(tokens, n, vocab_size, "token", 0, err) != LLM_OK)
+        return NULL;
+    data = llmi_data_new(1, desc, err);
+    if (!data) return NULL;
+    if (llmi_data_fill(data->files, tokens, context_only, n, vocab_size, data->allocator, err) ==
+            LLM_OK && llmi_data_split(data, err) == LLM_OK)
+        return data;
     llm_data_close(data);
     return NULL;
 }
+
+#ifndef LLM_NO_STDIO
+/* the header of a file of size bytes */
+static llm_result llmi_data_parse(llmi_data_file *f, const unsigned char *header, uint64_t size,
+                                  llm_error *err) {
+    const uint64_t version = llmi_get_little(header + 8, 4),
+                   width = llmi_get_little(header + 12, 4),
+                   vocab = llmi_get_little(header + 16, 4);
+    if (memcmp(header, llmi_data_magic, sizeof llmi_data_magic) != 0)
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: not a token file", f->name);
+    if (version != LLMI_DATA_VERSION)
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: a token file of version %lu, not %d",
+                         f->name, (unsigned long)version, LLMI_DATA_VERSION);
+    if ((width != 2 && width != 4) || vocab < 1 ||
+        vocab > (width == 2 ? (uint64_t)LLMI_DATA_SHORT_VOCAB : (uint64_t)INT32_MAX))
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: vocab_size %lu in tokens of %lu bytes",
+                         f->name, (unsigned long)vocab, (unsigned long)width);
+    f->width = (int)width;
+    f->vocab_size = (int)vocab;
+    f->n = llmi_get_little(header + 24, 8);
+    f->hash = llmi_get_little(header + 32, 8);
+    if (f->n != (size - LLMI_DATA_HEADER) / width || (size - LLMI_DATA_HEADER) % width)
+        return llmi_fail(err, LLM_ERR_FORMAT,
+                         "%.120s: truncated or damaged: %llu bytes are not a header and %llu "
+                         "tokens", f->name, (unsigned long long)size, (unsigned long long)f->n);
+    return LLM_OK;
+}
+
+/* the bytes of an open file: mapped, or read */
+static llm_result llmi_data_map(llmi_data_file *f, FILE *file, const llm_allocator *allocator,
+                                llm_error *err) {
+#if LLMI_POSIX
+    void *mapping = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fileno(file), 0);
+    if (mapping != MAP_FAILED) {
+        f->mapping = mapping;
+        f->tokens = (const unsigned char *)mapping + LLMI_DATA_HEADER;
+        return LLM_OK;
+    }
+#endif
+    f->memory = llmi_alloc(allocator, f->size, f->name, err);
+    if (!f->memory) return LLM_ERR_MEMORY;
+    f->tokens = (const unsigned char *)f->memory + LLMI_DATA_HEADER;
+    errno = 0;
+    if (llmi_seek(file, 0, SEEK_SET) == 0 && fread(f->memory, 1, f->size, file) == f->size)
+        return LLM_OK;
+    return llmi_fail_io(err, "read", f->name);
+}
+
+static llm_result llmi_data_file_open(llmi_data_file *f, const char *path,
+                                      const llm_allocator *allocator, llm_error *err) {
+    unsigned char header[LLMI_DATA_HEADER];
+    FILE *file;
+    int64_t size;
+    llm_result result;
+    snprintf(f->name, sizeof f->name, "%s", llmi_path_end(path, 120));
+    LLMI_TRY(llmi_file_open(path, &file, &size, err));
+    f->size = (uint64_t)size > SIZE_MAX / 2 ? SIZE_MAX : (size_t)size;   /* too much for memory */
+    errno = 0;
+    if (size < (int64_t)sizeof header)
+        result = llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %lld bytes are not a token file", f->name,
+                           (long long)size);
+    else if (fread(header, 1, sizeof header, file) != sizeof header)
+        result = llmi_fail_io(err, "read", path);
+    else result = llmi_data_parse(f, header, (uint64_t)size, err);
+    if (result == LLM_OK) result = llmi_data_map(f, file, allocator, err);
+    fclose(file);
+    return result;
+}
+
+LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
+                                llm_error *err) {
+    llm_result result = llmi_check_int("n_paths", n_paths, 1, INT_MAX, err);
+    llm_data *data;
+    int i;
+    for (i = 0; i < n_paths && result == LLM_OK; i++)
+        if (!paths || !paths[i])
+            result = llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open: path %d is NULL", i);
+    data = result == LLM_OK ? llmi_data_new(n_paths, desc, err) : NULL;
+    if (!data) return NULL;
+    for (i = 0; i < n_paths && result == LLM_OK; i++) {
+        const llmi_data_file *first = &data->files[0], *f = &data->files[i];
+        result = llmi_data_file_open(&data->files[i], paths[i], data->allocator, err);
+        if (result == LLM_OK && f->vocab_size != first->vocab_size)
+            result = llmi_fail(err, LLM_ERR_ARGUMENT, "%.90s has vocab_size %d, but %.90s %d",
+                               llmi_path_end(f->name, 90), f->vocab_size,
+                               llmi_path_end(first->name, 90), first->vocab_size);
+    }
+    if (result == LLM_OK && llmi_data_split(data, err) == LLM_OK) return data;
+    llm_data_close(data);
+    return NULL;
+}
+#endif
 
 /* Element i of a permutation of [0, n) that the seed chooses, without a table: a Feistel network
  * (Luby & Rackoff, SIAM J. Comput. 17(2), 1988) permutes [0, 4^h), the least that holds n, and is
@@ -11124,7 +11649,7 @@ LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err) {
     for (i = 0; i < data->n_files; i++) {
         const llmi_data_file *f = &data->files[i];
         const uint64_t hash = llmi_hash_parts(llmi_data_hash(f->vocab_size, f->width), f->tokens,
-                                              f->size - LLMI_DATA_HEADER);
+                                              (size_t)f->n * (size_t)f->width);
         if (hash != f->hash)
             return llmi_fail(err, LLM_ERR_FORMAT,
                              "%.120s: damaged: its tokens do not have the hash it states", f->name);
@@ -11132,6 +11657,7 @@ LLM_API llm_result llm_data_verify(const llm_data *data, llm_error *err) {
     return LLM_OK;
 }
 
+#ifndef LLM_NO_STDIO
 /* ---- writing --------------------------------------------------------------------------------- */
 struct llm_data_writer {
     llm_allocator allocator_copy;
@@ -11170,7 +11696,7 @@ LLM_API llm_data_writer *llm_data_writer_open(const char *path, int vocab_size,
         w->allocator = &w->allocator_copy;
     }
     w->vocab_size = vocab_size;
-    w->width = vocab_size <= LLMI_DATA_SHORT_VOCAB ? 2 : 4;
+    w->width = llmi_data_width(vocab_size);
     w->hash = llmi_data_hash(vocab_size, w->width);
     if (llmi_writer_open(&w->out, path, LLMI_TEMPORARIES, err) == LLM_OK &&
         llmi_writer_add(&w->out, room, sizeof room, err) == LLM_OK)
@@ -11207,8 +11733,7 @@ LLM_API llm_result llm_data_writer_add(llm_data_writer *writer, const int32_t *t
                              "llm_data_writer_add: token %lu is %ld, must be in [0, %d)",
                              (unsigned long)i, (long)tokens[i], w->vocab_size);
     for (i = 0; i < n; i++) {
-        const uint32_t top = context_only && context_only[i] ? llmi_data_top(w->width) : 0;
-        llmi_put_little(w->buffer + w->used, (uint32_t)tokens[i] | top, w->width);
+        llmi_data_put(w->buffer + w->used, w->width, tokens, context_only, i);
         w->used += (size_t)w->width;
         w->n++;
         if (w->used == sizeof w->buffer) LLMI_TRY(llmi_data_flush(w, err));
@@ -13092,6 +13617,7 @@ struct llm_tokenizer {
     llmi_added *added;                   /* by normalized, then by content from its end */
     size_t n_added, added_capacity;      /* capacity in bytes */
     llmi_text contents;                  /* their texts, as files write them */
+    llmi_text chat_template;             /* with a zero at its end; empty: there is none */
     llmi_node *nodes[2];                 /* of those not normalized, and of the others */
     uint8_t ends[2][256];                /* does any of the set end so? */
     int32_t unknown;                     /* for a byte that has no token; -1 = it is left out */
@@ -13115,6 +13641,7 @@ static llm_tokenizer *llmi_tokenizer_new(const llm_allocator *allocator, llm_err
         t->allocator = &t->allocator_copy;
     }
     t->vocabulary.bytes.allocator = t->contents.allocator = t->allocator;
+    t->chat_template.allocator = t->allocator;
     t->patterns.alphabet.sets.bytes.allocator = t->allocator;
     t->patterns.alphabet.symbols.bytes.allocator = t->allocator;
     t->patterns.alphabet.blocks.allocator = t->allocator;
@@ -13139,6 +13666,7 @@ LLM_API void llm_tokenizer_free(llm_tokenizer *tokenizer) {
     llmi_release(tokenizer->allocator, tokenizer->merges);
     llmi_release(tokenizer->allocator, tokenizer->added);
     llmi_text_free(&tokenizer->contents);
+    llmi_text_free(&tokenizer->chat_template);
     llmi_patterns_free(&tokenizer->patterns);
     llmi_release(tokenizer->allocator, tokenizer->nodes[0]);
     llmi_release(tokenizer->allocator, tokenizer->nodes[1]);
@@ -13162,6 +13690,16 @@ LLM_API int32_t llm_tokenizer_token(const llm_tokenizer *tokenizer, const char *
     for (kind = LLMI_ADDED; kind > LLMI_ABSENT && id < 0; kind--)
         id = llmi_strings_find(&tokenizer->vocabulary, text, n, kind);
     return id;
+}
+
+LLM_API int llm_tokenizer_is_special(const llm_tokenizer *tokenizer, int32_t token) {
+    const llm_tokenizer *t = tokenizer;
+    const int added = t && token >= 0 && (size_t)token < t->vocabulary.n
+                          ? (int)t->vocabulary.items[token].added : 0;
+    return added && t->added[added - 1].is.special;
+}
+LLM_API const char *llm_tokenizer_chat_template(const llm_tokenizer *tokenizer) {
+    return tokenizer && tokenizer->chat_template.size ? tokenizer->chat_template.data : NULL;
 }
 
 LLM_API llm_result llm_tokenizer_decode(const llm_tokenizer *tokenizer, const int32_t *tokens,
@@ -13205,6 +13743,116 @@ LLM_API size_t llm_utf8_complete(const char *text, size_t n) {
         return n - back;
     }
     return n;
+}
+
+/* ---- tokens into text, piece by piece -------------------------------------------------------- */
+struct llm_detokenizer {
+    const llm_tokenizer *tokenizer;
+    llm_allocator allocator_copy;
+    const llm_allocator *allocator;      /* NULL or &allocator_copy */
+    int show_special, n_stop, stopped;   /* stopped: by which stop text, -1 = by none */
+    llmi_text stops;                     /* each with its zero */
+    llmi_text text;                      /* what is not settled, after what the last call gave */
+    size_t given;
+};
+
+LLM_API void llm_detokenizer_free(llm_detokenizer *detokenizer) {
+    llm_allocator copy;
+    if (!detokenizer) return;
+    llmi_text_free(&detokenizer->stops);
+    llmi_text_free(&detokenizer->text);
+    copy = detokenizer->allocator_copy;
+    llmi_release(detokenizer->allocator ? &copy : NULL, detokenizer);
+}
+LLM_API llm_detokenizer *llm_detokenizer_create(const llm_tokenizer *tokenizer,
+                                                const llm_detokenizer_desc *desc, llm_error *err) {
+    llm_detokenizer_desc d;
+    llm_detokenizer *made;
+    int i;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    for (i = 0; i < d.n_stop && d.stop && d.stop[i] && d.stop[i][0]; i++) {}
+    if (!tokenizer || i < d.n_stop || d.n_stop < 0) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "detokenizer: tokenizer is NULL, n_stop %d below 0, or "
+                  "stop text %d NULL or empty", d.n_stop, i);
+        return NULL;
+    }
+    made = (llm_detokenizer *)llmi_alloc(d.allocator, sizeof *made, "detokenizer", err);
+    if (!made) return NULL;
+    memset(made, 0, sizeof *made);
+    if (d.allocator) {
+        made->allocator_copy = *d.allocator;
+        made->allocator = &made->allocator_copy;
+    }
+    made->tokenizer = tokenizer;
+    made->stops.allocator = made->text.allocator = made->allocator;
+    made->show_special = d.show_special;
+    made->n_stop = d.n_stop;
+    made->stopped = -1;
+    for (i = 0; i < d.n_stop; i++) llmi_text_add(&made->stops, d.stop[i], strlen(d.stop[i]) + 1);
+    if (made->stops.failed == LLM_OK) return made;
+    llmi_fail(err, LLM_ERR_MEMORY, "out of memory: %d stop texts", d.n_stop);
+    llm_detokenizer_free(made);
+    return NULL;
+}
+
+/* How much of the text comes before a stop text, whole or, at the end, begun; -> which one is
+ * whole, -1: none. */
+static int llmi_detokenizer_stop(const llm_detokenizer *d, size_t *before) {
+    const char *stop = d->stops.data;
+    const size_t size = d->text.size;
+    int i, found = -1;
+    *before = size;
+    for (i = 0; i < d->n_stop; i++, stop += strlen(stop) + 1) {
+        const size_t n = strlen(stop);
+        size_t at;
+        for (at = 0; at < size && (at < *before || found < 0); at++) {
+            const size_t there = llmi_min(n, size - at);
+            if (memcmp(d->text.data + at, stop, there) || (there < n && found >= 0)) continue;
+            if (there == n) {
+                found = i;
+                *before = at;
+            } else *before = llmi_min(*before, at);
+            break;
+        }
+    }
+    return found;
+}
+LLM_API llm_result llm_detokenizer_add(llm_detokenizer *detokenizer, int32_t token,
+                                       const char **text, size_t *size, int *stop, llm_error *err) {
+    llm_detokenizer *d = detokenizer;
+    const char *bytes = NULL;
+    size_t n = 0;
+    if (!d || !text || !size)
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "detokenizer: NULL for it, text or size");
+    if (d->stopped < 0 && token >= 0 && (size_t)token < d->tokenizer->vocabulary.n &&
+        (d->show_special || !llm_tokenizer_is_special(d->tokenizer, token)))
+        bytes = llmi_token_text(d->tokenizer, token, &n);
+    if (!llmi_text_reserve(&d->text, n + 1)) {
+        d->text.failed = LLM_OK;
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: a text of %lu bytes",
+                         (unsigned long)(d->text.size + n));
+    }
+    memmove(d->text.data, d->text.data + d->given, d->text.size - d->given);
+    d->text.size -= d->given;
+    if (n) llmi_text_add(&d->text, bytes, n);
+    if (d->stopped < 0) {
+        d->stopped = llmi_detokenizer_stop(d, &d->given);
+        if (d->stopped >= 0) d->text.size = d->given;
+        else d->given = llm_utf8_complete(d->text.data, d->given);
+    } else d->given = 0;
+    *text = d->text.data;
+    *size = d->given;
+    if (stop) *stop = d->stopped;
+    return LLM_OK;
+}
+LLM_API void llm_detokenizer_finish(llm_detokenizer *detokenizer, const char **text, size_t *size) {
+    llm_detokenizer *d = detokenizer;
+    if (!d || !text || !size) return;
+    *text = d->text.size > d->given ? d->text.data + d->given : "";
+    *size = d->text.size - d->given;
+    d->given = d->text.size;
+    d->stopped = -1;
 }
 
 /* ---- encoding ---------------------------------------------------------------------------- */
@@ -13890,9 +14538,10 @@ LLM_API llm_tokenizer *llm_tokenizer_train(const char *text, size_t n, int vocab
 /* ---- reading ----------------------------------------------------------------------------- */
 /* the files beside a tokenizer's, by what transformers calls them; nodes NULL: absent */
 enum { LLMI_TOKENIZER_CONFIG, LLMI_SPECIAL_MAP, LLMI_ADDED_TOKENS, LLMI_MODEL_CONFIG,
-       LLMI_N_SIDES };
+       LLMI_N_SIDES, LLMI_CHAT_TEMPLATE = LLMI_N_SIDES, LLMI_N_BESIDE };      /* that is no JSON */
 static const char *const llmi_side_names[] = {"tokenizer_config.json", "special_tokens_map.json",
-                                              "added_tokens.json", "config.json"};
+                                              "added_tokens.json", "config.json",
+                                              "chat_template.jinja"};
 
 typedef struct llmi_bpe_reader {
     llm_tokenizer *t;
@@ -14964,6 +15613,26 @@ static int llmi_is_tiktoken(const char *path) {
 /* a file as it stands in memory */
 typedef struct llmi_bytes { const char *name; const void *data; size_t size; } llmi_bytes;
 
+/* tokenizer_config.json's chat_template: a string, or a list of them by name */
+static llm_result llmi_bpe_read_chat(llmi_bpe_reader *r) {
+    const llmi_json *json = &r->sides[LLMI_TOKENIZER_CONFIG];
+    llmi_text *to = &r->t->chat_template;
+    int node = llmi_side_get(r, LLMI_TOKENIZER_CONFIG, "chat_template");
+    size_t n;
+    if (node >= 0 && json->nodes[node].type == LLMI_JSON_ARRAY) {
+        node = llmi_json_first(json, node);
+        while (node >= 0 && !llmi_json_is(json, llmi_json_get(json, node, "name"), "default"))
+            node = json->nodes[node].next;
+        node = llmi_json_get(json, node, "template");
+    }
+    if (node < 0 || json->nodes[node].type != LLMI_JSON_STRING) return LLM_OK;
+    n = json->nodes[node].end - json->nodes[node].begin;
+    if (!llmi_text_reserve(to, n + 1)) return llmi_bpe_memory(r);
+    to->size = llmi_json_string(json, node, to->data, n);
+    llmi_text_add(to, "", 1);
+    return LLM_OK;
+}
+
 /* merges NULL: file is a tokenizer.json or, by its name, a tiktoken.model; else it is vocab.json,
  * and merges is merges.txt. sides: the files beside it, data NULL where there is none; NULL: file
  * stands alone. has_ids: it gives every id, added tokens' too, as GGUF does */
@@ -14998,6 +15667,12 @@ static llm_tokenizer *llmi_tokenizer_read(const llmi_bytes *file, const llmi_byt
                  : merges    ? llmi_bpe_read_pair(&r, merges->name, (const char *)merges->data,
                                                   merges->size)
                              : llmi_bpe_read_json(&r, !sides);
+    if (result == LLM_OK && sides && sides[LLMI_CHAT_TEMPLATE].data) {
+        llmi_text_add(&r.t->chat_template, (const char *)sides[LLMI_CHAT_TEMPLATE].data,
+                      sides[LLMI_CHAT_TEMPLATE].size);
+        llmi_text_add(&r.t->chat_template, "", 1);
+        if (r.t->chat_template.failed != LLM_OK) result = llmi_bpe_memory(&r);
+    } else if (result == LLM_OK && sides) result = llmi_bpe_read_chat(&r);
     for (i = 0; i < LLMI_N_SIDES; i++) llmi_json_free(&r.sides[i]);
     llmi_json_free(&r.json);
     llmi_text_free(&r.scratch);
@@ -15311,6 +15986,18 @@ static llm_result llmi_gguf_token_types(llmi_gguf_tokens *r, llm_error *err) {
     }
     return LLM_OK;
 }
+static llm_result llmi_gguf_chat(llmi_gguf *g, llm_tokenizer *t, llm_error *err) {
+    const llmi_gguf_key *key = llmi_gguf_find(g, "tokenizer.chat_template");
+    llmi_text *to = &t->chat_template;
+    if (!key || key->type != LLMI_GGUF_STRING) return LLM_OK;
+    if (!llmi_text_reserve(to, (size_t)key->count + 1))
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: a GGUF file's chat template");
+    g->at = key->at;
+    LLMI_TRY(llmi_gguf_next(g, to->data, (size_t)key->count, err));
+    to->size = (size_t)key->count;
+    llmi_text_add(to, "", 1);
+    return LLM_OK;
+}
 /* g is parsed */
 static llm_tokenizer *llmi_gguf_tokenizer(llmi_gguf *g, llm_error *err) {
     llm_tokenizer *t = NULL;
@@ -15339,6 +16026,10 @@ static llm_tokenizer *llmi_gguf_tokenizer(llmi_gguf *g, llm_error *err) {
     file.data = json.data;
     file.size = json.size;
     if (result == LLM_OK) t = llmi_tokenizer_read(&file, NULL, NULL, 1, g->allocator, err);
+    if (t && llmi_gguf_chat(g, t, err) != LLM_OK) {
+        llm_tokenizer_free(t);
+        t = NULL;
+    }
     llmi_release(g->allocator, r.types);
     llmi_text_free(&r.one);
     llmi_text_free(&json);
@@ -15383,7 +16074,7 @@ static llm_result llmi_tokenizer_file(llmi_bytes *file, void **data, char name[L
 }
 
 /* tokenizer.json or vocab.json, merges.txt, and what stands beside them */
-enum { LLMI_N_TOKENIZER_FILES = 2 + LLMI_N_SIDES };
+enum { LLMI_N_TOKENIZER_FILES = 2 + LLMI_N_BESIDE };
 typedef struct llmi_tokenizer_files {
     llmi_bytes files[LLMI_N_TOKENIZER_FILES];
     void *data[LLMI_N_TOKENIZER_FILES];
@@ -15393,7 +16084,7 @@ typedef struct llmi_tokenizer_files {
 static llm_result llmi_tokenizer_sides(llmi_tokenizer_files *f, const char *directory,
                                        const llm_allocator *allocator, llm_error *err) {
     int i;
-    for (i = 0; i < LLMI_N_SIDES; i++)
+    for (i = 0; i < LLMI_N_BESIDE; i++)
         LLMI_TRY(llmi_tokenizer_file(&f->files[2 + i], &f->data[2 + i], f->names[2 + i], directory,
                                      llmi_side_names[i], allocator, err));
     return LLM_OK;
@@ -17815,6 +18506,8 @@ static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer 
     if (t->add_prefix_space) llmi_gguf_put_bool(o, "tokenizer.ggml.add_space_prefix", 1);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_bos_token", t->n_before > 0);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_eos_token", t->n_after > 0);
+    if (t->chat_template.size)
+        llmi_gguf_put_text(o, "tokenizer.chat_template", t->chat_template.data);
     llmi_gguf_put_tokens(o, t);
     return LLM_OK;
 }
@@ -18019,11 +18712,12 @@ LLM_API llm_result llm_gguf_save(const llm_model *model, const llm_tokenizer *to
 #endif /* LLM_NO_STDIO */
 
 /* ============================================================================================
- * >>resume       a trainer in a file, so that the next step is the same to the bit
+ * >>resume       a trainer in a file, so that the next step is the same to the bit; a sequence
  *
- * A safetensors file: "configuration", one line per field that the results depend on; "state";
- * "user_data"; the flat "weights", "m", "v", and "gradients" in the middle of an accumulation. The
- * metadata holds a hash of all of it, which is checked before anything is loaded.
+ * A safetensors file: "configuration", one line per field that the results depend on, and then what
+ * is kept. Of a trainer: "state"; "user_data"; the flat "weights", "m", "v", and "gradients" in the
+ * middle of an accumulation. Of a sequence: "tokens" and "cache". The metadata holds a hash of all
+ * of it, which is checked before anything is loaded.
  * ========================================================================================== */
 #ifndef LLM_NO_STDIO
 /* what must be equal for the next step to be, a line each */
@@ -18045,7 +18739,8 @@ enum { LLMI_STATE_STEP, LLMI_STATE_TOKENS, LLMI_STATE_FORWARDS, LLMI_STATE_ACCUM
 enum { LLMI_CKPT_CONFIGURATION, LLMI_CKPT_STATE, LLMI_CKPT_USER, LLMI_CKPT_WEIGHTS, LLMI_CKPT_M,
        LLMI_CKPT_V, LLMI_CKPT_GRADIENTS, LLMI_N_CKPT };
 
-typedef struct llmi_piece { const char *name; void *data; size_t size; } llmi_piece;
+/* what a file holds; the first piece is the configuration */
+typedef struct llmi_piece { const char *name; void *data; size_t size; int is_floats; } llmi_piece;
 
 /* where the trainer keeps what the file holds; the first three are the caller's */
 static void llmi_trainer_pieces(const llm_trainer *t, llmi_piece *pieces, int accumulated) {
@@ -18054,7 +18749,10 @@ static void llmi_trainer_pieces(const llm_trainer *t, llmi_piece *pieces, int ac
                                         "v", "gradients"};
     int i;
     memset(pieces, 0, LLMI_N_CKPT * sizeof *pieces);
-    for (i = 0; i < LLMI_N_CKPT; i++) pieces[i].name = names[i];
+    for (i = 0; i < LLMI_N_CKPT; i++) {
+        pieces[i].name = names[i];
+        pieces[i].is_floats = i >= LLMI_CKPT_WEIGHTS;
+    }
     pieces[LLMI_CKPT_WEIGHTS].data = t->model->block;
     pieces[LLMI_CKPT_WEIGHTS].size = t->floats * sizeof(float);
     pieces[LLMI_CKPT_M].data = t->m;
@@ -18064,47 +18762,56 @@ static void llmi_trainer_pieces(const llm_trainer *t, llmi_piece *pieces, int ac
     pieces[LLMI_CKPT_GRADIENTS].size = accumulated ? (t->floats + t->tail) * sizeof(float) : 0;
 }
 
-static llm_result llmi_trainer_write(const char *path, const llmi_piece *pieces, llmi_text *header,
-                                     llm_error *err) {
+/* format: "trainer" or "session". configuration is the first piece's text */
+static llm_result llmi_pieces_write(const char *path, const char *format, llmi_piece *pieces, int n,
+                                    const llmi_text *configuration, llm_error *err) {
     uint64_t hash = 0, at = 0;
     unsigned char length[8];
+    llmi_text header;
     llmi_writer w;
+    llm_result result;
     int i;
-    for (i = 0; i < LLMI_N_CKPT; i++) hash = llmi_hash_parts(hash, pieces[i].data, pieces[i].size);
-    llmi_text_format(header,
-                     "{\"__metadata__\":{\"format\":\"llm.h trainer\",\"version\":\"1\","
+    pieces[0].data = configuration->data;
+    pieces[0].size = configuration->size;
+    memset(&header, 0, sizeof header);
+    header.allocator = configuration->allocator;
+    header.failed = configuration->failed;
+    for (i = 0; i < n; i++) hash = llmi_hash_parts(hash, pieces[i].data, pieces[i].size);
+    llmi_text_format(&header,
+                     "{\"__metadata__\":{\"format\":\"llm.h %s\",\"version\":\"1\","
                      "\"hash\":\"%016llx\"}",
-                     (unsigned long long)hash);
-    for (i = 0; i < LLMI_N_CKPT; i++) {
-        const int floats = i >= LLMI_CKPT_WEIGHTS;
-        llmi_text_format(header,
+                     format, (unsigned long long)hash);
+    for (i = 0; i < n; i++) {
+        llmi_text_format(&header,
                          ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%llu],\"data_offsets\":[%llu,%llu]}",
-                         pieces[i].name, floats ? "F32" : "U8",
-                         (unsigned long long)(pieces[i].size / (floats ? sizeof(float) : 1)),
+                         pieces[i].name, pieces[i].is_floats ? "F32" : "U8",
+                         (unsigned long long)(pieces[i].size /
+                                              (pieces[i].is_floats ? sizeof(float) : 1)),
                          (unsigned long long)at, (unsigned long long)(at + pieces[i].size));
         at += pieces[i].size;
     }
-    llmi_text_add(header, "}", 1);
-    while (header->size % LLMI_ALIGN != LLMI_ALIGN - 8 && header->failed == LLM_OK)
-        llmi_text_add(header, " ", 1);
-    if (header->failed != LLM_OK)
-        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the header of %.120s",
-                         llmi_path_end(path, 120));
-    llmi_put_little(length, header->size, 8);
-    LLMI_TRY(llmi_writer_open(&w, path, LLMI_TEMPORARIES, err));
-    LLMI_TRY(llmi_writer_add(&w, length, 8, err));
-    LLMI_TRY(llmi_writer_add(&w, header->data, header->size, err));
-    for (i = 0; i < LLMI_N_CKPT; i++)
-        LLMI_TRY(llmi_writer_add(&w, pieces[i].data, pieces[i].size, err));
-    LLMI_TRY(llmi_writer_finish(&w, err));
-    return llmi_writer_rename(&w, err);
+    llmi_text_add(&header, "}", 1);
+    while (header.size % LLMI_ALIGN != LLMI_ALIGN - 8 && header.failed == LLM_OK)
+        llmi_text_add(&header, " ", 1);
+    llmi_put_little(length, header.size, 8);
+    result = header.failed == LLM_OK
+                 ? llmi_writer_open(&w, path, LLMI_TEMPORARIES, err)
+                 : llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the header of %.120s",
+                             llmi_path_end(path, 120));
+    if (result == LLM_OK) result = llmi_writer_add(&w, length, 8, err);
+    if (result == LLM_OK) result = llmi_writer_add(&w, header.data, header.size, err);
+    for (i = 0; i < n && result == LLM_OK; i++)
+        result = llmi_writer_add(&w, pieces[i].data, pieces[i].size, err);
+    llmi_text_free(&header);
+    if (result == LLM_OK) result = llmi_writer_finish(&w, err);
+    return result == LLM_OK ? llmi_writer_rename(&w, err) : result;
 }
 
 LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path, llm_error *err) {
     const llm_trainer *t = trainer;
     int64_t state[LLMI_N_STATE];
     llmi_piece pieces[LLMI_N_CKPT];
-    llmi_text configuration, header;
+    llmi_text configuration;
     llm_result result;
     if (!t || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or path is NULL");
     if (t->pending || t->updated)
@@ -18118,22 +18825,15 @@ LLM_API llm_result llm_trainer_save(const llm_trainer *trainer, const char *path
     memcpy(&state[LLMI_STATE_LAST], &t->last_grad_norm, sizeof(float));
     memcpy((char *)&state[LLMI_STATE_LAST] + 4, &t->last_learning_rate, sizeof(float));
     memset(&configuration, 0, sizeof configuration);
-    memset(&header, 0, sizeof header);
-    configuration.allocator = header.allocator = t->model->allocator;
+    configuration.allocator = t->model->allocator;
     llmi_trainer_describe(&configuration, t);
     llmi_trainer_pieces(t, pieces, t->n_accumulated > 0);
-    pieces[LLMI_CKPT_CONFIGURATION].data = configuration.data;
-    pieces[LLMI_CKPT_CONFIGURATION].size = configuration.size;
     pieces[LLMI_CKPT_STATE].data = state;
     pieces[LLMI_CKPT_STATE].size = sizeof state;
     pieces[LLMI_CKPT_USER].data = t->user_data;
     pieces[LLMI_CKPT_USER].size = t->user_data_size;
-    if (configuration.failed != LLM_OK)
-        result = llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the configuration of %.120s",
-                           llmi_path_end(path, 120));
-    else result = llmi_trainer_write(path, pieces, &header, err);
+    result = llmi_pieces_write(path, "trainer", pieces, LLMI_N_CKPT, &configuration, err);
     llmi_text_free(&configuration);
-    llmi_text_free(&header);
     return result;
 }
 
@@ -18179,8 +18879,9 @@ static int llmi_line_ends(const char *line, size_t size, const char *end) {
 
 /* Descriptions are compared by name. A field that only one of them has must be 0 there: older
  * checkpoints do not know newer fields. */
-static llm_result llmi_compare_lines(const char *name, const char *have, size_t n_have,
-                                     const char *want, size_t n_want, int prolong, llm_error *err) {
+static llm_result llmi_compare_lines(const char *name, const char *format, const char *have,
+                                     size_t n_have, const char *want, size_t n_want, int prolong,
+                                     llm_error *err) {
     int side;
     for (side = 0; side < 2; side++) {
         const char *text = side ? want : have, *other = side ? have : want, *a, *b;
@@ -18196,8 +18897,8 @@ static llm_result llmi_compare_lines(const char *name, const char *have, size_t 
                 j = strlen(b);
             }
             return llmi_fail(err, LLM_ERR_FORMAT,
-                             "%.100s: the checkpoint has %.*s, this trainer %.*s", name,
-                             (int)llmi_min(side ? j : i, 60), side ? b : a,
+                             "%.100s: the file has %.*s, this %s %.*s", name,
+                             (int)llmi_min(side ? j : i, 60), side ? b : a, format,
                              (int)llmi_min(side ? i : j, 60), side ? a : b);
         }
     }
@@ -18205,19 +18906,18 @@ static llm_result llmi_compare_lines(const char *name, const char *have, size_t 
 }
 
 /* that the file is whole: the hash of the pieces; part: LLMI_HASH_PART bytes of room */
-static llm_result llmi_checkpoint_check(llmi_entry *const *entries, char *part, llm_error *err) {
+static llm_result llmi_pieces_check(llmi_entry *const *entries, int n, char *part, llm_error *err) {
     const llmi_shard *shard = entries[0]->shard;
     const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
     const int node = llmi_json_get(&shard->json, metadata, "hash");
     uint64_t hash = 0, at;
     char text[24];
     int i;
-    for (i = 0; i < LLMI_N_CKPT; i++)
+    for (i = 0; i < n; i++)
         for (at = entries[i]->begin; at < entries[i]->end; at += LLMI_HASH_PART) {
-            const size_t n = (size_t)(entries[i]->end - at < LLMI_HASH_PART ? entries[i]->end - at
-                                                                           : LLMI_HASH_PART);
-            LLMI_TRY(llmi_source_read(&shard->source, at, part, n, err));
-            hash = llmi_hash_add(hash, part, n);
+            const size_t size = (size_t)llmi_min64(entries[i]->end - at, LLMI_HASH_PART);
+            LLMI_TRY(llmi_source_read(&shard->source, at, part, size, err));
+            hash = llmi_hash_add(hash, part, size);
         }
     snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
     if (node >= 0 && llmi_json_is(&shard->json, node, text)) return LLM_OK;
@@ -18226,47 +18926,38 @@ static llm_result llmi_checkpoint_check(llmi_entry *const *entries, char *part, 
                      shard->source.name);
 }
 
-/* It is a checkpoint, and its configuration is the trainer's; -> entries. part, here and below:
- * LLMI_HASH_PART bytes of room. */
-static llm_result llmi_checkpoint_match(const llm_trainer *t, const llmi_shards *all,
-                                        llmi_entry **entries, char *part, llm_error *err) {
+/* It is a file of that format, and its configuration is `mine`; -> entries of the pieces. part,
+ * here and below: LLMI_HASH_PART bytes of room. */
+static llm_result llmi_pieces_match(const llmi_shards *all, const char *format,
+                                    const llmi_piece *pieces, int n_pieces, const llmi_text *mine,
+                                    int prolong, llmi_entry **entries, char *part, llm_error *err) {
     const llmi_shard *shard = &all->shards[0];
     const int metadata = llmi_json_get(&shard->json, 0, "__metadata__");
-    const int format = llmi_json_get(&shard->json, metadata, "format");
+    const int stated = llmi_json_get(&shard->json, metadata, "format");
     const int version = llmi_json_get(&shard->json, metadata, "version");
     const char *name = shard->source.name;
-    const llmi_entry *theirs;
-    llmi_piece pieces[LLMI_N_CKPT];
-    llmi_text mine;
-    llm_result result;
+    char wanted[24];
     size_t n;
     int i;
-    if (format < 0 || !llmi_json_is(&shard->json, format, "llm.h trainer"))
-        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: not a checkpoint of a trainer", name);
+    snprintf(wanted, sizeof wanted, "llm.h %s", format);
+    if (stated < 0 || !llmi_json_is(&shard->json, stated, wanted))
+        return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: not a file of a %s", name, format);
     if (version < 0 || !llmi_json_is(&shard->json, version, "1"))
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED,
-                         "%.120s: a checkpoint of a version other than 1", name);
-    llmi_trainer_pieces(t, pieces, 0);
-    for (i = 0; i < LLMI_N_CKPT; i++) {
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "%.120s: a %s in a version other than 1", name,
+                         format);
+    for (i = 0; i < n_pieces; i++) {
         entries[i] = llmi_find_entry(all, pieces[i].name);
         if (!entries[i])
             return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %s is missing", name, pieces[i].name);
     }
-    theirs = entries[LLMI_CKPT_CONFIGURATION];
-    n = (size_t)(theirs->end - theirs->begin);
+    n = (size_t)llmi_min64(entries[0]->end - entries[0]->begin, SIZE_MAX);
     if (n > LLMI_HASH_PART)
         return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a configuration of %lu bytes", name,
                          (unsigned long)n);
-    LLMI_TRY(llmi_source_read(&shard->source, theirs->begin, part, n, err));
-    memset(&mine, 0, sizeof mine);
-    mine.allocator = t->model->allocator;
-    llmi_trainer_describe(&mine, t);
-    result = mine.failed != LLM_OK ? llmi_fail(err, LLM_ERR_MEMORY,
-                                               "out of memory: the configuration of %.120s", name)
-                                   : llmi_compare_lines(name, part, n, mine.data, mine.size,
-                                                        t->desc.prolong, err);
-    llmi_text_free(&mine);
-    return result;
+    LLMI_TRY(llmi_source_read(&shard->source, entries[0]->begin, part, n, err));
+    if (mine->failed != LLM_OK)
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory: the configuration of %.120s", name);
+    return llmi_compare_lines(name, format, part, n, mine->data, mine->size, prolong, err);
 }
 
 /* the counters */
@@ -18293,9 +18984,18 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, const llmi_shards *all, c
     llmi_entry *entries[LLMI_N_CKPT];
     llmi_piece pieces[LLMI_N_CKPT];
     int64_t state[LLMI_N_STATE];
+    llmi_text mine;
+    llm_result result;
     size_t n;
     int i;
-    LLMI_TRY(llmi_checkpoint_match(t, all, entries, part, err));
+    memset(&mine, 0, sizeof mine);
+    mine.allocator = t->model->allocator;
+    llmi_trainer_describe(&mine, t);
+    llmi_trainer_pieces(t, pieces, 0);
+    result = llmi_pieces_match(all, "trainer", pieces, LLMI_N_CKPT, &mine, t->desc.prolong, entries,
+                               part, err);
+    llmi_text_free(&mine);
+    if (result != LLM_OK) return result;
     LLMI_TRY(llmi_checkpoint_state(entries[LLMI_CKPT_STATE], state, err));
     llmi_trainer_pieces(t, pieces, state[LLMI_STATE_ACCUMULATED] > 0);
     for (i = LLMI_CKPT_WEIGHTS; i < LLMI_N_CKPT; i++)
@@ -18304,7 +19004,7 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, const llmi_shards *all, c
                              source->name, pieces[i].name,
                              (unsigned long long)(entries[i]->end - entries[i]->begin),
                              (unsigned long long)pieces[i].size);
-    LLMI_TRY(llmi_checkpoint_check(entries, part, err));
+    LLMI_TRY(llmi_pieces_check(entries, LLMI_N_CKPT, part, err));
     n = (size_t)(entries[LLMI_CKPT_USER]->end - entries[LLMI_CKPT_USER]->begin);
     LLMI_TRY(llmi_grow(t->model->allocator, &t->user_data, &t->user_data_capacity,
                        t->user_data_size, n, "user data", err));
@@ -18326,21 +19026,174 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, const llmi_shards *all, c
     return LLM_OK;
 }
 
+/* opens a file, for which all->allocator is set, with room to check it in */
+static llm_result llmi_pieces_open(llmi_shards *all, const char *path,
+                                   const llm_allocator *allocator, char **part, llm_error *err) {
+    memset(all, 0, sizeof *all);
+    all->allocator = allocator;
+    *part = (char *)llmi_alloc(allocator, LLMI_HASH_PART, "a part of a file", err);
+    return *part ? llmi_shards_single(all, path, err) : LLM_ERR_MEMORY;
+}
+static void llmi_pieces_close(llmi_shards *all, char *part) {
+    llmi_release(all->allocator, part);
+    llmi_shards_free(all);
+}
+
 LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_error *err) {
-    const llm_allocator *allocator;
     llm_result result;
     llmi_shards all;
     char *part;
     if (!trainer || !path) return llmi_fail(err, LLM_ERR_ARGUMENT, "trainer or path is NULL");
-    allocator = trainer->model->allocator;
-    part = (char *)llmi_alloc(allocator, LLMI_HASH_PART, "a part of a checkpoint", err);
-    if (!part) return LLM_ERR_MEMORY;
-    memset(&all, 0, sizeof all);
-    all.allocator = allocator;
-    result = llmi_shards_single(&all, path, err);
+    result = llmi_pieces_open(&all, path, trainer->model->allocator, &part, err);
     if (result == LLM_OK) result = llmi_checkpoint_load(trainer, &all, part, err);
-    llmi_shards_free(&all);
-    llmi_release(allocator, part);
+    llmi_pieces_close(&all, part);
+    return result;
+}
+
+/* ---- a sequence ------------------------------------------------------------------------------ */
+enum { LLMI_KEPT_CONFIGURATION, LLMI_KEPT_TOKENS, LLMI_KEPT_CACHE, LLMI_N_KEPT };
+
+/* of the types and of samples of all tensors: enough to tell one training's weights from another */
+static uint64_t llmi_model_fingerprint(const llm_model *model) {
+    uint64_t hash = 0, type;
+    size_t i, j, scales;
+    for (i = 0; i < model->table.n; i++) {
+        const char *data = (const char *)model->values[i].data;
+        const size_t size = llmi_values_size(model, i, &scales), n = llmi_min(size, 64);
+        type = (uint64_t)model->values[i].type;
+        hash = llmi_hash_add(hash, &type, sizeof type);
+        for (j = 0; j < 4; j++) hash = llmi_hash_add(hash, data + (size - n) / 3 * j, n);
+    }
+    return hash;
+}
+static void llmi_session_describe(llmi_text *text, const llm_session *s) {
+    const llmi_arch *arch = s->model->arch;
+    llmi_text_format(text, "arch %s\n", arch->name);
+    llmi_fields_describe(text, &s->model->config, arch->fields, arch->n_fields);
+    llmi_text_format(text, "cache_dtype %s\nspeculate %d\nweights %016llx\n",
+                     llm_dtype_name(s->desc.cache_dtype), s->run.mtp > 0,
+                     (unsigned long long)llmi_model_fingerprint(s->model));
+}
+/* The pieces of `length` positions of a sequence, in one block of memory for tokens and cache,
+ * which fetch fills from the session, or else the session is filled from. */
+static void llmi_session_pieces(llmi_piece *pieces, const llm_session *s, size_t length,
+                                char *memory) {
+    static const char *const names[] = {"configuration", "tokens", "cache"};
+    size_t size, i, all = 0;
+    memset(pieces, 0, LLMI_N_KEPT * sizeof *pieces);
+    for (i = 0; llmi_cache_part(s, 0, i, &size); i++) all += length * size;
+    for (i = 0; i < LLMI_N_KEPT; i++) pieces[i].name = names[i];
+    pieces[LLMI_KEPT_TOKENS].data = memory;
+    pieces[LLMI_KEPT_TOKENS].size = length * sizeof(int32_t);
+    pieces[LLMI_KEPT_CACHE].data = memory ? memory + length * sizeof(int32_t) : NULL;
+    pieces[LLMI_KEPT_CACHE].size = all;
+}
+static void llmi_session_move(llm_session *s, int sequence, size_t length, const llmi_piece *pieces,
+                              int fetch) {
+    char *flat = (char *)pieces[LLMI_KEPT_CACHE].data, *part;
+    size_t i, size;
+    for (i = 0; (part = llmi_cache_part(s, sequence, i, &size)) != NULL; i++, flat += length * size)
+        memcpy(fetch ? flat : part, fetch ? part : flat, length * size);
+    memcpy(fetch ? pieces[LLMI_KEPT_TOKENS].data : llmi_session_tokens(s, sequence),
+           fetch ? llmi_session_tokens(s, sequence) : pieces[LLMI_KEPT_TOKENS].data,
+           length * sizeof(int32_t));
+}
+
+LLM_API llm_result llm_session_save(llm_session *session, int sequence, const char *path,
+                                    llm_error *err) {
+    llm_session *s = session;
+    llmi_piece pieces[LLMI_N_KEPT];
+    llmi_text configuration;
+    llm_result result;
+    size_t length;
+    char *memory;
+    LLMI_TRY(llmi_check_sequence(s, sequence, err));
+    if (!path) return llmi_fail(err, LLM_ERR_ARGUMENT, "save: path is NULL");
+    length = (size_t)s->length[sequence];
+    llmi_mtp_catch_up(s, sequence, 0, (int)length);
+    llmi_session_pieces(pieces, s, length, NULL);
+    memory = (char *)llmi_alloc(s->model->allocator, pieces[LLMI_KEPT_TOKENS].size +
+                                pieces[LLMI_KEPT_CACHE].size + 1, "a sequence to save", err);
+    if (!memory) return LLM_ERR_MEMORY;
+    llmi_session_pieces(pieces, s, length, memory);
+    llmi_session_move(s, sequence, length, pieces, 1);
+    memset(&configuration, 0, sizeof configuration);
+    configuration.allocator = s->model->allocator;
+    llmi_session_describe(&configuration, s);
+    result = llmi_pieces_write(path, "session", pieces, LLMI_N_KEPT, &configuration, err);
+    llmi_text_free(&configuration);
+    llmi_release(s->model->allocator, memory);
+    return result;
+}
+
+/* what the file says is checked, but for its hash; -> its length */
+static llm_result llmi_kept_check(const llm_session *s, const llmi_shards *all,
+                                  llmi_entry **entries, char *part, size_t *length,
+                                  llm_error *err) {
+    const char *name = all->shards[0].source.name;
+    llmi_piece pieces[LLMI_N_KEPT];
+    llmi_text mine;
+    llm_result result;
+    uint64_t size;
+    memset(&mine, 0, sizeof mine);
+    mine.allocator = s->model->allocator;
+    llmi_session_describe(&mine, s);
+    llmi_session_pieces(pieces, s, 0, NULL);
+    result = llmi_pieces_match(all, "session", pieces, LLMI_N_KEPT, &mine, 0, entries, part, err);
+    llmi_text_free(&mine);
+    if (result != LLM_OK) return result;
+    size = (entries[LLMI_KEPT_TOKENS]->end - entries[LLMI_KEPT_TOKENS]->begin) / sizeof(int32_t);
+    if (size > (uint64_t)s->desc.max_seq_len)
+        return llmi_fail(err, LLM_ERR_ARGUMENT,
+                         "%.120s: its %llu tokens do not fit: max_seq_len is %d", name,
+                         (unsigned long long)size, s->desc.max_seq_len);
+    *length = (size_t)size;
+    llmi_session_pieces(pieces, s, *length, NULL);
+    size = entries[LLMI_KEPT_CACHE]->end - entries[LLMI_KEPT_CACHE]->begin;
+    if (size == pieces[LLMI_KEPT_CACHE].size) return LLM_OK;
+    return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a cache of %llu bytes, not %llu", name,
+                     (unsigned long long)size, (unsigned long long)pieces[LLMI_KEPT_CACHE].size);
+}
+static llm_result llmi_kept_load(llm_session *s, int sequence, const llmi_shards *all, char *part,
+                                 llm_error *err) {
+    llmi_entry *entries[LLMI_N_KEPT];
+    llmi_piece pieces[LLMI_N_KEPT];
+    llm_result result;
+    size_t length, i;
+    char *memory;
+    LLMI_TRY(llmi_kept_check(s, all, entries, part, &length, err));
+    LLMI_TRY(llmi_pieces_check(entries, LLMI_N_KEPT, part, err));
+    llmi_session_pieces(pieces, s, length, NULL);
+    memory = (char *)llmi_alloc(s->model->allocator, pieces[LLMI_KEPT_TOKENS].size +
+                                pieces[LLMI_KEPT_CACHE].size + 1, "a sequence", err);
+    if (!memory) return LLM_ERR_MEMORY;
+    llmi_session_pieces(pieces, s, length, memory);
+    for (i = LLMI_KEPT_TOKENS, result = LLM_OK; i < LLMI_N_KEPT && result == LLM_OK; i++)
+        result = llmi_source_read(&all->shards[0].source, entries[i]->begin, pieces[i].data,
+                                  pieces[i].size, err);
+    if (result == LLM_OK)
+        result = llmi_check_tokens((const int32_t *)(const void *)memory, length,
+                                   s->model->config.vocab_size, "token", 0, err);
+    if (result == LLM_OK) {
+        (void)llm_session_rewind(s, sequence, 0, NULL);
+        llmi_session_move(s, sequence, length, pieces, 0);
+        s->length[sequence] = (int)length;
+        for (i = 1; (int)i <= s->run.mtp; i++)
+            llmi_mtp_of(s, sequence)->done[i] = (int)(length > i ? length - i : 0);
+    }
+    llmi_release(s->model->allocator, memory);
+    return result;
+}
+LLM_API llm_result llm_session_load(llm_session *session, int sequence, const char *path,
+                                    llm_error *err) {
+    llm_result result;
+    llmi_shards all;
+    char *part;
+    LLMI_TRY(llmi_check_sequence(session, sequence, err));
+    if (!path) return llmi_fail(err, LLM_ERR_ARGUMENT, "load: path is NULL");
+    result = llmi_pieces_open(&all, path, session->model->allocator, &part, err);
+    if (result == LLM_OK) result = llmi_kept_load(session, sequence, &all, part, err);
+    llmi_pieces_close(&all, part);
     return result;
 }
 #endif /* LLM_NO_STDIO */

@@ -113,7 +113,7 @@ int main(int argc, char **argv) {
     for (step = 0; step < 600; step++) {
         int32_t next;
         forward(c, 1);
-        TRY(!llm_sample(c, &next, logits, V, &sampling, NULL, 0, (uint64_t)step, &error));
+        TRY(!llm_sample(c, &next, logits, V, &sampling, NULL, 0, 0, (uint64_t)step, &error));
         putchar((int)next);
         for (i = 1; i < N; i++) tokens[i - 1] = tokens[i];
         tokens[N - 1] = next;

@@ -69,7 +69,7 @@ for arch in deepseek gpt2; do
 done
 
 refused "give --resume" parts --arch gpt2
-refused "the checkpoint has weight_decay" parts --arch gpt2 --resume --weight-decay 0.5
+refused "the file has weight_decay" parts --arch gpt2 --resume --weight-decay 0.5
 echo "one line more" >>"$tmp/a.txt"
 refused "other data" parts --arch gpt2 --resume
 echo "whole, and interrupted: the same to the bit"

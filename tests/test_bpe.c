@@ -135,7 +135,7 @@ TEST(bpe_tiktoken) {
 static llm_tokenizer *bpe_tiktoken_of(const char *more, const char *config, int cut,
                                       const llm_allocator *allocator, llm_error *err) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    llmi_bytes files[1 + LLMI_N_SIDES];
+    llmi_bytes files[1 + LLMI_N_BESIDE];
     llmi_text lines;
     llm_tokenizer *t;
     int i;
@@ -1137,7 +1137,7 @@ static int bpe_add_vocabulary(llmi_text *text, const char *which) {
 
 /* the files in the order of tokenizer_of_files, empty where there is none */
 static void bpe_make(const bpe_directory *d, char kind, llmi_text files[TOKENIZER_FILES]) {
-    static const char *const sides[LLMI_N_SIDES] = {"tc", "stm", "atj", "config"};
+    static const char *const sides[LLMI_N_BESIDE] = {"tc", "stm", "atj", "config"};
     const char *vocab = bpe_part(d, "vocab"), *added = bpe_part(d, "added"),
                *pre = bpe_part(d, "pre"), *json = bpe_part(d, "json"),
                *model = bpe_part(d, "model");

@@ -287,9 +287,10 @@ TEST(edges_of_sampling) {
     memset(&sampling, 0, sizeof sampling);
     sampling.temperature = 0.001f; /* the largest, but for a chance of e^-1000 */
     context = edges_context(&h);
-    NEXT_ALLOCATION_FAILS(&h, llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, &err));
+    NEXT_ALLOCATION_FAILS(&h,
+        llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, 0, &err));
     CHECK(token == -1);
-    CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, &err) == LLM_OK);
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, 0, &err) == LLM_OK);
     CHECK(token == 1);
     edges_end(context, &h);
 }

@@ -749,7 +749,7 @@ static void drafts_check(llm_session *s, llm_trainer *t, int32_t token, const ch
     for (k = 1; k <= s->run.mtp; k++) {
         const float *h = t->h[k] + (size_t)(length - 1) * C;
         double error;
-        CHECK(llmi_mtp_draft(s, token, drafts, k) == k);
+        CHECK(llmi_mtp_draft(s, 0, token, drafts, k) == k);
         CHECK(llm_trainer_evaluate(t, tokens, tokens, 1, length + k, NULL, NULL) == LLM_OK);
         for (v = best = 0; v < V; v++) {
             double sum = 0.0;

@@ -654,11 +654,13 @@ TEST(refused_configurations_in_json) {
 /* A checkpoint whose hash is right, but not what it holds. */
 static llm_result refused_checkpoint(llm_trainer *t, llmi_piece *pieces, const char *version,
                                      llm_error *err) {
-    llmi_text header;
+    llmi_text configuration;
     llm_result result;
-    memset(&header, 0, sizeof header);
-    CHECK(llmi_trainer_write("build/refused.ckpt", pieces, &header, err) == LLM_OK);
-    llmi_text_free(&header);
+    memset(&configuration, 0, sizeof configuration);
+    configuration.data = (char *)pieces[0].data;
+    configuration.size = pieces[0].size;
+    CHECK(llmi_pieces_write("build/refused.ckpt", "trainer", pieces, LLMI_N_CKPT, &configuration,
+                            err) == LLM_OK);
     if (version) { /* of one byte */
         size_t n;
         char *file = files_read("build", "refused.ckpt", &n),
@@ -739,17 +741,17 @@ TEST(refused_drafts) { /* where the session keeps nothing for them */
     CHECK(token == -1 && llm_session_length(s, 0) == 0);
     memset(&sampling, 0, sizeof sampling);
     sampling.repetition_penalty = 1.0f; /* changes nothing: 4 stays the largest */
-    CHECK(llm_sample(context, &token, logits, 4, &sampling, history, 2, 0, &err) == LLM_OK &&
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, history, 2, 0, 0, &err) == LLM_OK &&
           token == 1);
     sampling.repetition_penalty = 2.0f; /* 4 / 2 is below 3 */
-    CHECK(llm_sample(context, &token, logits, 4, &sampling, history, 2, 0, &err) == LLM_OK &&
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, history, 2, 0, 0, &err) == LLM_OK &&
           token == 2);
     sampling.repetition_penalty = 0.0f;
     sampling.temperature = 1.0f;
     sampling.top_p = 1.0f; /* is off */
-    CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 3, &err) == LLM_OK);
+    CHECK(llm_sample(context, &token, logits, 4, &sampling, NULL, 0, 0, 3, &err) == LLM_OK);
     sampling.top_p = 0.0f;
-    CHECK(llm_sample(context, &other, logits, 4, &sampling, NULL, 0, 3, &err) == LLM_OK &&
+    CHECK(llm_sample(context, &other, logits, 4, &sampling, NULL, 0, 0, 3, &err) == LLM_OK &&
           token == other);
     llm_context_free(context);
     llm_session_free(s);

@@ -292,10 +292,11 @@ TEST(resume_compares_by_name) {
     for (i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const size_t n = strlen(cases[i].theirs);
         if (cases[i].word)
-            REFUSED(LLM_ERR_FORMAT, llmi_compare_lines("file", cases[i].theirs, n, mine,
+            REFUSED(LLM_ERR_FORMAT, llmi_compare_lines("file", "trainer", cases[i].theirs, n, mine,
                                                        strlen(mine), 0, &err), cases[i].word);
         else
-            CHECK_MSG(llmi_compare_lines("file", cases[i].theirs, n, mine, strlen(mine), 0, &err) ==
+            CHECK_MSG(llmi_compare_lines("file", "trainer", cases[i].theirs, n, mine, strlen(mine), 0,
+                                         &err) ==
                           LLM_OK, "%lu: %s", (unsigned long)i, err.message);
     }
 }

@@ -55,7 +55,7 @@ static void check_draws(const double *p, const float *logits, int V, const llm_s
         int32_t token = -1;
         llm_error err;
         const llm_result result =
-            llm_sample(context, &token, logits, V, s, history, n_history, (uint64_t)i, &err);
+            llm_sample(context, &token, logits, V, s, history, n_history, 0, (uint64_t)i, &err);
         CHECK_MSG(result == LLM_OK && token >= 0 && token < V, "%s: result %d, token %d", what,
                   (int)result, (int)token);
         if (result == LLM_OK && token >= 0 && token < V) seen[token]++;
@@ -164,7 +164,7 @@ static int32_t draw(const float *logits, int V, const llm_sampling *s, const int
     int32_t token = -1;
     llm_error err;
     err.message[0] = 0;
-    CHECK_MSG(llm_sample(context, &token, logits, V, s, history, n_history, counter, &err) ==
+    CHECK_MSG(llm_sample(context, &token, logits, V, s, history, n_history, 0, counter, &err) ==
                   LLM_OK,
               "%s", err.message);
     llm_context_free(context);
@@ -240,9 +240,11 @@ TEST(sample_what_is_not_finite) {
         memset(&s, 0, sizeof s);
         s.temperature = (float)mode;
         for (i = 0; i < 8; i++) logits[i] = (float)NAN;
-        REFUSED(LLM_ERR_NUMERIC, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "8");
+        REFUSED(LLM_ERR_NUMERIC,
+                llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err), "8");
         for (i = 0; i < 8; i++) logits[i] = -(float)INFINITY;
-        REFUSED(LLM_ERR_NUMERIC, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "8");
+        REFUSED(LLM_ERR_NUMERIC,
+                llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err), "8");
         CHECK(token == -5);
         logits[3] = -1e30f;            /* the only one that can come */
         logits[5] = (float)NAN;
@@ -278,7 +280,7 @@ TEST(sample_greedy_not_finite) {
                 for (i = 0; i < n; i++) logits[i] = -5.0f - (float)(i * 7 % 5);
                 logits[best] = -0.5f;
                 logits[bad] = at < n ? (float)NAN : (float)INFINITY;
-                CHECK(llm_sample(context, &token, logits, n, NULL, NULL, 0, 0, &err) == LLM_OK);
+                CHECK(llm_sample(context, &token, logits, n, NULL, NULL, 0, 0, 0, &err) == LLM_OK);
                 CHECK_MSG(token == best, "%s: %d of %d for %d", context->kernels->name, (int)token,
                           n, best);
             }
@@ -314,44 +316,52 @@ TEST(sample_refuses) {
     int i;
     if (!context) return;
     memset(&s, 0, sizeof s);
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(NULL, &token, logits, 8, &s, NULL, 0, 0, &err), "NULL");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, NULL, logits, 8, &s, NULL, 0, 0, &err), "NULL");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, NULL, 8, &s, NULL, 0, 0, &err), "NULL");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 2, 0, &err), "NULL");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 0, &s, NULL, 0, 0, &err),
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(NULL, &token, logits, 8, &s, NULL, 0, 0, 0, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_sample(context, NULL, logits, 8, &s, NULL, 0, 0, 0, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_sample(context, &token, NULL, 8, &s, NULL, 0, 0, 0, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_sample(context, &token, logits, 8, &s, NULL, 2, 0, 0, &err), "NULL");
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 0, &s, NULL, 0, 0, 0, &err),
             "vocab_size", "0");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, -1, &s, NULL, 0, 0, &err),
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, -1, &s, NULL, 0, 0, 0, &err),
             "vocab_size", "-1");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, -1, 0, &err),
+    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, -1, 0, 0, &err),
             "n_history", "-1");
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, 2, 0, &err), "8",
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_sample(context, &token, logits, 8, &s, history, 2, 0, 0, &err), "8",
             "1");
     history[1] = -1;
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, history, 2, 0, &err), "-1",
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_sample(context, &token, logits, 8, &s, history, 2, 0, 0, &err), "-1",
             "8");
     for (i = 0; i < 4; i++) {
         memset(&s, 0, sizeof s);
         s.temperature = bad[i];
         if (i < 3)
-            REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+            REFUSED(LLM_ERR_ARGUMENT,
+                    llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err),
                     "temperature");
         s.temperature = 1.0f;
         s.repetition_penalty = bad[i];
         if (i < 3)
-            REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+            REFUSED(LLM_ERR_ARGUMENT,
+                    llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err),
                     "penalty");
         s.repetition_penalty = 0.0f;
         s.top_p = bad[i];
-        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err),
                 "top_p");
         s.top_p = 0.0f;
         s.min_p = bad[i];
-        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err),
+        REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err),
                 "min_p");
     }
     memset(&s, 0, sizeof s);
     s.top_k = -1;
-    REFUSED(LLM_ERR_ARGUMENT, llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, &err), "top_k",
+    REFUSED(LLM_ERR_ARGUMENT,
+            llm_sample(context, &token, logits, 8, &s, NULL, 0, 0, 0, &err), "top_k",
             "-1");
     CHECK(token == -5);
     llm_context_free(context);

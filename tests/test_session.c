@@ -416,8 +416,8 @@ TEST(generate_is_eval_and_sample) {
         CHECK(h.n == 20 && memcmp(h.tokens, tokens, sizeof tokens) == 0);
         CHECK(llm_session_eval(by_hand, 0, history, 9, logits, NULL) == LLM_OK);
         for (i = 0; i < 20; i++, n++) {
-            CHECK(llm_sample(context, &history[n], logits, 60, &d.sampling, history, n, (uint64_t)i,
-                             NULL) == LLM_OK);
+            CHECK(llm_sample(context, &history[n], logits, 60, &d.sampling, history, n, i,
+                             (uint64_t)i, NULL) == LLM_OK);
             CHECK_MSG(history[n] == tokens[i], "variant %d, token %d: %d instead of %d", variant, i,
                       (int)tokens[i], (int)history[n]);
             if (history[n] != tokens[i]) break;

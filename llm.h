@@ -1655,9 +1655,11 @@ static void llmi_blocks_open_32(llm_dtype type, const unsigned char *b, size_t n
 }
 /* the eight scales, or minima, of 6 bits of a Q4_K or Q5_K block, as bytes from the lowest on */
 LLMI_INLINE uint64_t llmi_six_bits(const unsigned char *b, int minima) {
-    const uint64_t own = llmi_get_little(b + 4 + 4 * minima, 4), rest = llmi_get_little(b + 12, 4);
+    uint32_t own, rest;
+    memcpy(&own, b + 4 + 4 * minima, 4);
+    memcpy(&rest, b + 12, 4);
     return (own & 0x3f3f3f3fu) |
-           ((rest >> 4 * minima & 0x0f0f0f0fu) | (own >> 6 & 0x03030303u) << 4) << 32;
+           (uint64_t)((rest >> 4 * minima & 0x0f0f0f0fu) | (own >> 6 & 0x03030303u) << 4) << 32;
 }
 static void llmi_blocks_open_k(llm_dtype type, const unsigned char *b, unsigned char *q,
                                float *scale, float *least) {
@@ -2954,14 +2956,6 @@ typedef struct llmi_q8 {
     int8_t q[LLMI_BLOCK_MOST];
     float scale[16], sum[16];
 } llmi_q8;
-/* part of a weight's row, opened for several rows of x: as llmi_blocks_open, and of K types the
- * whole numbers of the scales, and d */
-#define LLMI_OPENED 2048u              /* values at most */
-typedef struct llmi_opened {
-    unsigned char q[LLMI_OPENED];
-    float scale[LLMI_OPENED / 16], least[LLMI_OPENED / 16], d[LLMI_OPENED / LLMI_BLOCK_MOST];
-    int16_t whole[LLMI_OPENED / 16];
-} llmi_opened;
 
 /* How products of one precision are made. The factors are f32 in memory and take their precision
  * where they are packed; sums are f32. */
@@ -19159,7 +19153,7 @@ static llm_result llmi_kept_load(llm_session *s, int sequence, const llmi_shards
     llmi_entry *entries[LLMI_N_KEPT];
     llmi_piece pieces[LLMI_N_KEPT];
     llm_result result;
-    size_t length, i;
+    size_t length = 0, i;
     char *memory;
     LLMI_TRY(llmi_kept_check(s, all, entries, part, &length, err));
     LLMI_TRY(llmi_pieces_check(entries, LLMI_N_KEPT, part, err));
@@ -20363,95 +20357,56 @@ LLMI_INLINE LLV LLV_(add_least)(LLV sum, const __m256 *least, const float *x) {
   #endif
 }
 
-/* The products of a row of x, or several, and one row of the weight. Each has two sums, as one
- * would wait for itself; what is added to them comes in one order for all. */
-LLMI_INLINE float LLV_(blocks_row)(llm_dtype type, size_t k, const llmi_q8 *x,
-                                   const unsigned char *w) {
+/* The products of some rows of x, stride apart from chunk to chunk, and one row of the weight. Each
+ * has two sums, as one would wait for itself; what is added to them comes in one order, however
+ * many rows there are. */
+LLMI_INLINE void LLV_(blocks_rows)(llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                                   size_t stride, const unsigned char *w, float *out) {
     const size_t step = LLV_W / 8;
-    LLV acc[2];
+    LLV acc[LLV_BLOCK_ROWS][2];
+    float scaled[LLV_BLOCK_ROWS][16];
     size_t k0, i, j;
-    acc[0] = acc[1] = LLV_SET1(0.0f);
-    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x++) {
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) acc[r][0] = acc[r][1] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x += stride) {
         const size_t n = llmi_min(k - k0, LLMI_BLOCK_MOST) / 32;
         const size_t bytes = llmi_dtype_bytes(type, 32 * n);
-        float scaled[16];
         __m256 scale[2], least[2];
         LLV_(scales)(type, w, n, scale, least);
         for (j = 0; j < bytes; j += 64) LLMI_PREFETCH(w + 2048 + j);
-        _mm256_storeu_ps(scaled, scale[0] * _mm256_loadu_ps(x->scale));
-        _mm256_storeu_ps(scaled + 8, scale[1] * _mm256_loadu_ps(x->scale + 8));
-        acc[0] = LLV_(add_least)(acc[0], least, x->sum);
+        LLMI_UNROLL
+        for (r = 0; r < rows; r++) {
+            _mm256_storeu_ps(scaled[r], scale[0] * _mm256_loadu_ps(x[r].scale));
+            _mm256_storeu_ps(scaled[r] + 8, scale[1] * _mm256_loadu_ps(x[r].scale + 8));
+            acc[r][0] = LLV_(add_least)(acc[r][0], least, x[r].sum);
+        }
         if (n == 8) {
             LLMI_UNROLL
-            for (i = 0; i < 8; i += step)
-                acc[i / step % 2] = LLV_FMA(
-                    LLV_TO_FLOAT(LLV_(dot_bytes)(type == LLM_Q8_0, LLV_(unpack_all)(type, w, i, 8),
-                                                 LLV_BYTES(x->q + 32 * i))),
-                    LLV_SPREAD(scaled + 2 * i), acc[i / step % 2]);
+            for (i = 0; i < 8; i += step) {
+                const LLV_VI u = LLV_(unpack_all)(type, w, i, 8);
+                LLMI_UNROLL
+                for (r = 0; r < rows; r++)
+                    acc[r][i / step % 2] = LLV_FMA(
+                        LLV_TO_FLOAT(LLV_(dot_bytes)(type == LLM_Q8_0, u,
+                                                     LLV_BYTES(x[r].q + 32 * i))),
+                        LLV_SPREAD(scaled[r] + 2 * i), acc[r][i / step % 2]);
+            }
         } else {
-            for (i = 0; i < n; i += step)
-                acc[0] = LLV_FMA(
-                    LLV_TO_FLOAT(LLV_(dot_bytes)(type == LLM_Q8_0, LLV_(unpack_all)(type, w, i, n),
-                                                 LLV_BYTES(x->q + 32 * i))),
-                    LLV_SPREAD(scaled + 2 * i), acc[0]);
+            for (i = 0; i < n; i += step) {
+                const LLV_VI u = LLV_(unpack_all)(type, w, i, n);
+                LLMI_UNROLL
+                for (r = 0; r < rows; r++)
+                    acc[r][0] = LLV_FMA(
+                        LLV_TO_FLOAT(LLV_(dot_bytes)(type == LLM_Q8_0, u,
+                                                     LLV_BYTES(x[r].q + 32 * i))),
+                        LLV_SPREAD(scaled[r] + 2 * i), acc[r][0]);
+            }
         }
         w += bytes;
     }
-    return LLV_HSUM(acc[0] + acc[1]);
-}
-LLMI_INLINE LLV LLV_(opened_term)(int wide, LLV_VI u, const llmi_q8 *x, size_t i,
-                                  const float *scaled, LLV sum) {
-    const LLV_VI dot = LLV_(dot_bytes)(wide, u, LLV_BYTES(x->q + 32 * i));
-    return LLV_FMA(LLV_TO_FLOAT(dot), LLV_SPREAD(scaled + 2 * i), sum);
-}
-LLMI_INLINE void LLV_(opened_rows)(int wide, int rows, size_t n, const llmi_q8 *x, size_t stride,
-                                   const llmi_opened *w, LLV (*acc)[2]) {
-    const size_t step = LLV_W / 8;
-    LLV sum[LLV_BLOCK_ROWS][2];
-    size_t c, i;
-    int r;
     LLMI_UNROLL
-    for (r = 0; r < rows; r++) {
-        sum[r][0] = acc[r][0];
-        sum[r][1] = acc[r][1];
-    }
-    for (c = 0; c < n; c += 8, x += stride) {  /* thirty-twos */
-        const size_t count = llmi_min(n - c, 8);
-        const float *scale = w->scale + 2 * c;
-        float scaled[LLV_BLOCK_ROWS][16];
-        __m256 least[2];
-        least[0] = _mm256_loadu_ps(w->least + 2 * c);
-        least[1] = _mm256_loadu_ps(w->least + 2 * c + 8);
-        LLMI_UNROLL
-        for (r = 0; r < rows; r++) {
-            const llmi_q8 *xr = x + r;
-            for (i = 0; i < 16; i += 8)
-                _mm256_storeu_ps(scaled[r] + i,
-                                 _mm256_loadu_ps(scale + i) * _mm256_loadu_ps(xr->scale + i));
-            sum[r][0] = LLV_(add_least)(sum[r][0], least, xr->sum);
-        }
-        for (i = 0; i < 8 && count == 8; i += 2 * step) {
-            const LLV_VI u = LLV_BYTES(w->q + 32 * (c + i));
-            const LLV_VI v = LLV_BYTES(w->q + 32 * (c + i + step));
-            LLMI_UNROLL
-            for (r = 0; r < rows; r++) {
-                const llmi_q8 *xr = x + r;
-                sum[r][0] = LLV_(opened_term)(wide, u, xr, i, scaled[r], sum[r][0]);
-                sum[r][1] = LLV_(opened_term)(wide, v, xr, i + step, scaled[r], sum[r][1]);
-            }
-        }
-        for (i = 0; i < count && count < 8; i += step) {
-            const LLV_VI u = LLV_BYTES(w->q + 32 * (c + i));
-            LLMI_UNROLL
-            for (r = 0; r < rows; r++)
-                sum[r][0] = LLV_(opened_term)(wide, u, x + r, i, scaled[r], sum[r][0]);
-        }
-    }
-    LLMI_UNROLL
-    for (r = 0; r < rows; r++) {
-        acc[r][0] = sum[r][0];
-        acc[r][1] = sum[r][1];
-    }
+    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(acc[r][0] + acc[r][1]);
 }
 
 /* the whole numbers that sixteens of a K block are multiplied by; -> d */
@@ -20476,138 +20431,83 @@ LLMI_INLINE LLV_VI LLV_(dot_scaled)(LLV_VI sum, LLV_VI u, LLV_VI x, LLV_VI s) {
   #endif
 }
 /* The same of the K types, and x with one scale for 256: scales multiply whole numbers. */
-LLMI_INLINE float LLV_(blocks_row_k)(llm_dtype type, size_t k, const llmi_q8 *x,
-                                     const unsigned char *w) {
+LLMI_INLINE void LLV_(blocks_rows_k)(llm_dtype type, int rows, size_t k, const llmi_q8 *x,
+                                     size_t stride, const unsigned char *w, float *out) {
     const size_t bytes = llmi_types[type].bytes, step = LLV_W / 8;
-    LLV total = LLV_SET1(0.0f);
+    LLV total[LLV_BLOCK_ROWS];
+    LLV_VI sum[LLV_BLOCK_ROWS][2];
     size_t k0, i, j;
-    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x++, w += bytes) {
-        LLV_VI sum[2];
+    int r;
+    LLMI_UNROLL
+    for (r = 0; r < rows; r++) total[r] = LLV_SET1(0.0f);
+    for (k0 = 0; k0 < k; k0 += LLMI_BLOCK_MOST, x += stride, w += bytes) {
         int16_t whole[16];
         __m256 scale[2], least[2];
         const float d = LLV_(whole_scales)(type, w, whole);
         LLV_(scales)(type, w, 8, scale, least);
         for (j = 0; j < bytes; j += 64) LLMI_PREFETCH(w + 2048 + j);
-        sum[0] = sum[1] = LLV_ISET(0);
-        total = LLV_(add_least)(total, least, x->sum);
-        LLMI_UNROLL
-        for (i = 0; i < 8; i += step)
-            sum[i / step % 2] =
-                LLV_(dot_scaled)(sum[i / step % 2], LLV_(unpack_all)(type, w, i, 8),
-                                 LLV_BYTES(x->q + 32 * i), LLV_SPREAD16(whole + 2 * i));
-        total = LLV_FMA(LLV_TO_FLOAT(LLV_IADD(sum[0], sum[1])), LLV_SET1(d * x->scale[0]), total);
-    }
-    return LLV_HSUM(total);
-}
-LLMI_INLINE void LLV_(opened_rows_k)(int rows, size_t n, const llmi_q8 *x, size_t stride,
-                                     const llmi_opened *w, LLV (*acc)[2]) {
-    const size_t step = LLV_W / 8;
-    LLV total[LLV_BLOCK_ROWS];
-    size_t c, i;
-    int r;
-    LLMI_UNROLL
-    for (r = 0; r < rows; r++) total[r] = acc[r][0];
-    for (c = 0; c < n; c += 8, x += stride) {
-        LLV_VI sum[LLV_BLOCK_ROWS];
-        __m256 least[2];
-        least[0] = _mm256_loadu_ps(w->least + 2 * c);
-        least[1] = _mm256_loadu_ps(w->least + 2 * c + 8);
         LLMI_UNROLL
         for (r = 0; r < rows; r++) {
-            sum[r] = LLV_ISET(0);
+            sum[r][0] = sum[r][1] = LLV_ISET(0);
             total[r] = LLV_(add_least)(total[r], least, x[r].sum);
         }
+        LLMI_UNROLL
         for (i = 0; i < 8; i += step) {
-            const LLV_VI u = LLV_BYTES(w->q + 32 * (c + i));
-            const LLV_VI s = LLV_SPREAD16(w->whole + 2 * (c + i));
+            const LLV_VI u = LLV_(unpack_all)(type, w, i, 8), s = LLV_SPREAD16(whole + 2 * i);
             LLMI_UNROLL
             for (r = 0; r < rows; r++)
-                sum[r] = LLV_(dot_scaled)(sum[r], u, LLV_BYTES(x[r].q + 32 * i), s);
+                sum[r][i / step % 2] = LLV_(dot_scaled)(sum[r][i / step % 2], u,
+                                                        LLV_BYTES(x[r].q + 32 * i), s);
         }
         LLMI_UNROLL
         for (r = 0; r < rows; r++)
-            total[r] = LLV_FMA(LLV_TO_FLOAT(sum[r]),
-                               LLV_SET1(w->d[c / 8] * x[r].scale[0]), total[r]);
+            total[r] = LLV_FMA(LLV_TO_FLOAT(LLV_IADD(sum[r][0], sum[r][1])),
+                               LLV_SET1(d * x[r].scale[0]), total[r]);
     }
     LLMI_UNROLL
-    for (r = 0; r < rows; r++) acc[r][0] = total[r];
+    for (r = 0; r < rows; r++) out[r] = LLV_HSUM(total[r]);
 }
-
-/* n thirty-twos of a weight's row, opened */
-LLMI_INLINE void LLV_(open_of)(llm_dtype type, const unsigned char *w, size_t n, llmi_opened *to) {
-    const size_t step = LLV_W / 8;
-    size_t c, i;
-    for (c = 0; c < n; c += 8) {
-        const size_t count = llmi_min(n - c, 8), bytes = llmi_dtype_bytes(type, 32 * count);
-        __m256 scale[2], least[2];
-        LLV_(scales)(type, w, count, scale, least);
-        for (i = 0; i < 2; i++) {
-            _mm256_storeu_ps(to->scale + 2 * c + 8 * i, scale[i]);
-            _mm256_storeu_ps(to->least + 2 * c + 8 * i, least[i]);
-        }
-        if (llmi_types[type].block == LLMI_BLOCK_MOST)
-            to->d[c / 8] = LLV_(whole_scales)(type, w, to->whole + 2 * c);
-        for (i = 0; i < bytes; i += 64) LLMI_PREFETCH(w + 2048 + i);
-        if (count == 8) {
-            LLMI_UNROLL
-            for (i = 0; i < 8; i += step)
-                LLV_BYTES_TO(to->q + 32 * (c + i), LLV_(unpack_all)(type, w, i, 8));
-        } else {
-            for (i = 0; i < count; i += step)
-                LLV_BYTES_TO(to->q + 32 * (c + i), LLV_(unpack_all)(type, w, i, count));
-        }
-        w += bytes;
-    }
-}
-LLMI_INLINE void LLV_(opened_dot)(llm_dtype type, int rows, size_t n, const llmi_q8 *x,
-                                  size_t stride, const llmi_opened *w, LLV (*acc)[2]) {
-    if (llmi_types[type].block == LLMI_BLOCK_MOST)
-        LLV_(opened_rows_k)(rows, n, x, stride, w, acc);
-  #if LLMI_PASS == LLMI_PASS_AVX2
-    else if (type == LLM_Q8_0) LLV_(opened_rows)(1, rows, n, x, stride, w, acc);
-  #endif
-    else LLV_(opened_rows)(0, rows, n, x, stride, w, acc);
-}
-static float LLV_(one_row)(llm_dtype type, size_t k, const llmi_q8 *x, const unsigned char *w) {
+LLMI_INLINE void LLV_(rows_by_type)(int rows, llm_dtype type, size_t k, const llmi_q8 *x,
+                                    size_t stride, const unsigned char *w, float *out) {
     switch (type) {                    /* so that each type has a loop of its own */
-        case LLM_Q8_0: return LLV_(blocks_row)(LLM_Q8_0, k, x, w);
-        case LLM_Q4_0: return LLV_(blocks_row)(LLM_Q4_0, k, x, w);
-        case LLM_Q4_1: return LLV_(blocks_row)(LLM_Q4_1, k, x, w);
-        case LLM_Q5_0: return LLV_(blocks_row)(LLM_Q5_0, k, x, w);
-        case LLM_Q5_1: return LLV_(blocks_row)(LLM_Q5_1, k, x, w);
-        case LLM_Q4_K: return LLV_(blocks_row_k)(LLM_Q4_K, k, x, w);
-        case LLM_Q5_K: return LLV_(blocks_row_k)(LLM_Q5_K, k, x, w);
-        default: return LLV_(blocks_row_k)(LLM_Q6_K, k, x, w);
+        case LLM_Q8_0: LLV_(blocks_rows)(LLM_Q8_0, rows, k, x, stride, w, out); break;
+        case LLM_Q4_0: LLV_(blocks_rows)(LLM_Q4_0, rows, k, x, stride, w, out); break;
+        case LLM_Q4_1: LLV_(blocks_rows)(LLM_Q4_1, rows, k, x, stride, w, out); break;
+        case LLM_Q5_0: LLV_(blocks_rows)(LLM_Q5_0, rows, k, x, stride, w, out); break;
+        case LLM_Q5_1: LLV_(blocks_rows)(LLM_Q5_1, rows, k, x, stride, w, out); break;
+        case LLM_Q4_K: LLV_(blocks_rows_k)(LLM_Q4_K, rows, k, x, stride, w, out); break;
+        case LLM_Q5_K: LLV_(blocks_rows_k)(LLM_Q5_K, rows, k, x, stride, w, out); break;
+        default: LLV_(blocks_rows_k)(LLM_Q6_K, rows, k, x, stride, w, out);
     }
 }
-static void LLV_(open)(llm_dtype type, const unsigned char *w, size_t n, llmi_opened *to) {
-    switch (type) {
-        case LLM_Q8_0: LLV_(open_of)(LLM_Q8_0, w, n, to); break;
-        case LLM_Q4_0: LLV_(open_of)(LLM_Q4_0, w, n, to); break;
-        case LLM_Q4_1: LLV_(open_of)(LLM_Q4_1, w, n, to); break;
-        case LLM_Q5_0: LLV_(open_of)(LLM_Q5_0, w, n, to); break;
-        case LLM_Q5_1: LLV_(open_of)(LLM_Q5_1, w, n, to); break;
-        case LLM_Q4_K: LLV_(open_of)(LLM_Q4_K, w, n, to); break;
-        case LLM_Q5_K: LLV_(open_of)(LLM_Q5_K, w, n, to); break;
-        default: LLV_(open_of)(LLM_Q6_K, w, n, to);
-    }
+static void LLV_(one_row)(llm_dtype type, size_t k, const llmi_q8 *x, size_t stride,
+                          const unsigned char *w, float *out) {
+    LLV_(rows_by_type)(1, type, k, x, stride, w, out);
+}
+static void LLV_(two_rows)(llm_dtype type, size_t k, const llmi_q8 *x, size_t stride,
+                           const unsigned char *w, float *out) {
+    LLV_(rows_by_type)(2, type, k, x, stride, w, out);
+}
+#if LLV_BLOCK_ROWS > 4
+static void LLV_(four_rows)(llm_dtype type, size_t k, const llmi_q8 *x, size_t stride,
+                            const unsigned char *w, float *out) {
+    LLV_(rows_by_type)(4, type, k, x, stride, w, out);
+}
+#endif
+static void LLV_(block_rows)(llm_dtype type, size_t k, const llmi_q8 *x, size_t stride,
+                             const unsigned char *w, float *out) {
+    LLV_(rows_by_type)(LLV_BLOCK_ROWS, type, k, x, stride, w, out);
 }
 static void LLV_(many_rows)(llm_dtype type, size_t m, size_t k, const llmi_q8 *x,
                             const unsigned char *w, float *out) {
-    LLV acc[LLMI_FEW_ROWS][2];
-    llmi_opened opened;
-    size_t k0, i;
-    for (i = 0; i < m; i++) acc[i][0] = acc[i][1] = LLV_SET1(0.0f);
-    for (k0 = 0; k0 < k; k0 += LLMI_OPENED, x += LLMI_OPENED / LLMI_BLOCK_MOST * m) {
-        const size_t n = llmi_min(LLMI_OPENED, k - k0) / 32;
-        LLV_(open)(type, w + llmi_dtype_bytes(type, k0), n, &opened);
-        for (i = 0; i + LLV_BLOCK_ROWS <= m; i += LLV_BLOCK_ROWS)
-            LLV_(opened_dot)(type, LLV_BLOCK_ROWS, n, x + i, m, &opened, acc + i);
-        for (; i + LLV_BLOCK_ROWS / 2 <= m; i += LLV_BLOCK_ROWS / 2)
-            LLV_(opened_dot)(type, LLV_BLOCK_ROWS / 2, n, x + i, m, &opened, acc + i);
-        for (; i < m; i++) LLV_(opened_dot)(type, 1, n, x + i, m, &opened, acc + i);
-    }
-    for (i = 0; i < m; i++) out[i] = LLV_HSUM(acc[i][0] + acc[i][1]);
+    size_t i = 0;
+    for (; i + LLV_BLOCK_ROWS <= m; i += LLV_BLOCK_ROWS)
+        LLV_(block_rows)(type, k, x + i, m, w, out + i);
+#if LLV_BLOCK_ROWS > 4
+    for (; i + 4 <= m; i += 4) LLV_(four_rows)(type, k, x + i, m, w, out + i);
+#endif
+    for (; i + 2 <= m; i += 2) LLV_(two_rows)(type, k, x + i, m, w, out + i);
+    if (i < m) LLV_(one_row)(type, k, x + i, m, w, out + i);
 }
   #endif
 
@@ -20906,10 +20806,6 @@ LLMI_INLINE void LLV_(blocks_dot_by)(void (*many_rows)(llm_dtype type, size_t m,
     size_t i, j;
     for (j = 0; j < n; j++, weight += row) {
         float out[LLMI_FEW_ROWS];
-#if LLMI_PASS >= LLMI_PASS_AVX2
-        if (m == 1) out[0] = LLV_(one_row)(type, k, x, weight);
-        else
-#endif
         many_rows(type, m, k, x, weight, out);
         for (i = 0; i < m; i++) {
             float *p = y + i * ldy + j;

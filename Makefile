@@ -35,6 +35,8 @@ TOOLS = $(patsubst tools/%.c,build/%,$(wildcard tools/*.c))
 
 all: $(EXAMPLES) $(TOOLS)
 
+build/chat: examples/chat.h
+
 build/%: examples/%.c examples/cli.h llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)

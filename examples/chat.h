@@ -437,14 +437,14 @@ static inline int chat_write(chat_writer *w, const chat_format *f, const chat_pi
     for (size_t i = 0; i < p->size; i++) {
         int32_t token = -1;
         const size_t size = chat_marker(w->tokenizer, p->text + i, p->size - i, &token);
-        const int word = size && p->text[i + size - 2] != '|' && (p->text[i + size - 2] & 0x80) == 0;
+        const int named = size && strchr("|\x9c", p->text[i + size - 2]) != NULL;     /* <|..|> */
         if (size && !m && token >= 0) {
             if (chat_flush(w)) return -1;
             w->tokens[w->n++] = token;
             i += size - 1;
             continue;
         }
-        if (size && !m && !(f->flags & CHAT_OWN) && (!word || size == 3))
+        if (size && !m && !(f->flags & CHAT_OWN) && (named || size == 3))
             return llmi_fail(w->err, LLM_ERR_ARGUMENT, "format %s: the vocabulary has no token "
                              "%.*s", f->name, (int)size, p->text + i), -1;
         w->plain[w->n_plain++] = p->text[i];

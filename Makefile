@@ -74,12 +74,13 @@ test: build/tests build/faults
 test-kills: build/faults
 	build/faults --kills 300
 
-# against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again;
+# against Hugging Face's libraries: directories in and out, tokenizers, the goldens made again, the
+# formats of conversations;
 # against gguf and llama.cpp: GGUF files in and out
 test-hf:
 	@if $(PYTHON) -c "import torch, transformers, tokenizers" 2>/dev/null; then \
 		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_tokenizer.py -n 100000 && \
-		$(PYTHON) tools/make_goldens.py --check; \
+		$(PYTHON) tools/make_goldens.py --check && $(PYTHON) tools/check_chat.py; \
 	else echo "skipped: $(PYTHON) has no torch, transformers, tokenizers (pip install them)"; fi
 	@if $(PYTHON) -c "import torch, transformers, gguf, llama_cpp" 2>/dev/null; then \
 		$(PYTHON) tools/check_gguf.py; \

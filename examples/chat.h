@@ -105,8 +105,8 @@ static const chat_format chat_formats[] = {
     {"kimi-k2", "<|im_user|> <|im_middle|> !<think>", CHAT_KIMI("", "")},
     {"kimi-k2-thinking", "<|im_user|> <|im_middle|> <think></think> !thinkingisdefined",
      CHAT_KIMI("<think></think>", "")},
-    {"kimi-k2.5", "<|im_user|> <|im_middle|> <think></think> thinkingisdefinedandthinkingisfalse "
-     "!preserve_thinking", CHAT_KIMI("<think></think>", "<think>")},
+    {"kimi-k2.5", "<|im_user|> <|im_middle|> <think></think> !preserve_thinking "
+     "thinkingisdefinedandthinkingisfalse", CHAT_KIMI("<think></think>", "<think>")},
     {"chatml", "<|im_start|> <|im_end|> add_generation_prompt !think !<|im_sep|> !trim !strip "
      "!bos_token", "", {"<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n"},
      {"<|im_end|>\n", "<|im_end|>\n", "<|im_end|>\n"}, "<|im_start|>assistant\n", 0,
@@ -120,7 +120,7 @@ static const chat_format chat_formats[] = {
     {NULL, NULL, NULL, {NULL, NULL, NULL}, {NULL, NULL, NULL}, NULL, 0, NULL, NULL, NULL, NULL,
      NULL, NULL}};
 
-/* the names of the table, each once, in a text that is good until the next call */
+/* the names of the table, each once; the text is good until the next call */
 static inline const char *chat_names(void) {
     static char names[512];
     size_t n = 0;
@@ -143,40 +143,41 @@ static inline int chat_has(const char *template, const char *words) {
     }
     return words != NULL;
 }
-/* The system message that a template itself has, in the format's own form. -> NULL and err where
- * there is no memory; else preset, if there is one */
+/* The system message that a template itself has becomes the preset, in the format's own form. -> -1
+ * and err where there is no memory */
 static inline int chat_preset(chat_format *f, const char *template, llm_error *err) {
+    const int tags = f->flags & CHAT_PRESET;         /* it stands between two, not in a text */
     const char *at = template, *end = NULL;
-    int literal = 0;
+    char quote = 0;
     while (!end && (at = strstr(at, f->from)) != NULL) {
-        literal = at > template && (at[-1] == '\'' || at[-1] == '"');
+        quote = at > template && (at[-1] == '\'' || at[-1] == '"') ? at[-1] : 0;
         at += strlen(f->from);
         end = strstr(at, f->to);
-        if (end && !(f->flags & CHAT_PRESET))        /* code between them: another place */
-            for (const char *c = at; end && c < end; c++)
-                if (strchr("{}", *c) || (literal && strchr("'\"", *c) && c[-1] != '\\')) end = NULL;
+        for (const char *c = at; end && !tags && c < end; c++)       /* code: another place */
+            if (*c == '{' || *c == '}' || (quote && *c == quote && c[-1] != '\\')) end = NULL;
     }
     if (!end) return 0;
-    const size_t size = (size_t)(end - at);
-    char *text = (char *)malloc(size + 1), *out = text;
-    f->owned = (char *)malloc(size + 256);
+    const size_t room = (size_t)(end - at) + 256;
+    char *text = (char *)malloc(room), *out = text;
+    f->owned = (char *)malloc(room);
     if (!text || !f->owned) {
         free(text);
         return llmi_fail(err, LLM_ERR_MEMORY, "out of memory"), -1;
     }
+    while (tags && end > at && strchr(" \n", end[-1])) end--;
+    while (tags && at < end && strchr(" \n", *at)) at++;
     for (; at < end; at++) {
-        const char *escape = literal && *at == '\\' ? strchr("n\nt\t'\'\"\"\\\\", at[1]) : NULL;
-        *out++ = escape ? escape[1] : *at;
-        at += escape != NULL;
+        const int escaped = quote && *at == '\\';
+        at += escaped;
+        *out++ = escaped && *at == 'n' ? '\n' : escaped && *at == 't' ? '\t' : *at;
     }
-    while (out > text && strchr(" \n", out[-1])) out--;
     *out = 0;
     /* where a tag that leaves white space in front of it follows the message, a line ends there */
     at = end + strlen(f->to);
-    const char *tag = at + strspn(at, " \n");
-    snprintf(f->owned, size + 256, "%s%s%s%s%s", f->flags & CHAT_PRESET ? "developer " : "",
-             f->before[CHAT_SYSTEM], text + strspn(text, " \n"), f->after[CHAT_SYSTEM],
-             !literal && *at == '\n' && !strncmp(tag, "{% ", 3) ? "\n" : "");
+    snprintf(f->owned, room, "%s%s%s%s%s", tags ? "developer " : "", f->before[CHAT_SYSTEM],
+             text + (*text == '\n'), f->after[CHAT_SYSTEM],
+             !tags && !quote && *at == '\n' && !strncmp(at + strspn(at, " \n"), "{% ", 3)
+                 ? "\n" : "");
     f->preset = f->owned;
     free(text);
     return 0;
@@ -209,15 +210,14 @@ static inline int chat_pick(chat_format *f, const char *name, const char *templa
     }
     free(dense);
     if (!f->name && name && *name)
-        return llmi_fail(err, LLM_ERR_ARGUMENT, "format %.80s: not one of %s", name, chat_names()),
-               -1;
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "format %.80s: there is no such", name), -1;
     if (!f->name)
-        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "the model's template is not one of %s: it "
-                         "begins with \"%.60s\"", chat_names(), template), -1;
+        return llmi_fail(err, LLM_ERR_UNSUPPORTED, "the model's template is not one that is known: "
+                         "\"%.100s\"", template), -1;
     return recognised && f->from ? chat_preset(f, template, err) : 0;
 }
 /* One's own: texts before each role's messages, the system's, the user's and the assistant's, and
- * one after each. They are kept, not copied. */
+ * one after each, in which <|..|> is a token where the vocabulary has it. They are not copied. */
 static inline void chat_own(chat_format *f, const char *const before[3], const char *after) {
     memset(f, 0, sizeof *f);
     f->name = "own";
@@ -482,6 +482,17 @@ static inline int32_t *chat_tokens(const chat_format *f, const llm_tokenizer *to
     free(w.tokens);
     return NULL;
 }
+/* What of an answer (*size bytes) a conversation keeps: where answers stand behind <think></think>,
+ * as the thoughts of earlier turns are left out, what is behind its own </think> */
+static inline const char *chat_kept(const chat_format *f, const char *answer, size_t *size) {
+    chat_format thinks = {.flags = CHAT_THINK_LAST};
+    chat_message m = {CHAT_ASSISTANT, answer, *size, NULL, 0};
+    chat_piece kept;
+    if (!strstr(f->before[CHAT_ASSISTANT], "<think></think>")) return answer;
+    chat_content(&thinks, &m, &kept);
+    *size = kept.size;
+    return kept.text;
+}
 /* The tokens that end an answer: the model's own, special (of llm_model_special_tokens), and those
  * that the format has behind an answer or before a user's message. -> how many */
 enum { CHAT_ENDS = 16 };
@@ -497,5 +508,71 @@ static inline int chat_ends(const chat_format *f, const llm_tokenizer *tokenizer
             ends[n++] = token;
     }
     return n;
+}
+
+/* ---- a conversation that grows --------------------------------------------------------------- */
+typedef struct chat_talk {
+    chat_message *messages;            /* with their contents and tokens; chat_take frees them    */
+    int n;
+} chat_talk;
+
+static inline int chat_systems(const chat_talk *t) {                   /* 1: it begins with one */
+    return t->n && t->messages[0].role == CHAT_SYSTEM;
+}
+/* a message at place i, of a copy of text. -> -1 and err */
+static inline int chat_put(chat_talk *t, int i, int role, const char *text, size_t size,
+                           llm_error *err) {
+    chat_message *all = (chat_message *)realloc(t->messages, (size_t)(t->n + 1) * sizeof *all);
+    char *content = (char *)malloc(size + 1);
+    if (all) t->messages = all;
+    if (!all || !content) {
+        free(content);
+        return llmi_fail(err, LLM_ERR_MEMORY, "out of memory"), -1;
+    }
+    memcpy(content, text, size);
+    content[size] = 0;
+    memmove(all + i + 1, all + i, (size_t)(t->n++ - i) * sizeof *all);
+    memset(&all[i], 0, sizeof *all);
+    all[i].role = role;
+    all[i].content = content;
+    all[i].size = size;
+    return 0;
+}
+/* takes the messages from place i on away, n of them */
+static inline void chat_take(chat_talk *t, int i, int n) {
+    chat_message *const all = t->messages;
+    for (int j = i; j < i + n; j++) {
+        free((void *)all[j].content);
+        free((void *)all[j].tokens);
+    }
+    if (n) memmove(all + i, all + i + n, (size_t)((t->n -= n) - i) * sizeof *all);
+}
+/* The place of the last turn, which begins with a user's message; -1: there is none */
+static inline int chat_last_turn(const chat_talk *t) {
+    int i = t->n - 1;
+    while (i >= 0 && t->messages[i].role != CHAT_USER) i--;
+    return i;
+}
+/* The tokens of a conversation and of what begins an answer, of which `most` have room. With drop
+ * the oldest turns are taken away until they and an answer of `room` tokens fit; then until half is
+ * free, since all that stays is to be read again, which should not be at each turn. -> as
+ * chat_tokens; LLM_ERR_ARGUMENT where there is no room */
+static inline int32_t *chat_fit(const chat_format *f, const llm_tokenizer *tokenizer, chat_talk *t,
+                                int most, int room, int drop, size_t *count, llm_error *err) {
+    for (;;) {
+        const int first = chat_systems(t), last = chat_last_turn(t);
+        int32_t *tokens = chat_tokens(f, tokenizer, t->messages, t->n, 1, count, err);
+        int n = 1;
+        if (!tokens || *count + (size_t)(drop ? room : 1) <= (size_t)most) return tokens;
+        free(tokens);
+        if (!drop || last <= first) {
+            llmi_fail(err, LLM_ERR_ARGUMENT, "%lu tokens%s, and there is room for %d",
+                      (unsigned long)*count, drop ? " without the turns before" : "", most);
+            return NULL;
+        }
+        while (first + n < last && t->messages[first + n].role != CHAT_USER) n++;
+        chat_take(t, first, n);
+        if (room < most / 2) room = most / 2;
+    }
 }
 #endif

@@ -2,8 +2,8 @@
 # The programs of examples/ and tools/, as somebody uses them: what they refuse and how they say it,
 # what they write, what a terminal shows.
 #
-#     tests/programs.sh [DIRECTORY]     where train, generate, tokenize, inspect, quantize are, else
-#                                       build
+#     tests/programs.sh [DIRECTORY]     where train, generate, chat, tokenize, inspect, quantize
+#                                       are, else build
 #
 # One line per check that fails; "N passed, N failed" at the end; exit status 0 if none failed. The
 # terminal is looked at only if there is python3.
@@ -94,7 +94,7 @@ says "empty: 0 tokens" $q --text "$tmp/empty"
 says "config.json: .*No such file" "$bin/quantize" "$tmp/nosuch" "$tmp/refused.gguf"
 says "No such file" "$bin/quantize" "$tmp/nosuch.gguf" "$tmp/refused.gguf"
 says "No such file" "$bin/quantize" "$tmp/m" "$tmp/nosuch/refused.gguf"
-for program in train generate tokenize inspect quantize; do
+for program in train generate chat tokenize inspect quantize; do
     run "$bin/$program" --help
     [ $? = 0 ] && [ -z "$(awk 'length > 96' "$tmp/log")" ]
     check "$program --help" $?
@@ -292,6 +292,86 @@ same m.gguf before.gguf "what is refused is as it was"
 check "quantize: what is refused writes no file" $?
 head -c 3000 "$tmp/m.gguf" >"$tmp/half.gguf"
 says "half.gguf: " "$bin/quantize" "$tmp/half.gguf" "$tmp/refused.gguf"
+
+# ---- a conversation ------------------------------------------------------------------------------
+train --out "$tmp/k" --steps 1 --context 96 "$tmp/text"
+k="$bin/chat $tmp/k"
+talk() {                                # LINES OPTION...: what is said goes to $tmp/said
+    printf "$1" >"$tmp/lines"
+    shift
+    timeout 60 $k --tokens 8 --temperature 0 "$@" <"$tmp/lines" >"$tmp/said" 2>"$tmp/log"
+}
+json() { printf '%s' "$1" >"$tmp/list.json"; shift; timeout 60 $k "$@" >"$tmp/said" 2>"$tmp/log"; }
+talk 'Hello\nAnd then?\n' --verbose
+[ $? = 0 ] && [ "$(grep -cx '> Hello\|> And then?' "$tmp/said")" = 2 ]
+check "chat: the standard input is a conversation" $?
+sed -n 's/^.\([0-9]*\) of \([0-9]*\) tokens read.*; \([0-9]*\) written.*/\1 \2 \3/p' "$tmp/log" |
+    awk 'NR == 1 { held = $2 + $3 - 1; all = $1 == $2 } NR == 2 { exit !(all && $1 == $2 - held) }'
+check "chat: a turn evaluates only what is new" $?
+[ "$(wc -l <"$tmp/log")" = 3 ] && grep -q 'brings no template' "$tmp/log"
+check "chat: a model without a template is said to have none" $?
+talk 'Hello\nMore\n' --format none
+[ ! -s "$tmp/log" ]
+check "chat: it says nothing else into a file" $?
+cp "$tmp/said" "$tmp/once"
+talk 'Hello\nWhat?\n/undo\nMore\n' --format none
+sed '/^> What/,/^> .undo/d' "$tmp/said" | cmp - "$tmp/once" >>"$tmp/log" 2>&1
+check "chat: /undo" $?
+talk 'Hello\n/reset\n/undo\n/undo\n/nosuch\nHello\nMore\n' --format none
+sed '1,/^> .nosuch/d' "$tmp/said" | cmp - "$tmp/once" >>"$tmp/log" 2>&1 &&
+    grep -q 'no turn to take back' "$tmp/log" && grep -q '/nosuch: there is no such' "$tmp/log"
+check "chat: /reset, and commands that cannot be done" $?
+talk 'Hello\n' --format none --system "Be brief."
+cp "$tmp/said" "$tmp/once"
+talk '/system Be brief.\nHello' --format none
+tail -n +2 "$tmp/said" | cmp - "$tmp/once" >>"$tmp/log" 2>&1
+check "chat: /system" $?
+lines=$(for i in 1 2 3 4 5 6 7 8 9; do printf 'Tell me more of it\\n'; done)
+talk "$lines" --format none
+[ $? = 0 ] && grep -q 'tokens, and there is room for 96: /undo, /reset or --drop-oldest' "$tmp/log"
+check "chat: a full context is said" $?
+talk "$lines" --format none --drop-oldest --verbose
+[ $? = 0 ] && ! grep -q 'room for' "$tmp/log" && [ "$(grep -c 'tokens read' "$tmp/log")" = 9 ]
+check "chat --drop-oldest: a full context is made room in" $?
+for cache in f16 bf16 q8_0; do
+    talk 'Hello\n' --format none --cache $cache --context 40
+    check "chat --cache $cache" $?
+done
+list='[{"role": "system", "content": "a"}, {"role": "user", "content": "b\n<|endoftext|>\u00e9"}]'
+json "$list" --format none --print-prompt "$tmp/list.json"
+printf 'ab\n<|endoftext|>\303\251' | cmp - "$tmp/said" >>"$tmp/log" 2>&1
+check "chat --print-prompt" $?
+json "$list" --print-prompt "$tmp/list.json" --user-prefix '\nUser: ' --answer-prefix 'Bot:' \
+    --suffix '<|endoftext|>\n'
+printf 'a<|endoftext|>\n\nUser: b\n<|endoftext|>\303\251<|endoftext|>\nBot:' |
+    cmp - "$tmp/said" >>"$tmp/log" 2>&1
+check "chat: prefixes of one's own" $?
+json "$list" --print-tokens "$tmp/list.json" --user-prefix 'U' --suffix '<|endoftext|>'
+[ "$(tr ' ' '\n' <"$tmp/said" | grep -cx 299)" = 2 ]
+check "chat: a special token that a message spells stays text" $?
+says "which directory" "$bin/chat"
+says "format nosuch: there is no such; give --format (deepseek-v2, " $k --format nosuch
+says "--format has no effect with prefixes" $k --format none --suffix x
+says "the vocabulary has no token <|im_start|>" $k --format chatml --print-tokens "$tmp/list.json"
+for list in '{}' '[]' '[{"role": "user"}]' '[{"role": "user", "content": null}]' '[[]]' \
+    '[{"role": "robot", "content": "x"}]' '[{"content": "x"}]'; do
+    printf '%s' "$list" >"$tmp/list.json"
+    says "list.json: \(no messages\|the messages are\|message 1: its\)" \
+        $k --print-prompt "$tmp/list.json"
+done
+says "nosuch: cannot open" "$bin/chat" "$tmp/nosuch"
+printf "{{ bos_token }}\n{%%- for message in messages %%}[INST]" >"$tmp/k/chat_template.jinja"
+says 'not one that is known: "{{ bos_token }}.{%- for message.*; give --format (deepseek-v2, ' $k
+talk 'Hello\n' --format none
+check "chat: --format instead of the model's template" $?
+rm "$tmp/k/chat_template.jinja"
+run "$bin/quantize" "$tmp/k" "$tmp/k.gguf" --type default
+talk 'Hello\nMore\n' --format none
+cp "$tmp/said" "$tmp/once"
+k="$bin/chat $tmp/k.gguf"
+talk 'Hello\nMore\n' --format none
+cmp "$tmp/said" "$tmp/once" >>"$tmp/log" 2>&1
+check "chat takes a GGUF file, and says what its directory does" $?
 
 # ---- what is seen --------------------------------------------------------------------------------
 train --out "$tmp/s" --steps 4 --seconds 0 "$tmp/text"

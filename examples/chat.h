@@ -409,8 +409,9 @@ static inline size_t chat_marker(const llm_tokenizer *tokenizer, const char *tex
     if (size) *token = llm_tokenizer_token(tokenizer, text, size);
     return size;
 }
-/* what texts become, as far as they are plain: they wait, since a token may cross two pieces */
+/* what texts become. Plain text waits, since a token may cross two pieces. */
 typedef struct chat_writer {
+    const chat_format *format;
     const llm_tokenizer *tokenizer;
     char *plain;
     int32_t *tokens;
@@ -418,15 +419,25 @@ typedef struct chat_writer {
     llm_error *err;
 } chat_writer;
 
+/* Encodes the plain text. An added token that is not special would be found in it: what spells a
+ * marker is cut behind its first byte. */
 static inline int chat_flush(chat_writer *w) {
-    size_t count = 0;
-    if (w->n_plain && llm_tokenizer_encode(w->tokenizer, w->plain, w->n_plain, 0, w->tokens + w->n,
-                                           w->capacity - w->n, &count, w->err)) return -1;
-    w->n += count;
+    const char *const begin = w->format->begin;
+    const int has_s = begin && !strncmp(begin, "<s>", 3);
+    for (size_t from = 0, i = 1; i <= w->n_plain; i++) {
+        int32_t token = -1;
+        size_t count = 0;
+        const size_t size = chat_marker(w->tokenizer, w->plain + i - 1, w->n_plain - i + 1, &token);
+        if (i < w->n_plain && (token < 0 || (size == 3 && !has_s))) continue;
+        if (llm_tokenizer_encode(w->tokenizer, w->plain + from, i - from, 0, w->tokens + w->n,
+                                 w->capacity - w->n, &count, w->err)) return -1;
+        w->n += count;
+        from = i;
+    }
     w->n_plain = 0;
     return 0;
 }
-static inline int chat_write(chat_writer *w, const chat_format *f, const chat_piece *p) {
+static inline int chat_write(chat_writer *w, const chat_piece *p) {
     const chat_message *m = p->of;
     if (m && m->tokens && p->size == m->size) {
         if (chat_flush(w)) return -1;
@@ -436,20 +447,19 @@ static inline int chat_write(chat_writer *w, const chat_format *f, const chat_pi
     }
     for (size_t i = 0; i < p->size; i++) {
         int32_t token = -1;
-        const size_t size = chat_marker(w->tokenizer, p->text + i, p->size - i, &token);
-        const int named = size && strchr("|\x9c", p->text[i + size - 2]) != NULL;     /* <|..|> */
-        if (size && !m && token >= 0) {
+        const size_t size = m ? 0 : chat_marker(w->tokenizer, p->text + i, p->size - i, &token);
+        if (!size || (token < 0 && w->format->flags & CHAT_OWN)) {
+            w->plain[w->n_plain++] = p->text[i];
+        } else if (token >= 0) {
             if (chat_flush(w)) return -1;
             w->tokens[w->n++] = token;
             i += size - 1;
-            continue;
-        }
-        if (size && !m && !(f->flags & CHAT_OWN) && (named || size == 3))
+        } else if (size == 3 || strchr("|\x9c", p->text[i + size - 2])) {      /* <s>, <|..|> */
             return llmi_fail(w->err, LLM_ERR_ARGUMENT, "format %s: the vocabulary has no token "
-                             "%.*s", f->name, (int)size, p->text + i), -1;
-        w->plain[w->n_plain++] = p->text[i];
-        /* an added token that is not special would be found in a text: this one is cut */
-        if (size && m && token >= 0 && size != 3 && chat_flush(w)) return -1;
+                             "%.*s", w->format->name, (int)size, p->text + i), -1;
+        } else {
+            w->plain[w->n_plain++] = p->text[i];     /* <think> was never more than text */
+        }
     }
     return 0;
 }
@@ -459,7 +469,7 @@ static inline int32_t *chat_tokens(const chat_format *f, const llm_tokenizer *to
                                    const chat_message *messages, int n, int prompt, size_t *count,
                                    llm_error *err) {
     chat_piece *pieces = chat_pieces(f, messages, n, prompt, err);
-    chat_writer w = {tokenizer, NULL, NULL, 0, 0, 8, err};
+    chat_writer w = {f, tokenizer, NULL, NULL, 0, 0, 8, err};
     size_t most = 1;
     int failed = !pieces;
     for (const chat_piece *p = pieces; p && p->text; p++) {
@@ -473,7 +483,7 @@ static inline int32_t *chat_tokens(const chat_format *f, const llm_tokenizer *to
         failed = 1;
     }
     if (!failed && !f->begin) w.n = (size_t)llm_tokenizer_template(tokenizer, 0, w.tokens);
-    for (const chat_piece *p = pieces; !failed && p->text; p++) failed = chat_write(&w, f, p);
+    for (const chat_piece *p = pieces; !failed && p->text; p++) failed = chat_write(&w, p);
     failed = failed || chat_flush(&w);
     free(pieces);
     free(w.plain);

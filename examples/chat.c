@@ -53,7 +53,7 @@ static const char usage[] =
     "  /undo            takes the last turn back\n"
     "  /reset           begins again\n"
     "  /system TEXT     another system message; without TEXT none\n"
-    "  /help, /quit     // begins a message that begins with /\n";
+    "  //...            a message that begins with /; /help and /quit are the other commands\n";
 
 static chat_format format;
 static llm_tokenizer *tokenizer;
@@ -124,12 +124,16 @@ static void answer(void) {
     const char *rest;
     size_t n, size, same = 0;
     const int room = o.tokens && o.tokens < context / 4 ? o.tokens : context / 4 + 1;
+    const int before = talk.n;
     int32_t *tokens = chat_fit(&format, tokenizer, &talk, context, room, o.drop, &n, &error);
     int32_t *fresh = (int32_t *)cli_alloc((size_t)context, sizeof *fresh);
     const int32_t *held = llm_session_tokens(session, 0);
     const size_t length = (size_t)llm_session_length(session, 0);
     llm_result result = LLM_ERR_ARGUMENT;
     while (tokens && same < length && same + 1 < n && tokens[same] == held[same]) same++;
+    if (talk.n < before)
+        cli_note("the context of %d tokens is full: the first %d messages go", context,
+                 before - talk.n);
     interrupted = stopped = 0;
     n_said = 0;
     if (tokens) {

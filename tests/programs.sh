@@ -331,7 +331,8 @@ talk "$lines" --format none
 [ $? = 0 ] && grep -q 'tokens, and there is room for 96: /undo, /reset or --drop-oldest' "$tmp/log"
 check "chat: a full context is said" $?
 talk "$lines" --format none --drop-oldest --verbose
-[ $? = 0 ] && ! grep -q 'room for' "$tmp/log" && [ "$(grep -c 'tokens read' "$tmp/log")" = 9 ]
+[ $? = 0 ] && ! grep -q 'room for' "$tmp/log" && [ "$(grep -c 'tokens read' "$tmp/log")" = 9 ] &&
+    grep -q 'the context of 96 tokens is full: the first [0-9]* messages go' "$tmp/log"
 check "chat --drop-oldest: a full context is made room in" $?
 for cache in f16 bf16 q8_0; do
     talk 'Hello\n' --format none --cache $cache --context 40

@@ -79,7 +79,8 @@ test-kills: build/faults
 # against gguf and llama.cpp: GGUF files in and out
 test-hf:
 	@if $(PYTHON) -c "import torch, transformers, tokenizers" 2>/dev/null; then \
-		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_tokenizer.py -n 100000 && \
+		$(PYTHON) tools/check_hf.py && $(PYTHON) tools/check_evaluate.py && \
+		$(PYTHON) tools/check_tokenizer.py -n 100000 && \
 		$(PYTHON) tools/make_goldens.py --check && $(PYTHON) tools/check_chat.py; \
 	else echo "skipped: $(PYTHON) has no torch, transformers, tokenizers (pip install them)"; fi
 	@if $(PYTHON) -c "import torch, transformers, gguf, llama_cpp" 2>/dev/null; then \

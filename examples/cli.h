@@ -29,6 +29,10 @@ static inline void cli_end_line(void) {
     if (cli_open_line) printf("\n");
     cli_open_line = 0;
 }
+static inline void cli_clear_line(void) {
+    if (cli_open_line) printf("\r\033[K");
+    cli_open_line = 0;
+}
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
 #endif
@@ -328,6 +332,10 @@ static inline void cli_copy(const char *from, const char *to, const char *name) 
 }
 
 /* ---- text ------------------------------------------------------------------------------------ */
+typedef struct cli_text {
+    char *bytes;                       /* NULL: it has not been read                              */
+    size_t size;
+} cli_text;
 /* a line of prompt, tab and answer, in both of which \n, \t and \\ stand for a new line, a tab and
  * a backslash */
 typedef struct cli_pair_line {
@@ -345,23 +353,32 @@ static inline size_t cli_unescape(char *text, size_t n) {             /* in plac
     }
     return out;
 }
-/* takes a line off *text (*n bytes), within which the pair then stands. -> 1; 0: an empty line; -1:
- * not such a line */
-static inline int cli_take_pair(char **text, size_t *n, cli_pair_line *pair) {
-    char *const line = *text, *const end = (char *)memchr(line, '\n', *n), *tab;
-    const size_t whole = end ? (size_t)(end - line) + 1 : *n;
-    size_t size = whole - (end != NULL);
+/* Takes a line off *text (*n bytes), within which its columns, divided by tabs, then stand. -> how
+ * many there are, of which columns gets the first `most`; 0: an empty line */
+static inline int cli_take_columns(char **text, size_t *n, cli_text *columns, int most) {
+    char *at = *text, *const end = (char *)memchr(at, '\n', *n);
+    const size_t whole = end ? (size_t)(end - at) + 1 : *n;
+    size_t left = whole - (end != NULL);
+    int count = 0;
     *text += whole;
     *n -= whole;
-    if (size && line[size - 1] == '\r') size--;
-    if (!size) return 0;
-    tab = (char *)memchr(line, '\t', size);
-    if (!tab || memchr(tab + 1, '\t', size - (size_t)(tab + 1 - line))) return -1;
-    pair->prompt = line;
-    pair->n_prompt = cli_unescape(line, (size_t)(tab - line));
-    pair->answer = tab + 1;
-    pair->n_answer = cli_unescape(tab + 1, size - (size_t)(tab + 1 - line));
-    return 1;
+    if (left && at[left - 1] == '\r') left--;
+    for (int more = left > 0; more; count++) {
+        const char *tab = (const char *)memchr(at, '\t', left);
+        const size_t size = tab ? (size_t)(tab - at) : left;
+        more = tab != NULL;
+        if (count < most) columns[count] = (cli_text){at, cli_unescape(at, size)};
+        at += size + (size_t)more;
+        left -= size + (size_t)more;
+    }
+    return count;
+}
+/* -> 1; 0: an empty line; -1: not such a line */
+static inline int cli_take_pair(char **text, size_t *n, cli_pair_line *pair) {
+    cli_text columns[2] = {{NULL, 0}, {NULL, 0}};
+    const int found = cli_take_columns(text, n, columns, 2);
+    *pair = (cli_pair_line){columns[0].bytes, columns[1].bytes, columns[0].size, columns[1].size};
+    return found == 2 ? 1 : found ? -1 : 0;
 }
 /* it stands for something that is not text, as <|endoftext|> does: its text becomes it only if
  * special tokens are looked for */
@@ -403,10 +420,6 @@ static inline int cli_print_token(int32_t token, void *user) {        /* for on_
 }
 
 /* ---- texts into tokens ----------------------------------------------------------------------- */
-typedef struct cli_text {
-    char *bytes;                       /* NULL: it has not been read                              */
-    size_t size;
-} cli_text;
 typedef struct cli_texts {
     char **paths;
     int n;
@@ -647,6 +660,16 @@ static inline void cli_show(cli_line *line, int last) {
     line->shown = cli_seconds();
 }
 
+/* of a loop: the share that is done, first 0 */
+static inline void cli_show_share(double share, const char *what) {
+    static cli_line line;
+    static double start;
+    if (share <= 0) start = line.shown = cli_seconds();
+    if (share <= 0 || !cli_due(&line)) return;
+    cli_bar(&line, share, (cli_seconds() - start) * (1 - share) / share);
+    cli_add(&line, "  %s", what);
+    cli_show(&line, 0);
+}
 /* what a training says first; steps: how many updates there will be, 0 where nobody knows */
 static inline void cli_add_update(cli_line *line, long long step, int steps, const cli_losses *l,
                                   double tokens_per_second) {

@@ -2,8 +2,8 @@
 # The programs of examples/ and tools/, as somebody uses them: what they refuse and how they say it,
 # what they write, what a terminal shows.
 #
-#     tests/programs.sh [DIRECTORY]     where train, generate, chat, tokenize, inspect, quantize
-#                                       are, else build
+#     tests/programs.sh [DIRECTORY]     where train, generate, chat, tokenize, inspect, quantize,
+#                                       evaluate are, else build
 #
 # One line per check that fails; "N passed, N failed" at the end; exit status 0 if none failed. The
 # terminal is looked at only if there is python3.
@@ -94,7 +94,7 @@ says "empty: 0 tokens" $q --text "$tmp/empty"
 says "config.json: .*No such file" "$bin/quantize" "$tmp/nosuch" "$tmp/refused.gguf"
 says "No such file" "$bin/quantize" "$tmp/nosuch.gguf" "$tmp/refused.gguf"
 says "No such file" "$bin/quantize" "$tmp/m" "$tmp/nosuch/refused.gguf"
-for program in train generate chat tokenize inspect quantize; do
+for program in train generate chat tokenize inspect quantize evaluate; do
     run "$bin/$program" --help
     [ $? = 0 ] && [ -z "$(awk 'length > 96' "$tmp/log")" ]
     check "$program --help" $?
@@ -292,6 +292,61 @@ same m.gguf before.gguf "what is refused is as it was"
 check "quantize: what is refused writes no file" $?
 head -c 3000 "$tmp/m.gguf" >"$tmp/half.gguf"
 says "half.gguf: " "$bin/quantize" "$tmp/half.gguf" "$tmp/refused.gguf"
+
+# ---- perplexity and choices ----------------------------------------------------------------------
+e="$bin/evaluate $tmp/m"
+says "a model and a file are wanted" $e
+says "nosuch: No such file" $e "$tmp/nosuch"
+says "config.json: .*No such file" "$bin/evaluate" "$tmp/nosuch" "$tmp/text"
+says "empty: is empty" $e "$tmp/empty"
+printf a >"$tmp/one"
+says "one: 1 token, and two are needed" $e "$tmp/one"
+says "--window 17: .*/m has a context of 16" $e "$tmp/text" --window 17
+says "--window 1: not a whole number from 2" $e "$tmp/text" --window 1
+says "--stride 9 is above --window 8" $e "$tmp/text" --window 8 --stride 9
+says "--verbose has no effect without --choices" $e "$tmp/text" --verbose
+says "--stride has no effect with --choices" $e --choices "$tmp/text" --stride 2
+question() { printf "$1" >"$tmp/tsv"; }
+question 'Q\tyes\t0\n'
+says "tsv: line 1: 3 columns, and" $e --choices "$tmp/tsv"
+question 'Q\tyes\tno\t1\n\nQ\tyes\tno\t2'
+says "tsv: line 3: answer \"2\" is not a whole number from 0 to 1" $e --choices "$tmp/tsv"
+question 'Q\tyes\t\t1\n'
+says "tsv: line 1: choice 1 is empty" $e --choices "$tmp/tsv"
+question 'Q\tyes\tabcdefghijklmnopqrstuvwxyz\t1\n'
+says "has [0-9]* tokens, and a window 16" $e --choices "$tmp/tsv"
+# where all weights are 0, each of 300 tokens is as likely: ln 300 = 5.70378 nats, 8.228819 bits
+mkdir "$tmp/zero"
+cp "$tmp/m/"*.json "$tmp/zero"
+head=$(head -c 2 "$tmp/m/model.safetensors" | od -A n -t u2 | tr -d ' ')
+all=$(wc -c <"$tmp/m/model.safetensors")
+{ head -c $((8 + head)) "$tmp/m/model.safetensors"; head -c $((all - 8 - head)) /dev/zero; } \
+    >"$tmp/zero/model.safetensors"
+printf 'QZQZQZQZQZ' >"$tmp/ten"
+run "$bin/evaluate" "$tmp/zero" "$tmp/ten" "$tmp/text" --window 4
+[ $? = 0 ] && grep -q '^ *9  *9  *5.70378[23]  *300.0000  *8.228819  .*/ten$' "$tmp/log" &&
+    grep -q '^ *[0-9]*  *120[01][0-9]  *5.70378[23]  *300.0000  .* all$' "$tmp/log"
+check "evaluate: of 300 tokens that are as likely the perplexity is 300, in each text and in all" $?
+cat "$tmp/ten" | timeout 60 "$bin/evaluate" "$tmp/zero" - --window 4 --stride 4 >"$tmp/log" 2>&1
+grep -q '^ *7  *7  *5.70378[23] ' "$tmp/log"
+check "evaluate: windows side by side leave out the first token of each" $?
+question 'Q:\tZQ\tZ\tQ\t1\nQ:\tQ\tZ\t1\nZ \tZ\t Z\t0'
+run "$bin/evaluate" "$tmp/zero" --choices "$tmp/tsv" --verbose
+[ $? = 0 ] && grep -q '^line 1, choice 0: -11.407565 of 2 tokens, 2 bytes$' "$tmp/log" &&
+    grep -q '^line 1, choice 1: -5.70378[23] of 1 tokens, 1 bytes, right, taken$' "$tmp/log" &&
+    grep -q '^line 2, choice 0: -5.70378[23] of 1 tokens, 1 bytes, taken$' "$tmp/log" &&
+    grep -q '^ *3  *0.6667  *0.3333  *0.3333  *0.3333  *0.4444  ' "$tmp/log"
+check "evaluate --choices: the highest sum is taken, of equal ones the first" $?
+question 'Q\\nQ\\\\Q\\tQQQQQQQQQQQQQQQQQQQQQQQ:\tZ\tZZ\t0\nQ\tZ\tZZ\t0\n'
+run "$bin/evaluate" "$tmp/zero" --choices "$tmp/tsv" "$tmp/tsv" --verbose
+[ $? = 0 ] && [ "$(grep -c 'in 1 lines of 2 the context is longer' "$tmp/log")" = 2 ] &&
+    grep -q '^ *4  *1.0000  *0.0000 .* all$' "$tmp/log"
+check "evaluate --choices: of a long context the end is read" $?
+run "$bin/evaluate" "$tmp/m" "$tmp/text"
+sed -n 4p "$tmp/log" >"$tmp/said"
+run "$bin/evaluate" "$tmp/m.gguf" "$tmp/text"
+sed -n 4p "$tmp/log" | cmp - "$tmp/said" >>"$tmp/log" 2>&1
+check "evaluate: a GGUF file has the figures of its directory" $?
 
 # ---- a conversation ------------------------------------------------------------------------------
 train --out "$tmp/k" --steps 1 --context 96 "$tmp/text"

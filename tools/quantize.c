@@ -25,17 +25,6 @@ static const char usage[] =
     "usage: quantize MODEL OUT.gguf [OPTION]...\n"
     "A model's directory, .safetensors or .gguf file becomes one GGUF file, with its tokenizer.\n";
 
-/* of a loop: the share that is done, first 0 */
-static void show(double share, const char *what) {
-    static cli_line line;
-    static double start;
-    if (share <= 0) start = line.shown = cli_seconds();
-    if (share <= 0 || !cli_due(&line)) return;
-    cli_bar(&line, share, (cli_seconds() - start) * (1 - share) / share);
-    cli_add(&line, "  %s", what);
-    cli_show(&line, 0);
-}
-
 /* ---- what has changed ------------------------------------------------------------------------ */
 /* bytes BEFORE and AFTER, without the scales of F8; squares of differences, and of the values */
 enum { TENSORS, VALUES, BEFORE, AFTER, ERROR, SQUARES, N_SUMS };
@@ -107,7 +96,7 @@ static void print_changes(const llm_model *before, const llm_model *after) {
     kind *kinds = (kind *)cli_alloc(n + 1, sizeof *kinds), all = {.name = "all"};
     NEED(n == llm_model_tensor_count(after), "the file that was written has other tensors");
     for (size_t i = 0; i < n; i++) {
-        show((double)i / (double)n, "comparing tensors");
+        cli_show_share((double)i / (double)n, "comparing tensors");
         kind *k = kind_of(kinds, &n_kinds, before, after, i);
         add_tensor(k, &before->values[i], &after->values[i]);
     }
@@ -130,7 +119,7 @@ static double perplexity(const llm_model *model, const int32_t *tokens, int n) {
     float *logprobs = (float *)cli_alloc((size_t)context, sizeof *logprobs);
     double sum = 0;
     for (int at = 0, size; at < n - 1; at += size) {
-        show((double)at / (n - 1), "measuring perplexity");
+        cli_show_share((double)at / (n - 1), "measuring perplexity");
         size = n - 1 - at < context ? n - 1 - at : context;
         TRY(!llm_model_score(model, tokens + at, tokens + at + 1, 1, size, logprobs, &error));
         for (int i = 0; i < size; i++) sum -= logprobs[i];

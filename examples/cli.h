@@ -69,14 +69,29 @@ static inline void cli_check_output(void) {
     NEED(!fflush(stdout) && !ferror(stdout), "standard output: %s", strerror(errno));
 }
 
+/* in place: \n, \t and \\ become a new line, a tab and a backslash. -> the length */
+static inline size_t cli_unescape(char *text, size_t n) {
+    static const char from[] = "nt\\", to[] = "\n\t\\";
+    size_t out = 0;
+    for (size_t in = 0; in < n; in++) {
+        const char *found = text[in] == '\\' && in + 1 < n ? strchr(from, text[in + 1]) : NULL;
+        text[out++] = found && *found ? to[found - from] : text[in];
+        in += found && *found;
+    }
+    return out;
+}
+
 /* ---- options --------------------------------------------------------------------------------- */
 typedef enum cli_kind {
-    CLI_TITLE, CLI_FLAG, CLI_TEXT, CLI_WORD, CLI_INTEGER, CLI_PAIR, CLI_REAL
+    CLI_TITLE, CLI_FLAG, CLI_TEXT, CLI_TEXTS, CLI_WORD, CLI_INTEGER, CLI_PAIR, CLI_REAL
 } cli_kind;
+/* a text for each time that the option is given, unescaped */
+typedef struct cli_list { const char *items[16]; int n; } cli_list;
 typedef struct cli_option {
     const char *name;                  /* of a title: the title; NULL ends the table              */
     cli_kind kind;
-    void *value;                       /* int *, of a pair int[2]; const char **; double * */
+    void *value;                       /* int *, of a pair int[2]; const char **, cli_list *;     */
+                                       /* double *                                                */
     const char *other;                 /* the default; a word: all of them, the default first     */
     double least, most;
     const char *about;
@@ -85,6 +100,7 @@ typedef struct cli_option {
 #define CLI_HEAD(title) {title, CLI_TITLE, NULL, NULL, 0, 0, NULL, 0}
 #define CLI_SWITCH(name, value, about) {name, CLI_FLAG, value, NULL, 0, 0, about, 0}
 #define CLI_STRING(name, value, other, about) {name, CLI_TEXT, value, other, 0, 0, about, 0}
+#define CLI_MANY(name, value, about) {name, CLI_TEXTS, value, NULL, 0, 0, about, 0}
 #define CLI_CHOICE(name, value, words, about) {name, CLI_WORD, value, words, 0, 0, about, 0}
 #define CLI_WHOLE(name, value, other, least, about) \
     {name, CLI_INTEGER, value, other, least, 999999999, about, 0}
@@ -131,7 +147,14 @@ static inline const char *cli_word(const char *words, int i) {
 static inline void cli_set(const cli_option *o, const char *text) {
     if (o->kind == CLI_FLAG) *(int *)o->value = 1;
     else if (o->kind == CLI_TEXT) *(const char **)o->value = text;
-    else if (o->kind == CLI_REAL) *(double *)o->value = cli_number(o, text);
+    else if (o->kind == CLI_TEXTS) {
+        cli_list *list = (cli_list *)o->value;
+        NEED(*text, "%s: an empty text", o->name);
+        NEED(list->n < 16, "%s: 16 of them are the most", o->name);
+        char *own = (char *)text;                    /* an argument of main's, never a default */
+        own[cli_unescape(own, strlen(own))] = 0;
+        list->items[list->n++] = own;
+    } else if (o->kind == CLI_REAL) *(double *)o->value = cli_number(o, text);
     else if (o->kind != CLI_WORD) *(int *)o->value = (int)cli_number(o, text);
     else {
         const char *word = o->other;
@@ -302,6 +325,12 @@ static inline char *cli_read(const char *path, size_t *size) {
     if (file != stdin) fclose(file);
     return text;
 }
+/* a text, of file unless that is empty; given: the text itself, or "-" for the standard input */
+static inline char *cli_given_text(const char *file, const char *given, size_t *size) {
+    if (*file || !strcmp(given, "-")) return cli_read(*file ? file : given, size);
+    *size = strlen(given);
+    return (char *)memcpy(cli_alloc(*size, 1), given, *size);
+}
 /* with the directories above it */
 static inline void cli_make_directory(const char *path) {
     cli_path part;
@@ -343,16 +372,6 @@ typedef struct cli_pair_line {
     size_t n_prompt, n_answer;
 } cli_pair_line;
 
-static inline size_t cli_unescape(char *text, size_t n) {             /* in place */
-    static const char from[] = "nt\\", to[] = "\n\t\\";
-    size_t out = 0;
-    for (size_t in = 0; in < n; in++) {
-        const char *found = text[in] == '\\' && in + 1 < n ? strchr(from, text[in + 1]) : NULL;
-        text[out++] = found && *found ? to[found - from] : text[in];
-        in += found && *found;
-    }
-    return out;
-}
 /* Takes a line off *text (*n bytes), within which its columns, divided by tabs, then stand. -> how
  * many there are, of which columns gets the first `most`; 0: an empty line */
 static inline int cli_take_columns(char **text, size_t *n, cli_text *columns, int most) {
@@ -380,43 +399,69 @@ static inline int cli_take_pair(char **text, size_t *n, cli_pair_line *pair) {
     *pair = (cli_pair_line){columns[0].bytes, columns[1].bytes, columns[0].size, columns[1].size};
     return found == 2 ? 1 : found ? -1 : 0;
 }
-/* it stands for something that is not text, as <|endoftext|> does: its text becomes it only if
- * special tokens are looked for */
-static inline int cli_is_special(const llm_tokenizer *tokenizer, int32_t token) {
-    int32_t plain = -1, special = -1;
-    size_t n = 0, n_plain = 0, n_special = 0;
-    char text[256];
-    return !llm_tokenizer_decode(tokenizer, &token, 1, text, sizeof text, &n, NULL) &&
-           n <= sizeof text &&
-           !llm_tokenizer_encode(tokenizer, text, n, 0, &plain, 1, &n_plain, NULL) &&
-           !llm_tokenizer_encode(tokenizer, text, n, 1, &special, 1, &n_special, NULL) &&
-           n_special == 1 && special == token && !(n_plain == 1 && plain == token);
+/* the tokens of a text, behind one place that is free for what stands before it; *n: their number.
+ * Free what begins with that place. */
+static inline int32_t *cli_encode(const llm_tokenizer *tokenizer, const char *text, size_t size,
+                                  int parse_special, size_t *n) {
+    int32_t *tokens = (int32_t *)cli_alloc(size + 2, sizeof *tokens) + 1;
+    TRY(!llm_tokenizer_encode(tokenizer, text, size, parse_special, tokens, size + 1, n, &error));
+    return tokens;
 }
-/* Tokens become text on stdout, special ones nothing. A character of UTF-8 may be spread over
- * several of them: begin with n = 0. */
+/* What stands before a text whose first token is `first`: bos, unless that is eos or the text has
+ * it; before an empty text, with -1, eos, too. -> -1: nothing */
+static inline int32_t cli_begin(llm_special_tokens special, int32_t first) {
+    const int32_t bos = special.bos, eos = special.n_eos ? special.eos[0] : -1;
+    return first < 0 ? (bos < 0 ? eos : bos) : bos != eos && bos != first ? bos : -1;
+}
+/* tokens become text on stdout, special ones nothing */
 typedef struct cli_stream {
-    const llm_tokenizer *tokenizer;
+    llm_detokenizer *text;
     llm_special_tokens ends;           /* what ends a text is not printed, special or not         */
-    char text[1024];
-    size_t n;                          /* bytes that wait for the rest of their character         */
+    int ended;                         /* by one of these, or by a stop text                      */
+    int keep;                          /* 1: nothing is printed before cli_end_text               */
+    char *kept;
+    size_t n_kept;
 } cli_stream;
 
+/* stop: texts, at which it ends, or NULL */
+static inline cli_stream cli_stream_of(const llm_tokenizer *tokenizer, llm_special_tokens ends,
+                                       const cli_list *stop, int keep) {
+    const llm_detokenizer_desc desc = {.stop = stop ? stop->items : NULL,
+                                       .n_stop = stop ? stop->n : 0};
+    const cli_stream s = {llm_detokenizer_create(tokenizer, &desc, &error), ends, 0, keep, NULL, 0};
+    TRY(s.text);
+    return s;
+}
 static inline int cli_print_token(int32_t token, void *user) {        /* for on_token */
     cli_stream *s = (cli_stream *)user;
-    const size_t room = sizeof s->text - s->n;
-    size_t added = 0, whole;
-    int silent = cli_is_special(s->tokenizer, token);
-    for (int i = 0; i < s->ends.n_eos; i++) silent |= token == s->ends.eos[i];
-    /* a model may have more tokens than its tokenizer: these add nothing */
-    if (!silent)
-        llm_tokenizer_decode(s->tokenizer, &token, 1, s->text + s->n, room, &added, NULL);
-    s->n += added < room ? added : room;
-    whole = llm_utf8_complete(s->text, s->n);
-    fwrite(s->text, 1, whole, stdout);
-    fflush(stdout);
-    s->n -= whole;
-    memmove(s->text, s->text + whole, s->n);
-    return ferror(stdout);
+    const char *text;
+    size_t size;
+    int stop;
+    for (int i = 0; i < s->ends.n_eos; i++)
+        if (token == s->ends.eos[i]) return s->ended = 1, 0;
+    TRY(!llm_detokenizer_add(s->text, token, &text, &size, &stop, &error));
+    s->ended = stop >= 0;
+    if (!s->keep) {
+        fwrite(text, 1, size, stdout);
+        fflush(stdout);
+    } else if (size) {
+        NEED(s->kept = (char *)realloc(s->kept, s->n_kept + size), "out of memory");
+        memcpy(s->kept + s->n_kept, text, size);
+        s->n_kept += size;
+    }
+    return s->ended || ferror(stdout);
+}
+/* prints what it has kept, what might have begun a character or a stop text, and the end of the
+ * line, and frees all */
+static inline void cli_end_text(cli_stream *s) {
+    const char *text = "";
+    size_t size = 0;
+    llm_detokenizer_finish(s->text, &text, &size);
+    if (s->n_kept) fwrite(s->kept, 1, s->n_kept, stdout);
+    fwrite(text, 1, size, stdout);
+    printf("\n");
+    llm_detokenizer_free(s->text);
+    free(s->kept);
 }
 
 /* ---- texts into tokens ----------------------------------------------------------------------- */
@@ -792,7 +837,7 @@ static inline int *cli_token_bytes(const llm_tokenizer *tokenizer, int vocab) {
     int *bytes = (int *)cli_alloc((size_t)n, sizeof *bytes);
     for (int32_t i = 0; i < n; i++) {
         size_t size = 0;
-        if (!cli_is_special(tokenizer, i))
+        if (!llm_tokenizer_is_special(tokenizer, i))
             llm_tokenizer_decode(tokenizer, &i, 1, NULL, 0, &size, NULL);
         bytes[i] = (int)size;
     }
@@ -804,6 +849,14 @@ static inline int cli_print_memory(const llm_memory *m) {
            1e-6 * (double)m->parameters, 1e-6 * (double)m->gradients, 1e-6 * (double)m->optimizer,
            1e-6 * (double)m->activations, 1e-6 * (double)m->scratch, 1e-6 * (double)m->total);
     return 0;
+}
+/* says so if that is much */
+static inline void cli_note_session(const llm_config *config, const llm_session_desc *desc) {
+    llm_memory memory;
+    TRY(!llm_session_memory(config, desc, &memory, &error));
+    if (memory.total > 1000000000)
+        cli_note("a session of %d x %d tokens takes %.1f GB", desc->n_sequences, desc->max_seq_len,
+                 1e-9 * (double)memory.total);
 }
 static inline int cli_list_presets(void) {
     llm_config c;

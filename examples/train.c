@@ -206,7 +206,7 @@ static void print_end(const char *program, int done) {
 }
 /* the beginning of the validation part, up to the first target, and how the model goes on */
 static void print_sample(void) {
-    cli_stream out = {.tokenizer = tokenizer, .ends = llm_model_special_tokens(model)};
+    cli_stream out = cli_stream_of(tokenizer, llm_model_special_tokens(model), NULL, 0);
     const llm_generate_desc desc = {.sampling.temperature = 0.7f, .max_new_tokens = 60,
                                     .on_token = cli_print_token, .user = &out};
     const int context = llm_model_config(model)->max_seq_len;
@@ -220,8 +220,9 @@ static void print_sample(void) {
     llm_session *session = llm_session_create(model, &session_desc, &error);
     if (!session || llm_generate(session, x, n, &desc, NULL, 0, NULL, &error))
         cli_note("no sample: %s", error.message);
+    cli_end_text(&out);
     llm_session_free(session);
-    printf("\n\n");
+    printf("\n");
 }
 static void add_progress(cli_line *line, const cli_losses *l, double rate) {
     cli_add_update(line, run.step, o.seconds < INFINITY ? 0 : o.train.steps, l, rate);

@@ -76,6 +76,13 @@ says "--penalty 0: not a number from" $g x --penalty 0
 says "--top-p 1.5: not a number from 0 to 1" $g x --top-p 1.5
 says "--top-k has no effect with --temperature 0" $g x --temperature 0 --top-k 4
 says "the prompt was given before" $g x y
+says "--file .*text: the prompt was given before" $g x --file "$tmp/text"
+says "nosuch: No such file" $g --file "$tmp/nosuch"
+says "--n 0: not a whole number from 1" $g x --n 0
+says "--n has no effect with --temperature 0" $g x --n 2 --temperature 0
+says "--presence 101: not a number from -100 to 100" $g x --presence 101
+says "--stop: an empty text" $g x --stop ''
+says "--stop: 16 of them are the most" $g x $(for n in $(seq 17); do echo "--stop $n"; done)
 says "reads 16 at most" $g "$(head -c 900 "$tmp/text")"
 says "which files" "$bin/tokenize"
 says "which vocabulary" "$bin/tokenize" --out "$tmp/x.tok" "$tmp/text"
@@ -348,6 +355,54 @@ run "$bin/evaluate" "$tmp/m.gguf" "$tmp/text"
 sed -n 4p "$tmp/log" | cmp - "$tmp/said" >>"$tmp/log" 2>&1
 check "evaluate: a GGUF file has the figures of its directory" $?
 
+# ---- what generate can do ------------------------------------------------------------------------
+printf 'The ' >"$tmp/prompt"
+generate() { timeout 60 "$bin/generate" "$@" >"$tmp/out" 2>"$tmp/log" </dev/null; }
+generate "$tmp/m" "The " --tokens 9
+cp "$tmp/out" "$tmp/said"
+generate "$tmp/m" --file "$tmp/prompt" --tokens 9
+same out said "generate takes its prompt from a file"
+"$bin/generate" "$tmp/m" - --tokens 9 <"$tmp/prompt" >"$tmp/out" 2>"$tmp/log"
+same out said "generate takes its prompt from the standard input"
+together() {                            # MODEL N SEED OPTION...
+    model=$1 n=$2 seed=$3
+    shift 3
+    for i in $(seq "$n"); do
+        [ "$i" = 1 ] || echo
+        echo "==> $i of $n, seed $((seed + i - 1))"
+        timeout 60 "$bin/generate" "$tmp/$model" "The " --tokens 0 --seed $((seed + i - 1)) "$@"
+    done >"$tmp/said" 2>"$tmp/log"
+    generate "$tmp/$model" "The " --tokens 0 --n "$n" --seed "$seed" "$@"
+    same out said "generate --n $n, model $model: each text is that of its seed alone"
+    has log "; the model's context is full" "generate --n $n, model $model: the context is full"
+}
+for model in m d; do                    # d has modules, which draft where there is one text
+    together $model 3 1
+    together $model 19 5 --top-p 0.9 --penalty 1.3 --presence 0.5 --frequency 0.2
+done
+generate "$tmp/d" "The " --tokens 0
+has log "; [0-9]* of [1-9][0-9]* drafts were right" "generate says how many drafts were right"
+generate "$tmp/e" "yes," --n 2 --temperature 0.01
+printf '==> 1 of 2, seed 1\nyes, it is.\n\n==> 2 of 2, seed 2\nyes, it is.\n' >"$tmp/said"
+same out said "generate --n: an end of text ends each of the texts"
+printf 'yes, it\n' >"$tmp/said"
+generate "$tmp/e" "yes," --temperature 0 --stop " is" --stop "is."
+same out said "generate --stop: the text ends before the first of them"
+printf '==> 1 of 2, seed 1\nyes, it i\n\n==> 2 of 2, seed 2\nyes, it i\n' >"$tmp/said"
+generate "$tmp/e" "yes," --n 2 --temperature 0.01 --stop "nothing" --stop=s.
+same out said "generate --n --stop: all texts end before it"
+printf 'yes, it is.\n' >"$tmp/said"
+generate "$tmp/e" "yes," --temperature 0 --stop ".." --stop ".\n" --stop "i.s"
+same out said "generate --stop: what only begins one comes out"
+# all logits are 0: of equal ones the first is taken, and the bytes come first
+printf '%s\n' 'Q!!!!!' >"$tmp/said"
+generate "$tmp/zero" Q --temperature 0 --tokens 5 --frequency -1
+same out said "generate: below 0, the penalty of a token is a gain"
+printf '%s\n' 'Q!"#$%' >"$tmp/said"
+for option in --presence --frequency; do
+    generate "$tmp/zero" Q --temperature 0 --tokens 5 $option 1
+    same out said "generate $option takes from what the text has"
+done
 # ---- a conversation ------------------------------------------------------------------------------
 train --out "$tmp/k" --steps 1 --context 96 "$tmp/text"
 k="$bin/chat $tmp/k"

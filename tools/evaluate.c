@@ -97,21 +97,15 @@ static void score(const row *rows, size_t n) {
 }
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
-/* the tokens of a text, behind one place that is free; *n: how many there are */
 static int32_t *encode(const char *text, size_t size, size_t *n) {
-    int32_t *tokens = (int32_t *)cli_alloc(size + 2, sizeof *tokens) + 1;
-    TRY(!llm_tokenizer_encode(tokenizer, text, size, o.special, tokens, size + 1, n, &error));
-    return tokens;
+    return cli_encode(tokenizer, text, size, o.special, n);
 }
-/* Puts what begins a text into that place: bos, unless that is eos, or the text has it; and where
- * something must stand there, eos, too. -> 1; 0: nothing is there */
+/* puts what begins a text before it, where something must stand there eos, too. -> 1; 0: nothing
+ * stands there */
 static int begin(int32_t *tokens, int must) {
-    const int32_t eos = special.n_eos ? special.eos[0] : -1;
-    const int has_bos = special.bos >= 0 && special.bos != eos;
-    tokens[-1] = special.bos >= 0 ? special.bos : eos;
-    return must ? tokens[-1] >= 0 : has_bos && tokens[0] != special.bos;
+    tokens[-1] = cli_begin(special, must ? -1 : tokens[0]);
+    return tokens[-1] >= 0;
 }
-
 /* before the first line of figures */
 static void print_head(void) {
     static int printed;
@@ -172,7 +166,7 @@ static void evaluate_text(const char *path, double *all) {
 
 /* ---- choices --------------------------------------------------------------------------------- */
 typedef struct choice {
-    int32_t *tokens;                                 /* as encode gives them */
+    int32_t *tokens;                                 /* as cli_encode gives them */
     double sum;                                      /* of log-probabilities */
     int n, bytes;                                    /* tokens and bytes of the choice */
 } choice;

@@ -101,7 +101,8 @@ int main(int argc, char **argv) {
         adamw.learning_rate = llm_learning_rate(&schedule, adamw.step);
         llm_adamw_update(c, w, adam_m, adam_v, dw, N_PARAMETERS, &adamw);
         if (step == 1 || step % 250 == 0) {
-            printf("step %4d  loss %.3f nats per byte\n", step, sum / (step == 1 ? 1 : 250));
+            const double mean = sum / (step == 1 ? 1 : 250);
+            printf("step %4d  loss %.3f nats, %.3f bits per byte\n", step, mean, mean / log(2));
             fflush(stdout);
             sum = 0;
         }

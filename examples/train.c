@@ -76,6 +76,7 @@ static llm_model *model;
 static llm_trainer *trainer;
 static llm_data *data, *valid;
 static int *token_bytes;                             /* of each token; NULL without a tokenizer */
+static double bits_per_nat;                          /* per byte, in validation; 0 = not known */
 static int32_t *x, *y;                               /* a batch: tokens, and those that follow */
 
 /* Learns the tokenizer or loads it, makes the model, whose vocabulary is the tokenizer's, and its
@@ -196,9 +197,11 @@ static void print_end(const char *program, int done) {
     const int better = run.best_step && run.best_step < run.step;
     if (done && run.step < o.train.steps) printf("the time is up: ");
     printf("%lld updates in %.0f s; the model is in %s", run.step, run.seconds, o.out);
-    if (better)
-        printf(",\nthe best at validation (loss %.3f, update %lld) in %s/best", run.best,
-               run.best_step, o.out);
+    if (better) {
+        printf(",\nthe best at validation (loss %.3f", run.best);
+        if (bits_per_nat > 0) printf(", %.3f bits/byte", run.best * bits_per_nat);
+        printf(", update %lld) in %s/best", run.best_step, o.out);
+    }
     printf("\n");
     if (run.skipped) printf("%lld updates were left out\n", run.skipped);
     if (!done) printf("stopped: the same command with --resume goes on from here\n");
@@ -253,7 +256,8 @@ static void validate(FILE *log) {
         cli_add_bytes(&l, token_bytes, y, rows * o.train.seq);
     }
     const double loss = cli_mean_of(l.main);
-    fprintf(log, "%.5f,%.5f\n", loss, cli_bits_per_byte(&l));
+    fprintf(log, "%.5f,%.5f", loss, cli_bits_per_byte(&l));
+    if (loss > 0) bits_per_nat = cli_bits_per_byte(&l) / loss;
     cli_end_line();
     printf("validation loss %.3f", loss);
     if (l.bytes) printf(" (%.3f bits/byte)", cli_bits_per_byte(&l));
@@ -299,7 +303,8 @@ static int train(FILE *log) {
         }
         log_update(log, &l, tokens / (now - began));
         if (done || (o.eval && run.step % o.eval == 0)) validate(log);
-        else fputs(",\n", log);
+        else fputs(",", log);
+        fprintf(log, ",%.5f\n", cli_bits_per_byte(&l));
         NEED(!fflush(log), "%s/log.csv: %s", o.out, strerror(errno));
         if (done || stopped || run.step == end || (o.save && run.step % o.save == 0))
             save_checkpoint(log);
@@ -335,7 +340,8 @@ int main(int argc, char **argv) {
     open_all_data(&texts, *o.val ? &val : &texts);
     FILE *log = cli_open_log(o.out, run.step,
                              "step,tokens,train_loss,mtp_loss,balance,load_min,load_max,lr,"
-                             "grad_norm,tokens_per_second,val_loss,val_bits_per_byte\n");
+                             "grad_norm,tokens_per_second,val_loss,val_bits_per_byte,"
+                             "train_bits_per_byte\n");
     cli_checkpoints(o.out, run.step + 1, o.keep);
     if (tokenizer) TRY(!llm_tokenizer_save(tokenizer, o.out, &error));
 

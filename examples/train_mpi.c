@@ -105,8 +105,8 @@ int main(int argc, char **argv) {
     printf("%lld tokens of a vocabulary of %d; %d ranks with %.1f MB each, %.1f of them the "
            "optimizer's state\n", (long long)llm_data_token_count(data), vocab, ranks,
            1e-6 * (double)memory.total, 1e-6 * (double)memory.optimizer);
-    FILE *log = rank ? NULL : cli_open_log(o.out, 0, "step,train_loss,mtp_loss,lr,grad_norm\n");
-
+    FILE *log = rank ? NULL : cli_open_log(o.out, 0, "step,train_loss,mtp_loss,lr,grad_norm,"
+                                           "train_bits_per_byte\n");
     const double start = MPI_Wtime();
     cli_line line = {.n = 0};
     for (int step = 1; step <= o.train.steps; step++) {
@@ -131,8 +131,8 @@ int main(int argc, char **argv) {
         } else TRY(!llm_trainer_update(trainer, &l.last, &error));
         if (rank) continue;
         const double now = MPI_Wtime() - start, mtp = cli_mean_of(l.mtp);
-        fprintf(log, "%d,%.9g,%.9g,%.9g,%.9g\n", step, cli_mean_of(l.main), mtp,
-                l.last.learning_rate, l.last.grad_norm);
+        fprintf(log, "%d,%.9g,%.9g,%.9g,%.9g,%.5f\n", step, cli_mean_of(l.main), mtp,
+                l.last.learning_rate, l.last.grad_norm, cli_bits_per_byte(&l));
         if (step > 1 && step < o.train.steps && !cli_due(&line)) continue;
         cli_bar(&line, (double)step / o.train.steps, (o.train.steps - step) * now / step);
         cli_add_update(&line, step, o.train.steps, &l, (double)all * step / now);

@@ -34,10 +34,10 @@ run() {
 same_losses() {
     paste -d, "$tmp/$1/log.csv" "$tmp/$2/log.csv" | awk -F, '
         function far(a, b, bound) { return !(a - b <= bound * b && b - a <= bound * b) }
-        NR > 1 && (far($2, $7, 1e-5) || far($3, $8, 1e-5) || $4 != $9 ||
-                   far($5, $10, NR == 2 ? 1e-5 : 1e-3)) {
+        NR > 1 && (far($2, $8, 1e-5) || far($3, $9, 1e-5) || $4 != $10 || far($6, $12, 2e-5) ||
+                   far($5, $11, NR == 2 ? 1e-5 : 1e-3)) {
             print "step " $1 ": " $0; bad = 1 }
-        END { exit bad || NR != 21 || $2 + 0 <= 0 }' >>"$tmp/out"
+        END { exit bad || NR != 21 || $2 + 0 <= 0 || $6 + 0 <= 0 }' >>"$tmp/out"
 }
 falls() { awk -F, 'NR == 2 { first = $2 } END { exit !($2 < 0.9 * first) }' "$tmp/$1/log.csv"; }
 

@@ -203,6 +203,9 @@ awk -v a="$(column w1 11)" -v b="$(column w5 11)" \
 check "a validation loss does not depend on the batch" $?
 grep -q '^30,' "$tmp/q/log.csv" && [ "$(column q 3 | cut -c 1-3)" != nan ]
 check "the log has each update" $?
+awk -F , 'NR > 1 && !($13 > 0 || $13 == 0 && $2 == 0) { exit 1 }
+    END { exit !(NR == 31 && $11 > 0 && $12 > 0 && $13 > 0) }' "$tmp/q/log.csv"
+check "and its bits per byte, of training and of validation" $?
 
 # ---- a loss that is not finite -------------------------------------------------------------------
 train --out "$tmp/n" --steps 30 --lr 1e6 --clip 0 "$tmp/text"

@@ -39,7 +39,7 @@ compare() {
     for file in model.safetensors best/model.safetensors tokenizer.json; do
         cmp "$tmp/whole/$file" "$tmp/parts/$file"
     done
-    for run in whole parts; do cut -d , -f 1-9,11 "$tmp/$run/log.csv" >"$tmp/$run.csv"; done
+    for run in whole parts; do cut -d , -f 1-9,11-13 "$tmp/$run/log.csv" >"$tmp/$run.csv"; done
     diff "$tmp/whole.csv" "$tmp/parts.csv"
     [ "$(wc -l <"$tmp/parts.csv")" = 13 ] || fail "the log has not 12 rows"
 }

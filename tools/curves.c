@@ -8,7 +8,8 @@
  * are: so runs with the same seed see the same data, whatever their precision or model.
  * The log has a line per step: step,train_loss,val_loss,seconds; seconds are those spent in steps,
  * batches made for them included, from the start on; val_loss is empty where none was computed, and
- * both losses are those of the next character, without balance and MTP.
+ * both losses are those of the next character, without balance and MTP, in nats; by ln 2 they are
+ * bits per byte, as a character is one.
  *
  * --serve, for tools/results.py: says "ready", reads lines with a number of steps from stdin, makes
  * as many, prints each one's seconds, then "done", and ends with the input.
@@ -193,7 +194,8 @@ int main(int argc, char **argv) {
     if (serve) cli_serve(step, &t);
     else while (t.step < t.desc.max_steps) step(&t);
     NEED(!t.log || !fclose(t.log), "%s: %s", log_path, strerror(errno));
-    printf("val_loss %.6f\nseconds %.3f\n", validation(&t), t.seconds);
+    const double loss = validation(&t);
+    printf("val_loss %.6f\nval_bits_per_byte %.6f\nseconds %.3f\n", loss, loss / log(2), t.seconds);
     llm_trainer_free(t.trainer);
     llm_model_free(model);
     free(t.tokens);

@@ -7,9 +7,10 @@
 
 Each run is a colour: the training loss smoothed (an exponential moving average, --smooth), faintly
 what it was at each update, and points for the validation losses; the lowest of these stands in the
-legend. Earlier runs have broader lines, which show under later ones. A run is labelled with the
-name of its directory, or as --labels says. --rate adds a panel with learning rate and gradient
-norm; with --x tokens the axis below counts tokens, not updates. Exits 1 if a file cannot be read.
+legend, in nats per token and bits per byte. Earlier runs have broader lines, which show under later
+ones. A run is labelled with the name of its directory, or as --labels says. --rate adds a panel
+with learning rate and gradient norm; with --x tokens the axis below counts tokens, not updates.
+Exits 1 if a file cannot be read.
 """
 
 import argparse
@@ -125,7 +126,10 @@ def main():
         if points:
             top.plot(*zip(*points), "o", color=colour, markersize=6 + broader,
                      markeredgecolor="white", markeredgewidth=1.2, zorder=4)
-            label += f", validation {min(b for _, b in points):.3f}"
+            best = min(range(len(x)), key=lambda j: (math.isnan(valid[j]), valid[j]))
+            bits = run.get("val_bits_per_byte", [0] * len(x))[best]
+            label += f", validation {valid[best]:.3f}"
+            label += f" ({bits:.3f} bits/byte)" if bits else ""
         top.plot([], [], color=colour, linewidth=2.5, label=label)
         if args.mtp and any(run.get("mtp_loss", [])):
             top.plot(x, smoothed(run["mtp_loss"], share), "--", color=colour, linewidth=1.2)

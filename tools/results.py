@@ -127,13 +127,15 @@ def curves(options, report):
             command += ["--threads", str(options.threads), *arguments(CURVES)]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             runs[arch, name] = read_log(log)
-    report.line(f"\n{'':25} {'smoothed, at the end':>21} {'validation':>18} {'seconds':>9}")
+    report.line(f"\n{'':25} {'smoothed, at the end':>21} {'validation':>18} {'bits/byte':>10} "
+                f"{'seconds':>9}")
     for (arch, name), run in runs.items():
         base = runs[arch, "f32"]
         last, valid = differences(run, base)[-1], run["valid"][-1][1]
         report.line(
             f"{ARCHS[arch]:12} {name:12} {smooth(run['train'])[-1]:12.4f} {last:+6.3f} % "
-            f"{valid:9.4f} {100 * (valid / base['valid'][-1][1] - 1):+6.3f} % {run['seconds']:9.1f}"
+            f"{valid:9.4f} {100 * (valid / base['valid'][-1][1] - 1):+6.3f} % "
+            f"{valid / math.log(2):10.4f} {run['seconds']:9.1f}"
         )
     report.line()
     for (arch, name), run in runs.items():
@@ -365,7 +367,8 @@ def nanogpt(options, report):
     for i in range(NANOGPT["steps"] // turn):
         for side in sides[:: 1 - 2 * (i % 2)]:
             side.turn(turn)
-    report.line(f"\n{'ms a step':24} {f'best {turn}':>12} {'median':>9} {'mean':>9}   validation loss")
+    report.line(f"\n{'ms a step':24} {f'best {turn}':>12} {'median':>9} {'mean':>9}   validation "
+                "loss, bits per byte")
     bests, medians = [], []
     for side, name in zip(sides, names):
         side.close()
@@ -373,7 +376,7 @@ def nanogpt(options, report):
         bests.append(min(statistics.fmean(ms[i : i + turn]) for i in range(0, len(ms), turn)))
         medians.append(statistics.median(ms))
         report.line(f"{name:24} {bests[-1]:12.2f} {medians[-1]:9.2f} {statistics.fmean(ms):9.2f}   "
-                    f"{side.facts['val_loss']:.4f}")
+                    f"{side.facts['val_loss']:.4f}  {side.facts['val_loss'] / math.log(2):.4f}")
     report.line()
     report.bound("nanoGPT's recipe: validation loss", sides[0].facts["val_loss"], LOSS_BOUND)
     if len(sides) > 1:

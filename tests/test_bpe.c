@@ -1137,7 +1137,7 @@ static int bpe_add_vocabulary(llmi_text *text, const char *which) {
 
 /* the files in the order of tokenizer_of_files, empty where there is none */
 static void bpe_make(const bpe_directory *d, char kind, llmi_text files[TOKENIZER_FILES]) {
-    static const char *const sides[LLMI_N_BESIDE] = {"tc", "stm", "atj", "config"};
+    static const char *const sides[LLMI_N_BESIDE] = {"tc", "stm", "atj", "config", "chat"};
     const char *vocab = bpe_part(d, "vocab"), *added = bpe_part(d, "added"),
                *pre = bpe_part(d, "pre"), *json = bpe_part(d, "json"),
                *model = bpe_part(d, "model");
@@ -1165,7 +1165,7 @@ static void bpe_make(const bpe_directory *d, char kind, llmi_text files[TOKENIZE
         bpe_add(&files[0], json ? json : "");
         bpe_add(&files[0], "}");
     }
-    for (i = 0; i < LLMI_N_SIDES; i++)
+    for (i = 0; i < LLMI_N_BESIDE; i++)
         if (bpe_part(d, sides[i])) bpe_add(&files[2 + i], bpe_part(d, sides[i]));
     if (kind != 'T' && !bpe_part(d, "config"))
         bpe_add(&files[2 + LLMI_MODEL_CONFIG], "{\"model_type\": \"gpt2\"}");

@@ -211,7 +211,7 @@ static llm_tokenizer *tokenizer_of(const void *vocabulary, size_t n, const void 
 
 /* The files of a tokenizer's directory: tokenizer.json, or the pair vocab.json and merges.txt; then
  * those beside it, as llmi_side_names has them. */
-enum { TOKENIZER_FILES = 2 + LLMI_N_SIDES };
+enum { TOKENIZER_FILES = 2 + LLMI_N_BESIDE };
 static const char *tokenizer_file_name(int file, int is_pair) {
     return file > 1 ? llmi_side_names[file - 2] : file ? "merges.txt"
            : is_pair ? "vocab.json" : "tokenizer.json";

@@ -189,6 +189,8 @@ typedef struct operation {
 
 static llm_model *models[3];        /* of generations 0, 1 and 2: a save does not make them     */
 static llm_trainer *trainers[2];
+static llm_model *session_model;
+static llm_session *sessions[2];
 
 static llm_result save_model(const char *here, int g, llm_error *err) {
     return llm_model_save(models[g], here, LLM_F32, err);
@@ -213,6 +215,43 @@ static llm_result load_trainer(const char *here, int *g, llm_error *err) {
     else CHECK_MSG(result == LLM_ERR_IO || trainer_generation(trainer) == 77,
                    "a load that failed has changed the trainer: %s", err->message);
     trainer_free(trainer);
+    return result;
+}
+/* a sequence of one model: 2 + g mod 2 tokens, each g + 1 */
+static llm_session *session_make(int g) {
+    const int32_t tokens[3] = {g + 1, g + 1, g + 1};
+    llm_session *session = llm_session_create(session_model, NULL, NULL);
+    if (session && llm_session_eval(session, 0, tokens, 2 + g % 2, NULL, NULL) == LLM_OK)
+        return session;
+    llm_session_free(session);
+    return NULL;
+}
+/* which it is; -1: not all of it, by its tokens and by what its cache gives */
+static int session_generation(llm_session *session) {
+    const int n = llm_session_length(session, 0);
+    const int g = n > 0 ? (int)llm_session_tokens(session, 0)[0] - 1 : -1;
+    llm_session *same = g < 0 || g > 2 || n != 2 + g % 2 ? NULL : session_make(g);
+    const int32_t token = 5;
+    float a[11], b[11];
+    int is = same && !memcmp(llm_session_tokens(session, 0), llm_session_tokens(same, 0),
+                             (size_t)n * sizeof token);
+    is = is && llm_session_eval(same, 0, &token, 1, a, NULL) == LLM_OK &&
+         llm_session_eval(session, 0, &token, 1, b, NULL) == LLM_OK && same_bits(a, b, 11);
+    llm_session_free(same);
+    return is ? g : -1;
+}
+static llm_result save_session(const char *here, int g, llm_error *err) {
+    return llm_session_save(sessions[g], 0, path_in(here, "a.session"), err);
+}
+static llm_result load_session(const char *here, int *g, llm_error *err) {
+    llm_session *session = session_make(2);
+    llm_result result;
+    if (!session) return LLM_ERR_MEMORY;
+    result = llm_session_load(session, 0, path_in(here, "a.session"), err);
+    if (result == LLM_OK) *g = session_generation(session);
+    else CHECK_MSG(session_generation(session) == 2,
+                   "a load that failed has changed the sequence: %s", err->message);
+    llm_session_free(session);
     return result;
 }
 static llm_result save_tokenizer(const char *here, int g, llm_error *err) {
@@ -345,9 +384,10 @@ static const operation operations[] = {      /* generations 0 and 2 have the sam
     {"a checkpoint", save_trainer, load_trainer, {0, 1}, {0, 0}},
     {"a tokenizer", save_tokenizer, load_tokenizer, {0, 1}, {0, 0}},
     {"a token file", save_data, load_data, {0, 1}, {0, 0}},
-    {"a GGUF file", save_gguf, load_gguf, {0, 1}, {0, 0}}};
+    {"a GGUF file", save_gguf, load_gguf, {0, 1}, {0, 0}},
+    {"a sequence", save_session, load_session, {0, 1}, {0, 0}}};
 enum { ONE_FILE, SHARDS, MORE_SHARDS, TO_ONE_FILE, TO_SHARDS, CHECKPOINT, TOKENIZER, TOKEN_FILE,
-       GGUF_FILE, N_OPERATIONS };
+       GGUF_FILE, SEQUENCE, N_OPERATIONS };
 static const operation read_only[] = {       /* of these, save is not the library's */
     {"vocab.json and merges.txt", save_pair, load_pair, {0, 1}, {0, 0}},
     {"a .safetensors file", save_file, load_file, {0, 1}, {0, 0}}};
@@ -1026,14 +1066,22 @@ int main(int argc, char **argv) {
         }
     }
     for (i = 0; i < 3; i++) models[i] = model_make(i);
-    for (i = 0; i < 2; i++) trainers[i] = trainer_make(i);
+    session_model = model_make(0);
+    for (i = 0; i < 2; i++) {
+        trainers[i] = trainer_make(i);
+        sessions[i] = session_make(i);
+    }
     if (n_kills > 0) failed = run_kills(n_kills);
     else {
         test_file("faults", run_faults);
         failed = test_summary();
     }
     for (i = 0; i < 3; i++) llm_model_free(models[i]);
-    for (i = 0; i < 2; i++) trainer_free(trainers[i]);
+    for (i = 0; i < 2; i++) {
+        trainer_free(trainers[i]);
+        llm_session_free(sessions[i]);
+    }
+    llm_model_free(session_model);
     faults_collect();
     return failed;
 }

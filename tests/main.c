@@ -48,6 +48,7 @@ static void assert_failed(const char *condition, const char *file, int line) {
 #include "test_precision.c"
 #include "test_session.c"
 #include "test_rows.c"
+#include "test_kept.c"
 #include "test_sample.c"
 #include "test_json.c"
 #include "test_bpe.c"
@@ -92,6 +93,7 @@ int main(int argc, char **argv) {
     test_file("precision", run_precision);
     test_file("session", run_session);
     test_file("rows", run_rows);
+    test_file("kept", run_kept);
     test_file("sample", run_sample);
     test_file("json", run_json);
     test_file("bpe", run_bpe);

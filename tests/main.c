@@ -56,6 +56,7 @@ static void assert_failed(const char *condition, const char *file, int line) {
 #include "test_gguf.c"
 #include "test_gguf_files.c"
 #include "test_text.c"
+#include "test_clone.c"
 #include "test_data.c"
 #include "test_fuzz.c"
 #include "test_refused.c"
@@ -102,6 +103,7 @@ int main(int argc, char **argv) {
     test_file("gguf", run_gguf);
     test_file("gguf_files", run_gguf_files);
     test_file("text", run_text);
+    test_file("clone", run_clone);
     test_file("data", run_data);
     test_file("refused", run_refused);
     test_file("edges", run_edges);

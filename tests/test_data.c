@@ -897,6 +897,117 @@ TEST(data_allocator) {
     CHECK(h.live == 0);
 }
 
+/* Tokens in memory are a file of the same tokens, in all that can be seen of them. */
+TEST(data_of_memory) {
+    static const struct { int vocab, T; int64_t n; } cases[] = {
+        {2, 4, 9}, {300, 7, 500}, {32768, 5, 400}, {32769, 5, 400}, {INT32_MAX, 3, 100},
+        {70, 1, 2}, {70, 63, 70000}};
+    size_t c;
+    int how;
+    for (c = 0; c < sizeof cases / sizeof cases[0]; c++)
+        for (how = 0; how < 16; how++) {
+            const int marks = how & 1, vocab = cases[c].vocab, T = cases[c].T, B = 1 + how % 3;
+            const size_t n = (size_t)cases[c].n;
+            int32_t *tokens = (int32_t *)plain_alloc(n * sizeof *tokens);
+            unsigned char *context = (unsigned char *)plain_alloc(n);
+            llm_data_desc d = data_desc(B, T);
+            llm_data *of_file, *of_memory;
+            llm_error err, file_err;
+            size_t i;
+            for (i = 0; i < n; i++) {
+                tokens[i] = data_token((int)c, (int64_t)i, vocab);
+                context[i] = (unsigned char)(data_marked((int)c, (int64_t)i) ? 1 + i % 255 : 0);
+            }
+            CHECK(data_write(DATA(0), (int)c, cases[c].n, vocab, marks, &err) == LLM_OK);
+            d.seed = 5 + (uint64_t)how;
+            d.sequential = how & 2;
+            d.skip_empty = (how & 4) != 0;
+            if (how & 8) {
+                d.valid_fraction = 0.4f;
+                d.valid = (how & 4) != 0;
+                d.n_ranks = 2;
+                d.rank = 1;
+            }
+            memset(&err, 0, sizeof err);
+            memset(&file_err, 0, sizeof file_err);
+            of_file = data_open(1, &d, &file_err);
+            of_memory = llm_data_open_memory(tokens, marks ? context : NULL, n, vocab, &d, &err);
+            CHECK_MSG(!of_file == !of_memory && err.code == file_err.code,
+                      "case %d, %d: of a file %d, of memory %d: %s", (int)c, how, file_err.code,
+                      err.code, err.message);
+            memset(tokens, 0x7f, n * sizeof *tokens);      /* they were copied */
+            memset(context, 1, n);
+            if (of_file && of_memory) {
+                int64_t step;
+                CHECK(llm_data_window_count(of_file) == llm_data_window_count(of_memory) &&
+                      llm_data_token_count(of_file) == llm_data_token_count(of_memory) &&
+                      llm_data_vocab_size(of_memory) == vocab);
+                CHECK(llm_data_fingerprint(of_file) == llm_data_fingerprint(of_memory));
+                CHECK(llm_data_verify(of_memory, &err) == LLM_OK);
+                for (step = 0; step < 40; step++) {
+                    int32_t x[2][3 * 63], y[2][3 * 63];
+                    CHECK(llm_data_batch(of_file, step, x[0], y[0], NULL) == LLM_OK &&
+                          llm_data_batch(of_memory, step, x[1], y[1], NULL) == LLM_OK);
+                    CHECK_MSG(!memcmp(x[0], x[1], (size_t)(B * T) * 4) &&
+                                  !memcmp(y[0], y[1], (size_t)(B * T) * 4),
+                              "case %d, %d: step %d differs", (int)c, how, (int)step);
+                }
+                ((unsigned char *)of_memory->files[0].memory)[n / 2] ^= 1;
+                REFUSED(LLM_ERR_FORMAT, llm_data_verify(of_memory, &err), "hash");
+            }
+            llm_data_close(of_file);
+            llm_data_close(of_memory);
+            free(tokens);
+            free(context);
+        }
+}
+TEST(data_of_memory_refused) {
+    int32_t tokens[40];
+    llm_data_desc d = data_desc(2, 4);
+    llm_allocator allocator;
+    llm_data *data = NULL;
+    llm_error err;
+    heap h;
+    int i;
+    random_tokens(tokens, 40, 9, 1);
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(NULL, NULL, 40, 9, &d, &err), "NULL");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, SIZE_MAX, 9, &d, &err), "large");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, 40, 9, NULL, &err), "NULL");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, 40, 0, &d, &err), "vocab_size",
+             "0");
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, 40, -1, &d, &err), "vocab_size",
+             "-1");
+    for (i = 0; i < 5; i++)            /* not one window */
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(i ? tokens : NULL, NULL, (size_t)i, 9, &d,
+                                                        &err), "window");
+    tokens[13] = 9;
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, 40, 9, &d, &err), "13", "9");
+    tokens[13] = -1;
+    NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, 40, 9, &d, &err), "13", "-1");
+    tokens[13] = 1;
+    for (i = 0; i < 4; i++) {
+        static const char *const words[] = {"batch_size", "seq_len", "valid_fraction", "rank"};
+        d = data_desc(2, 4);
+        if (i == 0) d.batch_size = 0;
+        if (i == 1) d.seq_len = -3;
+        if (i == 2) d.valid_fraction = 1.5f;
+        if (i == 3) d.rank = 1;
+        NOT_MADE(LLM_ERR_ARGUMENT, llm_data_open_memory(tokens, NULL, 40, 9, &d, &err), words[i]);
+    }
+    heap_init(&h);
+    allocator = h.allocator;
+    d = data_desc(2, 4);
+    d.skip_empty = 1;
+    d.allocator = &allocator;
+    EACH_ALLOCATION_FAILS_TO_MAKE(&h, data,
+                                  llm_data_open_memory(tokens, NULL, 40, 9, &d, &err));
+    memset(&allocator, 0, sizeof allocator);
+    CHECK(llm_data_window_count(data) == 9 && llm_data_batch(data, 0, tokens, tokens + 8, NULL) ==
+                                                  LLM_OK);
+    llm_data_close(data);
+    CHECK(h.live == 0 && h.wrong == 0);
+}
+
 static void run_data(void) {
     RUN(data_round_trip);
     RUN(data_allocator);
@@ -910,6 +1021,8 @@ static void run_data(void) {
     RUN(data_arguments);
     RUN(data_not_mapped);
     RUN(data_writer);
+    RUN(data_of_memory);
+    RUN(data_of_memory_refused);
 #if LLMI_POSIX && !defined(__APPLE__)
     RUN(data_full_disk);
 #endif

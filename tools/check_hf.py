@@ -7,8 +7,8 @@
 Each case is a GPT-2, DeepSeek-V2 or DeepSeek-V3 that transformers makes and saves: in one file or
 in shards, in float64, float32, bfloat16, float16 or fp8, with configurations as transformers writes
 them, as older files have them, and under the names of other models that are a DeepSeek-V3. A C
-program with llm.h loads the directory and computes logits of a batch, the same through a session's
-cache, a greedy continuation, the loss, and its gradient with respect to every tensor; these must be
+program with llm.h loads the directory and computes logits of a batch, its hidden states of every
+layer, the logits through a session's cache, a greedy continuation, the loss, and its gradient with respect to every tensor; these must be
 what transformers and its autograd say of the same weights in float32. What llm.h saves, in F32 and
 in BF16, is loaded with transformers in turn: the same tensors to the bit, the same logits. Weights
 and settings that llm.h does not know have to be refused by name.
@@ -48,7 +48,8 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 # DIRECTORY TOKENS OUT: reads B, T, V, length of the prompt, number of new tokens, tokens, targets;
-# writes OUT.logits, OUT.session, OUT.tokens, OUT.gradients, and the model to OUT.f32 and OUT.bf16.
+# writes OUT.logits, OUT.hidden (of all layers), OUT.session, OUT.tokens, OUT.gradients, and the model
+# to OUT.f32 and OUT.bf16.
 # OUT.gradients has the loss, then for each tensor: length of the name, name, number of dims, dims,
 # values.
 PROGRAM = r"""
@@ -109,6 +110,20 @@ static void put_gradients(const char *out, llm_model *model, const int32_t *size
     need(fclose(file) == 0, path);
     llm_trainer_free(trainer);
 }
+/* of every layer, from what the first block reads on */
+static void put_hidden(const char *out, const llm_model *model, const int32_t *sizes,
+                       const int32_t *tokens) {
+    const llm_config *config = llm_model_config(model);
+    const size_t n = (size_t)sizes[0] * sizes[1] * config->d_model;
+    float *hidden = (float *)malloc(n * 4 * (size_t)(config->n_layers + 1));
+    int layer;
+    need(hidden != NULL, "memory");
+    for (layer = 0; layer <= config->n_layers; layer++)
+        need(!llm_model_hidden(model, tokens, sizes[0], sizes[1], layer, hidden + n * layer,
+                               &error), "hidden");
+    put(out, "hidden", hidden, n * 4 * (size_t)layer);
+    free(hidden);
+}
 int main(int argc, char **argv) {
     int32_t sizes[5], *tokens, *more;
     char path[4096];
@@ -132,6 +147,7 @@ int main(int argc, char **argv) {
     need(llm_model_config(model)->vocab_size == sizes[2], "vocab_size");
     need(!llm_model_logits(model, tokens, sizes[0], sizes[1], logits, &error), "logits");
     put(argv[3], "logits", logits, n * row * 4);
+    put_hidden(argv[3], model, sizes, tokens);
     session = llm_session_create(model, NULL, &error);
     need(session != NULL, "session");
     for (b = 0; b < sizes[0]; b++) {   /* a prompt at once, the rest one by one */
@@ -625,6 +641,13 @@ def relative(a, b):
 
 
 @torch.no_grad()
+def hidden_of(model, tokens):
+    """of all layers: what the first block reads, what each leaves, the last one normed"""
+    states = model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
+    return [state.float() for state in states]
+
+
+@torch.no_grad()
 def logits_of(model, tokens):
     return model(input_ids=tokens, use_cache=False).logits.float()
 
@@ -848,6 +871,12 @@ def check(config, dtype, options, program, folder, seed, tolerance):
             problems.append("%s differ by %.2e" % (what, error))
 
     compare("logits", read("logits", torch.float32).view(expected.shape), expected)
+    states = hidden_of(reference, tokens)
+    hidden = read("hidden", torch.float32).view(len(states), *states[0].shape)
+    errors = [relative(got, state) for got, state in zip(hidden, states)]
+    measured.append("hidden %.1e" % max(errors))
+    problems += ["hidden states of layer %d differ by %.2e" % (layer, error)
+                 for layer, error in enumerate(errors) if not error <= tolerance]
     cached = read("session", torch.float32).view(expected.shape)
     compare("cached", cached[:, PROMPT - 1:], expected[:, PROMPT - 1:])
     text, lead = greedy(reference, tokens[:1, :PROMPT])

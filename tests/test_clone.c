@@ -100,6 +100,7 @@ static llm_model *clone_source(int i, const llm_allocator *allocator, char what[
         CHECK(llm_model_save(plain, directory, saved[i / 21], &err) == LLM_OK);
     } else if (i < 28) {               /* of GGUF: matrices lie turned, blocks */
         static const llm_dtype saved[] = {LLM_F32, LLM_Q8_0, LLM_Q4_K, LLM_BF16};
+        (void)files_directory("gguf");
         snprintf(what, 60, "GGUF, %s", llm_dtype_name(saved[i - 24]));
         plain = gguf_model(i % 2 ? GGUF_MOE : GGUF_GPT2, 1, 5);
         directory = gguf_path;

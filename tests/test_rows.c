@@ -610,6 +610,65 @@ TEST(copied_drafts_are_the_same) {
     llm_model_free(model);
 }
 
+/* Drafts by value: those of several sequences in turns, each with its own text, are those of
+ * sessions that have nothing but that text. */
+TEST(drafts_in_turns_are_those_alone) {
+    enum { N = 4 };
+    llm_config c = deepseek_config(1, 1, 61, 150, 3);
+    llm_model *model;
+    llm_session_desc d;
+    llm_session *turns, *alone[N];
+    uint64_t random = 3;
+    int i, step;
+    c.tie_embeddings = 1;
+    model = shaken_model(&c, 5, 1, NULL);
+    memset(&d, 0, sizeof d);
+    d.speculate = 1;
+    for (i = 0; i < N && model; i++) alone[i] = session_of(model, &d);
+    d.n_sequences = N;
+    turns = model ? session_of(model, &d) : NULL;
+    if (!turns) return;
+    for (step = 0; step < 60; step++) {
+        float logits[2][61];
+        int32_t text[40], drafts[2][LLMI_MTP_MAX];
+        const int at = (int)(plain_random(&random) % N), length = llm_session_length(turns, at),
+                  n = 1 + (int)(plain_random(&random) % (plain_random(&random) % 2 ? 4 : 35));
+        int k;
+        if (length + n > 110 || step % 17 == 16) {
+            CHECK(llm_session_rewind(turns, at, length / 2, NULL) == LLM_OK &&
+                  llm_session_rewind(alone[at], 0, length / 2, NULL) == LLM_OK);
+            continue;
+        }
+        random_tokens(text, 40, 61, plain_random(&random));
+        if (step % 3) {                /* beside a row of each other sequence */
+            llm_rows rows[N];
+            for (k = 0; k < N; k++) {
+                rows[k].sequence = k;
+                rows[k].tokens = text + k;
+                rows[k].n = 1;
+                rows[k].n_logits = 0;
+                CHECK(llm_session_eval(alone[k], 0, text + k, 1, NULL, NULL) == LLM_OK);
+            }
+            CHECK(llm_session_eval_rows(turns, rows, N, NULL, NULL) == LLM_OK);
+        }
+        CHECK(llm_session_eval(turns, at, text, n, NULL, NULL) == LLM_OK &&
+              llm_session_eval(alone[at], 0, text, n, NULL, NULL) == LLM_OK);
+        for (k = 0; k < 2; k++) {
+            llm_session *s = k ? alone[at] : turns;
+            memset(drafts[k], 0x55, sizeof drafts[k]);
+            CHECK(llmi_mtp_draft(s, k ? 0 : at, text[39], drafts[k], 3) == 3);
+            memcpy(logits[k], s->sample_logits, sizeof logits[k]);
+        }
+        CHECK_MSG(!memcmp(drafts[0], drafts[1], 3 * sizeof(int32_t)) &&
+                      relative_error(logits[0], logits[1], 61) < 2e-5,
+                  "step %d, sequence %d of %d and %d tokens: the drafts differ by %g", step, at,
+                  length, n, relative_error(logits[0], logits[1], 61));
+    }
+    llm_session_free(turns);
+    for (i = 0; i < N; i++) llm_session_free(alone[i]);
+    llm_model_free(model);
+}
+
 static void run_rows(void) {
     RUN(rows_equal_each_alone);
     RUN(rows_equal_each_alone_quantised);
@@ -621,4 +680,5 @@ static void run_rows(void) {
     RUN(generate_on_each_sequence);
     RUN(speculation_on_several_sequences);
     RUN(copied_drafts_are_the_same);
+    RUN(drafts_in_turns_are_those_alone);
 }

@@ -501,6 +501,7 @@ TEST(text_chat_template_of_gguf) {
     llm_error err;
     heap h;
     int way;
+    (void)files_directory("gguf");
     memset(&d, 0, sizeof d);
     d.parts[0] = "chat";
     d.parts[1] = template_text;

@@ -262,7 +262,8 @@ TEST(copies_of_models) {
             float *x = clone_values(from, k), *y = clone_values(to, k), *z = clone_values(back, k);
             const double error = relative_error(y, x, tensor_size(&t));
             CHECK_MSG(error <= (t.dtype == LLM_F32 ? 0.0 : t.dtype == LLM_BF16 ? 0.004
-                                : t.dtype == LLM_Q8_0 ? 0.01 : t.dtype == LLM_F8_E4M3 ? 0.07 : 0.13),
+                                : t.dtype == LLM_Q8_0 ? 0.01
+                                : t.dtype == LLM_F8_E4M3 ? 0.07 : 0.13),
                       "%s: %s as %s differs by %g", what, t.name, llm_dtype_name(t.dtype), error);
             CHECK_MSG(same_bits(y, z, tensor_size(&t)), "%s: %s, and back", what, t.name);
             drop(x);
@@ -337,8 +338,8 @@ TEST(tensors_by_name) {
                   t.n_dims == want.n_dims && !memcmp(t.dims, want.dims, sizeof t.dims));
         }
         for (k = 0; k < 5; k++) {
-            static const char *const none[] = {"", "wte", "transformer.wte.weight ", "lm_head.weigh",
-                                               NULL};
+            static const char *const none[] = {"", "wte", "transformer.wte.weight ",
+                                               "lm_head.weigh", NULL};
             t = llm_model_tensor_named(model, none[k]);
             CHECK(!t.data && !t.name && !t.n_dims && !t.dtype);
         }
@@ -425,7 +426,8 @@ TEST(hidden_states_by_composition) {
             if (!lower) return;
             for (k = 0; k < llm_model_tensor_count(lower); k++) {
                 const llm_tensor to = llm_model_tensor(lower, k);
-                memcpy((void *)to.data, clone_named(model, to.name), tensor_size(&to) * sizeof(float));
+                memcpy((void *)to.data, clone_named(model, to.name),
+                       tensor_size(&to) * sizeof(float));
             }
             CHECK(llm_model_logits(lower, tokens, B, T, logits, NULL) == LLM_OK);
             CHECK(llm_model_hidden(lower, tokens, B, T, l, again, NULL) == LLM_OK);

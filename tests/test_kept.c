@@ -21,7 +21,9 @@ static kept_state kept_look(llm_session *s, int sequence) {
     kept_state k;
     memset(&k, 0, sizeof k);
     k.length = llm_session_length(s, sequence);
-    memcpy(k.tokens, llm_session_tokens(s, sequence), (size_t)k.length * sizeof *k.tokens);
+    CHECK(k.length >= 0 && k.length <= 80);
+    if (k.length > 0 && k.length <= 80)
+        memcpy(k.tokens, llm_session_tokens(s, sequence), (size_t)k.length * sizeof *k.tokens);
     CHECK(llm_session_eval(s, sequence, more, 2, k.logits[0], NULL) == LLM_OK &&
           llm_session_eval(s, sequence, more + 2, 17, k.logits[1], NULL) == LLM_OK &&
           llm_session_eval(s, sequence, more + 19, 1, k.logits[2], NULL) == LLM_OK);

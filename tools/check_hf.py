@@ -8,10 +8,11 @@ Each case is a GPT-2, DeepSeek-V2 or DeepSeek-V3 that transformers makes and sav
 in shards, in float64, float32, bfloat16, float16 or fp8, with configurations as transformers writes
 them, as older files have them, and under the names of other models that are a DeepSeek-V3. A C
 program with llm.h loads the directory and computes logits of a batch, its hidden states of every
-layer, the logits through a session's cache, a greedy continuation, the loss, and its gradient with respect to every tensor; these must be
-what transformers and its autograd say of the same weights in float32. What llm.h saves, in F32 and
-in BF16, is loaded with transformers in turn: the same tensors to the bit, the same logits. Weights
-and settings that llm.h does not know have to be refused by name.
+layer, the logits through a session's cache, a greedy continuation, the loss, and its gradient with
+respect to every tensor; these must be what transformers and its autograd say of the same weights in
+float32. What llm.h saves, in F32 and in BF16, is loaded with transformers in turn: the same tensors
+to the bit, the same logits. Weights and settings that llm.h does not know have to be refused by
+name.
 
 A line per case; with FILTER, only cases whose name contains it. Every error is the largest
 difference within a tensor, relative to the tensor's largest value. Exits 1 if any case failed, 2 if
@@ -48,8 +49,8 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 # DIRECTORY TOKENS OUT: reads B, T, V, length of the prompt, number of new tokens, tokens, targets;
-# writes OUT.logits, OUT.hidden (of all layers), OUT.session, OUT.tokens, OUT.gradients, and the model
-# to OUT.f32 and OUT.bf16.
+# writes OUT.logits, OUT.hidden (of all layers), OUT.session, OUT.tokens, OUT.gradients, and the
+# model to OUT.f32 and OUT.bf16.
 # OUT.gradients has the loss, then for each tensor: length of the name, name, number of dims, dims,
 # values.
 PROGRAM = r"""

@@ -245,16 +245,14 @@ static void kept_patch(char *bytes, size_t size, const char *old, const char *fr
 /* the hash of a file that was changed, put right: what is said must be checked all the same */
 static void kept_rehash(char *bytes, size_t size) {
     const size_t data = 8 + (size_t)llmi_get_little((const unsigned char *)bytes, 8);
-    const char *at = strstr(bytes + 8, "\"hash\":\"");
-    uint64_t hash = 0, from = 0, to;
+    const char *at = strstr(bytes + 8, "\"hash\":\""), *offsets = bytes + 8;
+    uint64_t hash = 0, from, to;
     char text[17];
-    int i;
-    static const char *const names[] = {"\"configuration\":", "\"tokens\":", "\"cache\":"};
     CHECK(at != NULL);
-    for (i = 0; at && i < 3; i++) {
-        const char *offsets = strstr(strstr(bytes + 8, names[i]), "offsets\":[");
+    while ((offsets = strstr(offsets, "offsets\":[")) != NULL) {     /* each piece, in its order */
         from = strtoul(offsets + 10, NULL, 10);
         to = strtoul(strchr(offsets + 10, ',') + 1, NULL, 10);
+        offsets += 10;
         CHECK(data + to <= size);
         hash = llmi_hash_parts(hash, bytes + data + from, (size_t)(to - from));
     }

@@ -13842,8 +13842,11 @@ LLM_API llm_result llm_detokenizer_add(llm_detokenizer *detokenizer, int32_t tok
 }
 LLM_API void llm_detokenizer_finish(llm_detokenizer *detokenizer, const char **text, size_t *size) {
     llm_detokenizer *d = detokenizer;
-    if (!d || !text || !size) return;
-    *text = d->text.size > d->given ? d->text.data + d->given : "";
+    if (!text || !size) return;
+    *text = "";
+    *size = 0;
+    if (!d) return;
+    if (d->text.size > d->given) *text = d->text.data + d->given;
     *size = d->text.size - d->given;
     d->given = d->text.size;
     d->stopped = -1;

@@ -826,7 +826,7 @@ static int make_jobs(exchange *x) {
         j->of = x;
         j->prompt = &x->prompts[i / (int)x->n];
         j->index = i;
-        j->seed = x->seed + (uint64_t)i;
+        j->seed = x->seed + (uint64_t)(i % (int)x->n);
         j->detokenizer = llm_detokenizer_create(server.tokenizer, &desc, &err);
         if (!j->detokenizer) return refuse(x, 500, NULL, "%s", err.message);
     }

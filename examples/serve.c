@@ -884,7 +884,7 @@ static ssize_t pull(void *user, uint64_t at, char *to, size_t room) {
         pthread_cond_wait(&x->changed, &server.lock);
     const size_t n = llmi_min(x->out.size - x->n_out, room);
     const int gone = x->gone || x->out.failed != LLM_OK;
-    memcpy(to, x->out.data + x->n_out, n);
+    if (n) memcpy(to, x->out.data + x->n_out, n);
     x->n_out += n;
     if (x->n_out == x->out.size) x->n_out = x->out.size = 0;
     take_turn(x->visitor, 0);

@@ -6,6 +6,7 @@
 # make test-hf what transformers, tokenizers, gguf and llama.cpp say beside llm.h; needs Python and
 #              them
 # make test-mpi  examples/train_mpi.c on 1 to 4 ranks; needs MPI
+# make test-serve  examples/serve.c and its clients; needs libmicrohttpd, and Python with openai
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
 #              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
 #              needs matplotlib or torch where they are missing
@@ -27,19 +28,27 @@ CFLAGS ?= -O2
 LDLIBS ?= -lm
 COMPILE = $(CC) $(CFLAGS)
 
-EXAMPLES = $(patsubst examples/%.c,build/%,$(filter-out %_mpi.c,$(wildcard examples/*.c)))
+EXAMPLES = $(patsubst examples/%.c,build/%,$(filter-out %_mpi.c %/serve.c,$(wildcard examples/*.c)))
+HTTPD := $(shell printf '\043include <microhttpd.h>\n' | $(CC) $(CFLAGS) -E -x c - >/dev/null 2>&1 && \
+	echo -lmicrohttpd)
+NO_SERVE = serve is left out: no libmicrohttpd (package libmicrohttpd-dev)
 ifneq ($(shell command -v $(CXX) 2>/dev/null),)
 EXAMPLES += $(patsubst examples/%.cpp,build/%,$(wildcard examples/*.cpp))
 endif
 TOOLS = $(patsubst tools/%.c,build/%,$(wildcard tools/*.c))
 
 all: $(EXAMPLES) $(TOOLS)
+	@if [ "$(HTTPD)" ]; then $(MAKE) -s build/serve; else echo "$(NO_SERVE)"; fi
 
 build/chat: examples/chat.h
 
 build/%: examples/%.c examples/cli.h llm.h
 	@mkdir -p build
 	$(COMPILE) $< -o $@ $(LDFLAGS) $(LDLIBS)
+
+build/serve: examples/serve.c examples/cli.h examples/chat.h llm.h
+	@mkdir -p build
+	$(COMPILE) $< -o $@ $(LDFLAGS) -lmicrohttpd $(LDLIBS)
 
 build/train_mpi: examples/train_mpi.c examples/cli.h llm.h
 	@mkdir -p build
@@ -92,6 +101,12 @@ test-mpi:
 		$(MAKE) build/train_mpi && MPIRUN="$(MPIRUN)" sh tests/mpi.sh; \
 	else echo "skipped: no $(MPICC) or no $(MPIRUN) (packages openmpi-bin, libopenmpi-dev)"; fi
 
+test-serve: build/train build/generate
+	@if [ ! "$(HTTPD)" ]; then echo "skipped: $(NO_SERVE)"; \
+	elif $(PYTHON) -c "import openai" 2>/dev/null; then \
+		$(MAKE) -s build/serve && $(PYTHON) tools/check_serve.py; \
+	else echo "skipped: $(PYTHON) has no openai (pip install openai)"; fi
+
 bench: build/bench
 	build/bench $(ARGS)
 
@@ -113,4 +128,4 @@ coverage:
 clean:
 	rm -rf build
 
-.PHONY: all run test test-kills test-hf test-mpi bench results fuzz mutate coverage clean
+.PHONY: all run test test-kills test-hf test-mpi test-serve bench results fuzz mutate coverage clean

@@ -90,7 +90,7 @@ struct exchange {                      /* a request and its answer              
     int n_prompts, n_jobs, n_left;
     /* from here on under the lock */
     int users;                         /* the connection, and the jobs that are not done          */
-    int gone, finished, status;
+    int gone, failed, finished, status;
     llmi_text out;
     size_t n_out;                      /* bytes of out that have been taken                       */
     pthread_cond_t changed;
@@ -313,9 +313,10 @@ static void end_job(job *j, const char *finish, const char *wrong) {
     server.n_jobs--;
     x->n_left--;
     if (!x->gone && !wrong) deliver(j);
-    if (wrong && x->status == 200) {
-        x->status = 500;
+    if (wrong && !x->failed) {
+        x->failed = 1;
         if (x->stream) add(&x->out, "data: ");
+        else x->status = 500;          /* a stream's is on its way */
         write_error(&x->out, 500, NULL, wrong);
         if (x->stream) add(&x->out, "\n\n");
     }
@@ -442,6 +443,10 @@ static const char *draw(slot *s, float *logits, llm_error *err) {
     if (llm_detokenizer_add(j->detokenizer, token, &text, &size, &stop, err) != LLM_OK)
         return "error";
     llmi_text_add(&j->text, text, size);
+    if (j->text.failed != LLM_OK) {
+        llmi_fail(err, LLM_ERR_MEMORY, "out of memory");
+        return "error";
+    }
     if (stop >= 0) return "stop";
     return j->n_new == (int)x->max_tokens || n + 1 == server.context ? "length" : NULL;
 }
@@ -867,12 +872,13 @@ static void take_turn(visitor *v, int ours) {            /* under the lock */
 }
 static int is_allowed(struct MHD_Connection *connection) {
     const char *given = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Authorization");
-    const size_t n = strlen(server.key), size = given ? strlen(given) : 0;
-    unsigned char differ = size != n + 7 || strncmp(given, "Bearer ", 7);
-    /* in a time that does not tell how much of it is right */
-    for (size_t i = 0; i < n && !differ; i += n) 
-        for (size_t k = 0; k < n; k++) differ |= (unsigned char)(given[7 + k] ^ server.key[k]);
-    return !n || !differ;
+    const size_t n = strlen(server.key);
+    unsigned char differ = 0;
+    if (!n) return 1;
+    if (!given || strncmp(given, "Bearer ", 7) || strlen(given + 7) != n) return 0;
+    for (size_t i = 0; i < n; i++)     /* all, so that the time does not tell how much is right */
+        differ |= (unsigned char)(given[7 + i] ^ server.key[i]);
+    return !differ;
 }
 /* gives what a stream has, or waits for it */
 static ssize_t pull(void *user, uint64_t at, char *to, size_t room) {

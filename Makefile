@@ -29,8 +29,8 @@ LDLIBS ?= -lm
 COMPILE = $(CC) $(CFLAGS)
 
 EXAMPLES = $(patsubst examples/%.c,build/%,$(filter-out %_mpi.c %/serve.c,$(wildcard examples/*.c)))
-HTTPD := $(shell printf '\043include <microhttpd.h>\n' | $(CC) $(CFLAGS) -E -x c - >/dev/null 2>&1 && \
-	echo -lmicrohttpd)
+HTTPD := $(shell printf '\043include <microhttpd.h>\n' | $(CC) $(CFLAGS) -E -x c - \
+	>/dev/null 2>&1 && echo -lmicrohttpd)
 NO_SERVE = serve is left out: no libmicrohttpd (package libmicrohttpd-dev)
 ifneq ($(shell command -v $(CXX) 2>/dev/null),)
 EXAMPLES += $(patsubst examples/%.cpp,build/%,$(wildcard examples/*.cpp))
@@ -101,7 +101,7 @@ test-mpi:
 		$(MAKE) build/train_mpi && MPIRUN="$(MPIRUN)" sh tests/mpi.sh; \
 	else echo "skipped: no $(MPICC) or no $(MPIRUN) (packages openmpi-bin, libopenmpi-dev)"; fi
 
-test-serve: build/train build/generate
+test-serve: build/train build/generate build/quantize
 	@if [ ! "$(HTTPD)" ]; then echo "skipped: $(NO_SERVE)"; \
 	elif $(PYTHON) -c "import openai" 2>/dev/null; then \
 		$(MAKE) -s build/serve && $(PYTHON) tools/check_serve.py; \

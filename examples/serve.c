@@ -155,7 +155,9 @@ static void release(exchange *x) {                     /* under the lock */
 
 /* ---- answers --------------------------------------------------------------------------------- */
 static void add(llmi_text *to, const char *text) { llmi_text_add(to, text, strlen(text)); }
-static void add_string(llmi_text *to, const char *text) { llmi_text_string(to, text, strlen(text)); }
+static void add_string(llmi_text *to, const char *text) {
+    llmi_text_string(to, text, strlen(text));
+}
 
 static void write_error(llmi_text *to, int status, const char *param, const char *message) {
     add(to, "{\"error\":{\"message\":");
@@ -182,21 +184,25 @@ static int refuse(exchange *x, int status, const char *param, const char *format
 }
 #define WANT(ok, param, ...) do { if (!(ok)) return refuse(x, 400, param, __VA_ARGS__); } while (0)
 
-/* a token's text; the bytes of one that is no text by itself, so that no two have one name */
+enum { MAX_TOKEN_BYTES = 1024 };       /* more are left out where a token has a name */
+static size_t bytes_of(int32_t token, char text[MAX_TOKEN_BYTES]) {
+    size_t n = 0;                      /* of a token that the tokenizer does not have */
+    llm_tokenizer_decode(server.tokenizer, &token, 1, text, MAX_TOKEN_BYTES, &n, NULL);
+    return llmi_min(n, MAX_TOKEN_BYTES);
+}
+/* a token's text; what is no text by itself is spelled out, so that no two have one name */
 static void write_token(llmi_text *to, int32_t token, int with_bytes) {
-    char text[1024], name[4 * sizeof text + 8];
-    size_t n = 0, i, whole = 0, size = 1;
+    char text[MAX_TOKEN_BYTES];
+    const size_t n = bytes_of(token, text);
+    size_t i, size = 1;
     uint32_t code;
-    if (llm_tokenizer_decode(server.tokenizer, &token, 1, text, sizeof text, &n, NULL)) n = 0;
-    n = llmi_min(n, sizeof text);
-    for (; size && whole < n; whole += size) size = llmi_utf8_decode(text + whole, n - whole, &code);
-    if (!n) snprintf(name, sizeof name, "<%d>", (int)token);
-    else if (whole < n || !size) {
-        strcpy(name, "bytes:");
-        for (i = 0; i < n; i++) sprintf(name + 6 + 4 * i, "\\x%02x", (unsigned char)text[i]);
-    }
+    for (i = 0; i < n && size; i += size) size = llmi_utf8_decode(text + i, n - i, &code);
     if (n && size) llmi_text_string(to, text, n);
-    else add_string(to, name);
+    else {
+        llmi_text_format(to, n ? "\"bytes:" : "\"<%d>", (int)token);
+        for (i = 0; i < n; i++) llmi_text_format(to, "\\\\x%02x", (unsigned char)text[i]);
+        add(to, "\"");
+    }
     if (!with_bytes) return;
     add(to, ",\"bytes\":[");
     for (i = 0; i < n; i++) llmi_text_format(to, i ? ",%d" : "%d", (unsigned char)text[i]);
@@ -242,10 +248,9 @@ static void add_logprobs(job *j, int32_t token, float logprob, const int32_t *to
     }
     add(&lists[2], "}");
     llmi_text_format(&lists[3], "%d", j->offset);
-    char text[1024];
-    size_t size = 0;
-    if (llm_tokenizer_decode(server.tokenizer, &token, 1, text, sizeof text, &size, NULL)) size = 0;
-    while (size-- > 0) j->offset += size < sizeof text && (text[size] & 0xC0) != 0x80;
+    char text[MAX_TOKEN_BYTES];
+    for (size_t size = bytes_of(token, text); size-- > 0;)
+        j->offset += (text[size] & 0xC0) != 0x80;
 }
 /* what the job has collected; of a stream, since the last time */
 static void write_choice(llmi_text *to, job *j) {
@@ -405,50 +410,46 @@ static void leave(slot *s, const char *finish, const char *wrong) {          /* 
     s->job = NULL;
     server.n_running--;
 }
-/* a slot's token has been evaluated: draws the next one -> why the text ends, NULL: it goes on */
-static const char *draw(slot *s, float *logits, llm_error *err) {
+/* A slot's token has been evaluated: draws the next one. *finish: why the text ends, if it does */
+static llm_result draw(slot *s, float *logits, const char **finish, llm_error *err) {
     job *j = s->job;
     const exchange *x = j->of;
-    llm_context *context = llm_session_context(server.session);
-    const int n_top = (int)x->top_logprobs, n = s->prompt.n + j->n_new;
-    const int32_t *history = llm_session_tokens(server.session, s->sequence);
+    const int chat = x->route->chat, n_top = (int)x->top_logprobs, n = s->prompt.n + j->n_new;
     const llm_sampling sampling = {
         .temperature = (float)x->temperature, .top_k = (int)x->top_k,
         .top_p = x->top_p > 0 ? (float)x->top_p : 1e-30f, .min_p = (float)x->min_p,
         .repetition_penalty = (float)x->repetition, .presence_penalty = (float)x->presence,
         .frequency_penalty = (float)x->frequency, .seed = j->seed};
+    llm_context *context = llm_session_context(server.session);
+    float was[MAX_BIASES], logprob = 0, top_logprobs[MAX_TOP];
     int32_t token, top[MAX_TOP];
-    float logprob = 0, top_logprobs[MAX_TOP];
     const char *text;
     size_t size;
-    int stop = -1, ends = 0;
-    const int chat = x->route->chat;
-    float was[MAX_BIASES];
+    int stop = -1;
     for (int i = 0; i < x->n_biases; i++) {
         was[i] = logits[x->biases[i].token];
         logits[x->biases[i].token] += x->biases[i].bias;
     }
-    llm_result result = llm_sample(context, &token, logits, server.vocab, &sampling, history, n,
-                                   j->n_new, (uint64_t)j->n_new, err);
+    const llm_result drawn = llm_sample(
+        context, &token, logits, server.vocab, &sampling,
+        llm_session_tokens(server.session, s->sequence), n, j->n_new, (uint64_t)j->n_new, err);
     for (int i = x->n_biases; i-- > 0;) logits[x->biases[i].token] = was[i];
-    for (int i = 0; i < server.n_ends[chat]; i++) ends |= token == server.ends[chat][i];
-    if (result == LLM_OK && x->logprobs && !ends)
-        result = llm_logprobs(context, &logprob, token, top, top_logprobs, n_top, logits,
-                              server.vocab, err);
-    if (result != LLM_OK) return "error";
+    LLMI_TRY(drawn);
     j->n_new++;
     s->next = token;
-    if (ends) return "stop";
-    if (x->logprobs) add_logprobs(j, token, logprob, top, top_logprobs);
-    if (llm_detokenizer_add(j->detokenizer, token, &text, &size, &stop, err) != LLM_OK)
-        return "error";
-    llmi_text_add(&j->text, text, size);
-    if (j->text.failed != LLM_OK) {
-        llmi_fail(err, LLM_ERR_MEMORY, "out of memory");
-        return "error";
+    for (int i = 0; i < server.n_ends[chat]; i++)
+        if (token == server.ends[chat][i]) *finish = "stop";
+    if (*finish) return LLM_OK;
+    if (x->logprobs) {
+        LLMI_TRY(llm_logprobs(context, &logprob, token, top, top_logprobs, n_top, logits,
+                              server.vocab, err));
+        add_logprobs(j, token, logprob, top, top_logprobs);
     }
-    if (stop >= 0) return "stop";
-    return j->n_new == (int)x->max_tokens || n + 1 == server.context ? "length" : NULL;
+    LLMI_TRY(llm_detokenizer_add(j->detokenizer, token, &text, &size, &stop, err));
+    llmi_text_add(&j->text, text, size);
+    if (stop >= 0) *finish = "stop";
+    else if (j->n_new == (int)x->max_tokens || n + 1 == server.context) *finish = "length";
+    return j->text.failed == LLM_OK ? LLM_OK : llmi_fail(err, LLM_ERR_MEMORY, "out of memory");
 }
 /* the next token of every slot that has its prompt, and pieces of the others' */
 static void pass(llm_rows *rows, slot **of) {
@@ -465,7 +466,7 @@ static void pass(llm_rows *rows, slot **of) {
         slot *s = server.slots[i];
         if (!s->job || s->n_done == s->prompt.n_cuts || !is_ready(s)) continue;
         const int at = position(s);
-        if (s->n_done == s->prompt.n_cuts) continue;   /* all was there: it draws in the next pass */
+        if (s->n_done == s->prompt.n_cuts) continue;   /* all was there: the next pass draws */
         rows[n] = (llm_rows){s->sequence, s->prompt.tokens + at, s->prompt.cuts[s->n_done] - at, 0};
         room -= rows[n].n;
         of[n++] = s;
@@ -480,16 +481,14 @@ static void pass(llm_rows *rows, slot **of) {
     for (int i = n_drawn; i < n; i++) of[i]->n_done++;
     for (int i = 0; i < n_drawn; i++) {
         job *j = of[i]->job;
-        const char *finish = draw(of[i], server.logits + (size_t)i * (size_t)server.vocab, &err);
-        if (finish) {
-            const char *rest = NULL;
-            size_t size = 0;
-            llm_detokenizer_finish(j->detokenizer, &rest, &size);
-            llmi_text_add(&j->text, rest, size);
-        }
+        const char *finish = NULL, *rest = NULL;
+        size_t size = 0;
+        const llm_result drawn =
+            draw(of[i], server.logits + (size_t)i * (size_t)server.vocab, &finish, &err);
+        if (finish) llm_detokenizer_finish(j->detokenizer, &rest, &size);
+        llmi_text_add(&j->text, rest, size);
         lock();
-        if (finish && !strcmp(finish, "error")) leave(of[i], NULL, err.message);
-        else if (finish) leave(of[i], finish, NULL);
+        if (finish || drawn != LLM_OK) leave(of[i], finish, drawn == LLM_OK ? NULL : err.message);
         else if (j->text.size || j->lists[0].size) deliver(j);
         unlock();
     }
@@ -1180,14 +1179,14 @@ int main(int argc, char **argv) {
     sigemptyset(&signals);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &signals, &before);     /* they are for this thread, not the others */
+    pthread_sigmask(SIG_BLOCK, &signals, &before);     /* they are for this thread alone */
     NEED(!pthread_create(&inference, NULL, infer, NULL), "no thread can be made");
     struct MHD_Daemon *http = listen_at(o.host, o.port);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     const int port = MHD_get_daemon_info(http, MHD_DAEMON_INFO_BIND_PORT)->port;
     printf(strchr(o.host, ':') ? "http://[%s]:%d\n" : "http://%s:%d\n", o.host, port);
-    printf("%s, %d slots of %d tokens, conversations: %s\n", server.name, o.slots, server.context,
-           server.format.name ? server.format.name : "none");
+    printf("%s, %d slots of %d tokens, format of conversations: %s\n", server.name, o.slots,
+           server.context, server.format.name ? server.format.name : "none known");
     cli_check_output();
     while (!stopped) {
         nanosleep(&tick, NULL);

@@ -489,7 +489,8 @@ def random_body(r):
                               top_logprobs=3, stream_options={"include_usage": True})).encode(),
               json.dumps({"prompt": ["The", "int"], "logit_bias": {"5": 3, "9": -100}, "seed": 3,
                           "logprobs": 2, "max_tokens": 9, "top_p": 0.5}).encode(),
-              r.choice(BAD)[0].encode()[:400], bytes(r.randrange(256) for _ in range(r.randrange(200)))]
+              r.choice(BAD)[0].encode()[:400],
+              bytes(r.randrange(256) for _ in range(r.randrange(200)))]
     body = bytearray(r.choice(bodies))
     words = [b"null", b"true", b"-1", b"1e400", b"9" * 30, b"{}", b"[]", b'""', b'"\\ud83d\\ude00"',
              b"0.5", b"\xff", b"\x00", b",", b":", b'"', b"[" * 70, b'"stream":true,', b"2"]

@@ -110,11 +110,12 @@ def many(n, function, arguments):
         return list(pool.map(function, arguments))
 
 
-def train(name, *arguments):
+def train(name, *arguments, vocab=True):
     path = os.path.join(temporary.name, name)
     files = ["README.md", "Makefile", *("examples/" + f for f in sorted(os.listdir("examples")))]
-    subprocess.run(["build/train", "--out", path, "--vocab", "400", "--seq", "64", "--batch", "4",
-                    "--steps", "40", "--eval", "0", "--save", "0", *arguments, *files],
+    subprocess.run(["build/train", "--out", path, "--seq", "64", "--batch", "4", "--steps", "40",
+                    "--eval", "0", "--save", "0", *(["--vocab", "400"] if vocab else []),
+                    *arguments, *files],
                    check=True, stdout=subprocess.DEVNULL)
     return path
 
@@ -256,6 +257,52 @@ def check_fields(model):
                                             max_tokens=1).usage, range(8))
         shares = sorted(u.prompt_tokens_details.cached_tokens for u in shares)
         check("what prompts begin with is evaluated once", shares == [0] + 7 * [768], shares)
+
+
+def make_chat_model(path):
+    """one of the other's vocabulary and ChatML's tokens, with its template"""
+    tokenizer = json.load(open(os.path.join(path, "tokenizer.json")))
+    names = "<|im_start|>", "<|im_end|>"
+    for i, name in enumerate(names):
+        tokenizer["added_tokens"].append(
+            {"id": 400 + i, "content": name, "single_word": False, "lstrip": False,
+             "rstrip": False, "normalized": False, "special": True})
+    source = os.path.join(temporary.name, "tokenizer")
+    os.mkdir(source)
+    json.dump(tokenizer, open(os.path.join(source, "tokenizer.json"), "w"))
+    model = train("chatml", "--arch", "gpt2", "--context", "512", "--tokenizer", source,
+                  vocab=False)
+    with open(os.path.join(model, "chat_template.jinja"), "w") as template:
+        template.write("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' +"
+                       " message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+                       "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+    return model
+
+
+def check_chat(model):
+    with Server(model) as s:
+        c = s.client()
+
+        def ask(content, **more):
+            return c.chat.completions.create(model="m", max_tokens=4, temperature=0,
+                                             messages=[{"role": "user", "content": content}],
+                                             **more)
+        written = c.completions.create(
+            model="m", max_tokens=4, temperature=0,
+            prompt="<|im_start|>user\nThe<|im_end|>\n<|im_start|>assistant\n")
+        told = ask("The")
+        check("the template's format", told.usage.prompt_tokens == written.usage.prompt_tokens and
+              told.choices[0].message.content == written.choices[0].text, (told, written))
+        end = ask("The", logit_bias={"401": 100}, logprobs=True)
+        check("its end of an answer", end.choices[0].finish_reason == "stop" and
+              end.choices[0].message.content == "" and end.usage.completion_tokens == 1 and
+              end.choices[0].logprobs.content == [], end)
+        check("a message cannot spell it", ask("The<|im_end|>").usage.prompt_tokens >
+              told.usage.prompt_tokens + 1)
+    with Server(model, "--format", "llama-3") as s:
+        got = s.post("chat/completions", **GOOD)
+        check("a format without its tokens", got[0] == 400 and
+              "no token <|begin_of_text|>" in got[1]["error"]["message"], got)
 
 
 BAD = [
@@ -609,6 +656,7 @@ else:
                    stdout=subprocess.DEVNULL)
     check_answers(moe + ".gguf")
     check_fields(moe)
+    check_chat(make_chat_model(gpt2))
     check_refused(gpt2)
     check_clients(gpt2)
     check_end(gpt2)

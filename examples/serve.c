@@ -1131,7 +1131,6 @@ static struct MHD_Daemon *listen_at(const char *host, int port) {
     struct MHD_Daemon *http = MHD_start_daemon(
         flags, (uint16_t)port, NULL, NULL, handle, NULL, MHD_OPTION_SOCK_ADDR, address->ai_addr,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS,
-        MHD_OPTION_LISTENING_ADDRESS_REUSE, 1u,
         MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_NOTIFY_CONNECTION, connected, NULL,
         MHD_OPTION_END);
     NEED(http, "%s, port %d: %s", host, port, strerror(errno));

@@ -381,6 +381,9 @@ def check_refused(model):
         got = s.ask("POST", "/v1/completions", b" " * (5 << 20))
         check("a body of 5 MiB", got[0] == 413, got)
         check("it is all gone", s.idle_within(1))
+        run = subprocess.run([options.serve, model, "--port", str(s.port)], capture_output=True,
+                             text=True)
+        check("a port that is taken", run.returncode == 1 and "in use" in run.stderr, run.stderr)
     with Server(model) as s:
         got = s.post("chat/completions", **GOOD)
         check("no conversations", got[0] == 400 and "--format" in got[1]["error"]["message"], got)

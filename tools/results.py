@@ -2,7 +2,7 @@
 """The figures about training, measured again and judged against their bounds, into a folder.
 
     pip install matplotlib torch        without them: no plots, no comparison with PyTorch
-    tools/results.py [--only curves|memory|nanogpt] [--out build/results] [--text FILE]
+    tools/results.py [--only curves|memory|nanogpt|claims] [--out build/results] [--text FILE]
 
 curves   a GPT-2 and a DeepSeek-V3 with experts and MTP, of about 2 million parameters, in f32, bf16
          and fp8 on the same batches: the losses, smoothed as in the DeepSeek-V3 report (exponential
@@ -12,10 +12,12 @@ curves   a GPT-2 and a DeepSeek-V3 with experts and MTP, of about 2 million para
 memory   what llm_train_memory plans for GPT-2 124M, B=4 T=256, by part, and a process's real peak
 nanogpt  nanoGPT's recipe for a CPU: Tiny Shakespeare by character, 4 layers of width 128, T=64,
          B=12, 2000 steps; the same model and batches in PyTorch, eagerly, in alternating turns
+claims   what MTP, experts, latent attention and balancing bring to small models, at equal updates
+         and at equal time: hours, a run at a time; tools/claims.py says how
 
-Writes results.txt (what is printed), a CSV file per run, and curves.png and .svg. Exit status 1 if
+Writes results.txt (what is printed; NAME.txt with --only NAME), a CSV file per run, and curves.png and .svg. Exit status 1 if
 a bound is missed. The text is Tiny Shakespeare where it is found, else llm.h, for the curves only.
-Builds tools/bench.c and tools/curves.c with plain `cc -O2`.
+Builds what it needs of tools/bench.c, curves.c and claims.c with plain `cc -O2`.
 """
 
 import argparse
@@ -28,6 +30,7 @@ import subprocess
 import sys
 import time
 
+from claims import add_arguments, claims
 from compare_torch import ROOT, Side
 
 SHAKESPEARE = os.path.normpath(
@@ -388,7 +391,7 @@ def nanogpt(options, report):
 
 
 def main():
-    tables = {"curves": curves, "memory": memory, "nanogpt": nanogpt}
+    tables = {"curves": curves, "memory": memory, "nanogpt": nanogpt, "claims": claims}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -398,7 +401,11 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--cc", default=os.environ.get("CC", "cc"), help="default: %(default)s")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    add_arguments(parser)
     options = parser.parse_args()
+    short = [n for n in ("quick", "smoke", "plan", "groups", "readme") if getattr(options, n)]
+    if short and options.only != "claims":
+        parser.error(f"--{short[0]} goes with --only claims")
     options.shakespeare = options.text or SHAKESPEARE
     if not os.path.exists(options.shakespeare):
         if options.text:
@@ -410,15 +417,18 @@ def main():
         return torch_worker(options)
 
     os.makedirs(options.out, exist_ok=True)
-    for name in ("bench", "curves"):
+    programs = {"memory": ["bench"], "claims": ["claims"], None: ["bench", "curves", "claims"]}
+    os.makedirs(os.path.join(ROOT, "build"), exist_ok=True)
+    for name in programs.get(options.only, ["curves"]):
         program = os.path.join(ROOT, "build", name)
         source = os.path.join(ROOT, "tools", f"{name}.c")
         build = [options.cc, "-O2", source, "-lm", "-o", program]
         print(" ".join(build), flush=True)
         subprocess.run(build, check=True)
         setattr(options, name, program)
-    report = Report(os.path.join(options.out, "results.txt"))
-    report.line(machine(options))
+    report = Report(os.path.join(options.out, f"{options.only or 'results'}.txt"))
+    options.machine = machine(options)
+    report.line(options.machine)
     for name, table in tables.items():
         if options.only in (None, name):
             table(options, report)

@@ -11,8 +11,8 @@
  * takes B windows of T + 1 tokens; window i begins at llm_random(seed, s B + i) modulo the places
  * there are: so runs with the same seed see the same data, whatever their model.
  * The log has a line per evaluation, all of the main head alone, without balance and MTP: held_nats
- * per token and held_bits per byte, on windows spread evenly over the part that is held out, in the
- * last line on all of it; choose_nats, in the last line only; train_nats and the loads of the most
+ * per token and held_bits per byte, on windows spread evenly over the part that is held out, more of
+ * them in the last line; choose_nats, in the last line only; train_nats and the loads of the most
  * and least used expert, means over the updates since the line before. Nothing but its seconds,
  * those spent in updates, depends on the machine's load.
  */
@@ -61,7 +61,8 @@ static cli_option options[] = {
     CLI_NUMBER("--alpha", &alpha, "0.0001", 0, 1e3, "weight of the balance loss of a sequence"),
     CLI_WHOLE("--seed", &seed, "1", 0, "of weights and batches"),
     CLI_WHOLE("--evals", &evals, "10", 1, "evaluations, evenly spread, the last at the end"),
-    CLI_WHOLE("--windows", &windows, "64", 1, "of an evaluation but the last"),
+    CLI_WHOLE("--windows", &windows, "32", 1, "of an evaluation; the last has eight times as many, "
+              "and half of that to choose by"),
     CLI_WHOLE("--threads", &threads, "0", 0, "0 = all cores"),
     CLI_STRING("--log", &log_path, "", "file for the evaluations; without, the standard output"),
     CLI_STRING("--save", &save_path, "", "directory for the model"),
@@ -75,7 +76,7 @@ static cli_option options[] = {
     CLI_SWITCH("--presets", &presets, "a line per preset: what its cache holds for a token, and "
                "what multi-head attention's would, in bytes of f32"),
     CLI_SWITCH("--serve", &serve, "updates when the standard input asks for them, for others to "
-               "time"),
+               "time: of each its seconds, and those of all processors together"),
     CLI_END
 };
 
@@ -178,12 +179,12 @@ typedef struct training {
     cli_mean loss, most, least;        /* of the updates since the last evaluation */
 } training;
 
-/* on windows spread evenly over a part; n 0: as many as stand side by side */
+/* on n windows spread evenly over a part, or as many as stand side by side */
 static cli_losses evaluate(training *t, int part, int n) {
     const size_t T = (size_t)t->desc.seq_len, room = t->text.n[part] - T - 1;
     const int all = (int)(room / T) + 1, B = t->desc.batch_size;
     cli_losses l = {.bytes = 0};
-    if (!n || n > all) n = all;
+    if (n > all) n = all;
     for (int i = 0; i < n; i += B) {
         const int rows = n - i < B ? n - i : B;
         for (int b = 0; b < rows; b++) {
@@ -200,11 +201,11 @@ static cli_losses evaluate(training *t, int part, int n) {
 }
 static void log_line(training *t) {
     const int end = t->step == t->desc.max_steps;
-    const cli_losses held = evaluate(t, HELD, end ? 0 : windows);
+    const cli_losses held = evaluate(t, HELD, end ? 8 * windows : windows);
     fprintf(t->log, "%d,%.3f,%.6f,%.6f,%.6f,", t->step, t->seconds, cli_mean_of(t->loss),
             cli_mean_of(held.main), cli_bits_per_byte(&held));
     if (end) {
-        const cli_losses choose = evaluate(t, CHOOSE, 0);
+        const cli_losses choose = evaluate(t, CHOOSE, 4 * windows);
         fprintf(t->log, "%.6f", cli_mean_of(choose.main));
     }
     fprintf(t->log, ",%.4f,%.4f\n", cli_mean_of(t->most), cli_mean_of(t->least));
@@ -214,8 +215,7 @@ static void log_line(training *t) {
     memset(&t->least, 0, sizeof t->least);
 }
 /* one update -> its seconds */
-static double step(void *argument) {
-    training *t = (training *)argument;
+static double step(training *t) {
     const size_t T = (size_t)t->desc.seq_len;
     const uint64_t B = (uint64_t)t->desc.batch_size, places = t->text.n[LEARN] - T;
     const double start = cli_seconds();
@@ -240,6 +240,23 @@ static void train(training *t) {
         if (until == t->step) continue;
         while (t->step < until) step(t);
         log_line(t);
+    }
+}
+
+/* cli_serve, with a line for the processors' time, too, which other programs do not add to */
+static void answer(training *t) {
+    char line[64];
+    step(t);
+    printf("ready\n");
+    fflush(stdout);
+    while (fgets(line, sizeof line, stdin)) {
+        for (int n = atoi(line); n > 0; n--) {
+            const clock_t before = clock();
+            const double seconds = step(t);
+            printf("%.6f\n%.6f\n", seconds, (double)(clock() - before) / CLOCKS_PER_SEC);
+        }
+        printf("done\n");
+        fflush(stdout);
     }
 }
 
@@ -354,8 +371,7 @@ int main(int argc, char **argv) {
     t.tokens = (int32_t *)cli_alloc(2 * n, sizeof *t.tokens);
     t.targets = t.tokens + n;
     if (serve) {
-        step(&t);
-        cli_serve(step, &t);
+        answer(&t);
     } else {
         t.log = *log_path ? fopen(log_path, "w") : stdout;
         NEED(t.log, "%s: %s", log_path, strerror(errno));

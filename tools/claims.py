@@ -1,6 +1,6 @@
 """The claims that this project began with, in numbers: a part of tools/results.py.
 
-    tools/results.py --only claims              three hours on two idle cores, with all seeds
+    tools/results.py --only claims              two hours on two idle cores, with three seeds
     tools/results.py --only claims --quick      ten minutes: few updates, one seed, one rate
     tools/results.py --only claims --plan       what would be run, and how long it takes
     tools/results.py --only claims --seeds 4,5,6    again, with other seeds, compared with the first
@@ -12,18 +12,20 @@ ends with the sentence that the numbers support.
 Learning rates  every variant has the same three to choose from, and takes the one with the least
     loss on a part of the text that no table reports, on the first seed; but for GROUPS' lr_of
 Equal updates   all make as many, each with a cosine over its own length
-Equal time      each makes as many as fit the time of the first variant's. An update's time is the
-    least that was seen while all variants took turns (times.csv), not what a run took: so losses
-    are the same however busy the machine is. These are runs of their own, as a run that is cut
-    short would be judged with a learning rate that has not fallen yet
+Equal time      each makes as many as fit the time of the first variant's. An update's time is that
+    of the processors, by the number of threads: the least seen while all variants took turns
+    (times-*.csv, where the least by the clock stands beside it). What a run took is not used: so
+    losses are the same however busy the machine is. These are runs of their own, as a run that is
+    cut short would be judged with a learning rate that has not fallen yet
 Decided         two means differ if they do so by more than the larger of the two ranges (largest
     less smallest) over the seeds; with one seed nothing is decided
 The texts       Tiny Shakespeare, a token for each byte, and the project's own text of one revision,
     in 1024 tokens of BPE; where there is no Shakespeare (git), llm.h (the files as they are)
 
-Each run is a file in claims/, under a name that hashes its options, its text and the program: what
-is there is not run again, so Ctrl-C loses one run at most. tables.txt, tables.csv and the plots are
-made anew each time.
+Each run is a file in claims/, under a name that hashes its options, its text and the program (llm.h,
+cli.h, claims.c): what is there is not run again, so Ctrl-C loses one run at most. --version gives
+the tables of what an earlier program ran. tables.txt, a CSV file with the same for each choice of
+seeds, and the plots are made anew each time. --readme prints the tables in Markdown.
 """
 
 import csv
@@ -31,6 +33,7 @@ import hashlib
 import math
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -38,13 +41,13 @@ import time
 
 from compare_torch import ROOT, Side
 
-REVISION = "8cc4f3d"            # whose text is learned
+REVISION = "8cc4f3d5d1af"       # whose text is learned
 OWN = re.compile(r"(README\.md|llm\.h|(tests|examples|tools)/[^/]*\.[ch])$")
 DEFAULTS = ["--seq", "128", "--batch", "8", "--warmup", "50"]
 TOKENS = 128 * 8                # of an update
 # name: options of tools/claims.c, updates, learning rates
 SIZES = {
-    "2M": (["--layers", "4", "--heads", "4", "--width", "192"], 600, ["1e-3", "2e-3", "4e-3"]),
+    "2M": (["--layers", "4", "--heads", "4", "--width", "192"], 800, ["1e-3", "2e-3", "4e-3"]),
     "10M": (["--layers", "6", "--heads", "6", "--width", "384"], 400, ["5e-4", "1e-3", "2e-3"]),
 }
 TEXTS = {"characters": ["--vocab", "0"], "BPE": ["--vocab", "1024"]}
@@ -104,6 +107,7 @@ def add_arguments(parser):
     group.add_argument("--quick", action="store_true", help="in ten minutes")
     group.add_argument("--smoke", action="store_true", help="in one, of models that learn nothing")
     group.add_argument("--plan", action="store_true", help="print it, and how long it takes")
+    group.add_argument("--version", help="of the program whose runs are shown; none are made")
     group.add_argument("--readme", action="store_true", help="the tables in Markdown")
     group.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
     group.add_argument("--groups", help="only those whose names begin so, with commas between")
@@ -165,7 +169,12 @@ class Claims:
         for name in ("llm.h", "examples/cli.h", "tools/claims.c"):
             with open(os.path.join(ROOT, name), "rb") as file:
                 program += file.read()
-        self.version = hashlib.sha256(program).hexdigest()[:10]
+        self.version = options.version or hashlib.sha256(program).hexdigest()[:10]
+        self.program = self.path(f"program-{self.version}")      # stays, whatever is built
+        if options.version:
+            self.program = options.claims
+        elif not os.path.exists(self.program):
+            shutil.copy2(options.claims, self.program)
         self.groups = [
             g for g in GROUPS if not options.groups or g["name"].startswith(
                 tuple(options.groups.split(",")))]
@@ -200,7 +209,7 @@ class Claims:
                 *wide, *(SMOKE if self.options.smoke else [])]
 
     def command(self, *words):
-        return [self.options.claims, *words, "--threads", str(self.options.threads)]
+        return [self.program, *words, "--threads", str(self.options.threads)]
 
     def call(self, *words):
         result = subprocess.run(self.command(*words), stdout=subprocess.PIPE, text=True)
@@ -272,8 +281,8 @@ class Claims:
                 yield group, variant, None, seed, self.timed_updates(group, variant)
 
     def seconds(self, run):
-        """estimated; evaluations are 64 windows of 128 tokens each, forward only"""
-        updates = run[4] + 10 * 64 / 8 / 3 + 35
+        """estimated; evaluations are 9 * 32 + 256 + 128 windows, 8 at a time, forward only"""
+        updates = run[4] + 84 / 3
         return updates * self.times(run[0])[run[1]]
 
     # ---- an update's time ----------------------------------------------------------------------
@@ -288,20 +297,22 @@ class Claims:
                      *(word for v in variants for word in self.shape(group, v)))
         return self.path(slug(f"times {group['text']} {group['size']}") + f"-{key}.csv")
 
-    def times(self, group):
-        """seconds of an update, of each variant; without a measurement, by operations"""
+    def times(self, group, column="seconds"):
+        """seconds of an update, of each variant; without a measurement, by operations, of which two
+        cores of Zen 5 do 3e11 a second"""
         path = self.times_path(group)
         if os.path.exists(path):
-            return {row["variant"]: float(row["seconds"]) for row in self.rows(path)}
+            return {row["variant"]: float(row[column]) for row in self.rows(path)}
         U = {}
         for variant in self.timed_variants(group["text"], group["size"]):
             size = self.size_of(group, variant)
-            U[variant] = 6 * (size["active"] + size["mtp"]) * TOKENS / 1.4e11
+            U[variant] = 6 * (size["active"] + size["mtp"]) * TOKENS / 3e11
         return U
 
     def measure(self, group):
         """The least time of an update, of each variant in turn, until twelve rounds have not found
-        one that is less by 1 % or more"""
+        one that is less by 1 % or more. The clock's is not taken, as on a busy machine no update
+        has all cores"""
         path = self.times_path(group)
         if os.path.exists(path):
             return
@@ -316,13 +327,16 @@ class Claims:
             since += 1
             for i, side in list(enumerate(sides))[:: 1 - 2 * (turn % 2)]:
                 side.turn(4)
-                least = min(side.seconds)
+                least = min(side.seconds[1::2])        # the clock's are between
                 if least < 0.99 * best[i]:
                     since = 0
                 best[i] = min(best[i], least)
             turn += 1
-        self.write(path, ["variant", "seconds", "median", "updates"],
-                   [[v, f"{b:.6f}", f"{statistics.median(s.seconds):.6f}", len(s.seconds)]
+        threads = self.options.threads
+        self.write(path, ["variant", "seconds", "median", "clock", "updates"],
+                   [[v, f"{b / threads:.6f}",
+                     f"{statistics.median(s.seconds[1::2]) / threads:.6f}",
+                     f"{min(s.seconds[::2]):.6f}", len(s.seconds) // 2]
                     for v, b, s in zip(variants, best, sides)])
         for side in sides:
             side.close()
@@ -481,20 +495,23 @@ def step_table(claims, report, summary):
         if group["about"] != "MTP":
             continue
         times, base = claims.times(group), group["variants"][0]
+        clock = claims.times(group, "clock")
         for variant in group["variants"]:
             more = 100 * (times[variant] / times[base] - 1)
             size = claims.size_of(group, variant)
             share = 100 * size["mtp"] / size["parameters"]
             rows.append([f"{group['size']}, {group['text']}: {variant}",
-                         f"{1e3 * times[variant]:.1f}", f"{more:+.1f} %", f"{share:+.1f} %"])
+                         f"{1e3 * times[variant]:.2f}", f"{more:+.1f} %",
+                         f"{1e3 * clock[variant]:.2f}", f"{share:+.1f} %"])
             summary.append([group["name"], variant, "time", "ms/update",
-                            f"{1e3 * times[variant]:.3f}", "", "", "", 1])
+                            f"{1e3 * times[variant]:.4f}", "", "", "", 1])
             if variant.endswith("D=1"):
                 found.append(more)
     if not rows:
         return
-    report.line("\n-- MTP's cost: the least time of an update while all variants took turns\n")
-    aligned(report, ["", "ms", "time", "parameters"], rows)
+    report.line("\n-- MTP's cost: the least time of an update while all variants took turns, of\n"
+                "   the processors by the number of threads, and by the clock, in ms\n")
+    aligned(report, ["", "ms", "more", "by the clock", "parameters"], rows)
     low, high = min(found), max(found)
     where = f"{low:+.0f} %" if low == high else f"{low:+.0f} to {high:+.0f} %"
     verdict = ("SUPPORTED: that is in this range" if low - 1 <= CLAIMED_STEP <= high + 1 else
@@ -504,14 +521,13 @@ def step_table(claims, report, summary):
 
 
 def loss_table(claims, report, group, summary):
-    """-> {(variant, mode): Spread of nats}"""
     U, base = claims.updates(group["size"]), group["variants"][0]
     modes = [("equal updates", lambda v: U)]
     if group["timed"]:
         modes.append(("equal time", lambda v: U if v == base else claims.timed_updates(group, v)))
     report.line(f"\n-- {TITLES[group['about']]}; {group['size']}, {group['text']}: "
-                f"{claims.about[group['text']]}\n")
-    found, rows = {}, []
+                f"{claims.about[group['text']]}\n   (--groups {group['name']})\n")
+    found, loads, rows = {}, {}, []
     balance = group["about"] == "balance"
     for mode, updates in modes:
         for variant in group["variants"]:
@@ -527,7 +543,8 @@ def loss_table(claims, report, group, summary):
                    f"{updates(variant) * TOKENS / 1e6:.2f}", nats, f"{bits.mean:.4f}",
                    "" if variant == base else percent(nats, found[base, mode])]
             if balance:
-                row += [f"{statistics.fmean(float(r['load_max']) for r in last):.2f}",
+                loads[variant] = Spread([float(r["load_max"]) for r in last])
+                row += [f"{loads[variant].mean:.2f}",
                         f"{statistics.fmean(float(r['load_min']) for r in last):.2f}"]
             if group["about"] == "latent":
                 row.append(f"{size['cache_bytes']:.0f}")
@@ -552,10 +569,16 @@ def loss_table(claims, report, group, summary):
             name, other = shown(variant, group), shown(base, group)
             text = f"{name} at {mode}: {percent(nats, first)} of {other}'s loss: {verdict}"
             if group["about"] == "MTP":
-                text += {"lower": '; "better perplexity with MTP" is SUPPORTED here',
-                         "higher": '; "better perplexity with MTP" is REFUTED here'}.get(verdict, "")
+                text += {"lower": '; "better perplexity with MTP" is SUPPORTED',
+                         "higher": '; "better perplexity with MTP" is REFUTED'}.get(verdict, "")
+            if balance:
+                text += f"; load of the most used expert: {compare(loads[variant], loads[base])}"
             report.line(text + ".")
-    return found
+    if group["about"] == "latent":
+        options = SIZES[group["size"]][0]
+        layers, width = (int(options[options.index(k) + 1]) for k in ("--layers", "--width"))
+        report.line(f"Multi-head attention with these heads holds {2 * layers * width * 4} bytes a "
+                    "token.")
 
 
 def speculation_table(claims, report, summary):
@@ -585,15 +608,15 @@ def speculation_table(claims, report, summary):
                                     f"{spread.low:.6f}", f"{spread.high:.6f}", len(spread.values)])
     if not rows:
         return
-    report.line("\n-- speculation with the MTP modules of these models: drafts that were accepted, "
-                "and\n   tokens/s beside plain decoding in turns; the text is the same to the bit\n")
+    report.line("\n-- speculation with the MTP modules of these models: drafts that were accepted, and\n"
+                "   tokens/s beside plain decoding in turns; the text is the same to the bit\n")
     aligned(report, ["", "temperature", "accepted", "plain", "speculated", "times faster"], rows)
     faster = [name for name, s in kept.items() if s.low > 1]
     slower = [name for name, s in kept.items() if s.high < 1]
     best = max(kept.values(), key=lambda s: s.mean)
     worst = min(kept.values(), key=lambda s: s.mean)
-    report.line(f"\nSpeculation makes decoding faster on every seed in {len(faster)} of {len(kept)} "
-                f"cases, slower in {len(slower)}; from {worst.mean:.2f} to {best.mean:.2f} times "
+    report.line(f"\nSpeculation makes decoding faster on every seed in {len(faster)} of "
+                f"{len(kept)} cases, slower in {len(slower)}; from {worst.mean:.2f} to {best.mean:.2f} times "
                 "as fast.")
 
 
@@ -634,6 +657,7 @@ def name_ends(ax, ends):
         ax.annotate(label, (x, y), xytext=(right * 1.03, at), fontsize=8, va="center",
                     annotation_clip=False,
                     arrowprops=dict(arrowstyle="-", color="0.6", linewidth=0.6))
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= right])
     ax.set_xlim(0, right * 1.42)
 
 
@@ -660,7 +684,7 @@ def plot(claims):
                                     squeeze=False)
         axes = axes[0]
         figure.suptitle(f"{TITLES[group['about']]}\n{group['size']}, {group['text']}", fontsize=10)
-        first = 1 if not claims.options.smoke else 0
+        first = 3 if not claims.options.smoke else 0        # after the steep beginning
         times = claims.times(group)
         ends = [draw(axes[0], *curve(claims, group, v, U, "held_nats"), style, shown(v, group),
                      first) for v, style in zip(group["variants"], STYLES)]
@@ -675,7 +699,7 @@ def plot(claims):
                 ends.append(draw(axes[1], [i * times[v] for i in x], seeds, style, shown(v, group),
                                  first))
             name_ends(axes[1], ends)
-            axes[1].set_xlabel("seconds, by the least time of an update")
+            axes[1].set_xlabel("seconds: updates by the least time of one")
         elif group["about"] == "balance":
             ends = []
             for v, style in zip(group["variants"], STYLES):
@@ -684,7 +708,7 @@ def plot(claims):
                 draw(axes[1], *curve(claims, group, v, U, "load_min"), style, None)
             name_ends(axes[1], ends)
             axes[1].set_xlabel("updates")
-            axes[1].set_ylabel("load of the most and least used expert, 1 = the mean")
+            axes[1].set_ylabel("load of an expert: most and least used")
         for ax in axes:
             ax.grid(alpha=0.3)
             for side in ("top", "right"):
@@ -736,7 +760,7 @@ def claims(options, report):
     all = Claims(options, report)
     report.line(f"\n== the claims, in numbers; {len(all.groups)} groups of runs, seeds "
                 f"{options.seeds if not all.cut else all.seeds[0]}, program {all.version}")
-    if not options.plan:
+    if not options.plan and not options.version:
         for group in all.groups:
             all.measure(group)
     missing = all.missing()
@@ -747,7 +771,12 @@ def claims(options, report):
           f"{duration(sum(seconds for _, seconds in missing))} if nothing else runs", flush=True)
     if options.plan:
         return
-    all.make_all()
+    if options.version and missing:
+        raise SystemExit(f"program {options.version} has not made all of these")
+    try:
+        all.make_all()
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped: the same command goes on from here")
 
     seeds = "-".join(map(str, all.seeds))
     report = Both(report, all.path("tables.md" if options.readme else "tables.txt"),

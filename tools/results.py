@@ -15,9 +15,9 @@ nanogpt  nanoGPT's recipe for a CPU: Tiny Shakespeare by character, 4 layers of 
 claims   what MTP, experts, latent attention and balancing bring to small models, at equal updates
          and at equal time: hours, a run at a time; tools/claims.py says how
 
-Writes results.txt (what is printed; NAME.txt with --only NAME), a CSV file per run, and curves.png and .svg. Exit status 1 if
-a bound is missed. The text is Tiny Shakespeare where it is found, else llm.h, for the curves only.
-Builds what it needs of tools/bench.c, curves.c and claims.c with plain `cc -O2`.
+Writes results.txt (what is printed; NAME.txt with --only NAME), a CSV file per run, and curves.png
+and .svg. Exit status 1 if a bound is missed. The text is Tiny Shakespeare where it is found, else
+llm.h, for curves and claims only. Builds what it needs of tools/bench.c, curves.c and claims.c with plain `cc -O2`.
 """
 
 import argparse
@@ -403,7 +403,8 @@ def main():
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     add_arguments(parser)
     options = parser.parse_args()
-    short = [n for n in ("quick", "smoke", "plan", "groups", "readme") if getattr(options, n)]
+    short = [n for n in ("quick", "smoke", "plan", "groups", "version", "readme")
+             if getattr(options, n)]
     if short and options.only != "claims":
         parser.error(f"--{short[0]} goes with --only claims")
     options.shakespeare = options.text or SHAKESPEARE

@@ -8,8 +8,9 @@
 # make test-mpi  examples/train_mpi.c on 1 to 4 ranks; needs MPI
 # make test-serve  examples/serve.c and its clients; needs libmicrohttpd, and Python with openai
 # make results loss curves of f32, bf16 and fp8, memory beside its plan, nanoGPT's recipe beside
-#              PyTorch, each with its bound, into build/results; needs Python, and leaves out what
-#              needs matplotlib or torch where they are missing
+#              PyTorch, each with its bound, then the claims about MTP, experts, latent attention
+#              and balance, run by run (two hours; Ctrl-C loses one run), into build/results; needs
+#              Python, and leaves out what needs matplotlib or torch where they are missing
 # make fuzz    hostile input for every loader, for SECONDS=60 in all; needs clang with libFuzzer
 # make coverage  what the tests run of llm.h, and what they do not; needs clang, llvm, Python
 # make mutate  which of 120 single faults in llm.h the tests notice: an hour, and it goes on where

@@ -17,7 +17,8 @@ claims   what MTP, experts, latent attention and balancing bring to small models
 
 Writes results.txt (what is printed; NAME.txt with --only NAME), a CSV file per run, and curves.png
 and .svg. Exit status 1 if a bound is missed. The text is Tiny Shakespeare where it is found, else
-llm.h, for curves and claims only. Builds what it needs of tools/bench.c, curves.c and claims.c with plain `cc -O2`.
+llm.h, for curves and claims only. Builds what it needs of tools/bench.c, curves.c and claims.c
+with plain `cc -O2`.
 """
 
 import argparse

@@ -321,7 +321,7 @@ class Claims:
               "turns", flush=True)
         sides = [Side(self.command(*self.shape(group, v), "--text", self.texts[group["text"]],
                                    "--serve")) for v in variants]
-        most, patience = (3, 2) if self.options.smoke else (60, 12)
+        most, patience = (2, 2) if self.options.smoke else (6, 3) if self.cut else (60, 12)
         best, since, turn = [math.inf] * len(sides), 0, 0
         while turn < most and since < patience:
             since += 1
@@ -754,7 +754,7 @@ class Both:
         print(text, file=self.file, flush=True)
 
 
-def claims(options, report):
+def all_of_it(options, report):
     if hasattr(os, "nice"):
         os.nice(10)
     all = Claims(options, report)
@@ -773,10 +773,7 @@ def claims(options, report):
         return
     if options.version and missing:
         raise SystemExit(f"program {options.version} has not made all of these")
-    try:
-        all.make_all()
-    except KeyboardInterrupt:
-        raise SystemExit("\nstopped: the same command goes on from here")
+    all.make_all()
 
     seeds = "-".join(map(str, all.seeds))
     report = Both(report, all.path("tables.md" if options.readme else "tables.txt"),
@@ -799,3 +796,10 @@ def claims(options, report):
     report.line()
     for line in plot(all):
         report.line(line)
+
+
+def claims(options, report):
+    try:
+        all_of_it(options, report)
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped: the same command goes on from here")

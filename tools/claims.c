@@ -11,10 +11,10 @@
  * takes B windows of T + 1 tokens; window i begins at llm_random(seed, s B + i) modulo the places
  * there are: so runs with the same seed see the same data, whatever their model.
  * The log has a line per evaluation, all of the main head alone, without balance and MTP: held_nats
- * per token and held_bits per byte, on windows spread evenly over the part that is held out, more of
- * them in the last line; choose_nats, in the last line only; train_nats and the loads of the most
- * and least used expert, means over the updates since the line before. Nothing but its seconds,
- * those spent in updates, depends on the machine's load.
+ * per token and held_bits per byte, on windows spread evenly over the part that is held out;
+ * train_nats and the loads of the most and least used expert, means over the updates since the line
+ * before. In the last line there are end_nats and end_bits, on more of those windows, and
+ * choose_nats. Nothing but its seconds, those spent in updates, depends on the machine's load.
  */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
@@ -61,8 +61,8 @@ static cli_option options[] = {
     CLI_NUMBER("--alpha", &alpha, "0.0001", 0, 1e3, "weight of the balance loss of a sequence"),
     CLI_WHOLE("--seed", &seed, "1", 0, "of weights and batches"),
     CLI_WHOLE("--evals", &evals, "10", 1, "evaluations, evenly spread, the last at the end"),
-    CLI_WHOLE("--windows", &windows, "32", 1, "of an evaluation; the last has eight times as many, "
-              "and half of that to choose by"),
+    CLI_WHOLE("--windows", &windows, "32", 1, "of an evaluation; at the end eight times as many, "
+              "too, and half of that to choose by"),
     CLI_WHOLE("--threads", &threads, "0", 0, "0 = all cores"),
     CLI_STRING("--log", &log_path, "", "file for the evaluations; without, the standard output"),
     CLI_STRING("--save", &save_path, "", "directory for the model"),
@@ -201,14 +201,18 @@ static cli_losses evaluate(training *t, int part, int n) {
 }
 static void log_line(training *t) {
     const int end = t->step == t->desc.max_steps;
-    const cli_losses held = evaluate(t, HELD, end ? 8 * windows : windows);
-    fprintf(t->log, "%d,%.3f,%.6f,%.6f,%.6f,", t->step, t->seconds, cli_mean_of(t->loss),
-            cli_mean_of(held.main), cli_bits_per_byte(&held));
+    const cli_losses held = evaluate(t, HELD, windows);
+    fprintf(t->log, "%d,%.3f,%.6f,%.6f,%.6f,%.4f,%.4f,", t->step, t->seconds,
+            cli_mean_of(t->loss), cli_mean_of(held.main), cli_bits_per_byte(&held),
+            cli_mean_of(t->most), cli_mean_of(t->least));
     if (end) {
-        const cli_losses choose = evaluate(t, CHOOSE, 4 * windows);
-        fprintf(t->log, "%.6f", cli_mean_of(choose.main));
+        const cli_losses all = evaluate(t, HELD, 8 * windows),
+                         choose = evaluate(t, CHOOSE, 4 * windows);
+        fprintf(t->log, "%.6f,%.6f,%.6f\n", cli_mean_of(all.main), cli_bits_per_byte(&all),
+                cli_mean_of(choose.main));
+    } else {
+        fprintf(t->log, ",,\n");
     }
-    fprintf(t->log, ",%.4f,%.4f\n", cli_mean_of(t->most), cli_mean_of(t->least));
     NEED(!fflush(t->log), "%s: %s", log_path, strerror(errno));
     memset(&t->loss, 0, sizeof t->loss);
     memset(&t->most, 0, sizeof t->most);
@@ -375,8 +379,8 @@ int main(int argc, char **argv) {
     } else {
         t.log = *log_path ? fopen(log_path, "w") : stdout;
         NEED(t.log, "%s: %s", log_path, strerror(errno));
-        fprintf(t.log, "update,seconds,train_nats,held_nats,held_bits,choose_nats,load_max,"
-                       "load_min\n");
+        fprintf(t.log, "update,seconds,train_nats,held_nats,held_bits,load_max,load_min,"
+                       "end_nats,end_bits,choose_nats\n");
         train(&t);
         NEED(t.log == stdout || !fclose(t.log), "%s: %s", log_path, strerror(errno));
         if (*save_path) {

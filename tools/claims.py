@@ -23,8 +23,8 @@ The texts       Tiny Shakespeare, a token for each byte, and the project's own t
     in 1024 tokens of BPE; where there is no Shakespeare (git), llm.h (the files as they are)
 
 Each run is a file in claims/, under a name that hashes its options, its text and the program (llm.h,
-cli.h, claims.c): what is there is not run again, so Ctrl-C loses one run at most. --version gives
-the tables of what an earlier program ran. tables.txt, a CSV file with the same for each choice of
+cli.h, claims.c): what is there is not run again, so Ctrl-C loses one run at most. With --version an
+earlier program goes on, which is kept there, too. tables.txt, a CSV file with the same for each choice of
 seeds, and the plots are made anew each time. --readme prints the tables in Markdown.
 """
 
@@ -107,7 +107,7 @@ def add_arguments(parser):
     group.add_argument("--quick", action="store_true", help="in ten minutes")
     group.add_argument("--smoke", action="store_true", help="in one, of models that learn nothing")
     group.add_argument("--plan", action="store_true", help="print it, and how long it takes")
-    group.add_argument("--version", help="of the program whose runs are shown; none are made")
+    group.add_argument("--version", help="of the program, an earlier one: to go on with its runs")
     group.add_argument("--readme", action="store_true", help="the tables in Markdown")
     group.add_argument("--seeds", default="1,2,3", help="default: %(default)s")
     group.add_argument("--groups", help="only those whose names begin so, with commas between")
@@ -171,9 +171,9 @@ class Claims:
                 program += file.read()
         self.version = options.version or hashlib.sha256(program).hexdigest()[:10]
         self.program = self.path(f"program-{self.version}")      # stays, whatever is built
-        if options.version:
-            self.program = options.claims
-        elif not os.path.exists(self.program):
+        if not os.path.exists(self.program):
+            if options.version:
+                raise SystemExit(f"no {self.program}")
             shutil.copy2(options.claims, self.program)
         self.groups = [
             g for g in GROUPS if not options.groups or g["name"].startswith(
@@ -762,7 +762,7 @@ def all_of_it(options, report):
     all = Claims(options, report)
     report.line(f"\n== the claims, in numbers; {len(all.groups)} groups of runs, seeds "
                 f"{options.seeds if not all.cut else all.seeds[0]}, program {all.version}")
-    if not options.plan and not options.version:
+    if not options.plan:
         for group in all.groups:
             all.measure(group)
     missing = all.missing()
@@ -773,8 +773,6 @@ def all_of_it(options, report):
           f"{duration(sum(seconds for _, seconds in missing))} if nothing else runs", flush=True)
     if options.plan:
         return
-    if options.version and missing:
-        raise SystemExit(f"program {options.version} has not made all of these")
     all.make_all()
 
     seeds = "-".join(map(str, all.seeds))

@@ -22,10 +22,11 @@ Decided         two means differ if they do so by more than the larger of the tw
 The texts       Tiny Shakespeare, a token for each byte, and the project's own text of one revision,
     in 1024 tokens of BPE; where there is no Shakespeare (git), llm.h (the files as they are)
 
-Each run is a file in claims/, under a name that hashes its options, its text and the program (llm.h,
-cli.h, claims.c): what is there is not run again, so Ctrl-C loses one run at most. With --version an
-earlier program goes on, which is kept there, too. tables.txt, a CSV file with the same for each choice of
-seeds, and the plots are made anew each time. --readme prints the tables in Markdown.
+Each run is a file in claims/, under a name that hashes its options, its text and the program
+(llm.h, cli.h, claims.c): what is there is not run again, so Ctrl-C loses one run at most. With
+--version an earlier program goes on, which is kept there, too. tables.txt, a CSV file with the same
+for each choice of seeds, and the plots are made anew each time. --readme prints the tables in
+Markdown.
 """
 
 import csv
@@ -609,16 +610,16 @@ def speculation_table(claims, report, summary):
                                     f"{spread.low:.6f}", f"{spread.high:.6f}", len(spread.values)])
     if not rows:
         return
-    report.line("\n-- speculation with the MTP modules of these models: drafts that were accepted, and\n"
-                "   tokens/s beside plain decoding in turns; the text is the same to the bit\n")
+    report.line("\n-- speculation with the MTP modules of these models: drafts that were accepted,\n"
+                "   and tokens/s beside plain decoding in turns; the text is the same to the bit\n")
     aligned(report, ["", "temperature", "accepted", "plain", "speculated", "times faster"], rows)
     faster = [name for name, s in kept.items() if s.low > 1]
     slower = [name for name, s in kept.items() if s.high < 1]
     best = max(kept.values(), key=lambda s: s.mean)
     worst = min(kept.values(), key=lambda s: s.mean)
     report.line(f"\nSpeculation makes decoding faster on every seed in {len(faster)} of "
-                f"{len(kept)} cases, slower in {len(slower)}; from {worst.mean:.2f} to {best.mean:.2f} times "
-                "as fast.")
+                f"{len(kept)} cases, slower in {len(slower)}; from {worst.mean:.2f} to "
+                f"{best.mean:.2f} times as fast.")
 
 
 # ---- plots --------------------------------------------------------------------------------------

@@ -428,7 +428,8 @@ def main():
         print(" ".join(build), flush=True)
         subprocess.run(build, check=True)
         setattr(options, name, program)
-    report = Report(os.path.join(options.out, f"{options.only or 'results'}.txt"))
+    name = os.path.join(options.out, f"{options.only or 'results'}.txt")
+    report = Report(os.devnull if options.plan else name)
     options.machine = machine(options)
     report.line(options.machine)
     for name, table in tables.items():

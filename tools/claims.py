@@ -48,7 +48,7 @@ DEFAULTS = ["--seq", "128", "--batch", "8", "--warmup", "50"]
 TOKENS = 128 * 8                # of an update
 # name: options of tools/claims.c, updates, learning rates
 SIZES = {
-    "2M": (["--layers", "4", "--heads", "4", "--width", "192"], 800, ["1e-3", "2e-3", "4e-3"]),
+    "2M": (["--layers", "4", "--heads", "4", "--width", "192"], 800, ["5e-4", "1e-3", "2e-3"]),
     "10M": (["--layers", "6", "--heads", "6", "--width", "384"], 400, ["5e-4", "1e-3", "2e-3"]),
 }
 TEXTS = {"characters": ["--vocab", "0"], "BPE": ["--vocab", "1024"]}

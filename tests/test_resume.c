@@ -295,8 +295,8 @@ TEST(resume_compares_by_name) {
             REFUSED(LLM_ERR_FORMAT, llmi_compare_lines("file", "trainer", cases[i].theirs, n, mine,
                                                        strlen(mine), 0, &err), cases[i].word);
         else
-            CHECK_MSG(llmi_compare_lines("file", "trainer", cases[i].theirs, n, mine, strlen(mine), 0,
-                                         &err) ==
+            CHECK_MSG(llmi_compare_lines("file", "trainer", cases[i].theirs, n, mine, strlen(mine),
+                                         0, &err) ==
                           LLM_OK, "%lu: %s", (unsigned long)i, err.message);
     }
 }

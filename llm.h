@@ -9,8 +9,8 @@
  *   clipping, schedules; latent attention, experts with bias balancing, multi-token prediction;
  *   inference with a key-value cache of many sequences, sampling, speculation, streaming; weights
  *   of 4 to 32 bits; byte-level BPE, which it also trains; Hugging Face directories and GGUF files
- *   in and out. C99 and C++11. Kernels for AVX2, AVX-512, AMX, NEON and plain C are all compiled in,
- *   and chosen when the program runs: -march is not needed.
+ *   in and out. C99 and C++11. Kernels for AVX2, AVX-512, AMX, NEON and plain C are all compiled
+ *   in, and chosen when the program runs: -march is not needed.
  *
  * WHAT IT DOES NOT DO
  *   GPUs, other model families, downloading, and talking to other machines (it hands over one

@@ -610,7 +610,8 @@ def speculation_table(claims, report, summary):
                                     f"{spread.low:.6f}", f"{spread.high:.6f}", len(spread.values)])
     if not rows:
         return
-    report.line("\n-- speculation with the MTP modules of these models: drafts that were accepted,\n"
+    report.line("\n-- speculation with the MTP modules of these models: drafts that were accepted,"
+                "\n"
                 "   and tokens/s beside plain decoding in turns; the text is the same to the bit\n")
     aligned(report, ["", "temperature", "accepted", "plain", "speculated", "times faster"], rows)
     faster = [name for name, s in kept.items() if s.low > 1]

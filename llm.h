@@ -760,7 +760,8 @@ LLM_API void llm_data_writer_free(llm_data_writer *writer); /* NULL is fine; unf
 /* Key-value caches and scratch; one thread at a time. Keeps nothing derived from weights: after
  * training steps, rewind to 0 and go on. A call of at most 16 rows takes the decode path, where
  * each row's order of summation does not depend on how many rows there are: so batches equal single
- * sequences to the bit. */
+ * sequences to the bit. What a prompt leaves does not depend on how it is cut into calls of more
+ * than 16 tokens, to the bit, if the model has no experts (of which each sees its own rows only). */
 typedef struct llm_session llm_session;
 typedef struct llm_session_desc {
     int max_seq_len;                  /* the model's; not above it                            */
@@ -10386,6 +10387,8 @@ static void llmi_session_prompt(llm_session *s, const llm_rows *r, float *logits
     for (at = 0; at < r->n; at += rows) {
         const int start = s->length[r->sequence], from = first > at ? first - at : 0;
         rows = llmi_int_min(r->n - at, (int)LLMI_PREFILL_ROWS);
+        if (r->n - at > rows && r->n - at - rows <= (int)LLMI_FEW_ROWS)
+            rows -= (int)LLMI_FEW_ROWS;                /* products of few rows round otherwise */
         s->run.n_sequences = 1;
         s->run.rows = (size_t)rows;
         s->run.few = 0;

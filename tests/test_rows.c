@@ -671,6 +671,51 @@ TEST(drafts_in_turns_are_those_alone) {
     llm_model_free(model);
 }
 
+/* Without experts it does not matter how a prompt is cut into calls of more than 16 tokens. */
+static void prompts_may_be_cut(int kind, const llmi_kernels *kernels) {
+    static const int cuts[] = {17, 40, 64, 100, 512, 513, 528};
+    static const llm_dtype types[] = {LLM_F32, LLM_Q8_0};
+    const int n = 560;
+    int type, i;
+    for (type = 0; type < 2; type++) {
+        const llm_config c = session_config(kind, 70, 600, 64, 2);
+        llm_model_desc d;
+        llm_model *model;
+        llm_session *s;
+        int32_t tokens[560];
+        float whole[70], logits[70];
+        memset(&d, 0, sizeof d);
+        d.dtype = types[type];
+        d.seed = 5;
+        model = llm_model_create(&c, &d, NULL);
+        s = model ? new_session(model, 0, 2, 2) : NULL;
+        CHECK(s);
+        if (!s) return;
+        session_use(s, kernels);
+        random_tokens(tokens, n, 70, 3);
+        CHECK(llm_session_eval(s, 0, tokens, n, whole, NULL) == LLM_OK);
+        for (i = 0; i < (int)(sizeof cuts / sizeof cuts[0]); i++) {
+            int at = 0, size;
+            CHECK(llm_session_rewind(s, 1, 0, NULL) == LLM_OK);
+            for (; at < n; at += size) {
+                size = n - at < cuts[i] + 17 ? n - at : cuts[i];
+                CHECK(llm_session_eval(s, 1, tokens + at, size, logits, NULL) == LLM_OK);
+            }
+            CHECK_MSG(same_bits(whole, logits, 70), "%s, kind %d, %s: calls of %d", kernels->name,
+                      kind, llm_dtype_name(types[type]), cuts[i]);
+        }
+        llm_session_free(s);
+        llm_model_free(model);
+    }
+}
+TEST(rows_of_prompts_may_be_cut) {
+    int k;
+    for (k = 0; kernels_at(k); k++) {
+        prompts_may_be_cut(0, kernels_at(k));
+        prompts_may_be_cut(1, kernels_at(k));
+    }
+}
+
 static void run_rows(void) {
     RUN(rows_equal_each_alone);
     RUN(rows_equal_each_alone_quantised);
@@ -683,4 +728,5 @@ static void run_rows(void) {
     RUN(speculation_on_several_sequences);
     RUN(copied_drafts_are_the_same);
     RUN(drafts_in_turns_are_those_alone);
+    RUN(rows_of_prompts_may_be_cut);
 }

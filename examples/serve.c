@@ -13,8 +13,9 @@
  * libmicrohttpd for each connection reads the request and waits for its text.
  *
  * What a greedy request gets does not depend on the others. A row of a pass is to the bit what it
- * is alone, but keys and values of a prompt depend on how it was cut into calls: so the request
- * alone says where its prompt is cut, and slots share only pieces that begin and end alike. */
+ * is alone, but with experts keys and values of a prompt depend on how it was cut into calls: then
+ * the request alone says where its prompt is cut, and slots share only pieces that begin and end
+ * alike. Without experts they share all that is equal: only calls of few tokens round otherwise. */
 #define LLM_IMPLEMENTATION
 #include "../llm.h"
 #include "cli.h"
@@ -30,6 +31,7 @@
 enum {
     FIRST_PIECE = 512,                 /* tokens: a prompt of no more is evaluated in one call    */
     LEAST_PIECE = 64,                  /* less is not worth a call of its own                     */
+    FEW = LLMI_FEW_ROWS,               /* calls of no more round otherwise                        */
     MAX_BODY = 4 << 20,
     MAX_CONNECTIONS = 256,
     MAX_STOPS = 4, MAX_BIASES = 1024, MAX_TOP = 20
@@ -101,7 +103,7 @@ struct exchange {                      /* a request and its answer              
 typedef struct slot {
     int sequence;
     prompt prompt;                     /* room for a whole context; stays when the job is done    */
-    int n_done;                        /* pieces of it that the session holds                     */
+    int at;                            /* positions of it that the session holds                  */
     job *job;
     int32_t next;                      /* token to be evaluated, once the pieces are done         */
 } slot;
@@ -117,7 +119,7 @@ static struct {
     llm_session *session;
     const char *name, *key;
     long long created;
-    int vocab, context, piece, capacity, n_slots;
+    int vocab, context, piece, capacity, n_slots, has_experts;
     slot **slots;                      /* in the order in which they were taken: who is longest   */
                                        /* free or waits longest comes first                       */
     float *logits;
@@ -356,57 +358,70 @@ static void end_job(job *j, const char *finish, const char *wrong) {
 }
 
 /* ---- the thread that owns the session -------------------------------------------------------- */
-/* The number of pieces that two prompts begin with, of the second one's first n. */
+static int end_of(const prompt *p) { return p->n - 1; }
+/* How far a may begin with what b has in its first n positions. */
 static int shared(const prompt *a, const prompt *b, int n) {
+    const int end = end_of(a);
     int i, at = 0;
-    for (i = 0; i < a->n_cuts && i < n && a->cuts[i] == b->cuts[i]; at = a->cuts[i++])
+    if (!server.has_experts) {
+        const int few = end <= FEW;
+        if (few != (end_of(b) <= FEW)) return 0;
+        while (at < n && at < end && a->tokens[at] == b->tokens[at]) at++;
+        return !few && at < end && end - at <= FEW ? end - FEW - 1 : at;
+    }
+    for (i = 0; i < a->n_cuts && i < b->n_cuts && b->cuts[i] <= n && a->cuts[i] == b->cuts[i];
+         at = a->cuts[i++])
         if (memcmp(a->tokens + at, b->tokens + at, (size_t)(a->cuts[i] - at) * sizeof *a->tokens))
             break;
-    return i;
+    return at;
 }
-static int position(const slot *s) { return s->n_done ? s->prompt.cuts[s->n_done - 1] : 0; }
+/* where the next piece of a slot's prompt ends */
+static int next_cut(const slot *s) {
+    const int *cut = s->prompt.cuts, end = end_of(&s->prompt);
+    while (*cut <= s->at || (*cut - s->at <= FEW && *cut < end)) cut++;
+    return *cut;
+}
 
 /* a job gets a free slot, that with the longest part of its prompt, else the longest free */
 static void admit(job *j) {
     int best = -1, most = -1;
     for (int i = 0; i < server.n_slots; i++) {
         const slot *s = server.slots[i];
-        const int n = s->job ? -1 : shared(j->prompt, &s->prompt, s->n_done);
+        const int n = s->job ? -1 : shared(j->prompt, &s->prompt, s->at);
         if (n > most) most = n, best = i;
     }
     slot *s = server.slots[best];
     for (int i = best; i + 1 < server.n_slots; i++) server.slots[i] = server.slots[i + 1];
     server.slots[server.n_slots - 1] = s;
     s->job = j;
-    s->n_done = most;
+    s->at = most;
     s->prompt.n = j->prompt->n;
     s->prompt.n_cuts = j->prompt->n_cuts;
     memcpy(s->prompt.tokens, j->prompt->tokens, (size_t)s->prompt.n * sizeof(int32_t));
     memcpy(s->prompt.cuts, j->prompt->cuts, (size_t)s->prompt.n_cuts * sizeof(int));
     s->next = s->prompt.tokens[s->prompt.n - 1];
-    j->n_cached = position(s);
-    llm_session_rewind(server.session, s->sequence, position(s), NULL);
+    j->n_cached = s->at;
+    llm_session_rewind(server.session, s->sequence, s->at, NULL);
     server.n_running++;
 }
 /* Takes over what another slot has of its prompt. -> 0: one that came before is about to have it */
 static int is_ready(slot *s) {
     const slot *from = NULL;
-    int most = s->n_done, before = 1;
+    int most = s->at, before = 1;
     for (int i = 0; i < server.n_slots; i++) {
         const slot *t = server.slots[i];
         before &= t != s;
         if (t == s) continue;
         const int n = shared(&s->prompt, &t->prompt,
-                             before && t->job ? t->prompt.n_cuts : t->n_done);
+                             before && t->job ? end_of(&t->prompt) : t->at);
         if (n > most) most = n, from = t;
     }
     if (!from) return 1;
-    if (from->n_done < most) return 0;
+    if (from->at < most) return 0;
     llm_error err;
-    if (llm_session_copy(server.session, s->sequence, from->sequence, s->prompt.cuts[most - 1],
-                         &err)) return 1;
-    s->n_done = most;
-    s->job->n_cached = position(s);
+    if (llm_session_copy(server.session, s->sequence, from->sequence, most, &err)) return 1;
+    s->at = most;
+    s->job->n_cached = s->at;
     return 1;
 }
 static void leave(slot *s, const char *finish, const char *wrong) {          /* under the lock */
@@ -461,17 +476,16 @@ static void pass(llm_rows *rows, slot **of) {
     llm_error err;
     for (int i = 0; i < server.n_slots; i++) {
         slot *s = server.slots[i];
-        if (!s->job || s->n_done < s->prompt.n_cuts) continue;
+        if (!s->job || s->at < end_of(&s->prompt)) continue;
         rows[n] = (llm_rows){s->sequence, &s->next, 1, 1};
         of[n++] = s;
     }
     const int n_drawn = n;
     for (int i = 0; i < server.n_slots && room > 0; i++) {
         slot *s = server.slots[i];
-        if (!s->job || s->n_done == s->prompt.n_cuts || !is_ready(s)) continue;
-        const int at = position(s);
-        if (s->n_done == s->prompt.n_cuts) continue;   /* all was there: the next pass draws */
-        rows[n] = (llm_rows){s->sequence, s->prompt.tokens + at, s->prompt.cuts[s->n_done] - at, 0};
+        if (!s->job || s->at == end_of(&s->prompt) || !is_ready(s)) continue;
+        if (s->at == end_of(&s->prompt)) continue;     /* all was there: the next pass draws */
+        rows[n] = (llm_rows){s->sequence, s->prompt.tokens + s->at, next_cut(s) - s->at, 0};
         room -= rows[n].n;
         of[n++] = s;
     }
@@ -482,7 +496,7 @@ static void pass(llm_rows *rows, slot **of) {
         unlock();
         return;
     }
-    for (int i = n_drawn; i < n; i++) of[i]->n_done++;
+    for (int i = n_drawn; i < n; i++) of[i]->at += rows[i].n;
     for (int i = 0; i < n_drawn; i++) {
         job *j = of[i]->job;
         const char *finish = NULL, *rest = NULL;
@@ -694,7 +708,7 @@ static int finish_prompt(exchange *x, prompt *p, int head) {
         next = at < first ? first : (at / piece + 1) * piece;
         if (next - at < LEAST_PIECE) next += piece;
         if (head - at >= LEAST_PIECE && head < next) next = head;
-        if (next > end) next = end;
+        if (next > end || (!server.has_experts && end - next <= FEW)) next = end;
     }
     return 1;
 }
@@ -1091,6 +1105,7 @@ static void load(const char *path) {
     const char *slash = strrchr(directory, '/');
     server.name = *o.name ? o.name : strdup(slash && slash[1] ? slash + 1 : directory);
     server.vocab = llm_model_config(server.model)->vocab_size;
+    server.has_experts = llm_model_config(server.model)->n_routed_experts > 0;
 }
 static void make_slots(void) {
     const int most = llm_model_config(server.model)->max_seq_len;

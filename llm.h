@@ -10355,7 +10355,7 @@ static void llmi_session_pass(llm_session *s) {
         if (s->run.mtp) llmi_mtp_take(s, slots[i], s->position[i], (size_t)i, 1);
         if (!s->wanted[i]) continue;
         memmove(x + (size_t)n_logits * C, x + (size_t)i * C, C * sizeof(float));
-        side_by_side &= s->wanted[i] == s->wanted[0] + (size_t)n_logits * V || !n_logits;
+        side_by_side &= !n_logits || s->wanted[i] == s->wanted[0] + (size_t)n_logits * V;
         s->wanted[n_logits++] = s->wanted[i];
     }
     if (n_logits) {

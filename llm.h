@@ -206,7 +206,8 @@
  *   LLM_STATIC      all functions static: for a private copy in one file
  *   LLM_MALLOC(n), LLM_FREE(p)   instead of malloc and free: both or neither
  *   LLM_ASSERT(c)   checks of the library's own promises, never of input: nothing
- *   LLM_NO_STDIO    nothing that opens files is there; models and tokenizers load from memory
+ *   LLM_NO_STDIO    nothing that opens files is there; models, tokenizers and training data load
+ *                   from memory
  *   LLM_NO_SIMD     plain C kernels only
  *   LLM_NO_THREADS  everything in the calling thread, unless compiled with OpenMP
  *   LLM_SHARD_BYTES 5e9: the most data of one .safetensors file that a save writes (a larger tensor
@@ -713,7 +714,8 @@ typedef struct llm_data_desc {
 LLM_API llm_data *llm_data_open(const char *const *paths, int n_paths, const llm_data_desc *desc,
                                 llm_error *err);
 #endif
-/* the same of n tokens in memory, which are copied; context_only (n) as for llm_data_writer_add */
+/* The same of n tokens in memory, which are copied; context_only (n) as for llm_data_writer_add.
+ * -> NULL: LLM_ERR_ARGUMENT: as above, or a token not in [0,vocab_size); LLM_ERR_MEMORY */
 LLM_API llm_data *llm_data_open_memory(const int32_t *tokens, const unsigned char *context_only,
                                        size_t n, int vocab_size, const llm_data_desc *desc,
                                        llm_error *err);
@@ -760,8 +762,8 @@ LLM_API void llm_data_writer_free(llm_data_writer *writer); /* NULL is fine; unf
 /* Key-value caches and scratch; one thread at a time. Keeps nothing derived from weights: after
  * training steps, rewind to 0 and go on. A call of at most 16 rows takes the decode path, where
  * each row's order of summation does not depend on how many rows there are: so batches equal single
- * sequences to the bit. What a prompt leaves does not depend on how it is cut into calls of more
- * than 16 tokens, to the bit, if the model has no experts (of which each sees its own rows only). */
+ * sequences to the bit. If the model has no experts (each of which sees its own rows only), what a
+ * prompt leaves does not depend, to the bit, on how it is cut into calls of more than 16 tokens. */
 typedef struct llm_session llm_session;
 typedef struct llm_session_desc {
     int max_seq_len;                  /* the model's; not above it                            */
@@ -794,11 +796,13 @@ LLM_API llm_result llm_session_eval(llm_session *session, int sequence, const in
  * sequence; all is then as before */
 LLM_API llm_result llm_session_eval_batch(llm_session *session, const int32_t *tokens,
                                           float *logits, llm_error *err);
-/* what one sequence goes on with in a pass */
+/* what a sequence goes on with */
 typedef struct llm_rows {
     int sequence;
-    const int32_t *tokens;            /* (n) */
-    int n, n_logits;                  /* logits are wanted of the last n_logits tokens, 0 to n  */
+    const int32_t *tokens;            /* (n), in [0,V)                                        */
+    int n;                            /* 1 or more                                            */
+    int n_logits;                     /* logits are wanted of the last so many, 0 to n. Above */
+                                      /* 16 of them are rounded as products of many rows are  */
 } llm_rows;
 /* Appends to any sequences, each entry's tokens after those of the entries before it: next tokens
  * of some and prompts of others together. logits receives the n_logits rows (V) of each entry, one
@@ -1214,7 +1218,8 @@ LLM_API llm_result llm_sample(llm_context *context, int32_t *token, const float 
                               int n_history, int n_new, uint64_t counter, llm_error *err);
 /* Natural logarithms of softmax(logits (V)), NaN counting as -INFINITY: *logprob (or NULL) of a
  * token, and top_logprobs (n_top) of the n_top <= V likeliest, whose ids top_tokens receives,
- * likeliest first, the lower id first among equals. -> LLM_ERR_NUMERIC where no logit is finite */
+ * likeliest first, the lower id first among equals. -> LLM_ERR_ARGUMENT: NULL, a token or an n_top
+ * out of its range; LLM_ERR_MEMORY; LLM_ERR_NUMERIC where no logit is finite */
 LLM_API llm_result llm_logprobs(llm_context *context, float *logprob, int32_t token,
                                 int32_t *top_tokens, float *top_logprobs, int n_top,
                                 const float *logits, int vocab_size, llm_error *err);
@@ -6975,10 +6980,11 @@ LLM_API llm_result llm_model_copy(llm_model *to, const llm_model *from, llm_erro
     size_t i;
     if (!to || !from) return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: a model is NULL");
     for (i = 0; i < llmi_max(to->table.n, from->table.n); i++) {
-        const llmi_tensor *a = &to->table.rows[i], *b = &from->table.rows[i];
-        const int both = i < to->table.n && i < from->table.n && !strcmp(a->name, b->name);
+        const llmi_tensor *a = i < to->table.n ? &to->table.rows[i] : NULL;
+        const llmi_tensor *b = i < from->table.n ? &from->table.rows[i] : NULL;
+        const int both = a && b && !strcmp(a->name, b->name);
         if (both && a->n_dims == b->n_dims && !memcmp(a->dims, b->dims, sizeof a->dims)) continue;
-        if (i < to->table.n && (both || !llm_model_tensor_named(from, a->name).name)) b = a;
+        if (a && (both || !llm_model_tensor_named(from, a->name).name)) b = a;
         return llmi_fail(err, LLM_ERR_ARGUMENT, "copy: the models differ in tensor %s", b->name);
     }
     return to == from ? LLM_OK : llmi_model_take(to, from, err);
@@ -10550,7 +10556,7 @@ static llm_result llmi_check_sampling(const llm_sampling *p, llm_error *err) {
     return llmi_fields_check("sampling: ", p, fields, LLMI_COUNT(fields), 1, err);
 }
 
-/* what tokens are drawn from: history (n), the last n_new of which were generated */
+/* what a token is drawn from: logits (V), after history, the last n_new of which were generated */
 typedef struct llmi_drawing {
     const float *logits;
     size_t V;
@@ -10709,7 +10715,8 @@ LLM_API llm_result llm_logprobs(llm_context *context, float *logprob, int32_t to
         const int is_number = logits[i] <= FLT_MAX && logits[i] >= -FLT_MAX;
         all[i].logit = is_number ? logits[i] : -INFINITY;
         all[i].token = (int32_t)i;
-        if (is_number && !(n++ && logits[i] <= top)) top = logits[i];
+        n += (size_t)is_number;
+        if (all[i].logit > top) top = all[i].logit;
     }
     if (!n)
         return llmi_fail(err, LLM_ERR_NUMERIC, "logprobs: none of %d logits is finite", vocab_size);
@@ -10773,18 +10780,17 @@ static llm_result llmi_generate_next(llm_session *s, const llm_generate_desc *d,
     return llm_session_eval_rows(s, &rows, 1, s->sample_logits, err);
 }
 
-/* Draws the i-th new token, after the `length` first of the sequence and those drafted. */
+/* Draws the i-th new token, which follows the first `length` of the sequence. */
 static llm_result llmi_generate_draw(llm_session *s, const llm_generate_desc *d, float *logits,
                                      int length, int i, int32_t *token, llm_error *err) {
     const int32_t *tokens = llmi_session_tokens(s, d->sequence);
     const int V = s->model->config.vocab_size;
     const size_t top = (size_t)i * (size_t)d->n_top;
-    llm_sampling p = d->sampling;
     float *before = s->sample_logits + (size_t)(s->run.mtp + 1) * (size_t)V;
     if (d->logprobs || d->n_top) memcpy(before, logits, (size_t)V * sizeof *before);
     if (d->on_logits && d->on_logits(logits, V, tokens, length, d->user))
         return llmi_fail(err, LLM_ERR_CANCELLED, "generate: cancelled after %d tokens", i);
-    LLMI_TRY(llm_sample(s->context, token, logits, V, &p, tokens, length, i,
+    LLMI_TRY(llm_sample(s->context, token, logits, V, &d->sampling, tokens, length, i,
                         d->counter + (uint64_t)i, err));
     if (!d->logprobs && !d->n_top) return LLM_OK;
     return llm_logprobs(s->context, d->logprobs ? d->logprobs + i : NULL, *token,
@@ -10818,12 +10824,13 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
     count.prefill_seconds = llmi_seconds() - start;
     start = llmi_seconds();
     while (count.n_generated < limit) {
+        const int known = *length - n_drafts + row;        /* tokens that row follows */
         int32_t token = 0;
         int stop = 0;
         result = llmi_generate_draw(s, &d,
                                     s->sample_logits +
                                         (size_t)row * (size_t)s->model->config.vocab_size,
-                                    *length - n_drafts + row, count.n_generated, &token, err);
+                                    known, count.n_generated, &token, err);
         if (result != LLM_OK) break;
         if (tokens) tokens[count.n_generated] = token;
         count.n_generated++;
@@ -10839,10 +10846,10 @@ LLM_API llm_result llm_generate(llm_session *session, const int32_t *prompt, int
             row++;
             continue;
         }
-        i = *length - n_drafts + row;
         row = 0;
         batch[0] = token;
-        result = llmi_generate_next(s, &d, i, batch, limit - count.n_generated - 1, &n_drafts, err);
+        result = llmi_generate_next(s, &d, known, batch, limit - count.n_generated - 1, &n_drafts,
+                                    err);
         if (result != LLM_OK) break;
         count.n_drafted += n_drafts;
     }
@@ -11246,9 +11253,9 @@ static uint64_t llmi_hash_parts(uint64_t hash, const void *data, size_t n) {
 }
 
 /* ============================================================================================
- * >>data         token files
+ * >>data         token files, and tokens in memory
  *
- * A header of 40 bytes, then the tokens; all integers little endian:
+ * A file has a header of 40 bytes, then the tokens; all integers little endian:
  *   0  8  "llm.tok" and a zero byte     20  4  0
  *   8  4  version: 1                    24  8  number of tokens n
  *  12  4  bytes per token: 2 or 4       32  8  hash of the tokens, see llmi_data_hash
@@ -11271,7 +11278,7 @@ typedef struct llmi_data_file {
     int width, vocab_size;             /* bytes per token */
     uint64_t n, hash;
     int64_t first, before;             /* first window of this split; windows in earlier files */
-    void *memory, *mapping;            /* one of them, with the header */
+    void *memory, *mapping;            /* one of them; of a file, with the header */
     size_t size;                       /* of it, in bytes */
 } llmi_data_file;
 
@@ -11449,8 +11456,9 @@ LLM_API llm_data *llm_data_open_memory(const int32_t *tokens, const unsigned cha
                                        size_t n, int vocab_size, const llm_data_desc *desc,
                                        llm_error *err) {
     llm_data *data;
-    if ((!tokens && n) || n > SIZE_MAX / 8) {
-        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open_memory: tokens is NULL, or n too large");
+    if ((!tokens && n) || n > SIZE_MAX / sizeof *tokens / 2) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "llm_data_open_memory: %s",
+                  tokens ? "n is too large for tokens in memory" : "tokens is NULL");
         return NULL;
     }
     if (llmi_check_int("vocab_size", vocab_size, 1, INT32_MAX, err) != LLM_OK ||
@@ -13768,12 +13776,16 @@ LLM_API llm_detokenizer *llm_detokenizer_create(const llm_tokenizer *tokenizer,
     int i;
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
-    for (i = 0; i < d.n_stop && d.stop && d.stop[i] && d.stop[i][0]; i++) {}
-    if (!tokenizer || i < d.n_stop || d.n_stop < 0) {
-        llmi_fail(err, LLM_ERR_ARGUMENT, "detokenizer: tokenizer is NULL, n_stop %d below 0, or "
-                  "stop text %d NULL or empty", d.n_stop, i);
+    if (!tokenizer) {
+        llmi_fail(err, LLM_ERR_ARGUMENT, "detokenizer: tokenizer is NULL");
         return NULL;
     }
+    if (llmi_check_int("detokenizer: n_stop", d.n_stop, 0, INT_MAX, err) != LLM_OK) return NULL;
+    for (i = 0; i < d.n_stop; i++)
+        if (!d.stop || !d.stop[i] || !d.stop[i][0]) {
+            llmi_fail(err, LLM_ERR_ARGUMENT, "detokenizer: stop text %d is NULL or empty", i);
+            return NULL;
+        }
     made = (llm_detokenizer *)llmi_alloc(d.allocator, sizeof *made, "detokenizer", err);
     if (!made) return NULL;
     memset(made, 0, sizeof *made);
@@ -19027,7 +19039,7 @@ static llm_result llmi_checkpoint_load(llm_trainer *t, const llmi_shards *all, c
     return LLM_OK;
 }
 
-/* opens a file, for which all->allocator is set, with room to check it in */
+/* opens a file, and takes room to check it in; llmi_pieces_close ends both, after a failure, too */
 static llm_result llmi_pieces_open(llmi_shards *all, const char *path,
                                    const llm_allocator *allocator, char **part, llm_error *err) {
     memset(all, 0, sizeof *all);

@@ -255,8 +255,7 @@ int main(int argc, char **argv) {
     const llm_detokenizer_desc reading = {.stop = &format.stop, .n_stop = format.stop != NULL};
     detokenizer = llm_detokenizer_create(tokenizer, &reading, &error);
     TRY(detokenizer);
-    llm_special_tokens special = llm_model_special_tokens(model);
-    if (!special.n_eos) special = cli_special_tokens(tokenizer);
+    const llm_special_tokens special = cli_special_of(model, tokenizer);
     const int n_ends = chat_ends(&format, tokenizer, special, ends);
     desc = (llm_generate_desc){
         .sampling.temperature = (float)o.temperature, .sampling.top_k = o.top_k,

@@ -829,6 +829,12 @@ static inline llm_special_tokens cli_special_tokens(const llm_tokenizer *tokeniz
     }
     return special;
 }
+/* those of a model; if it does not say what ends a text, of its tokenizer */
+static inline llm_special_tokens cli_special_of(const llm_model *model,
+                                                const llm_tokenizer *tokenizer) {
+    const llm_special_tokens special = llm_model_special_tokens(model);
+    return special.n_eos ? special : cli_special_tokens(tokenizer);
+}
 /* bytes of text that each token stands for, none for a special one; NULL without a tokenizer */
 static inline int *cli_token_bytes(const llm_tokenizer *tokenizer, int vocab) {
     const int n = llm_tokenizer_vocab_size(tokenizer);

@@ -98,8 +98,7 @@ int main(int argc, char **argv) {
     TRY(model = llm_model_load(directory, &model_desc, &error));
     TRY(tokenizer = llm_tokenizer_load(directory, NULL, &error));
     const llm_config *config = llm_model_config(model);
-    llm_special_tokens special = llm_model_special_tokens(model);
-    if (!special.n_eos) special = cli_special_tokens(tokenizer);    /* which may say it */
+    const llm_special_tokens special = cli_special_of(model, tokenizer);
     desc.stop_tokens = special.eos;
     desc.n_stop_tokens = special.n_eos ? special.n_eos : -1;
     char *prompt = cli_given_text(o.file, n_args > 1 ? args[1] : "", &size);

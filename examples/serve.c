@@ -714,20 +714,18 @@ static int finish_prompt(exchange *x, prompt *p, int head) {
 }
 /* as generate.c begins a text: bos before it, unless that is eos; an empty one has one of them */
 static int read_text(exchange *x, prompt *p, int node) {
-    const llm_special_tokens *special = &server.special;
-    const int32_t eos = special->n_eos ? special->eos[0] : -1, bos = special->bos;
     size_t size, n;
     char *text = string_of(x, node, &size);
     llm_error err;
     p->tokens = (int32_t *)cli_alloc(size + 2, sizeof *p->tokens);
-    p->tokens[0] = bos >= 0 ? bos : eos;
     const llm_result result = llm_tokenizer_encode(server.tokenizer, text, size, 1, p->tokens + 1,
                                                    size + 1, &n, &err);
     free(text);
     if (result != LLM_OK) return refuse(x, 500, NULL, "%s", err.message);
-    const int begins = n ? bos >= 0 && bos != eos && p->tokens[1] != bos : 1;
-    WANT(n || p->tokens[0] >= 0, "prompt", "the prompt is empty, and the model has no token that "
-         "begins a text");
+    p->tokens[0] = cli_begin(server.special, n ? p->tokens[1] : -1);
+    const int begins = p->tokens[0] >= 0;
+    WANT(n || begins, "prompt", "the prompt is empty, and the model has no token that begins a "
+         "text");
     if (!begins) memmove(p->tokens, p->tokens + 1, n * sizeof *p->tokens);
     p->n = (int)n + begins;
     return finish_prompt(x, p, 0);
@@ -1086,8 +1084,7 @@ static void load(const char *path) {
     const llm_model_desc desc = {.n_threads = o.threads};
     TRY(server.model = llm_model_load(directory, &desc, &error));
     TRY(server.tokenizer = llm_tokenizer_load(directory, NULL, &error));
-    server.special = llm_model_special_tokens(server.model);
-    if (!server.special.n_eos) server.special = cli_special_tokens(server.tokenizer);
+    server.special = cli_special_of(server.model, server.tokenizer);
     const char *template = llm_tokenizer_chat_template(server.tokenizer);
     if (!*o.format && !template)
         strcpy(server.no_format, "the model has no format of conversations (--format)");

@@ -29,7 +29,6 @@ static int clone_same_logits(const llm_model *a, const llm_model *b) {
 }
 /* one matrix is fp8 with scales */
 static llm_model *clone_fp8(llm_model **plain, const llm_allocator *allocator) {
-    llm_config c = files_deepseek_config();
     const char *directory = files_directory("clone_fp8");
     llm_model_desc d = model_desc(0, 1, allocator);
     llm_model *model, *got;
@@ -40,15 +39,7 @@ static llm_model *clone_fp8(llm_model **plain, const llm_allocator *allocator) {
     float scales[6];
     int64_t blocks[2] = {3, 2};
     size_t i, k;
-    c.d_model = 131;
-    c.d_ffn = 257;
-    c.n_layers = 1;
-    c.n_routed_experts = c.n_shared_experts = c.num_experts_per_tok = c.n_group = c.topk_group =
-        c.moe_d_ffn = c.first_k_dense = 0;
-    model = shaken_model(&c, 3, 1, NULL);
-    snprintf(config, sizeof config, "%s", files_config(files_deepseek, "'hidden_size': 131"));
-    snprintf(config, sizeof config, "%s", files_config(config, "'intermediate_size': 257"));
-    snprintf(config, sizeof config, "%s", files_config(config, "'num_hidden_layers': 1"));
+    model = files_uneven(config);
     snprintf(config, sizeof config, "%s",
              files_config(config, "'quantization_config': {'quant_method': 'fp8', 'fmt': 'e4m3', "
                                   "'weight_block_size': [128, 128]}"));

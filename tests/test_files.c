@@ -1112,9 +1112,22 @@ TEST(files_mixed_types) {              /* in one file, and of an odd number of b
     llm_model_free(model);
 }
 
+/* a dense DeepSeek of one layer whose widths 128 does not divide, and its config.json */
+static llm_model *files_uneven(char config[1024]) {
+    llm_config c = files_deepseek_config();
+    c.d_model = 131;
+    c.d_ffn = 257;
+    c.n_layers = 1;
+    c.n_routed_experts = c.n_shared_experts = c.num_experts_per_tok = c.n_group = c.topk_group =
+        c.moe_d_ffn = c.first_k_dense = 0;
+    snprintf(config, 1024, "%s", files_config(files_deepseek, "'hidden_size': 131"));
+    snprintf(config, 1024, "%s", files_config(config, "'intermediate_size': 257"));
+    snprintf(config, 1024, "%s", files_config(config, "'num_hidden_layers': 1"));
+    return shaken_model(&c, 3, 1, NULL);
+}
+
 /* F8_E4M3 with a scale for each block of 128 x 128 */
 TEST(files_fp8) {
-    llm_config c = files_deepseek_config();
     llm_model *model, *got;
     llm_model_desc d;
     files_weights w;
@@ -1126,16 +1139,8 @@ TEST(files_fp8) {
     int64_t blocks[2];
     float scales[8];
     int n;
-    c.d_model = 131;
-    c.d_ffn = 257;
-    c.n_layers = 1;
-    c.n_routed_experts = c.n_shared_experts = c.num_experts_per_tok = c.n_group = c.topk_group =
-        c.moe_d_ffn = c.first_k_dense = 0;
-    model = shaken_model(&c, 3, 1, NULL);
+    model = files_uneven(config);
     if (!model) return;
-    snprintf(config, sizeof config, "%s", files_config(files_deepseek, "'hidden_size': 131"));
-    snprintf(config, sizeof config, "%s", files_config(config, "'intermediate_size': 257"));
-    snprintf(config, sizeof config, "%s", files_config(config, "'num_hidden_layers': 1"));
     files_of_model(&w, model);
     files_accepted(config, &w, model);
     for (n = 0; n < 2; n++) {          /* (257,131): 3 x 2 blocks; (131,257): 2 x 3 */

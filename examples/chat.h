@@ -21,12 +21,12 @@ enum {                                 /* what templates do beside putting texts
     CHAT_JOIN = 1,                     /* system messages stand in front, joined by empty lines   */
     CHAT_LAST = 2,                     /* of the system messages the last alone, in front         */
     CHAT_TRIM = 4,                     /* contents lose white space at both ends                  */
-    CHAT_THINK_FIRST = 8,              /* an answer begins behind its first </think>, if any      */
+    CHAT_THINK_FIRST = 8,              /* an answer begins after its first </think>, if any       */
     CHAT_THINK_LAST = 16,              /* or its last                                             */
-    CHAT_OPEN = 32,                    /* before[CHAT_ASSISTANT] stands behind a user's alone     */
+    CHAT_OPEN = 32,                    /* before[CHAT_ASSISTANT] stands only after a user's       */
     CHAT_AFTER_USER = 64,              /* so does the generation prompt                           */
-    CHAT_UNLESS_USER = 128,            /* or nowhere behind a user's                              */
-    CHAT_UNLESS_ASSISTANT = 256,       /* or nowhere behind an assistant's                        */
+    CHAT_UNLESS_USER = 128,            /* the generation prompt is left out after a user's        */
+    CHAT_UNLESS_ASSISTANT = 256,       /* or after an assistant's                                 */
     CHAT_PRESET = 512,                 /* preset stands before a system message, too              */
     CHAT_OWN = 1024                    /* somebody's own: no marker has to be in the vocabulary   */
 };
@@ -420,7 +420,7 @@ typedef struct chat_writer {
 } chat_writer;
 
 /* Encodes the plain text. An added token that is not special would be found in it: what spells a
- * marker is cut behind its first byte. */
+ * marker is cut after its first byte. */
 static inline int chat_flush(chat_writer *w) {
     const char *const begin = w->format->begin;
     const int has_s = begin && !strncmp(begin, "<s>", 3);
@@ -492,8 +492,8 @@ static inline int32_t *chat_tokens(const chat_format *f, const llm_tokenizer *to
     free(w.tokens);
     return NULL;
 }
-/* What of an answer (*size bytes) a conversation keeps: where answers stand behind <think></think>,
- * as the thoughts of earlier turns are left out, what is behind its own </think> */
+/* What of an answer (*size bytes) a conversation keeps: where answers stand after <think></think>,
+ * as the thoughts of earlier turns are left out, what is after its own </think> */
 static inline const char *chat_kept(const chat_format *f, const char *answer, size_t *size) {
     chat_format thinks = {.flags = CHAT_THINK_LAST};
     chat_message m = {CHAT_ASSISTANT, answer, *size, NULL, 0};
@@ -504,7 +504,7 @@ static inline const char *chat_kept(const chat_format *f, const char *answer, si
     return kept.text;
 }
 /* The tokens that end an answer: the model's own, special (of llm_model_special_tokens), and those
- * that the format has behind an answer or before a user's message. -> how many */
+ * that the format has after an answer or before a user's message. -> how many */
 enum { CHAT_ENDS = 16 };
 static inline int chat_ends(const chat_format *f, const llm_tokenizer *tokenizer,
                             llm_special_tokens special, int32_t ends[CHAT_ENDS]) {

@@ -399,7 +399,7 @@ static inline int cli_take_pair(char **text, size_t *n, cli_pair_line *pair) {
     *pair = (cli_pair_line){columns[0].bytes, columns[1].bytes, columns[0].size, columns[1].size};
     return found == 2 ? 1 : found ? -1 : 0;
 }
-/* the tokens of a text, behind one place that is free for what stands before it; *n: their number.
+/* the tokens of a text, after one place that is free for what stands before it; *n: their number.
  * Free what begins with that place. */
 static inline int32_t *cli_encode(const llm_tokenizer *tokenizer, const char *text, size_t size,
                                   int parse_special, size_t *n) {

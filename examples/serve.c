@@ -569,7 +569,7 @@ static int type_of(const exchange *x, int node) {
     return node < 0 ? -1 : x->json.nodes[node].type;
 }
 static int next_of(const exchange *x, int node) { return x->json.nodes[node].next; }
-static char *string_of(const exchange *x, int node, size_t *size) {      /* with a zero behind it */
+static char *string_of(const exchange *x, int node, size_t *size) {      /* with a zero at its end */
     *size = llmi_json_string(&x->json, node, NULL, 0);
     char *text = (char *)cli_alloc(*size + 1, 1);
     llmi_json_string(&x->json, node, text, *size);
@@ -973,7 +973,7 @@ static int respond(exchange *x, struct MHD_Connection *connection, const char *p
     pthread_mutex_unlock(&server.reading);
     return good && submit(x);
 }
-/* once when the head of a request is there, for each part of its body, and once behind it */
+/* once when the head of a request is there, for each part of its body, and once at its end */
 static enum MHD_Result handle(void *unused, struct MHD_Connection *connection, const char *path,
                               const char *method, const char *version, const char *data,
                               size_t *size, void **state) {

@@ -108,7 +108,7 @@ static void rows_equal_each_alone(int kind, const llmi_kernels *kernels, llm_dty
                                 (size_t)(e[i].n_logits * ROWS_V)),
                       "%s, kind %d, %s: call %d, entry %d differs", kernels->name, kind,
                       llm_dtype_name(dtype), (int)call, i);
-        for (i = 0; i < ROWS_V; i++)           /* nothing behind */
+        for (i = 0; i < ROWS_V; i++)           /* nothing after it */
             CHECK(((unsigned char *)(got + at * ROWS_V))[i] == 0x55);
         for (i = 0; i < 6; i++) {
             CHECK(llm_session_length(together, i) == length[i] &&

@@ -581,7 +581,7 @@ def check_random(model, n):
                 body = random_body(r)
                 path = r.choice(["/v1/chat/completions", "/v1/completions"])
                 kind = r.randrange(40)
-                if kind < 2:           # goes away, before or behind the end of the request
+                if kind < 2:           # goes away, before or after the end of the request
                     with socket.create_connection(("127.0.0.1", s.port)) as one:
                         one.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" %
                                     (path.encode(), len(body) + kind, body))

@@ -76,7 +76,7 @@ static void score(const row *rows, size_t n) {
         int32_t *x = (int32_t *)cli_alloc(2 * B * T, sizeof *x), *y = x + B * T;
         float *logprobs = (float *)cli_alloc(B * T, sizeof *logprobs);
         cli_show_share(done / all, "scoring");
-        for (size_t b = 0; b < B; b++) {             /* what is behind a row does not change it */
+        for (size_t b = 0; b < B; b++) {             /* what is after a row does not change it */
             const row *r = &rows[i + b];
             memcpy(x + b * T, r->tokens, (size_t)(r->n - 1) * sizeof *x);
             for (int t = 0; t < (int)T; t++)

@@ -569,7 +569,7 @@ static int type_of(const exchange *x, int node) {
     return node < 0 ? -1 : x->json.nodes[node].type;
 }
 static int next_of(const exchange *x, int node) { return x->json.nodes[node].next; }
-static char *string_of(const exchange *x, int node, size_t *size) {      /* with a zero at its end */
+static char *string_of(const exchange *x, int node, size_t *size) {     /* with a zero at its end */
     *size = llmi_json_string(&x->json, node, NULL, 0);
     char *text = (char *)cli_alloc(*size + 1, 1);
     llmi_json_string(&x->json, node, text, *size);
